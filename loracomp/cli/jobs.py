@@ -175,10 +175,10 @@ def explain(
     with open_database() as connection:
         if as_html or as_svg:
             from loracomp.web.picture import read_job
-            from loracomp.web.render import drawn, self_contained
+            from loracomp.web.render import render, self_contained
 
             shown = read_job(connection, job)
-            typer.echo(self_contained("job.html", **shown) if as_html else drawn("job.svg", **shown))
+            typer.echo(self_contained("job.html", **shown) if as_html else render("job.svg", **shown))
         else:
             _show(connection, _job(connection, job), as_json)
 

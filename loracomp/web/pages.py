@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -19,7 +20,7 @@ from loracomp.errors import LoracompError, NotFoundError, UsageError
 from loracomp.web.picture import read_job
 from loracomp.web.render import source
 from loracomp.web.report import heat_map, read_report
-from loracomp.web.sessions import Seal, Session
+from loracomp.web.sessions import Seal, Session, connected
 from loracomp.web.visits import COOKIE, HEADERS, Visit, endpoint
 
 PAGE = 50
@@ -28,6 +29,7 @@ BATCH = 8
 """Rows that a visitor gets at once to correct, one after another."""
 USED_FROM = 16
 """Corrections from which on, once measured, a declaration's rows are answered by them."""
+_KEY = TypeAdapter(list[str])
 
 
 def make_app(url: str, secret: str) -> Starlette:
@@ -78,7 +80,7 @@ def log_in(visit: Visit) -> Response:
     visit.check_token("login")
     session = Session(visit.form.get("role", ""), visit.form.get("password", ""))
     try:
-        with Visit(visit.request, visit.url, visit.seal, session, {}).database():
+        with connected(visit.url, session, visit.seal):
             pass
     except LoracompError as error:
         return visit.show("login.html", 403, error=str(error), next=visit.form.get("next", "/"))
@@ -218,12 +220,7 @@ def _number(text: str) -> int | None:
 
 def _key(text: str | None) -> list[str] | None:
     """A row's key from its JSON."""
-    if text is None:
-        return None
     try:
-        key = json.loads(text)
-    except ValueError:
-        key = None
-    if not isinstance(key, list) or not all(isinstance(part, str) for part in key):
-        raise UsageError("a row's key is a list of texts")
-    return key
+        return None if text is None else _KEY.validate_json(text)
+    except ValidationError:
+        raise UsageError("a row's key is a list of texts") from None

@@ -53,24 +53,17 @@ def picture(job: Row, examples: Sequence[Row], adapters: Sequence[Row]) -> dict[
 
 def _lanes(job: Row, examples: Sequence[Row], adapters: Sequence[Row]) -> Iterator[dict[str, Any]]:
     """A lane for each task, most probable first: its examples, its probability, its adapter and weight."""
-    routed = {
-        task: (probability, gain)
-        for task, probability, gain in zip_longest(
-            job["tasks"] or (), job["probabilities"] or (), job["expected_gains"] or ()
-        )
-    }
+    routed = dict(zip(job["tasks"] or (), job["probabilities"] or (), strict=False))
     composed = {adapter["task"]: adapter for adapter in adapters}
     counts = Counter(example["task"] for example in examples)
     for place, task in enumerate(dict.fromkeys([*routed, *composed, *counts])):
-        probability, gain = routed.get(task, (None, None))
         adapter = composed.get(task)
         yield {
             "task": task,
             "colour": place + 1 if place < COLOURS else 0,
             "similarities": [example["similarity"] for example in examples if example["task"] == task],
             "share": counts[task] / max(1, len(examples)),
-            "probability": probability or 0.0,
-            "gain": gain,
+            "probability": routed.get(task) or 0.0,
             "adapter": adapter and adapter["named"],
             "weight": adapter["weight"] if adapter else 0.0,
         }
@@ -78,12 +71,10 @@ def _lanes(job: Row, examples: Sequence[Row], adapters: Sequence[Row]) -> Iterat
 
 def _choices(job: Row) -> Iterator[dict[str, Any]]:
     """The choices that have a score, best first, with their probabilities by softmax."""
-    scores = job["choice_scores"] or ()
+    columns = (job[name] or () for name in ("choices", "choice_scores", "choice_biases", "label_scores"))
     scored = [
         {"choice": choice, "score": score, "bias": bias, "label": label, "is_answer": place == job["choice_index"]}
-        for place, (choice, score, bias, label) in enumerate(
-            zip_longest(job["choices"] or (), scores, job["choice_biases"] or (), job["label_scores"] or ()), start=1
-        )
+        for place, (choice, score, bias, label) in enumerate(zip_longest(*columns), start=1)
         if score is not None
     ]
     best = max((each["score"] for each in scored), default=0)

@@ -1,7 +1,6 @@
 """Renders the templates: texts of users become neither markup nor characters that a browser acts on."""
 
 import re
-import unicodedata
 from base64 import b64encode
 from datetime import datetime
 from hashlib import sha256
@@ -9,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from rich.cells import cell_len, set_cell_size
 
 LONGEST = 20_000
 """Characters of a text that are shown; of a longer one the length is said."""
@@ -25,12 +25,7 @@ def harmless(text: str) -> str:
 def fit(text: object, width: int) -> str:
     """The text on one line, cut to `width` columns; a wide character takes two."""
     line = " ".join(str("–" if text is None else text)[: 4 * width].split())
-    columns = 0
-    for at, character in enumerate(line):
-        columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        if columns > width:
-            return f"{line[: at - 1]}…"
-    return line
+    return line if cell_len(line) <= width else f"{set_cell_size(line, width - 1).rstrip()}…"
 
 
 def _shown(value: Any) -> Any:
@@ -90,8 +85,3 @@ def self_contained(name: str, /, **values: Any) -> str:
     style = source("picture.css") + source("style.css")
     digest = b64encode(sha256(style.encode()).digest()).decode()
     return render(name, layout="file.html", style=Markup(style), digest=digest, **values)  # noqa: S704 - our own file
-
-
-def drawn(name: str, /, **values: Any) -> str:
-    """A template of a picture that stands alone."""
-    return render(name, style=Markup(source("picture.css")), **values)  # noqa: S704 - our own file

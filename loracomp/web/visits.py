@@ -1,7 +1,7 @@
 """A request of a visitor, and what answers it: a page as his role sees it, or why not."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any
@@ -43,11 +43,9 @@ class Visit:
     session: Session
     form: Mapping[str, str]
 
-    @contextmanager
-    def database(self, *, writes: bool = False) -> Iterator[Connection]:
+    def database(self, *, writes: bool = False) -> AbstractContextManager[Connection]:
         """A transaction with the visitor's own rights."""
-        with connected(self.url, self.session, self.seal, writes=writes) as connection:
-            yield connection
+        return connected(self.url, self.session, self.seal, writes=writes)
 
     def token(self, *words: object) -> str:
         """For a form that does what the words say."""

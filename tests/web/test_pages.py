@@ -105,7 +105,8 @@ def test_an_empty_or_wrong_password_is_refused(scene: Scene, monkeypatch: pytest
     assert log_in(client, "alice", role="no such role") == 403
     form = fields(client.get("/login").text) | {"role": "no such role", "password": PASSWORD}
     told = client.post("/login", data=form).text
-    assert "no such role" in told and "socket" not in told and ".PGSQL" not in told  # not where the server is
+    assert 'value="no such role"' in told and told.count("no such role") == 2  # in its field, and in what is wrong
+    assert "socket" not in told and ".PGSQL" not in told  # not where the server is
     assert log_in(client, "alice", role="alice dbname=postgres") == 403
     assert client.get("/").status_code == 303
 

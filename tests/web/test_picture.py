@@ -13,7 +13,7 @@ from loracomp.database import connections as db
 from loracomp.errors import NotFoundError
 from loracomp.web import render
 from loracomp.web.picture import picture, read_job
-from loracomp.web.render import LONGEST, drawn, fit, harmless, self_contained
+from loracomp.web.render import LONGEST, fit, harmless, self_contained
 from pages_data import Tags
 from people_data import answer, load, submit
 from people_fixtures import Scene
@@ -65,7 +65,7 @@ def test_the_file_loads_nothing_and_says_all_in_words(connection: db.Connection,
 
 def test_the_picture_alone_is_xml(connection: db.Connection, job: int) -> None:
     connection.execute("UPDATE loracomp.job SET prompt = E'a\\u0001 < b & \\u202ec' WHERE id = %s", [job])
-    picture = ET.fromstring(drawn("job.svg", **read_job(connection, job)))
+    picture = ET.fromstring(render.render("job.svg", **read_job(connection, job)))
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     assert "a� < b & �c" in texts and "answer: no" in texts
 
@@ -75,7 +75,7 @@ def test_a_job_without_an_answer_has_a_page_too(connection: db.Connection) -> No
     shown = read_job(connection, submit(connection, "Is it wet?"))
     assert (shown["lanes"], shown["choices"], shown["steps"]) == ([], [], [])
     assert "queued" in self_contained("job.html", **shown)
-    assert ET.fromstring(drawn("job.svg", **shown)) is not None
+    assert ET.fromstring(render.render("job.svg", **shown)) is not None
 
 
 def test_another_persons_job_is_not_there(scene: Scene) -> None:
@@ -117,17 +117,18 @@ def test_one_is_no_plural() -> None:
 
 
 def test_each_cell_has_its_heading_where_a_row_is_a_block() -> None:
-    row = {"job": 7, "confidence": 0.123, "status": None, "answer": "<b>"}
-    cells = render._templates.get_template("picture.html").module.table("Jobs", [row], 3)
+    row = {"job": 7, "confidence": 0.123, "status": None, "answer": "<b>", "reason": None}
+    other = row | {"status": "failed"}
+    cells = render._templates.get_template("picture.html").module.table("Jobs", [row, other], 3)
     for heading, shown in {"job": "7", "confidence": "0.12", "status": "–", "answer": "&lt;b&gt;"}.items():
         assert f'<td data-label="{heading}"' in cells and f"<bdi>{shown}</bdi>" in cells
-    assert "and 3 more" in cells
+    assert "and 3 more" in cells and "reason" not in cells  # of which no row has any
 
 
 def test_long_texts_are_cut() -> None:
     assert harmless("a" * 1_000_000) == "a" * LONGEST + " … (1,000,000 characters)"
     assert fit("a b\n" * 1_000_000, 10) == "a b a b a…"
-    assert fit("日本語日本語", 7) == "日本…"
+    assert fit("日本語日本語", 7) == "日本語…"
 
 
 @pytest.mark.model
