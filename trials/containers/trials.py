@@ -140,9 +140,11 @@ def new_version(folder: Path) -> Iterator[Path]:
     """What the image is built of, as another version."""
     wanted = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     for name in [*wanted, "Dockerfile", ".dockerignore"]:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         folder.mkdir(exist_ok=True)
-        copy(ROOT / name, folder / name)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, symlinks=True)
+        else:
+            shutil.copy(ROOT / name, folder / name)
     (folder / "loracomp" / "__init__.py").write_text(f'__version__ = "{NEXT}"\n')
     yield folder
     shutil.rmtree(folder)
