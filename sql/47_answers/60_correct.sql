@@ -15,8 +15,9 @@ DECLARE
     corrected bigint;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute AS a WHERE (a.attrelid, a.attnum, a.attname) = (correct_answer.name, 2, 'answer')) THEN
-        RAISE EXCEPTION '% has no key of one column', correct_answer.name
-            USING ERRCODE = 'invalid_parameter_value', HINT = format('UPDATE %s SET correct = ... WHERE ...', correct_answer.name);
+        RAISE EXCEPTION '% is no view of answers whose key is one column', correct_answer.name
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'list_answers names the views; if the key has several columns: '
+                'UPDATE view SET correct = ... WHERE ...';
     END IF;
     EXECUTE format(
         'UPDATE %s SET correct = $1 WHERE %I = CAST($2 AS %s)', correct_answer.name, key_column.attname,
