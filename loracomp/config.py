@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     )
     home: Path = Field(
         default_factory=_default_home,
-        description="Folder of the embedded server and the caches. Defaults to ~/.cache/loracomp.",
+        description="Folder of the embedded server and the caches. Defaults to $XDG_CACHE_HOME/loracomp, or "
+        "~/.cache/loracomp.",
     )
     base_model: str | None = Field(
         None, description="Name of the base model to serve. Defaults to the database's default."
