@@ -69,7 +69,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.look_at_all IS 'Begins a look at all rows of a declaration.';
 
--- A look at all rows reads the table in the order of its key, then the answers, of which some may have lost their rows.
+-- A look at all rows reads the table in the order of its key, then the answers, because the rows of some may be gone.
 CREATE FUNCTION loracomp.ask_of(d loracomp.declaration, most integer) RETURNS void
 LANGUAGE plpgsql VOLATILE
 AS $$
@@ -82,6 +82,9 @@ DECLARE
     asked bigint;
 BEGIN
     d := loracomp.follow_source(d);
+    IF d.id IS NULL THEN
+        RETURN;
+    END IF;
     IF d.paused THEN -- one hint a row is enough; once a minute, as this reads them all
         DELETE FROM loracomp.answer_hint AS h
         WHERE h.declaration_id = d.id AND h.ctid NOT IN (

@@ -170,7 +170,9 @@ BEGIN
                     SELECT r.* FROM loracomp.answer_row AS r WHERE r.drawn AND r.declaration_id = d.id
                     UNION ALL
                     SELECT r.* FROM loracomp.answer_row AS r TABLESAMPLE SYSTEM (percent)
-                    WHERE NOT r.drawn AND r.declaration_id = d.id
+                    WHERE percent < 100 AND NOT r.drawn AND r.declaration_id = d.id
+                    UNION ALL -- by an index: most rows of the table may be of other declarations
+                    SELECT r.* FROM loracomp.answer_row AS r WHERE percent = 100 AND NOT r.drawn AND r.declaration_id = d.id
                 ) AS o
                 WHERE o.answer IS NOT NULL AND o.correct IS NULL AND (o.offered_at >= recent) IS NOT TRUE
                 ORDER BY o.drawn DESC, random() LIMIT rows_to_correct.n

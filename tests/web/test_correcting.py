@@ -340,3 +340,13 @@ def test_not_all_rows_are_read_to_count_or_to_draw_some(alice: Connection, conne
     assert pages_read() - before < pages / 2
     believe(1e12)  # too few are found in what is read, and then all are
     assert value(alice, "SELECT count(*) FROM loracomp.rows_to_correct('urgency', 20)") == 20
+    alice.execute("CREATE TABLE few (id integer PRIMARY KEY, t text)")
+    alice.execute("SELECT loracomp.create_answers('some', 'few', '{t}', '{a,b}')")
+    connection.execute(
+        "INSERT INTO loracomp.answer_row (declaration_id, key, status, job_id, prompt_hash, answer, changed_in)"
+        " SELECT max(d.id), ARRAY['1'], 'answered', 2000000, '', 'a', 1 FROM loracomp.declaration AS d"
+    )
+    believe(1e6)  # a tenth is read, and the row of this declaration
+    before = pages_read()
+    alice.execute("SELECT FROM loracomp.rows_to_correct('some', 20)")
+    assert pages_read() - before < pages / 2

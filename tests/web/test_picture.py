@@ -122,7 +122,7 @@ def test_each_cell_has_its_heading_where_a_row_is_a_block() -> None:
     cells = render._templates.get_template("picture.html").module.table("Jobs", [row, other], 3)
     for heading, shown in {"job": "7", "confidence": "0.12", "status": "–", "answer": "&lt;b&gt;"}.items():
         assert f'<td data-label="{heading}"' in cells and f"<bdi>{shown}</bdi>" in cells
-    assert "and 3 more" in cells and "reason" not in cells  # of which no row has any
+    assert "and 3 more" in cells and "reason" not in cells  # no row has a reason
 
 
 def test_long_texts_are_cut() -> None:

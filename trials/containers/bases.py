@@ -25,7 +25,7 @@ LIBRARIES = ("base-files", "gcc-14-base", "libc-bin", "libc6", "libgcc-s1", "lib
 
 
 def prepare_python(root: Path) -> None:
-    """Debian 13's libraries, as in the official image, beside Debian 12's Python without its compiled modules."""
+    """Debian 12's Python on Debian 13's libraries. As in the official image, its modules are not compiled."""
     packages = root / "packages"
     packages.mkdir()
     subprocess.run(["apt-get", "download", "-qq", *LIBRARIES], cwd=packages, check=True, stderr=subprocess.DEVNULL)
