@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from forked import programs
 from loracomp.database import connections as db
 from loracomp.database import embedded, schema
 
@@ -23,6 +24,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join([*_FOLDERS, *filter(None, [os.environ
 
 TEMPLATE = "loracomp_template"
 _numbers = count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):
+        os.environ["FORKED_PROGRAMS"] = str(programs())
 
 
 def needs_demo(item: pytest.Item) -> bool:

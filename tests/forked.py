@@ -37,16 +37,23 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @cache
 def programs() -> Path:
-    """Folder of a command `loracomp` whose runs are forks of a process that ends with this one."""
+    """Folder of the commands `loracomp` and `script FILE`, whose runs are forks of a process that ends with this one.
+
+    Processes of xdist use those of the process that started them.
+    """
+    if given := os.environ.get("FORKED_PROGRAMS"):
+        return Path(given)
     folder = tempfile.TemporaryDirectory(prefix="loracomp-forked-")
     path = f"{folder.name}/socket"
     server = subprocess.Popen([sys.executable, __file__, "serve", path], stdout=subprocess.PIPE)
     atexit.register(folder.cleanup)
     atexit.register(server.kill)
     assert server.stdout and server.stdout.readline() == b"ready\n"
-    command = Path(folder.name) / "loracomp"
-    command.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-IS", __file__, "run", path])} loracomp "$@"\n')
-    command.chmod(0o755)
+    runs = shlex.join([sys.executable, "-IS", __file__, "run", path])
+    for name, program in (("loracomp", "loracomp "), ("script", "")):
+        command = Path(folder.name) / name
+        command.write_text(f'#!/bin/sh\nexec {runs} {program}"$@"\n')
+        command.chmod(0o755)
     return Path(folder.name)
 
 
@@ -59,14 +66,18 @@ def run(path: str, arguments: list[str]) -> int:
         for number in PASSED_ON:
             signal.signal(number, lambda received, _: fork.sendall(bytes([received])))
         code = int(fork.recv(16) or 1)
-        return code if code >= 0 else 128 - code
+    if code < 0:  # by a signal, and so does this one
+        for number in PASSED_ON:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
 
 
 def serve(path: str) -> None:
     """For ever; returns in each fork that is to be a program."""
-    import_what_takes_seconds()
     with socket.create_server(path, family=socket.AF_UNIX) as server:
-        print("ready", flush=True)
+        print("ready", flush=True)  # callers wait until it accepts
+        import_what_takes_seconds()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
         while True:
             caller, _ = server.accept()

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from forked import programs
 from loracomp.errors import LoracompError, NotFoundError, UsageError
 from loracomp_lab.catalogue import entry_names, load_entry
 from loracomp_lab.cli.training import train_library
@@ -64,15 +64,7 @@ def train(root, monkeypatch, tmp_path):
     def run(output: Path, *arguments: str, recipe: str = RECIPE):
         path = tmp_path / "recipe.yaml"
         path.write_text(recipe)
-        options = [
-            str(path),
-            "--data",
-            str(root / "data"),
-            "--output",
-            str(output),
-            "--base-model",
-            str(root / "model"),
-        ]
+        options = [str(path), "--data", str(root / "data"), "--output", str(output), "--base-model", str(root / "model")]
         result = CliRunner().invoke(app, [*options, *arguments, "--json"])
         if result.exception and not isinstance(result.exception, LoracompError):
             raise result.exception
@@ -195,17 +187,11 @@ def test_data_of_all_tasks_must_be_there(train, tmp_path):
 
 def test_stopped_and_started_again_it_comes_to_the_same(train, root, tmp_path):
     options = ["--data", str(root / "data"), "--base-model", str(root / "model"), "--task", "cb"]
-    longer = RECIPE.replace("epochs: 0.5", "epochs: 60")
+    longer = RECIPE.replace("epochs: 0.5", "epochs: 30")
     (tmp_path / "longer.yaml").write_text(longer)
-    command = [
-        str(Path(sys.executable).parent / "loracomp"),
-        "library",
-        "train",
-        str(tmp_path / "longer.yaml"),
-        *options,
-    ]
+    command = [programs() / "loracomp", "library", "train", tmp_path / "longer.yaml", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LORACOMP_DTYPE": "float32", "LORACOMP_HOME": str(tmp_path)}
-    command += ["--output", str(tmp_path / "stopped")]
+    command += ["--output", tmp_path / "stopped"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     adapter = tmp_path / "stopped" / "adapters" / "cb"
     deadline = time.monotonic() + 120

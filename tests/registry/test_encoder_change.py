@@ -2,9 +2,7 @@
 
 import json
 import os
-import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -268,12 +266,12 @@ def test_a_change_that_is_killed_goes_on_where_it_stopped(
     shorter_source: str,
     environment: dict[str, str],
 ) -> None:
-    add_rows(connection, "facts", [row(number, prompt=f"{number} " + "and one more " * 30) for number in range(5, 260)])
+    add_rows(connection, "facts", [row(number, prompt=f"{number} " + "and one more " * 10) for number in range(5, 260)])
     embed_examples(connection, replace(minilm, model=Quick(minilm.model)))
-    killed = [sys.executable, "-m", "loracomp", "encoder", "set", shorter_source]
-    with subprocess.Popen(killed, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
+    with command(environment, "encoder", "set", shorter_source):
         wait_until(lambda: missing(connection) < 260, 120)
-        process.send_signal(signal.SIGKILL)
+    alone = "SELECT count(*) = 1 AS alone FROM pg_stat_activity WHERE datname = current_database()"
+    wait_until(lambda: connection.execute(alone).fetchone() == {"alone": True})
     left = missing(connection)
     assert 0 < left < 260
     assert name_of_encoder(connection) == minilm.name

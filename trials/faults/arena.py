@@ -62,6 +62,8 @@ class Arena:
     """none or real."""
     wrapper: tuple[str, ...] = ()
     """Put before the worker's command, such as faketime."""
+    python: Path | str = sys.executable
+    """What runs the worker's script."""
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)
     fault_over: float | None = None
@@ -93,7 +95,7 @@ class Arena:
         }
         log = self.folder / f"w{len(self.workers)}.log"
         program = str(code / "trials" / "faults" / "dying_worker.py")
-        command = [*self.wrapper, sys.executable, program, url or self.url, self.model]
+        command = [*self.wrapper, self.python, program, url or self.url, self.model]
         with log.open("wb") as output:
             # A group of its own: a wrapper has the worker for a child.
             process = subprocess.Popen(command, env=environment, stderr=output, start_new_session=True)

@@ -72,10 +72,10 @@ def _splits(entry: Entry, data: str | None) -> Iterator[tuple[Entry, str | None]
     if folder is None or not folder.is_dir():
         yield entry, data
         return
-    others = [(load_entry(name), folder.resolve().parent / name) for name in entry_names() if name != entry.task]
-    for other, at in [(entry, folder), *others]:
+    others = {name: folder.resolve().parent / name for name in entry_names() if name != entry.task}
+    for name, at in {entry.task: folder, **others}.items():
         if (at / "validation.jsonl").is_file():
-            yield other, str(at)
+            yield entry if at is folder else load_entry(name), str(at)
 
 
 @cache

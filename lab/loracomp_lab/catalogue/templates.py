@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, meta
@@ -13,6 +14,7 @@ from loracomp.registry.examples import Example, canonical_json
 _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
 
+@cache
 def compiled(entry: str, field: str, text: str) -> Template:
     """A template of a field of a catalogue entry. Raises RefusedError, which names both, if it is invalid."""
     try:
@@ -21,6 +23,7 @@ def compiled(entry: str, field: str, text: str) -> Template:
         raise RefusedError(f"catalogue entry {entry!r}: {field}: {error}") from error
 
 
+@cache
 def compiled_expression(entry: str, field: str, text: str) -> Any:
     """A field that is one `{{ expression }}`, as a function of the variables. Raises RefusedError like `compiled`."""
     compiled(entry, field, text)
@@ -31,8 +34,9 @@ def compiled_expression(entry: str, field: str, text: str) -> Any:
         raise RefusedError(f"catalogue entry {entry!r}: {field}: must be one {{{{ expression }}}}: {error}") from error
 
 
-def _variables(text: str) -> set[str]:
-    return meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
+@cache
+def _variables(text: str) -> frozenset[str]:
+    return frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(text)))
 
 
 class Templates:

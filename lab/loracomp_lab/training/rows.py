@@ -69,9 +69,11 @@ def choose_rows(reads: Sequence[Read], base: BaseModel, config: TrainingConfig, 
     epochs: list[tuple[TrainingRow, ...]] = []
     learnt: list[Example] = []
     while not epochs or (epochs[-1] and len(epochs) < config.passes(len(epochs[0]))):
-        phrased, seed = config.phrased_in(len(epochs)), config.seed + len(epochs)
-        learnt = [row for read in reads for row in split_rows(read(phrased, seed), config)[1]]
-        epochs.append(tuple(tokenised(learnt, base, config.max_tokens)))
+        if phrasings or not epochs:
+            phrased, seed = config.phrased_in(len(epochs)), config.seed + len(epochs)
+            learnt = [row for read in reads for row in split_rows(read(phrased, seed), config)[1]]
+            drawn = tuple(tokenised(learnt, base, config.max_tokens))
+        epochs.append(drawn)
     if not epochs[-1]:
         raise UsageError(f"no row to train on: {len(learnt)} were drawn, none fits max_tokens = {config.max_tokens}")
     fitting = len(epochs[0]) + len(held_out[Phrased.OWN])
