@@ -125,7 +125,8 @@ def attend(caller: socket.socket, program: int) -> None:
 
     Thread(target=pass_on, daemon=True).start()
     _, status = os.waitpid(program, 0)
-    caller.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    with suppress(BrokenPipeError):
+        caller.sendall(str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
 
 

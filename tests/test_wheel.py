@@ -57,9 +57,9 @@ def metadata(wheel: Path) -> Message:
 
 def environment(folder: Path, *options: Path | str) -> Path:
     """Programs' folder of a new virtual environment, in which pip has installed wheels."""
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *options]
-    subprocess.run(pip, check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", folder, "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-compile", *options], check=True)
     return folder / "bin"
 
 
