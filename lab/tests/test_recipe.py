@@ -64,7 +64,15 @@ def train(root, monkeypatch, tmp_path):
     def run(output: Path, *arguments: str, recipe: str = RECIPE):
         path = tmp_path / "recipe.yaml"
         path.write_text(recipe)
-        options = [str(path), "--data", str(root / "data"), "--output", str(output), "--base-model", str(root / "model")]
+        options = [
+            str(path),
+            "--data",
+            str(root / "data"),
+            "--output",
+            str(output),
+            "--base-model",
+            str(root / "model"),
+        ]
         result = CliRunner().invoke(app, [*options, *arguments, "--json"])
         if result.exception and not isinstance(result.exception, LoracompError):
             raise result.exception

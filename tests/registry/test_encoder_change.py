@@ -1,7 +1,7 @@
 """A change of the encoder while jobs, imports and erasures go on; killed half-way; by several processes at once."""
 
-import json
 import os
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -245,53 +245,42 @@ def command(environment: dict[str, str], *arguments: str) -> Iterator[subprocess
             process.kill()
 
 
-def succeeds(environment: dict[str, str], *arguments: str) -> str:
-    with command(environment, *arguments) as process:
-        said, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, said
-    return said
-
-
-def missing(connection: Connection) -> int:
-    """How many examples a change has yet to embed; all, while there is none."""
-    found = connection.execute(NEXT).fetchone()
-    return int(found["missing"]) if found else 260
-
-
-def test_a_change_that_is_killed_goes_on_where_it_stopped(
-    connection: Connection,
-    database: str,
-    facts: list[int],
-    minilm: Encoder,
-    shorter_source: str,
-    environment: dict[str, str],
-) -> None:
-    add_rows(connection, "facts", [row(number, prompt=f"{number} " + "and one more " * 10) for number in range(5, 260)])
-    embed_examples(connection, replace(minilm, model=Quick(minilm.model)))
-    with command(environment, "encoder", "set", shorter_source):
-        wait_until(lambda: missing(connection) < 260, 120)
-    alone = "SELECT count(*) = 1 AS alone FROM pg_stat_activity WHERE datname = current_database()"
-    wait_until(lambda: connection.execute(alone).fetchone() == {"alone": True})
-    left = missing(connection)
-    assert 0 < left < 260
-    assert name_of_encoder(connection) == minilm.name
-    assert len(embedded(connection, "example_embedding")) == 260
-    assert json.loads(succeeds(environment, "encoder", "show", "--json"))[1]["missing"] == left
-
-    succeeds(environment, "encoder", "set", shorter_source)
-    assert name_of_encoder(connection) == "shorter"
-    assert len(embedded(connection, "example_embedding")) == 260
-
-
 class Quick:
-    """MiniLM's model, which makes up its vectors."""
+    """A model that makes up its vectors, and is killed with its process at the batch after so many."""
 
-    def __init__(self, model: Any) -> None:
-        self.device = model.device
+    def __init__(self, model: Any, width: int, batches: int = 9) -> None:
+        self.device, self.width, self.batches = model.device, width, batches
 
     def encode(self, texts: list[str], **_: Any) -> Any:
-        vectors = np.random.default_rng(0).normal(size=(len(texts), 384)).astype(np.float32)
+        if not self.batches:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.batches -= 1
+        vectors = np.random.default_rng(0).normal(size=(len(texts), self.width)).astype(np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_change_that_is_killed_goes_on_where_it_stopped(
+    connection: Connection, database: str, facts: list[int], minilm: Encoder, shorter: Encoder, run: Callable[..., Any]
+) -> None:
+    add_rows(connection, "facts", [row(number) for number in range(5, 260)])
+    embed_examples(connection, replace(minilm, model=Quick(minilm.model, 384)))
+    if not (change := os.fork()):
+        try:
+            set_encoder(database, replace(shorter, model=Quick(shorter.model, 64, batches=2)))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(change, 0)[1]) == -signal.SIGKILL
+    left = 260 - 2 * embeddings.EMBEDDED_TOGETHER
+    assert run("encoder", "show")[1]["missing"] == left
+    assert name_of_encoder(connection) == minilm.name
+    assert len(embedded(connection, "example_embedding")) == 260
+
+    rest = Quick(shorter.model, 64)
+    assert set_encoder(database, replace(shorter, model=rest)) == {}
+    assert rest.batches == 9 - 3, "of five"
+    assert name_of_encoder(connection) == "shorter"
+    assert len(embedded(connection, "example_embedding")) == 260
 
 
 @pytest.fixture
