@@ -31,10 +31,10 @@ test: install ## the tests, on embedded Postgres servers of their own; WORKERS=2
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not data and not slow and not faults and not clients and not dashboard and not web and not ray'
 
 test-data: install ## the tests that need the data sets in ../shared/data
-	$(BIN)/pytest -m 'data and not slow'
+	$(BIN)/pytest lab/tests -m data
 
-test-slow: install ## the tests that take minutes, such as those of the benchmarks
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m slow
+test-slow: install ## the benchmarks, tiny: minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) tests/benchmarks -m slow
 
 # Java's machine uses the signal that pytest's faulthandler takes for a crash.
 clients: install ## schema bi by ODBC and JDBC, an example by node; needs Debian's odbc-postgresql, libodbc2, libpostgresql-jdbc-java, default-jre-headless, npm

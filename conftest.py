@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from forked import programs
+import forked
 from loracomp.database import connections as db
 from loracomp.database import embedded, schema
 
@@ -28,7 +28,7 @@ _numbers = count()
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None):
-        os.environ["FORKED_PROGRAMS"] = str(programs())
+        os.environ["FORKED_PROGRAMS"] = str(forked.programs())
 
 
 def needs_demo(item: pytest.Item) -> bool:

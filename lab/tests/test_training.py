@@ -152,9 +152,8 @@ def test_each_epoch_has_its_share_of_phrased_rows(folders):
         shares.append(phrased)
         return read_examples(VOWELS, "train", folders[1])
 
-    choose_rows(
-        [read], base_of(folders), training_config(**QUICK | {"epochs": 3, "phrased": [0, 0.75]}), phrasings=True
-    )
+    config = training_config(**QUICK | {"epochs": 3, "phrased": [0, 0.75]})
+    choose_rows([read], base_of(folders), config, phrasings=True)
     assert shares == [*Phrased, 0, 0.75, 0.75]
 
 

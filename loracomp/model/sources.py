@@ -13,7 +13,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -188,6 +190,8 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 def _write(gguf: Path, folder: Path) -> None:
     try:
+        reader: Any = importlib.import_module("gguf")
+        reader.get_tensor_name_map = cache(reader.get_tensor_name_map)  # which transformers asks for once a module
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except ImportError as error:
