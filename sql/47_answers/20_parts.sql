@@ -6,6 +6,7 @@
 --     from_source       the table as SQL, and key_list columns of the key as SQL: for the view too
 --   source_names        names of the table and of the declaration's columns, as they are now
 --   numbers_of          numbers of the columns with these names
+--   key_of              numbers of the columns of the primary key
 --
 --   answers_ID          view: the answers of this declaration, for its owner to make the declaration's view of
 --   hint_ID             function of triggers on the table: notes which rows were written
@@ -41,6 +42,14 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.numbers_of IS 'The numbers of a table''s columns with these names.';
 
+-- Reads only. Empty for a table without one.
+CREATE FUNCTION loracomp.key_of(source regclass) RETURNS smallint[]
+LANGUAGE sql STABLE
+AS $$
+    SELECT ARRAY(SELECT unnest(i.indkey[: i.indnkeyatts - 1]) FROM pg_index AS i WHERE i.indrelid = key_of.source AND i.indisprimary);
+$$;
+COMMENT ON FUNCTION loracomp.key_of IS 'The numbers of the columns of a table''s primary key.';
+
 -- Reads only. SQL for each column of a declaration's key, as a list. The form has %1$s for the column, %2$s for its value as text,
 -- %3$s for its value as read from the array of texts `key`, %4$s for its name, and %5$s for its name and type as literals.
 CREATE FUNCTION loracomp.key_list(
@@ -67,13 +76,11 @@ CREATE FUNCTION loracomp.filter_condition(d loracomp.declaration, alias text DEF
 LANGUAGE sql STABLE
 AS $$
     SELECT coalesce(string_agg(
-        CASE
-            WHEN f.value = 'null' THEN format('%I.%I IS NULL', alias, f.key)
-            ELSE format(
-                CASE WHEN t.name IS NULL THEN 'pg_catalog.concat(%I.%I)' ELSE '%I.%I' END || ' OPERATOR(pg_catalog.=) ANY (%L::%s[])',
-                alias, f.key, ARRAY(SELECT e #>> '{}' FROM jsonb_path_query(f.value, 'lax $[*]') AS e), coalesce(t.name, 'pg_catalog.text')
-            )
-        END, ' AND ' ORDER BY f.key
+        format(
+            CASE WHEN f.value @> 'null' THEN '(%1$I.%2$I IS NULL OR ' ELSE '(' END
+            || CASE WHEN t.name IS NULL THEN 'pg_catalog.concat(%1$I.%2$I)' ELSE '%1$I.%2$I' END || ' OPERATOR(pg_catalog.=) ANY (%3$L::%4$s[]))',
+            alias, f.key, ARRAY(SELECT e #>> '{}' FROM jsonb_path_query(f.value, 'lax $[*]') AS e), coalesce(t.name, 'pg_catalog.text')
+        ), ' AND ' ORDER BY f.key
     ), 'true')
     FROM jsonb_each(d.filter) AS f
     LEFT JOIN pg_attribute AS a ON a.attrelid = d.source AND a.attname = f.key

@@ -2,6 +2,7 @@
 --   create_answers
 --     check_source              who may declare, and for which tables
 --       check_owner
+--       check_text              also called for columns that may have changed since: 40_ask.sql
 --       check_code              25_code.sql
 --     check_request             whether a job of this kind can be asked at all
 --     make_parts                20_parts.sql
@@ -34,9 +35,7 @@ BEGIN
     END IF;
     d.owner := pg_get_userbyid(relation.relowner);
     PERFORM loracomp.check_owner(d.owner), loracomp.check_code(check_source.source);
-    d.key_columns := ARRAY(
-        SELECT unnest(i.indkey[: i.indnkeyatts - 1]) FROM pg_index AS i WHERE i.indrelid = check_source.source AND i.indisprimary
-    );
+    d.key_columns := loracomp.key_of(check_source.source);
     IF d.key_columns = '{}' THEN
         RAISE EXCEPTION 'table % has no primary key', check_source.source
             USING ERRCODE = 'invalid_table_definition', HINT = 'ALTER TABLE ... ADD PRIMARY KEY';
@@ -74,11 +73,7 @@ BEGIN
                 ))
             );
     END IF;
-    SELECT a.attname INTO col FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
-    WHERE a.attrelid = check_source.source AND a.attnum = ANY (d.columns) AND 'bytea'::regtype IN (t.oid, t.typbasetype);
-    IF col IS NOT NULL THEN
-        RAISE EXCEPTION 'column % is bytea, which is no text', col USING ERRCODE = 'wrong_object_type', HINT = 'name another column';
-    END IF;
+    PERFORM loracomp.check_text(check_source.source, d.columns);
     d.source := check_source.source;
     d.prompt := check_source.prompt;
     d.filter := check_source.filter;
@@ -87,6 +82,23 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_source IS 'A declaration as far as its table decides it. Raises if the table is not the caller''s or can''t be.';
+
+-- Reads only the catalog. A domain has the output function of the type that it is made of, however many domains are between.
+CREATE FUNCTION loracomp.check_text(source regclass, columns smallint[]) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    col CONSTANT name := (
+        SELECT min(a.attname) FROM pg_attribute AS a JOIN pg_type AS t ON a.atttypid = t.oid OR a.atttypid = t.typarray
+        WHERE a.attrelid = check_text.source AND a.attnum = ANY (check_text.columns) AND t.typoutput = 'byteaout'::regproc
+    );
+BEGIN
+    IF col IS NOT NULL THEN
+        RAISE EXCEPTION 'column % is bytea, which is no text', col USING ERRCODE = 'wrong_object_type', HINT = 'name another column';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_text IS 'Raises if one of these columns of a table is bytea.';
 
 -- Reads only memberships. Jobs run under the owner's name, so it must be a submitter; and our own role must be able to act as it, for the
 -- functions and views that it will own.
@@ -125,7 +137,9 @@ LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
     view CONSTANT text := format('%I.%I', schema, name);
-    for_each_row CONSTANT boolean := (SELECT c.relkind = 'p' OR c.relispartition FROM pg_class AS c WHERE c.oid = d.source);
+    for_each_row CONSTANT boolean := ( -- a statement that names a parent runs no triggers for statements here
+        SELECT c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid) FROM pg_class AS c WHERE c.oid = d.source
+    );
 BEGIN
     EXECUTE format(
         'CREATE VIEW %1$s WITH (security_barrier) AS
@@ -273,7 +287,7 @@ BEGIN
     PERFORM loracomp.check_request(d);
     UPDATE loracomp.declaration AS a SET
         prompt = d.prompt, columns = d.columns, names = d.names, choices = d.choices, policy = d.policy, priority = d.priority,
-        paused = coalesce(alter_answers.paused, a.paused), round = a.round + alter_answers.again::integer,
+        paused = coalesce(alter_answers.paused, a.paused), round = a.round + coalesce(alter_answers.again, FALSE)::integer,
         trouble = NULL, retry_at = '-infinity'
     WHERE a.id = d.id;
     IF alter_answers.again OR num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0 THEN

@@ -3,7 +3,7 @@
 --     look_at_all               begins a look at all rows; loracomp init calls it too
 --     ask_of                    one declaration: its hints, then the next page of its look at all rows
 --       follow_source           notices what became of the table: renamed, restored, dropped, another owner
---         forget_answers, make_parts
+--         forget_answers, check_owner, check_code, check_text, make_parts
 --       take_hints              the keys that hints name
 --       read_rows               rows with their prompts, read with the rights of the table's owner
 --       ask_found               jobs for the rows whose prompt is new; what is gone is erased
@@ -144,6 +144,7 @@ AS $$
 DECLARE
     owner name;
     now_names text[];
+    users text;
 BEGIN
     IF d.source_oid <> d.source THEN -- restored from a dump, with other numbers of columns and transactions
         UPDATE loracomp.answer_row AS r SET changed_in = 0 WHERE r.declaration_id = d.id;
@@ -157,7 +158,12 @@ BEGIN
     SELECT pg_get_userbyid(s.relowner), loracomp.source_names(d.source, d.columns || d.key_columns) INTO owner, now_names
     FROM pg_class AS s JOIN pg_class AS v ON v.oid = d.view WHERE s.oid = d.source;
     IF owner IS NULL THEN
-        PERFORM loracomp.forget_answers(d);
+        BEGIN
+            PERFORM loracomp.forget_answers(d);
+        EXCEPTION WHEN dependent_objects_still_exist THEN -- pg_restore --clean of the user's schema alone made its view again
+            GET STACKED DIAGNOSTICS users = PG_EXCEPTION_DETAIL;
+            RAISE EXCEPTION 'the table or view of this declaration was dropped, but %: drop that, then declare again', users;
+        END;
         RETURN NULL;
     END IF;
     IF owner <> d.owner THEN
@@ -168,6 +174,11 @@ BEGIN
         RAISE EXCEPTION 'column % was dropped: give another prompt by alter_answers', (
             SELECT string_agg(quote_ident(o.name), ', ') FROM unnest(d.names, now_names) AS o (name, now) WHERE o.now IS NULL
         );
+    END IF;
+    PERFORM loracomp.check_text(d.source, d.columns);
+    IF loracomp.key_of(d.source) <> d.key_columns THEN
+        RAISE EXCEPTION 'table % no longer has the primary key (%): add it again, or drop this declaration and make another',
+            d.names[1], array_to_string(now_names[cardinality(d.columns) + 2 :], ', ');
     END IF;
     IF now_names <> d.names THEN
         d.prompt := (

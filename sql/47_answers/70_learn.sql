@@ -151,16 +151,17 @@ AS $$
 DECLARE
     d CONSTANT loracomp.declaration := loracomp.find_answers(rows_to_correct.name);
     recent CONSTANT timestamptz := now() - interval '10 minutes';
-    chosen bigint[] := ARRAY( -- the visitor's rows that are not corrected yet
+    chosen bigint[];
+    known CONSTANT real := (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = 'loracomp.answer_row'::regclass);
+    percent real;
+BEGIN
+    PERFORM loracomp.check_range('n', rows_to_correct.n, 1, 10000);
+    chosen := ARRAY( -- the visitor's rows that are not corrected yet
         SELECT r.job_id FROM loracomp.answer_row AS r
         WHERE r.declaration_id = d.id AND r.drawn AND r.visitor = rows_to_correct.visitor AND r.offered_at >= recent
             AND r.answer IS NOT NULL AND r.correct IS NULL
         LIMIT rows_to_correct.n
     );
-    known CONSTANT real := (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = 'loracomp.answer_row'::regclass);
-    percent real;
-BEGIN
-    PERFORM loracomp.check_range('n', rows_to_correct.n, 1, 10000);
     IF chosen = '{}' THEN
         -- Of more than 100,000 rows it reads part of the table's pages, drawn at random, unless these have too few rows.
         FOREACH percent IN ARRAY ARRAY[least(100, 1e7 / greatest(known, 1)), 100] LOOP

@@ -163,7 +163,7 @@ def test_all_rows_are_asked_again_behind_new_ones_or_with_another_prompt(
     assert answer_all(connection) == []
     assert shown(alice)[3] == ("waiting", None)
     assert value(alice, "SELECT state FROM loracomp.list_answers()") == "paused"
-    alice.execute("SELECT loracomp.alter_answers('urgency', paused => false)")
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => false, again => NULL)")
     assert answer_all(connection) == ["{three}"]
 
 
@@ -276,6 +276,55 @@ def test_a_renamed_column_is_followed_and_a_dropped_one_pauses(connection: Conne
     assert "prompt It is {b {x}} has a single brace" in value(alice, "SELECT state FROM loracomp.list_answers()")
 
 
+def test_a_column_that_becomes_bytea_pauses(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one')")
+    answer_all(connection)
+    alice.execute("ALTER TABLE tickets ALTER body TYPE bytea USING body::bytea")
+    alice.execute("UPDATE tickets SET body = 'two'")
+    assert ask(connection) == {}
+    assert value(alice, "SELECT state FROM loracomp.list_answers()") == "column body is bytea, which is no text"
+    alice.execute("CREATE DOMAIN bytes AS bytea; CREATE DOMAIN more AS bytes")
+    alice.execute("ALTER TABLE tickets ADD more more, ADD many bytea[]")
+    for column in ("more", "many"):
+        with pytest.raises(errors.WrongObjectType, match=f"column {column} is bytea"):
+            alice.execute("SELECT loracomp.create_answers('others', 'tickets', %s)", [f"{{{column}}}"])
+
+
+def test_a_lost_primary_key_pauses(connection: Connection, alice: Connection) -> None:
+    """Rows with equal keys would stop all others of their page, without a word on why."""
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one')")
+    answer_all(connection)
+    alice.execute("ALTER TABLE tickets DROP CONSTRAINT tickets_pkey")
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'two'), (2, 'a', 'three')")
+    assert ask(connection) == {}
+    assert "no longer has the primary key (id): add it again" in value(
+        alice, "SELECT state FROM loracomp.list_answers()"
+    )
+    alice.execute("DELETE FROM tickets WHERE body = 'two'; ALTER TABLE tickets ADD PRIMARY KEY (id)")
+    connection.execute("UPDATE loracomp.declaration SET retry_at = now()")
+    assert answer_all(connection) == ["Ticket: a three"]
+
+
+def test_a_view_that_was_restored_without_its_declaration_is_named(connection: Connection, alice: Connection) -> None:
+    """As pg_restore --clean of the user's schema does."""
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one')")
+    answer_all(connection)
+    shows = value(alice, "SELECT pg_get_viewdef('urgency')")
+    alice.execute("DROP VIEW urgency")
+    connection.execute(f"CREATE VIEW public.urgency AS {shows}".encode())
+    connection.execute(f"ALTER VIEW public.urgency OWNER TO {login('alice')}".encode())
+    assert ask(connection) == {}
+    assert "view public.urgency depends on" in value(connection, "SELECT trouble FROM loracomp.declaration")
+    alice.execute("DROP VIEW urgency")
+    connection.execute("UPDATE loracomp.declaration SET retry_at = now()")
+    assert ask(connection) == {}
+    alice.execute(URGENCY)
+    assert answer_all(connection) == ["Ticket: a one"]
+
+
 def test_a_dropped_table_or_view_cleans_up(connection: Connection, alice: Connection) -> None:
     for statement in (
         "DROP TABLE tickets CASCADE",
@@ -354,6 +403,25 @@ def test_a_virtual_column_is_followed(connection: Connection, alice: Connection)
         assert shown(alice, "says") == {1: ("stale", "xy")}
         assert answer_all(connection) == ["xz"]
         alice.execute("SELECT loracomp.drop_answers('says'); DROP TABLE notes")
+
+
+def test_a_table_that_inherits_follows_statements_on_its_parent(connection: Connection, alice: Connection) -> None:
+    alice.execute("CREATE TABLE notes (id integer, t text); CREATE TABLE letters (PRIMARY KEY (id)) INHERITS (notes)")
+    alice.execute("SELECT loracomp.create_answers('says', 'letters', '{t}')")
+    alice.execute("INSERT INTO letters VALUES (1, 'one'), (2, 'two'); INSERT INTO notes VALUES (1, 'other')")
+    assert sorted(answer_all(connection)) == ["one", "two"]
+    alice.execute("UPDATE notes SET t = 'three' WHERE t = 'one'; DELETE FROM notes WHERE t = 'two'")
+    assert answer_all(connection) == ["three"]
+    assert shown(alice, "says") == {1: ("answered", "three")}
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_row") == 1
+
+
+def test_null_may_be_one_of_a_filters_values(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY.replace("}')", '}\', filter => \'{"seen": [null, 1], "subject": null}\')'))
+    rows = "(1, NULL, 'b', NULL), (2, NULL, 'b', 1), (3, NULL, 'b', 2), (4, 'a', 'b', 1)"
+    alice.execute(f"INSERT INTO tickets VALUES {rows}".encode())
+    assert len(answer_all(connection)) == 2
+    assert set(shown(alice)) == {1, 2}
 
 
 def test_a_filter_compares_as_the_columns_type_does(connection: Connection, alice: Connection) -> None:

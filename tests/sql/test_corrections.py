@@ -176,6 +176,8 @@ def test_a_full_queue_does_not_hold_up_embeddings(connection: Connection, databa
 
 
 def test_rows_to_correct_are_drawn_and_stay_drawn(connection: Connection, alice: Connection) -> None:
+    with pytest.raises(errors.InvalidParameterValue, match="n must be between 1 and 10000, and is -1"):
+        alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', -1)")
     first = alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', 4)").fetchall()
     assert [row["prompt"] for row in first] == [f"Ticket: row {row['key'][0]} wrong" for row in first]
     drawn = "SELECT array_agg(key ORDER BY key) FROM loracomp.answer_row WHERE drawn"
