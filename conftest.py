@@ -93,10 +93,9 @@ def url_of(server: str, name: str, user: str | None = None) -> str:
 
 
 def create_database(server: str, name: str, template: str = "template0") -> str:
+    copy = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")  # half the time of the default, without fsync
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
-        )
+        connection.execute(copy.format(sql.Identifier(name), sql.Identifier(template)))
     return url_of(server, name)
 
 
