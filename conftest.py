@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -29,6 +30,13 @@ _numbers = count()
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None):
         os.environ["FORKED_PROGRAMS"] = str(forked.programs())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Workers start as forks, because to import torch and what goes with it takes each of them ten seconds."""
+    for spec in specs:
+        spec.python = f"{forked.programs() / 'script'} worker"
 
 
 def needs_demo(item: pytest.Item) -> bool:

@@ -131,12 +131,14 @@ def attend(caller: socket.socket, program: int) -> None:
 
 
 def program() -> int:
-    """Exit code of what the caller asks for: `loracomp`, or a script."""
+    """Exit code of what the caller asks for: `loracomp`, a worker of xdist (its text comes last), or a script."""
     try:
         if sys.argv[0] == "loracomp":
             from loracomp.cli import main
 
             main()
+        elif sys.argv[0] == "worker":
+            exec(sys.argv[-1], {"__name__": "__main__"})
         else:
             runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as ended:
