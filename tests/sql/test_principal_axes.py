@@ -55,7 +55,7 @@ def loaded(server: str, template: str) -> Iterator[tuple[db.Connection, Library]
         connection.execute("DROP INDEX loracomp.example_embedding_hnsw")  # as if the index had to be built in the end
         ids = [add_examples(connection, *each) for each in zip(tasks, vectors, strict=True)]
         assert embeddings.index_embeddings(connection) == AXES
-        scan_at_most(connection, 4000)
+        scan_at_most(connection, 4000, instead_of=20000)
         names = {task: f"t{number}" for number, task in enumerate(tasks)}
         yield (
             connection,
@@ -75,11 +75,10 @@ def library(loaded: tuple[db.Connection, Library]) -> Library:
     return loaded[1]
 
 
-def scan_at_most(connection: db.Connection, most: int) -> None:
-    """Instead of 20,000."""
+def scan_at_most(connection: db.Connection, most: int, instead_of: int) -> None:
     row = connection.execute("SELECT pg_get_functiondef('loracomp.search_exactly'::regproc) AS it").fetchone()
     assert row
-    connection.execute(row["it"].replace("20000", str(most)).encode())
+    connection.execute(row["it"].replace(str(instead_of), str(most)).encode())
 
 
 def number(connection: db.Connection, query: str) -> int:
@@ -117,7 +116,18 @@ def test_likes_are_stored_side_by_side(connection: db.Connection) -> None:
     assert signs == sorted(signs)
 
 
-def test_the_index_of_whole_embeddings_serves_until_it_is_dropped(connection: db.Connection, library: Library) -> None:
+@pytest.fixture
+def few(connection: db.Connection, monkeypatch: pytest.MonkeyPatch) -> Vectors:
+    """In place of the 4,500, to index which takes seconds: 300, which are enough for axes."""
+    connection.execute("TRUNCATE loracomp.example_embedding")
+    vectors = texts(np.random.default_rng(4), 300)
+    add_examples(connection, add_task(connection, "few"), vectors)
+    monkeypatch.setattr(embeddings, "REDUCED_FROM", 300)
+    return vectors
+
+
+@pytest.mark.usefixtures("few")
+def test_the_index_of_whole_embeddings_serves_until_it_is_dropped(connection: db.Connection) -> None:
     connection.execute("SELECT loracomp.build_embedding_index()")
     assert connection.execute(INDEXES).fetchall() == WHOLE
     assert embeddings._build_index(connection) == AXES
@@ -167,8 +177,8 @@ def test_reduced_embeddings_follow_every_change(connection: db.Connection, libra
 def test_a_load_that_builds_the_index_brings_axes_and_a_small_one_keeps_them(
     connection: db.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    connection.execute("TRUNCATE loracomp.example_embedding")
     connection.execute("SELECT loracomp.build_embedding_index()")
-    connection.execute("DELETE FROM loracomp.example")
     assert (number(connection, APART), connection.execute(INDEXES).fetchall()) == (0, WHOLE)
     monkeypatch.setattr(embeddings, "REDUCED_FROM", 300)
     generator = np.random.default_rng(4)
@@ -183,13 +193,13 @@ def test_a_load_that_builds_the_index_brings_axes_and_a_small_one_keeps_them(
 
 
 def test_few_or_short_embeddings_are_indexed_whole(
-    connection: db.Connection, library: Library, monkeypatch: pytest.MonkeyPatch
+    connection: db.Connection, few: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embeddings, "REDUCED_FROM", sum(COUNTS) + 1)
+    monkeypatch.setattr(embeddings, "REDUCED_FROM", len(few) + 1)
     assert embeddings.index_embeddings(connection) == DIMENSIONS
     assert connection.execute(INDEXES).fetchall() == WHOLE
     assert number(connection, "SELECT count(*) AS n FROM loracomp.reduced_embedding") == 0
-    (row,) = route_jobs(connection, add_jobs(connection, 1), library.vectors[:1])
+    (row,) = route_jobs(connection, add_jobs(connection, 1), few[:1])
     assert row["similarities"][0] == pytest.approx(1)
     monkeypatch.setattr(embeddings, "REDUCED_FROM", 1)
     monkeypatch.setattr(embeddings, "AXES", DIMENSIONS // 2 + 1)
@@ -205,7 +215,8 @@ def test_a_transaction_from_before_the_axes_still_finds_the_nearest(
     with db.connect(url) as connection, db.connect(url) as earlier:
         add_base_model(connection)
         connection.execute("DROP INDEX loracomp.example_embedding_hnsw")
-        vectors = texts(np.random.default_rng(5), 4200)
+        scan_at_most(connection, 290, instead_of=4000)
+        vectors = texts(np.random.default_rng(5), 300)
         ids = add_examples(connection, add_task(connection, "t"), vectors)
         jobs = add_jobs(connection, 1)
         monkeypatch.setattr(embeddings, "REDUCED_FROM", len(ids))
