@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import psycopg
 import pytest
 import typer
@@ -43,6 +42,8 @@ def pod(kind: str) -> dict[str, Any]:
 def check(document: dict[str, Any]) -> None:
     """Raise unless it is what Kubernetes' schema says, and nothing besides."""
     if document["kind"] not in OPERATORS and not document["apiVersion"].startswith("kustomize."):
+        import kubernetes_validate  # which takes seconds, in each process that collects this file
+
         kubernetes_validate.validate(document, "1.30", strict=True)
 
 
@@ -55,7 +56,7 @@ def test_each_object_is_what_its_schema_says(path: Path) -> None:
 def test_a_name_that_no_schema_has_is_found() -> None:
     document = found("Deployment")
     document["spec"]["replica"] = 1
-    with pytest.raises(kubernetes_validate.ValidationError):
+    with pytest.raises(Exception, match="replica"):
         check(document)
 
 

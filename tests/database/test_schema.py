@@ -650,7 +650,7 @@ def test_clients_call_meanwhile_without_an_error(database: str) -> None:
     with ThreadPoolExecutor(len(CALLS)) as pool:
         clients = [pool.submit(client, statement) for statement in CALLS]
         try:
-            for _ in range(8):
+            for _ in range(4):
                 assert len(apply_again(database)) == 1
         finally:
             stop.set()

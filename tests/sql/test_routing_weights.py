@@ -85,7 +85,7 @@ def assert_same(found: Weighted, expected: Weighted) -> None:
 
 @given(batch=st.lists(cases(), min_size=50, max_size=50))
 # Without shrinking: a batch of 50 cases takes minutes to shrink, and the case that fails is shown anyway.
-@hypothesis_settings(max_examples=50, deadline=None, derandomize=True, phases=[Phase.generate])
+@hypothesis_settings(max_examples=20, deadline=None, derandomize=True, phases=[Phase.generate])
 def test_weights_are_those_of_numpy(read_only: db.Connection, batch: list[Case]) -> None:
     for case, found in zip(batch, in_sql(read_only, batch), strict=True):
         assert_same(found, weigh(*case))
