@@ -36,7 +36,12 @@ class Settings(BaseSettings):
     """Settings of the command line and the worker."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LORACOMP_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="LORACOMP_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     # repr=False, because the address may contain a password.

@@ -58,8 +58,8 @@ def ask(
             "choices": choice,
             "max_new_tokens": max_new_tokens,
             "stop": stop,
-            "temperature": temperature,
-            "top_p": top_p,
+            "temperature": str(temperature),  # JSON has no nan
+            "top_p": str(top_p),
             "seed": seed,
             "chat_template": chat_template,
             "system_text": system,

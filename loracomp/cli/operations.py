@@ -42,7 +42,9 @@ def doctor(
 
 
 def refresh(
-    older_than: Annotated[float, typer.Option(help="Refresh only reports older than this many minutes.")] = 0.0,
+    older_than: Annotated[
+        float, typer.Option(min=0, max=50_000_000, help="Refresh only reports older than this many minutes.")
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Compute the reports of schema bi again for days whose jobs have changed. They can be read while this runs."""

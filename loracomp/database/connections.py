@@ -1,5 +1,6 @@
 """Opens connections, and translates psycopg's errors into loracomp's."""
 
+import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -231,5 +232,7 @@ def translate(error: psycopg.Error) -> LoracompError:
     if constraint and message.startswith(_REPEATS_THE_NAME):
         message = ""
     sentence = ": ".join(filter(None, [constraint, message, error.diag.message_hint]))
+    if isinstance(error, (pg.UndefinedTable, pg.InvalidSchemaName)) and not re.search(r"\b(loracomp|bi)\b", message):
+        return NotFoundError(sentence)  # a table that the caller has named
     target, wording = next((target, wording) for kind, target, wording in _TRANSLATIONS if isinstance(error, kind))
     return target(wording.format(sentence))

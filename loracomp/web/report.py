@@ -7,7 +7,7 @@ from typing import Any
 
 from loracomp.database.connections import Connection, allowed_rows, row_of, rows_of
 from loracomp.database.queries import QUERIES
-from loracomp.errors import UsageError
+from loracomp.errors import NotFoundError, UsageError
 
 ADAPTERS, TASKS = 100, 24
 """Rows and columns of a heat map; so many columns fit on paper."""
@@ -30,6 +30,8 @@ def read_report(
     key, _, value = (tag or "").partition("=")
     values = {"since": since, "tag": key, "value": value or None}
     declared = allowed_rows(connection, QUERIES["list_answers"], values={"name": answers, "counted": True})
+    if declared == [] and answers is not None:
+        raise NotFoundError(f"{answers} is not a declaration of yours: `loracomp answers list` lists them")
     tasks = None if answers is None else [row["task"] for row in declared or ()]
     transfer = rows_of(connection, QUERIES["transfer"])
     return {

@@ -274,6 +274,12 @@ def test_a_variable_that_is_no_setting_is_named_with_the_one_that_was_meant(
     assert load_settings().lease_s == 30
 
 
+def test_an_empty_variable_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a home it would be the working folder, in which the embedded server would make its database."""
+    monkeypatch.setenv("LORACOMP_HOME", "")
+    assert load_settings().home.name == "loracomp"
+
+
 # --- files of examples
 
 ROWS = [

@@ -4,7 +4,7 @@ import pytest
 
 from demo_fixtures import execute
 from loracomp.database import connections as db
-from loracomp.errors import UsageError
+from loracomp.errors import NotFoundError, UsageError
 from loracomp.web.render import self_contained
 from loracomp.web.report import heat_map, read_report
 from people_data import fill_every_view
@@ -51,6 +51,8 @@ def test_days_that_were_not_asked_for_are_not_counted(analyst: db.Connection, co
             read_report(analyst, 0)
     page = self_contained("report.html", **read_report(connection, 7))
     assert "No job ended in these days." in page
+    with pytest.raises(NotFoundError, match="nope is not a declaration of yours"):
+        read_report(connection, 7, answers="nope")
 
 
 def test_a_list_that_is_cut_says_how_much_more_there_is(connection: db.Connection, analyst: db.Connection) -> None:
