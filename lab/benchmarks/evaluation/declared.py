@@ -1,6 +1,6 @@
 """How well a table's rows are answered after 0, 16 and 64 corrections, and by an adapter of their own.
 
-    python -m lab.benchmarks.evaluation.declared ../shared/data [--rows 60] [--own 128] [--task subj]
+    python -m lab.benchmarks.evaluation.declared ../shared/data [--rows 100] [--own 128] [--task subj]
 
 LORACOMP_DATABASE_URL names an empty database. A table holds a task's validation rows and is declared as a user would;
 rows drawn at random are corrected, and what is counted are others, which are never corrected. With --own, an adapter is
@@ -105,7 +105,7 @@ def answered(table: Table, data: Path, rows: int, own: int) -> dict[str, object]
     return found
 
 
-def main(data: Path, rows: int = 60, own: int = 0, task: Annotated[list[str] | None, typer.Option()] = None) -> None:
+def main(data: Path, rows: int = 100, own: int = 0, task: Annotated[list[str] | None, typer.Option()] = None) -> None:
     """Print a JSON line for each task."""
     settings = load_settings().model_copy(update={"batch_size": 64})
     schema.initialize(database_url(settings))
