@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# Else each process of the tests compiles the package, and each of pytest all tests.
+# With it, every process would compile again all that it imports, which takes ten seconds for torch and transformers.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

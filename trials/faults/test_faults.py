@@ -24,7 +24,7 @@ def fault_server() -> Iterator[Server]:
 def test_no_job_is_lost_and_none_doubled(fault_server: Server, name: str) -> None:
     with fault_server.arena(size=60) as arena:
         if name == "killed":
-            arena.python = programs() / "script"  # 15 workers, none of which imports torch again
+            arena.python = programs() / "script"  # its 15 workers need not import torch each
         try:
             FAULTS[name](fault_server, arena)
         except SkippedError as skipped:
