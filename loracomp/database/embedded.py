@@ -4,16 +4,16 @@ It listens only on a Unix socket. Postgres refuses to run as root, so root start
 """
 
 import fcntl
-import hashlib
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -50,8 +50,16 @@ def start(folder: Path) -> str:
                 _initialize(folder)
             _check_version(folder)
             _forget_the_dead(folder)
-            options = f"-h '' -k {shlex.quote(str(_socket_folder(folder)))}"
-            _run(folder, "pg_ctl", "start", "-w", "-t", "120", "-l", str(folder / "log"), "-o", options)
+            sockets = _make_socket_folder(folder)
+            # The server asks for no password, so its owner alone (and root) may use the socket.
+            options = f"-h '' -k {shlex.quote(str(sockets))} -c unix_socket_permissions=0700"
+            try:
+                _run(folder, "pg_ctl", "start", "-w", "-t", "120", "-l", str(folder / "log"), "-o", options)
+            except DatabaseUnavailableError:
+                with suppress(OSError):  # it is not empty if the server is only slow to start
+                    if sockets != folder:
+                        sockets.rmdir()
+                raise
         while _answer(folder) == _BUSY:
             time.sleep(0.1)
         return _url(folder)
@@ -64,11 +72,11 @@ def stop(folder: Path) -> bool:
         return False
     with _alone(folder):
         running = _answer(folder) != _SILENT
+        sockets = _socket_folder(folder)
         if running:
             _grant_access(folder)
             _run(folder, "pg_ctl", "stop", "-m", "fast", "-w", "-t", "120")
-        if (sockets := _socket_folder(folder)) != folder:
-            sockets.rmdir()
+            _remove_socket_folder(folder, sockets)
         return running
 
 
@@ -113,6 +121,8 @@ def _answer(folder: Path) -> int:
         url = _url(folder)
     except (FileNotFoundError, ValueError):  # no postmaster.pid, or it is not completely written yet
         return _SILENT
+    except ConnectionRefusedError:  # the socket may be another login's
+        return _SILENT
     # A stopped server refuses the connection at once; a busy server may need up to a minute to answer.
     command = [str(_binaries() / "pg_isready"), "-q", "-t", "60", "-d", url]
     return min(subprocess.run(command, check=False, env=_environment()).returncode, _SILENT)  # noqa: S603
@@ -145,22 +155,54 @@ def _forget_the_dead(folder: Path) -> None:
     # unrelated process. A real server's working folder is the data folder, so without such a process none is running.
     processes = import_module("psutil").process_iter(["cwd", "status"])  # comes with the package
     if not any(process.info["cwd"] == str(folder) and process.info["status"] != "zombie" for process in processes):
-        for lock in (folder / "postmaster.pid", *_socket_folder(folder).glob(".s.PGSQL.*")):
+        _remove_socket_folder(folder, _socket_folder(folder))
+        for lock in (folder / "postmaster.pid", *folder.glob(".s.PGSQL.*")):
             lock.unlink(missing_ok=True)
 
 
-def _socket_folder(folder: Path) -> Path:
+def _make_socket_folder(folder: Path) -> Path:
+    """The data folder, or if the socket's path would be too long a new folder that only the server's user may enter.
+
+    Its name is new each time, because another login of the machine could make a folder of a known name first and own
+    it.
+    """
     if len(os.fsencode(folder / ".s.PGSQL.5432")) <= _LONGEST_SOCKET:
         return folder
-    short = Path(tempfile.gettempdir()) / f"loracomp-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
-    short.mkdir(mode=0o700, exist_ok=True)
+    sockets = Path(tempfile.mkdtemp(prefix="loracomp-"))  # with mode 0700
     if (user := _system_user()) is not None:
-        shutil.chown(short, user, user)
-    return short
+        shutil.chown(sockets, user, user)
+    return sockets
+
+
+def _socket_folder(folder: Path) -> Path | None:
+    """Where the last server of this data folder had its socket; None if it noted none."""
+    try:
+        return Path((folder / "postmaster.pid").read_text().splitlines()[4])
+    except (FileNotFoundError, IndexError):
+        return None
+
+
+def _remove_socket_folder(folder: Path, sockets: Path | None) -> None:
+    if sockets is not None and sockets != folder and _is_private(sockets, folder):
+        for left in sockets.glob(".s.PGSQL.*"):
+            left.unlink(missing_ok=True)
+        sockets.rmdir()
+
+
+def _is_private(sockets: Path, folder: Path) -> bool:
+    """Whether only the data folder's owner may enter the socket's folder. Both are that owner's, and no link."""
+    try:
+        found = sockets.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077 and found.st_uid == folder.stat().st_uid
 
 
 def _url(folder: Path) -> str:
     port, sockets = (folder / "postmaster.pid").read_text().splitlines()[3:5]
+    if Path(sockets) != folder and not _is_private(Path(sockets), folder):
+        # The folder for temporary files may have been cleaned up, and another login have made it again.
+        raise ConnectionRefusedError(f"{sockets}, where its socket was, is gone or others may enter it")
     return f"postgresql://postgres@/postgres?host={quote(sockets, safe='/')}&port={port}"
 
 

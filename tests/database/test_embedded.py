@@ -1,10 +1,15 @@
 """The embedded server, in real processes: two at once, killed, with odd paths, as root and not."""
 
+import hashlib
 import os
 import pwd
+import shutil
 import signal
+import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +130,77 @@ def test_a_path_too_long_for_a_socket_gets_a_short_one(folder: Path, tmp_path: P
     embedded.stop(long)
     assert not sockets.exists()
     long.rename(folder)
+
+
+@pytest.fixture
+def moved(folder: Path, tmp_path: Path) -> Iterator[Path]:
+    """The data folder of a stopped server, where its path is too long for a socket."""
+    long = tmp_path / ("x" * 100) / "postgres"
+    long.parent.mkdir()
+    embedded.stop(folder)
+    folder.rename(long)
+    yield long
+    embedded.stop(long)
+    long.rename(folder)
+
+
+def make_open_to_all(place: Path) -> None:
+    """A folder such as another login would make; if this process is root, it is nobody's."""
+    place.mkdir()
+    place.chmod(0o777)
+    if os.geteuid() == 0:
+        os.chown(place, pwd.getpwnam("nobody").pw_uid, -1)
+
+
+def test_a_folder_that_another_login_made_first_is_not_used_for_the_socket(moved: Path) -> None:
+    known = hashlib.sha256(os.fsencode(moved)).hexdigest()[:16]  # a name that could be known beforehand
+    planted = Path(tempfile.gettempdir()) / f"loracomp-{known}"
+    make_open_to_all(planted)
+    try:
+        url = embedded.start(moved)
+    finally:
+        shutil.rmtree(planted)
+    sockets = Path(psycopg.conninfo.conninfo_to_dict(url)["host"])
+    assert sockets != planted
+    assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+    assert sockets.stat().st_uid == moved.stat().st_uid
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SHOW unix_socket_permissions").fetchone() == ("0700",)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another login")
+def test_another_login_of_the_machine_cannot_connect(moved: Path) -> None:
+    url = embedded.start(moved)
+    sockets = Path(psycopg.conninfo.conninfo_to_dict(url)["host"])
+    sockets.chmod(0o711)  # even if the folder lets it through
+    nobody = pwd.getpwnam("nobody")
+    become = f"os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})"
+    program = f"import os, sys, psycopg; {become}; psycopg.connect(sys.argv[1])"
+    tried = subprocess.run([sys.executable, "-c", program, url], text=True, capture_output=True, check=False)
+    sockets.chmod(0o700)
+    assert tried.returncode != 0
+    assert "Permission denied" in tried.stderr
+
+
+def test_a_socket_in_a_folder_that_others_may_enter_is_not_asked(moved: Path, tmp_path: Path) -> None:
+    """After a crash, another login may put a server of its own where the socket was."""
+    url = embedded.start(moved)
+    sockets = Path(psycopg.conninfo.conninfo_to_dict(url)["host"])
+    os.kill(postmaster(moved), signal.SIGKILL)
+    wait_for_the_end_of(postmaster(moved))
+    shutil.rmtree(sockets)
+    make_open_to_all(sockets)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(sockets / ".s.PGSQL.5432"))
+        listener.listen()
+        listener.settimeout(0)
+        assert not embedded.is_running(moved)
+        again = embedded.start(moved)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert psycopg.conninfo.conninfo_to_dict(again)["host"] != str(sockets)
+    assert (sockets / ".s.PGSQL.5432").exists()  # what is another's is left alone
+    shutil.rmtree(sockets)
 
 
 def test_what_is_wrong_is_said_in_words(tmp_path: Path) -> None:
