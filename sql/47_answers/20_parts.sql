@@ -229,14 +229,18 @@ BEGIN
         AS %5$L;
 
         DROP FUNCTION IF EXISTS loracomp_parts.read_%1$s; -- another release may return something else
-        CREATE FUNCTION loracomp_parts.read_%1$s(keys jsonb, last text[], most integer)
+        -- Who is given a function must have CREATE on its schema. Granting that on loracomp_parts, even for a moment, would change a row of
+        -- the catalog for which all other declarations that are being made would wait. So the function is made in a schema of its own.
+        CREATE SCHEMA loracomp_parts_%1$s;
+        CREATE FUNCTION loracomp_parts_%1$s.read_%1$s(keys jsonb, last text[], most integer)
         RETURNS jsonb LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
         AS %6$L;
-        REVOKE ALL ON FUNCTION loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s FROM public;
-        GRANT CREATE ON SCHEMA loracomp_parts TO %2$I; -- who is given a function must have this right meanwhile
-        ALTER FUNCTION loracomp_parts.read_%1$s OWNER TO %2$I;
-        REVOKE CREATE ON SCHEMA loracomp_parts FROM %2$I
+        REVOKE ALL ON FUNCTION loracomp_parts_%1$s.read_%1$s, loracomp_parts.correct_%1$s FROM public;
+        GRANT CREATE ON SCHEMA loracomp_parts_%1$s TO %2$I;
+        ALTER FUNCTION loracomp_parts_%1$s.read_%1$s OWNER TO %2$I;
+        ALTER FUNCTION loracomp_parts_%1$s.read_%1$s SET SCHEMA loracomp_parts;
+        DROP SCHEMA loracomp_parts_%1$s
         $parts$,
         d.id, d.owner, loracomp.hint_body(d),
         format(

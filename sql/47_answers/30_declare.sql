@@ -201,8 +201,6 @@ BEGIN
         RAISE EXCEPTION 'name must be that of a view, with its schema or without, not %', left(create_answers.name, 100)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'put names with other than letters, digits and _ into double quotes';
     END;
-    -- Parts of two declarations are not made at the same time. Claims don't wait for this lock.
-    LOCK TABLE loracomp.declaration IN SHARE UPDATE EXCLUSIVE MODE;
     d := loracomp.check_source(create_answers.source, create_answers.prompt, create_answers.filter);
     schema := coalesce(parts[cardinality(parts) - 1], (
         SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = d.source
@@ -215,21 +213,26 @@ BEGIN
         RAISE EXCEPTION 'there is a table or view % in schema % already', parts[cardinality(parts)], schema
             USING ERRCODE = 'duplicate_table', HINT = 'give another name, or change the declaration by loracomp.alter_answers';
     END IF;
-    INSERT INTO loracomp.declaration AS a (
-        view, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, max_new_tokens, policy, priority, tags, sweep
-    ) VALUES (
-        0, d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, create_answers.choices,
-        create_answers.max_new_tokens, create_answers.policy, create_answers.priority, create_answers.tags,
-        CASE WHEN create_answers.backfill THEN 'source' ELSE 'skip' END
-    ) RETURNING a.* INTO d;
+    d.choices := create_answers.choices;
+    d.max_new_tokens := create_answers.max_new_tokens;
+    d.policy := create_answers.policy;
+    d.priority := create_answers.priority;
+    d.tags := create_answers.tags;
     PERFORM loracomp.check_request(d);
+    d.id := nextval(pg_get_serial_sequence('loracomp.declaration', 'id'));
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
     PERFORM loracomp.make_parts(d);
     d.view := loracomp.make_view(d, schema, parts[cardinality(parts)]);
     IF d.names <> loracomp.source_names(d.source, d.columns || d.key_columns) THEN
         RAISE EXCEPTION 'table % was renamed meanwhile', d.names[1] USING HINT = 'try again';
     END IF;
-    UPDATE loracomp.declaration AS a SET view = d.view WHERE a.id = d.id;
+    -- Only now, because its view is unique: two sessions that wrote rows without one would wait for each other.
+    INSERT INTO loracomp.declaration (
+        id, view, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, max_new_tokens, policy, priority, tags, sweep
+    ) OVERRIDING SYSTEM VALUE VALUES (
+        d.id, d.view, d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
+        d.max_new_tokens, d.policy, d.priority, d.tags, CASE WHEN create_answers.backfill THEN 'source' ELSE 'skip' END
+    );
     PERFORM pg_notify('loracomp_job', '');
     RETURN d.view;
 END

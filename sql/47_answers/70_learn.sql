@@ -217,7 +217,6 @@ DECLARE
     d loracomp.declaration;
     first_rows jsonb;
 BEGIN
-    LOCK TABLE loracomp.declaration IN SHARE UPDATE EXCLUSIVE MODE; -- as create_answers does
     d := loracomp.check_source(try_prompts.source, try_prompts.prompt, try_prompts.filter);
     d.id := nextval(pg_get_serial_sequence('loracomp.declaration', 'id'));
     BEGIN

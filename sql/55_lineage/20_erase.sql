@@ -18,6 +18,7 @@ DECLARE
     before CONSTANT text := loracomp.give_reason('erase_example');
     old loracomp.example;
 BEGIN
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- as purge_jobs does
     DELETE FROM loracomp.example AS e WHERE e.id = erase_example.example_id RETURNING e.* INTO old;
     IF old.id IS NULL THEN
         RAISE EXCEPTION 'there is no example %', erase_example.example_id USING ERRCODE = 'no_data_found';
@@ -55,6 +56,7 @@ AS $$
 DECLARE
     reported bigint;
 BEGIN
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the jobs, as purge_jobs does
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = erase_submitter.submitter)
         AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter)
         AND NOT EXISTS (SELECT FROM loracomp.jobs_by_day AS d WHERE d.submitted_by = erase_submitter.submitter)
@@ -94,7 +96,9 @@ AS $$
 DECLARE
     picked bigint[];
 BEGIN
-    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the jobs, as delete_jobs does
+    IF loracomp.caller_is_admin() THEN
+        LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the jobs, as purge_jobs does
+    END IF;
     picked := loracomp.lock_jobs(erase_jobs.ids, erase_jobs.tags);
     IF erase_jobs.tags IS NOT NULL AND picked = '{}' THEN
         -- Without the values, because the server's log keeps warnings.
@@ -137,7 +141,8 @@ COMMENT ON FUNCTION loracomp.erase_sums IS
 'Deletes what reports keep of closed days by a tag, if it is the only one given; returns what was kept.';
 
 -- Deletes jobs with their answers and traces, whatever their status. A worker that is running one of them
--- will not record its answer. If a worker is just writing an answer, or reports are being refreshed, it waits for that. The jobs' audit events stay, because
+-- will not record its answer. If a worker is just writing an answer, it waits for that. It doesn't wait for reports: claims and submitters call
+-- it too, and a refresh that counts a job which is deleted meanwhile counts its day again the next time. The jobs' audit events stay, because
 -- they contain only ids, states and roles; one more event says who erased how many, or whom.
 CREATE FUNCTION loracomp.delete_jobs(ids bigint[], reason text DEFAULT 'delete_jobs', submitter name DEFAULT NULL)
 RETURNS TABLE (what text, rows bigint, names text)
@@ -153,8 +158,6 @@ DECLARE
     unfinished bigint;
     answers bigint;
 BEGIN
-    -- As refresh_reports and purge_jobs do, so that neither counts these jobs while they are being deleted.
-    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE;
     -- Lock the jobs in the same order as workers do, to avoid deadlocks.
     SELECT coalesce(array_agg(l.id), '{}'), count(*) FILTER (WHERE l.finished_at IS NULL) INTO deleted, unfinished
     FROM (
