@@ -1,7 +1,27 @@
 -- Reports of workers.
 --   report_worker               called every few seconds: the worker is alive, and what it is doing
+--     check_worker_name         refuses the name of another login's worker
 --   oldest_worker               the oldest release whose workers this schema serves
 --   queue_is_empty              whether a worker started with --drain may end
+
+-- Reads only. Otherwise one worker's login could hide that another's worker is gone, or say that it is.
+CREATE FUNCTION loracomp.check_worker_name(name text) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    other CONSTANT name := (
+        SELECT w.login FROM loracomp.worker AS w
+        WHERE w.name = check_worker_name.name AND w.login <> session_user AND w.status <> 'stopped'
+            AND w.seen_at > now() - make_interval(secs => w.silent_after_s)
+    );
+BEGIN
+    IF other IS NOT NULL THEN
+        RAISE EXCEPTION 'a worker of the name %, of login %, is running', left(check_worker_name.name, 100), other
+            USING ERRCODE = 'insufficient_privilege', HINT = 'give this worker another name (LORACOMP_WORKER)';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_worker_name IS 'Raises if a worker of this name is running under another login. For report_worker.';
 
 -- Stores a worker's report in place of its previous one, and deletes workers without a report for a day.
 -- Times are given as ages in seconds, because a worker's clock may be wrong: looked_s since it asked for jobs, running_s since it
@@ -33,6 +53,7 @@ AS $$
     WHERE w.name IN (
         SELECT s.name FROM loracomp.worker AS s WHERE s.seen_at < now() - interval '1 day' FOR UPDATE SKIP LOCKED
     );
+    SELECT loracomp.check_worker_name(report_worker.name);
     WITH before AS (
         DELETE FROM loracomp.worker AS w WHERE w.name = report_worker.name RETURNING w.started_at
     )

@@ -2,8 +2,10 @@
 --   retrieved_example           a row for each retrieved example
 --     readable_example          the example's text, if the reader may read its task
 
--- Reads only. Returns no row if the example was deleted, or if the caller may not read its task.
-CREATE FUNCTION loracomp.readable_example(id bigint) RETURNS TABLE (source_ref text, prompt text, answer text)
+-- Reads only. Returns no row if the example was deleted, if the caller may not read its task, or if no job of the caller's retrieved it:
+-- otherwise a submitter could list all examples by counting.
+CREATE FUNCTION loracomp.readable_example(job_id bigint, id bigint)
+RETURNS TABLE (source_ref text, prompt text, answer text)
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1
 SET search_path = loracomp, pg_temp
 AS $$
@@ -11,9 +13,14 @@ AS $$
     FROM loracomp.example AS e
     INNER JOIN loracomp.task AS t ON e.task_id = t.id
     WHERE e.id = readable_example.id
-        AND (t.reader_role IS NULL OR loracomp.may_read(loracomp.caller(), t.reader_role));
+        AND (t.reader_role IS NULL OR loracomp.may_read(loracomp.caller(), t.reader_role))
+        AND EXISTS (
+            SELECT FROM loracomp.prediction AS p
+            WHERE p.job_id = readable_example.job_id AND (p.submitted_by = loracomp.caller()::text OR loracomp.caller_is_admin())
+                AND (e.id = ANY (p.example_ids) OR e.id = ANY (p.calibration_examples))
+        );
 $$;
-COMMENT ON FUNCTION loracomp.readable_example IS 'Text of a training example, for readers of its task.';
+COMMENT ON FUNCTION loracomp.readable_example IS 'Text of a training example that a job of the caller''s retrieved, for readers of its task.';
 
 -- Reads only. An example's text is null if the reader may not read its task, or if a library shipped the example without.
 CREATE VIEW loracomp.retrieved_example WITH (security_invoker) AS
@@ -29,7 +36,7 @@ SELECT
 FROM loracomp.prediction AS p
 CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
 WITH ORDINALITY AS x (example_id, task, similarity, place)
-LEFT JOIN LATERAL loracomp.readable_example(x.example_id) AS e ON TRUE;
+LEFT JOIN LATERAL loracomp.readable_example(p.job_id, x.example_id) AS e ON TRUE;
 COMMENT ON VIEW loracomp.retrieved_example IS 'Examples that routing retrieved for each job; they decided which tasks'' adapters were used.';
 COMMENT ON COLUMN loracomp.retrieved_example.place IS 'Rank of the example by similarity; 1 is the nearest.';
 COMMENT ON COLUMN loracomp.retrieved_example.example_id IS 'Id of the example.';

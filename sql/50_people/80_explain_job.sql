@@ -198,7 +198,7 @@ SELECT concat_ws(
     ),
     CASE WHEN EXISTS (
         SELECT FROM unnest(prediction.calibration_examples) AS c (id)
-        CROSS JOIN LATERAL loracomp.readable_example(c.id) AS e WHERE e.prompt = job.prompt
+        CROSS JOIN LATERAL loracomp.readable_example(prediction.job_id, c.id) AS e WHERE e.prompt = job.prompt
     ) THEN 'Among the labelled rows is this prompt itself; its own label was left out.' END
 );
 END;

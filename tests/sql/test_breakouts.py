@@ -10,10 +10,11 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from job_data import prediction_row, record, wait_for_a_lock
+from job_data import REPORT, prediction_row, record, wait_for_a_lock
 from loracomp.cli.common import shown
 from loracomp.database import connections as db
 from loracomp.database import schema
+from loracomp.database.queries import QUERIES
 from people_data import POLICY, add_examples, answer, claim, load, one, submit
 from people_fixtures import Scene, connect, login, value, values
 
@@ -365,6 +366,35 @@ def test_a_worker_shows_an_answer_to_nobody_but_its_submitter(database: str, log
         answer(owner, job_id, examples)
         assert values(alice, "SELECT job_id FROM loracomp.prediction") == set()
         assert values(bob, "SELECT job_id FROM loracomp.prediction") == {job_id}
+
+
+def test_a_worker_overwrites_no_report_of_another_logins_worker(database: str, logins: None) -> None:
+    with db.connect(database) as owner, connect(database, "wendy") as wendy:
+        owner.execute(QUERIES["report_worker"], REPORT)
+        with pytest.raises(errors.InsufficientPrivilege, match="a worker of the name w, of login postgres, is running"):
+            wendy.execute(QUERIES["report_worker"], {**REPORT, "host": "elsewhere"})
+        assert values(owner, "SELECT host FROM loracomp.worker") == {"here"}
+        for gone in ("status = 'stopped'", "status = 'idle', seen_at = now() - interval '2 minutes'"):
+            owner.execute(f"UPDATE loracomp.worker SET login = 'postgres', {gone}".encode())
+            wendy.execute(QUERIES["report_worker"], {**REPORT, "host": gone})
+            assert values(owner, "SELECT host FROM loracomp.worker") == {gone}
+
+
+def test_a_submitter_reads_only_examples_that_its_jobs_retrieved(database: str, logins: None) -> None:
+    """And lists none by counting."""
+    with db.connect(database) as owner, connect(database, "alice") as alice, connect(database, "bob") as bob:
+        examples = load(owner)
+        retrieved = dict(list(examples.items())[:1])
+        job_id = submit(alice)
+        answer(owner, job_id, retrieved)
+        count = (
+            "SELECT x.id FROM generate_series(0, 100) AS x (id), generate_series(0, 100) AS j (id)"
+            " CROSS JOIN LATERAL loracomp.readable_example(j.id, x.id)"
+        )
+        assert values(alice, count) == set(retrieved.values())
+        assert values(bob, count) == set()
+        texts = "SELECT prompt FROM loracomp.retrieved_example WHERE job_id = %s"
+        assert values(alice, texts, [job_id]) == {"Does it rain in example 1 of rte?"}
 
 
 def test_a_worker_guesses_no_token_of_another(database: str, logins: None) -> None:

@@ -59,7 +59,7 @@ READING = {
     "answers_since": "answers_since('alice_urgency')",
     "estimated_rows": "estimated_rows('alice_tickets')",
     "readable_tasks": "readable_tasks()",
-    "readable_example": "readable_example(1)",
+    "readable_example": "readable_example(1, 1)",
     "readable_adapter": "readable_adapter(1)",
     "attempts_of": "attempts_of({waits})",
     "explain_job": "explain_job({failed})",

@@ -70,7 +70,7 @@ OWNERS_ALONE = """
     compose_tasks trace_tasks fallback_reason
     calibration_examples adapter_worths pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs wake_jobs hold_jobs
-    succeed_jobs wait_for_jobs check_server check_work
+    succeed_jobs wait_for_jobs check_server check_work check_worker_name
     find_task check_setting check_columns prepare_job hint_job insert_incoming_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
@@ -390,7 +390,7 @@ def test_tasks_with_readers_are_hidden_from_others(database: str, logins: None) 
         answer(owner, job_id, secret, composed_tasks=["secret"], adapter_weights=[1])
         seen = {
             "SELECT name FROM loracomp.readable_tasks()": {"rte", "mnli"},
-            f"SELECT (loracomp.readable_example({secret['secret/train#1']})).prompt": set(),
+            f"SELECT (loracomp.readable_example(id, {secret['secret/train#1']})).prompt FROM loracomp.job": set(),
             "SELECT prompt FROM loracomp.retrieved_example": {None},
             "SELECT source_ref FROM loracomp.retrieved_example": {None},
             "SELECT adapter FROM loracomp.composed_adapter": {None},
