@@ -78,6 +78,7 @@ AS $$
 DECLARE
     d CONSTANT loracomp.declaration := (SELECT a FROM loracomp.declaration AS a WHERE a.id = write_correction.declaration_id);
     labelled bigint;
+    asked bigint; -- the audit names the row by its job, because a key may be a person's text
 BEGIN
     IF changes_others THEN
         RAISE EXCEPTION 'of %, only correct can be updated', d.view
@@ -87,7 +88,8 @@ BEGIN
         RAISE EXCEPTION 'correct must be one of the choices, and is %', left(write_correction.correct, 100)
             USING ERRCODE = 'check_violation', HINT = array_to_string(d.choices, ', ');
     END IF;
-    PERFORM FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id AND r.key = write_correction.key FOR UPDATE;
+    SELECT r.job_id INTO asked FROM loracomp.answer_row AS r
+    WHERE r.declaration_id = d.id AND r.key = write_correction.key FOR UPDATE;
     IF NOT found THEN
         RAISE EXCEPTION 'this row has not been asked yet' USING HINT = 'correct it in a moment';
     END IF;
@@ -104,7 +106,7 @@ BEGIN
     INSERT INTO loracomp.audit_event (actor, entity, entity_id, entity_name, action, reason, after)
     VALUES (
         loracomp.caller(), 'declaration', d.id, d.view::text, 'update',
-        CASE WHEN labelled IS NULL THEN 'correction taken back' ELSE 'corrected' END, jsonb_build_object('key', write_correction.key)
+        CASE WHEN labelled IS NULL THEN 'correction taken back' ELSE 'corrected' END, jsonb_build_object('job_id', asked)
     );
 END
 $$;

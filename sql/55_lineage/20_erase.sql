@@ -1,6 +1,7 @@
 -- Erasure: deletes examples or jobs on somebody's request, and all rows that contain their text.
 --   erase_example               an example, and the jobs that were made from it
---   erase_submitter             all jobs of a submitter
+--   erase_submitter             all jobs and declarations of a submitter
+--     erase_declaration         a declaration with all that it knows of rows
 --   erase_jobs                  the jobs given, or those with a tag, by their submitter or an administrator
 --     lock_jobs                 the caller's jobs with these ids or tags: 30_jobs/60_cancel_and_retry.sql
 --     erase_sums                what reports keep of a tag
@@ -46,8 +47,30 @@ COMMENT ON FUNCTION loracomp.erase_example IS
 'Deletes an example with its embedding, its measurements and the jobs that were made from it; returns what was deleted, and '
 'what refers to it and was kept. Importing the data set again would bring it back.';
 
--- The only report by submitter, jobs_by_day, loses its rows at once; the others follow with the next refresh, except on closed days, and
--- name nobody.
+-- Forgets a declaration. If that can't be done, because others' objects depend on its view or somebody has locked its table, it is paused
+-- and everything that it knows of rows is deleted. Returns the reason then, and otherwise null.
+CREATE FUNCTION loracomp.erase_declaration(d loracomp.declaration) RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET lock_timeout = '2s'
+AS $$
+BEGIN
+    PERFORM loracomp.forget_answers(d);
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    DELETE FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id; -- the trigger unlabel deletes their examples
+    DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
+    UPDATE loracomp.declaration AS a SET paused = TRUE, sweep = 'source', swept_to = NULL, page_job = NULL, trouble = NULL
+    WHERE a.id = d.id;
+    RETURN sqlerrm;
+END
+$$;
+COMMENT ON FUNCTION loracomp.erase_declaration IS
+'Forgets a declaration with its answers and corrections; returns null, or why it could only be emptied and paused. For erase_submitter.';
+
+-- Of the reports, jobs_by_day names submitters and answers_by_tag has texts of tags and choices. Both lose the rows of the submitter's
+-- days at once, and the next refresh computes those of the jobs that are left. Rows of answers_by_tag of closed days can't be computed
+-- again. They sum what all submitters' jobs had, so they stay. The other reports have no text of submitters.
 CREATE FUNCTION loracomp.erase_submitter(submitter name) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -55,24 +78,84 @@ AS $$
 #variable_conflict use_column
 DECLARE
     reported bigint;
+    by_tag bigint;
+    own_days date[];
+    own_tasks integer[];
+    d loracomp.declaration;
+    view text;
+    reason text;
+    deleted text[] := '{}';
+    emptied text[] := '{}';
 BEGIN
     LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the jobs, as purge_jobs does
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = erase_submitter.submitter)
         AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter)
-        AND NOT EXISTS (SELECT FROM loracomp.jobs_by_day AS d WHERE d.submitted_by = erase_submitter.submitter)
+        AND NOT EXISTS (SELECT FROM loracomp.jobs_by_day AS b WHERE b.submitted_by = erase_submitter.submitter)
+        AND NOT EXISTS (SELECT FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter)
     THEN
-        RAISE WARNING 'there is no role %, and no job of it', erase_submitter.submitter
+        RAISE WARNING 'there is no role %, and no job or declaration of it', erase_submitter.submitter
             USING HINT = 'bi.jobs_by_day lists the roles that have jobs';
     END IF;
+    PERFORM FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter ORDER BY a.id FOR UPDATE; -- nothing more is asked
+    own_tasks := ARRAY(
+        SELECT a.task_id FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter AND a.task_id IS NOT NULL
+    );
+    -- Administrators' evaluations of corrected rows have the rows' texts too.
     RETURN QUERY
-    SELECT d.* FROM loracomp.delete_jobs(
-        ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter),
+    SELECT e.* FROM loracomp.delete_jobs(
+        ARRAY(
+            SELECT j.id FROM loracomp.job AS j
+            WHERE j.submitted_by = erase_submitter.submitter
+                OR j.example_id IN (SELECT e.id FROM loracomp.example AS e WHERE e.task_id = ANY (own_tasks))
+        ),
         'erase_submitter', erase_submitter.submitter
-    ) AS d;
-    DELETE FROM loracomp.jobs_by_day AS d WHERE d.submitted_by = erase_submitter.submitter;
+    ) AS e;
+    own_days := ARRAY(SELECT DISTINCT b.day FROM loracomp.jobs_by_day AS b WHERE b.submitted_by = erase_submitter.submitter);
+    DELETE FROM loracomp.jobs_by_day AS b WHERE b.submitted_by = erase_submitter.submitter;
     GET DIAGNOSTICS reported = ROW_COUNT;
+    DELETE FROM loracomp.answers_by_tag AS t USING loracomp.report_day AS o
+    WHERE t.day = ANY (own_days) AND o.day = t.day AND NOT o.is_closed;
+    GET DIAGNOSTICS by_tag = ROW_COUNT;
+    UPDATE loracomp.report_day AS o SET jobs = NULL WHERE o.day = ANY (own_days) AND NOT o.is_closed;
+    FOR d IN SELECT a.* FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter ORDER BY a.id LOOP
+        view := d.view;
+        reason := loracomp.erase_declaration(d);
+        IF reason IS NULL THEN
+            deleted := deleted || view;
+        ELSE
+            emptied := emptied || format('%s (%s)', view, reason);
+        END IF;
+    END LOOP;
+    DELETE FROM loracomp.example AS e WHERE e.task_id = ANY (own_tasks);
     RETURN QUERY
-    VALUES ('rows of reports deleted', reported, CASE WHEN reported > 0 THEN 'bi.jobs_by_day' END)
+    VALUES
+        ('rows of reports deleted', reported, CASE WHEN reported > 0 THEN 'bi.jobs_by_day' END),
+        ('rows of reports deleted until they are refreshed', by_tag, CASE WHEN by_tag > 0 THEN 'bi.answers_by_tag' END)
+    UNION ALL
+    SELECT
+        'rows of reports of closed days kept, with tags and choices of all submitters', count(*),
+        CASE WHEN count(*) > 0 THEN 'bi.answers_by_tag' END
+    FROM loracomp.answers_by_tag AS t WHERE t.day = ANY (own_days)
+    UNION ALL
+    VALUES
+        (
+            'declarations deleted, with their answers and corrections', cardinality(deleted)::bigint,
+            nullif(array_to_string(deleted, ', '), '')
+        ),
+        (
+            'declarations kept, but emptied and paused', cardinality(emptied)::bigint,
+            nullif(array_to_string(emptied, ', '), '')
+        )
+    UNION ALL
+    SELECT
+        'adapters kept that learnt from its corrections', count(*),
+        string_agg(format('%s@%s', a.name, a.version), ', ' ORDER BY a.name, a.version)
+    FROM loracomp.adapter AS a WHERE a.task_id = ANY (own_tasks)
+    UNION ALL
+    SELECT 'corrections kept that it made in others'' declarations', count(*), string_agg(DISTINCT e.entity_name, ', ')
+    FROM loracomp.audit_event AS e
+    JOIN loracomp.declaration AS o ON o.id = e.entity_id AND o.owner <> e.actor
+    WHERE e.entity = 'declaration' AND e.actor = erase_submitter.submitter AND e.reason = 'corrected'
     UNION ALL
     SELECT 'evaluations kept that it started', count(*), string_agg(e.name, ', ' ORDER BY e.name)
     FROM loracomp.evaluation AS e WHERE e.created_by = erase_submitter.submitter
@@ -84,8 +167,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.erase_submitter IS
-'Deletes all jobs of a submitter with their answers and traces; returns what was deleted, and what refers to the submitter '
-'and was kept.';
+'Deletes all jobs of a submitter with their answers and traces, and its declarations with their answers, keys and corrections; returns '
+'what was deleted, and what refers to the submitter or may have its texts and was kept.';
 
 CREATE FUNCTION loracomp.erase_jobs(ids bigint[] DEFAULT NULL, tags jsonb DEFAULT NULL)
 RETURNS TABLE (what text, rows bigint, names text)
@@ -109,7 +192,12 @@ BEGIN
     SELECT d.* FROM loracomp.delete_jobs(picked, 'erase_jobs') AS d
     UNION ALL
     SELECT 'numbers that no job of yours has', count(*), string_agg(g.id::text, ', ' ORDER BY g.id)
-    FROM (SELECT DISTINCT u.id FROM unnest(erase_jobs.ids) AS u (id) WHERE u.id <> ALL (picked)) AS g;
+    FROM (SELECT DISTINCT u.id FROM unnest(erase_jobs.ids) AS u (id) WHERE u.id <> ALL (picked)) AS g
+    UNION ALL
+    SELECT
+        'rows of declarations kept, with their keys and corrections', count(*), string_agg(DISTINCT a.view::text, ', ')
+    FROM loracomp.answer_row AS r JOIN loracomp.declaration AS a ON a.id = r.declaration_id
+    WHERE r.job_id = ANY (picked) HAVING count(*) > 0;
     -- The sums of reports are those of all submitters' jobs.
     IF loracomp.caller_is_admin() THEN
         RETURN QUERY SELECT e.* FROM loracomp.erase_sums(erase_jobs.tags) AS e;
@@ -118,7 +206,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.erase_jobs IS
 'Deletes the jobs with these ids or with all of these tags, with their answers and traces; returns what was deleted and what was '
-'kept. Submitters may erase their own jobs, administrators all jobs.';
+'kept, such as corrections of rows of declarations, which go when the row is deleted. Submitters may erase their own jobs, administrators all jobs.';
 
 -- Deletes what bi.answers_by_tag has of closed days by this tag; returns how much, and what stays. The sums of closed days are those
 -- of single tags, so they can be corrected only if one tag is given.
@@ -142,7 +230,8 @@ COMMENT ON FUNCTION loracomp.erase_sums IS
 
 -- Deletes jobs with their answers and traces, whatever their status. A worker that is running one of them
 -- will not record its answer. If a worker is just writing an answer, it waits for that. It doesn't wait for reports: claims and submitters call
--- it too, and a refresh that counts a job which is deleted meanwhile counts its day again the next time. The jobs' audit events stay, because
+-- it too, and a refresh that counts a job which is deleted meanwhile counts its day again the next time. Functions for administrators lock
+-- report_day before they call it, so that no closed day counts these jobs. The jobs' audit events stay, because
 -- they contain only ids, states and roles; one more event says who erased how many, or whom.
 CREATE FUNCTION loracomp.delete_jobs(ids bigint[], reason text DEFAULT 'delete_jobs', submitter name DEFAULT NULL)
 RETURNS TABLE (what text, rows bigint, names text)

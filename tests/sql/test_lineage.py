@@ -1,14 +1,17 @@
 """Who used what, what erasing removes and what it leaves, and how a policy looked on a day."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
-from job_data import prediction_row, record, wait_for_a_lock
+from answers_data import answer_all, as_alice, ask
+from job_data import BASE, add_base_model, prediction_row, record, wait_for_a_lock
 from loracomp.database import connections as db
 from people_data import answer, claim, load, one, submit
 from people_fixtures import connect, login, values
+from routing_data import add_adapter
 
 REPORT = "SELECT what, rows, names FROM loracomp.{}"
 TEXTS = """
@@ -94,11 +97,145 @@ def test_erasing_a_submitter_leaves_events_alone(database: str, logins: None) ->
         submit(alice, "alice may go on")
 
 
+EVERYTHING = """
+SELECT format('SELECT %L AS place, to_jsonb(t)::text AS text FROM %s AS t', c.oid::regclass, c.oid::regclass) AS read
+FROM pg_class AS c
+WHERE c.relnamespace::regnamespace::text IN ('loracomp', 'loracomp_parts', 'bi') AND c.relkind IN ('r', 'm')
+UNION ALL
+SELECT $$SELECT oid::regprocedure::text, prosrc FROM pg_proc WHERE pronamespace = 'loracomp_parts'::regnamespace$$
+UNION ALL
+SELECT $$SELECT oid::regclass::text, pg_get_viewdef(oid) FROM pg_class WHERE relkind = 'v' AND oid > 16383$$
+UNION ALL
+SELECT $$SELECT classoid::regclass::text, description FROM pg_description$$
+"""
+SECRETS = """
+CREATE TABLE secrets (key text PRIMARY KEY, body text);
+INSERT INTO secrets SELECT 'SECRET key ' || i, 'SECRET row ' || i FROM generate_series(1, 9) AS i;
+SELECT loracomp.create_answers('answered', 'secrets', 'SECRET words: {body}',
+    choices => '{SECRET a,b}', tags => '{"t": "SECRET"}');
+"""
+OF_CLOSED_DAYS = "rows of reports of closed days kept, with tags and choices of all submitters"
+
+
+def places_of(owner: db.Connection, words: str) -> set[str]:
+    """Where a text stands: in which tables of the catalog, or in what was made for declarations."""
+    found: set[str] = set()
+    for row in owner.execute(EVERYTHING).fetchall():
+        read = f"SELECT DISTINCT place FROM ({row['read']}) AS t (place, text) WHERE strpos(text, %s) > 0"
+        found |= values(owner, read, [words])
+    return {place.removeprefix("loracomp.") for place in found}
+
+
+@pytest.fixture
+def declared(database: str, connection: db.Connection, logins: None) -> Iterator[db.Connection]:
+    """Alice, who has declared answers to secrets: they have come, and some were corrected, evaluated and reported."""
+    add_base_model(connection)
+    connection.execute("SELECT loracomp.set_reported_tags('{t}')")
+    with as_alice(database) as alice:
+        alice.execute(SECRETS)
+        answer_all(connection, "SECRET a")
+        connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '9 days'")
+        connection.execute("SELECT loracomp.purge_jobs('5 days')")
+        alice.execute("UPDATE secrets SET body = body || ' changed' WHERE key < 'SECRET key 6'")
+        answer_all(connection, "SECRET a")
+        alice.execute("UPDATE answered SET correct = 'b' WHERE key < 'SECRET key 4'")
+        with connect(database, "adam") as adam:
+            adam.execute("SELECT loracomp.correct_row('answered', '{SECRET key 5}', 'SECRET a')")
+            adam.execute(
+                "SELECT loracomp.start_evaluation('weekly', ARRAY(SELECT name FROM loracomp.task"
+                " WHERE name LIKE 'answers/%'), '{default}', 'train')"
+            )
+        connection.execute("SELECT loracomp.refresh_reports()")
+        alice.execute("UPDATE secrets SET body = 'SECRET hint' WHERE key = 'SECRET key 9'")
+        submit(alice, "SECRET of her own", run_at="3000-01-01")
+        yield alice
+
+
+def test_erasing_a_submitter_leaves_nothing_of_what_it_declared(
+    database: str, connection: db.Connection, declared: db.Connection
+) -> None:
+    tables = {"answer_row", "answer_hint", "example", "declaration", "job", "answers_by_tag"}
+    assert tables < places_of(connection, "SECRET")
+    with connect(database, "adam") as adam:
+        found = report(adam, f"erase_submitter('{login('alice')}')")
+    assert found["declarations deleted, with their answers and corrections"] == (1, "public.answered")
+    assert found["declarations kept, but emptied and paused"] == (0, None)
+    assert found["rows of reports deleted until they are refreshed"] == (1, "bi.answers_by_tag")
+    assert found[OF_CLOSED_DAYS] == (1, "bi.answers_by_tag")
+    closed = "SELECT DISTINCT o.is_closed FROM loracomp.answers_by_tag JOIN loracomp.report_day AS o USING (day)"
+    for _ in range(2):
+        assert places_of(connection, "SECRET") == {"answers_by_tag"}
+        assert values(connection, closed) == {True}
+        connection.execute("SELECT loracomp.refresh_reports()")
+    declared.execute("INSERT INTO secrets VALUES ('SECRET key 10', 'SECRET')")  # her table is hers, and nothing asks
+    assert ask(connection) == {}
+    connection.execute("""SELECT loracomp.erase_jobs(tags => '{"t": "SECRET"}')""")
+    assert places_of(connection, "SECRET") == set()
+
+
+def test_erasing_jobs_says_that_corrections_stay_until_their_rows_are_deleted(
+    connection: db.Connection, declared: db.Connection
+) -> None:
+    kept = "rows of declarations kept, with their keys and corrections"
+    assert report(declared, """erase_jobs(tags => '{"t": "SECRET"}')""")[kept] == (5, "public.answered")
+    assert "SECRET row 1" in str(values(connection, "SELECT prompt FROM loracomp.example"))
+    declared.execute("DELETE FROM secrets")
+    ask(connection)
+    assert {"example", "answer_row", "answer_hint"} & places_of(connection, "SECRET") == set()
+
+
+def test_a_declaration_that_others_depend_on_is_emptied_and_paused(
+    database: str, connection: db.Connection, declared: db.Connection
+) -> None:
+    task = one(connection, "SELECT name FROM loracomp.task WHERE name LIKE 'answers/%'")["name"]
+    add_adapter(connection, task, base_model=BASE)
+    declared.execute("CREATE VIEW dependent AS SELECT * FROM answered")
+    with connect(database, "adam") as adam:
+        found = report(adam, f"erase_submitter('{login('alice')}')")
+    why = "public.answered (cannot drop view public.answered because other objects depend on it)"
+    assert found["declarations kept, but emptied and paused"] == (1, why)
+    assert found["adapters kept that learnt from its corrections"] == (1, f"{task}@1")
+    assert {"declaration"} < places_of(connection, "SECRET")  # its prompt, choices and tags, and what was made of these
+    assert places_of(connection, "SECRET key") == places_of(connection, "SECRET row") == set()
+    assert values(declared, "SELECT status FROM dependent") == {"waiting"}
+    assert ask(connection) == {}
+    declared.execute("SELECT loracomp.alter_answers('answered', paused => false)")
+    assert len(ask(connection)) == 9
+
+
+def test_an_open_transaction_of_the_submitter_does_not_stop_its_erasure(
+    database: str, connection: db.Connection, declared: db.Connection
+) -> None:
+    with connect(database, "adam") as adam, declared.transaction():
+        declared.execute("SELECT FROM secrets")
+        found = report(adam, f"erase_submitter('{login('alice')}')")
+    why = "public.answered (canceling statement due to lock timeout)"
+    assert found["declarations kept, but emptied and paused"] == (1, why)
+    assert places_of(connection, "SECRET key") == places_of(connection, "SECRET row") == set()
+
+
+def test_corrections_of_others_rows_stay_theirs_and_are_counted(
+    database: str, connection: db.Connection, declared: db.Connection
+) -> None:
+    with connect(database, "bob") as bob, connect(database, "adam") as adam:
+        declared.execute(f"GRANT SELECT, UPDATE (correct) ON answered TO {login('bob')}".encode())
+        bob.execute("UPDATE answered SET correct = 'b' WHERE key = 'SECRET key 7'")
+        found = report(adam, f"erase_submitter('{login('bob')}')")
+        assert found["corrections kept that it made in others' declarations"] == (1, "public.answered")
+        assert values(declared, "SELECT correct FROM answered WHERE key = 'SECRET key 7'") == {"b"}
+
+
+def test_the_audit_of_a_correction_names_no_key(connection: db.Connection, declared: db.Connection) -> None:
+    jobs = values(connection, "SELECT job_id FROM loracomp.answer_row WHERE correct IS NOT NULL")
+    events = connection.execute("SELECT after FROM loracomp.audit_event WHERE reason = 'corrected' ORDER BY id")
+    assert [row["after"] for row in events] == [{"job_id": job} for job in sorted(jobs)]
+
+
 def test_erasing_whom_nobody_knows_is_warned_of(connection: db.Connection) -> None:
     said: list[str | None] = []
     connection.add_notice_handler(lambda notice: said.append(notice.message_primary))
     connection.execute("SELECT loracomp.erase_submitter('nobody_of_that_name')")
-    assert said == ["there is no role nobody_of_that_name, and no job of it"]
+    assert said == ["there is no role nobody_of_that_name, and no job or declaration of it"]
     connection.execute("SELECT loracomp.erase_submitter(current_user)")
     assert len(said) == 1
 

@@ -77,7 +77,7 @@ OWNERS_ALONE = """
     content_hash has_learnt_from draw_examples likely_tasks queue_measurements active_adapters
     expected_gains
     audit_examples
-    lock_jobs erase_sums delete_jobs delete_predictions range_width add_range past_range drop_range
+    lock_jobs erase_sums erase_declaration delete_jobs delete_predictions range_width add_range past_range drop_range
     delete_records embedding_table make_next_embedding forget_embeddings
     jobs_on changed_days roll_up close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on jobs_by_day_on
