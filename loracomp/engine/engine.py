@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ from loracomp.registry.embeddings import embed_some, load_registered_encoder
 
 _log = logging.getLogger(__name__)
 
+Scheduled: TypeAlias = tuple[Request, Mix | JobError]
+"""A request as the model gets it, and its mix, or the error that ends it."""
 EMBEDDED_TOGETHER = 16
 """Examples embedded at a time, between jobs: about a quarter of a second's work."""
 
@@ -168,26 +170,28 @@ class Engine:
         lap(joining, "ready")
         mixes = [self.predictor.compose([r.composition for r in each.requests], each.adapters) for each in joining]
         lap(joining, "compose")
+        asked = [list(zip(flight.requests, own, strict=True)) for flight, own in zip(joining, mixes, strict=True)]
         if any(flight.labelled for flight in joining):
-            mixes = [self._calibrated(flight, own) for flight, own in zip(joining, mixes, strict=True)]
+            asked = [self._calibrated(flight, own) for flight, own in zip(joining, asked, strict=True)]
             lap(joining, "calibrate")
-        for flight, own in zip(joining, mixes, strict=True):
+        for flight, own in zip(joining, asked, strict=True):
             flight.batch_size = len(self._running)
-            asked = zip(flight.requests, own, strict=True)
-            flight.asked = [self._answering.add(request, mix, flight.wanted) for request, mix in asked]
+            flight.asked = [self._answering.add(request, mix, flight.wanted) for request, mix in own]
 
-    def _calibrated(self, flight: InFlight, mixes: list[Mix | JobError]) -> list[Mix | JobError]:
-        """Calibrate the scores of a job's choices under its mix; returns the mixes, or the error that prevents it."""
-        if not flight.labelled or flight.vector is None or isinstance(mix := mixes[0], JobError):
-            return mixes
-        (request,) = flight.requests
+    def _calibrated(self, flight: InFlight, asked: list[Scheduled]) -> list[Scheduled]:
+        """Calibrate the scores of a job's choices under its mix; the error that prevents it takes the mix's place.
+
+        The flight keeps its own request: after an error of a step it is added again, and calibrated again.
+        """
+        if not flight.labelled or flight.vector is None:
+            return asked
+        ((request, mix),) = asked
+        if isinstance(mix, JobError):
+            return asked
         try:
-            flight.requests = (
-                self._calibrator.calibrated(request, flight.vector, flight.labelled, mix, flight.wanted),
-            )
+            return [(self._calibrator.calibrated(request, flight.vector, flight.labelled, mix, flight.wanted), mix)]
         except JobError as error:
-            return [error]
-        return mixes
+            return [(request, error)]
 
     def _run(self) -> None:
         waiting = [flight.unanswered for flight in self._running]

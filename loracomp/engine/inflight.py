@@ -33,7 +33,7 @@ class InFlight:
     """Milliseconds of each step. Only `lap` and `share` write here."""
     decision: Routed | MeasurementPlan | None = None
     requests: tuple[Request, ...] = ()
-    """What the model is asked: see `requests_of`."""
+    """What the job asks (`requests_of`). Calibration changes a copy, because a job may be scheduled twice."""
     vector: npt.NDArray[np.float32] | None = None
     """By which it was routed; None for a job of kind 'measure'."""
     labelled: tuple[LabelledRow, ...] = ()

@@ -22,6 +22,7 @@ from job_data import add_jobs, claim, expire_leases, job, statuses
 from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_test  # noqa: F401
 from loracomp import cli
 from loracomp.cli import common
+from loracomp.config import Settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.engine.calibration import Calibrator
@@ -35,6 +36,7 @@ from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.measurements import list_measurements, measure_task
 from loracomp.replay import replay
 from loracomp.worker import start
+from loracomp.worker.loop import Worker
 from loracomp.worker.record import record as record_results
 from model_fixtures import as_base, direct, tiny_llama
 from registry_data import quiet_peft, registered, write_adapter
@@ -517,6 +519,39 @@ def test_the_time_of_a_calibration_is_a_step_of_its_own(
         steps = ("encode", "route", "load", "ready", "compose", "calibrate", "predict")
         assert sum(found[step] for step in steps) <= found["all"], "no time is counted twice"
     assert ["calibrate" in found for found in timings("base")] == [False] * 2
+
+
+def test_a_step_that_raises_changes_no_calibrated_answer(
+    connection: Connection, database: str, library: dict[str, Path], tiny_model, tokenizer, minilm, monkeypatch
+) -> None:
+    engine = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
+    measured_rows(connection, engine)
+    prompts = [f"Is {drink} hot?" for drink in ("tea", "milk", "rain", "wine")]
+    run = Engine._run
+    raised = []
+
+    def once(self: Engine) -> None:
+        if not raised:
+            raised.append(len(self._running))
+            raise RuntimeError("a pass that failed")
+        run(self)
+
+    def calibrated() -> list[float]:
+        """What the worker records: of each prompt its choices' scores, and the parts of them."""
+        ids = add_jobs(connection, *prompts, choices=CHOICES, policy="measured")
+        Worker(database, engine, base_model="tiny", settings=Settings(poll_s=0.05), drain=True).run()
+        rows = connection.execute(
+            "SELECT choice_scores || choice_biases || label_scores || score_weights AS parts FROM loracomp.job_trace"
+            " WHERE job_id = ANY (%s) ORDER BY job_id",
+            [ids],
+        )
+        return [part for row in rows for part in row["parts"]]
+
+    undisturbed = calibrated()
+    assert len(undisturbed) == len(prompts) * (3 * len(CHOICES) + 2)
+    monkeypatch.setattr(Engine, "_run", once)
+    assert calibrated() == pytest.approx(undisturbed, abs=1e-4)
+    assert raised == [len(prompts)]
 
 
 def request_of(trace: dict[str, Any]) -> Request:
