@@ -174,6 +174,7 @@ def test_rows_that_were_not_learnt() -> None:
     assert not_learnt({"a": {"1", "2"}}, {"3"}, ("7", "3"), ("b",)) == ["1", "2", "7"]
     assert not_learnt({"a": {"1", "2"}}, {"3"}, ("2", "3"), ("a",)) == ["2"], "the start has learnt 1"
     assert not_learnt({"a": {"1"}, "c": {"4"}}, {"3"}, ("2",), ("a",)) == ["2", "4"], "and has not met c"
+    assert not_learnt({"a": {"1", "2"}}, {"2", "3"}, (), ()) == ["1"], "2 occurs twice: kept aside and drawn"
     assert kept_aside({}, []) == set()
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -23,6 +25,7 @@ from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_weights import stage_adapter
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.example_files import read_lines
+from loracomp.registry.examples import Example
 from loracomp.registry.tasks import add_task, import_examples
 from loracomp_lab.catalogue import Entry, Phrased, read_examples
 from loracomp_lab.cli.training import train
@@ -92,6 +95,11 @@ def learn(entry, folders, config, output, data=None, **options):
 
 
 @pytest.fixture(scope="module")
+def base(folders):
+    return base_of(folders)
+
+
+@pytest.fixture(scope="module")
 def trained(folders, tmp_path_factory):
     output = tmp_path_factory.mktemp("trained") / "vowels"
     return fit(folders, output, epochs=15), output
@@ -143,6 +151,30 @@ def test_rows_held_out_are_never_learnt(folders):
     capped, _ = rows_of(folders, held_out=1000)
     assert len(capped.held_out[Phrased.OWN]) == 52  # a fifth
     assert rows_of(folders, seed=1)[0].digest() != rows.digest()
+
+
+@given(
+    data_sets=st.lists(st.text("abcdefgh", min_size=5, max_size=30), min_size=1, max_size=3),
+    held_out=st.integers(1, 5),
+    max_rows=st.none() | st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_row_that_occurs_several_times_is_both_kept_aside_and_learnt(base, data_sets, held_out, max_rows, seed):
+    reads = [lambda *_, letters=letters: [row_of(each) for each in letters] for letters in data_sets]
+    config = training_config(held_out=held_out, max_rows=max_rows, seed=seed)
+    try:
+        rows = choose_rows(reads, base, config)
+    except UsageError:
+        assume(False)
+    aside = frozenset().union(*rows.kept_aside)
+    assert not aside & rows.drawn
+    assert not {row.digest for row in rows.held_out[Phrased.OWN]} & {row.digest for row in rows.epochs[0]}
+
+
+def row_of(letter):
+    """An example; those of the same letter are the same row."""
+    return Example("train", letter, ("yes", "never"), "yes", hashlib.sha256(letter.encode()).digest(), letter)
 
 
 def test_each_epoch_has_its_share_of_phrased_rows(folders):

@@ -19,7 +19,7 @@ def not_learnt(
     left = set(before)
     # If the adapter that it started from was trained on a task too, it may have used rows kept aside here.
     unlearnt = (rows & left if task in seen_before else rows for task, rows in own.items())
-    return sorted(set().union(*unlearnt) | left - drawn)
+    return sorted((set().union(*unlearnt) | left) - drawn)
 
 
 def kept_aside(training: Mapping[str, Any], rows: Sequence[Example]) -> set[bytes]:

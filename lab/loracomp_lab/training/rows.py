@@ -59,19 +59,22 @@ def choose_rows(reads: Sequence[Read], base: BaseModel, config: TrainingConfig, 
     """Shuffle the rows by the seed, keep some aside for scoring, and take up to max_rows of the others for training.
 
     Each data set (one of `reads`) is split as it would be alone, so that what its own adapter did not learn is not
-    learnt here either; together they are scored on as many rows as one. Rows longer than max_tokens are left out.
+    learnt here either, even if another data set has the same row; together they are scored on as many rows as one.
+    Rows longer than max_tokens are left out.
     `phrasings` says whether there are phrasings. Raises UsageError if no row is left or an example has no choices.
     """
     kinds = tuple(Phrased) if phrasings else (Phrased.OWN,)
     aside = {kind: [split_rows(read(kind, config.seed), config)[0] for read in reads] for kind in kinds}
     apart = {kind: [row for rows in found for row in rows][:: len(reads)] for kind, found in aside.items()}
     held_out = {kind: tuple(tokenised(examples, base, config.max_tokens)) for kind, examples in apart.items()}
+    kept_aside = tuple(frozenset(example.content_hash for example in rows) for rows in aside[Phrased.OWN])
     epochs: list[tuple[TrainingRow, ...]] = []
     learnt: list[Example] = []
     while not epochs or (epochs[-1] and len(epochs) < config.passes(len(epochs[0]))):
         if phrasings or not epochs:
             phrased, seed = config.phrased_in(len(epochs)), config.seed + len(epochs)
-            learnt = [row for read in reads for row in split_rows(read(phrased, seed), config)[1]]
+            own = [row for read in reads for row in split_rows(read(phrased, seed), config)[1]]
+            learnt = [row for row in own if not any(row.content_hash in hashes for hashes in kept_aside)]
             drawn = tuple(tokenised(learnt, base, config.max_tokens))
         epochs.append(drawn)
     if not epochs[-1]:
@@ -80,18 +83,23 @@ def choose_rows(reads: Sequence[Read], base: BaseModel, config: TrainingConfig, 
     return Rows(
         tuple(epochs),
         held_out,
-        kept_aside=tuple(frozenset(example.content_hash for example in rows) for rows in aside[Phrased.OWN]),
+        kept_aside=kept_aside,
         drawn=frozenset(example.content_hash for example in learnt),
         too_long=len(learnt) + len(apart[Phrased.OWN]) - fitting,
     )
 
 
 def split_rows(examples: Iterable[Example], config: TrainingConfig) -> tuple[list[Example], list[Example]]:
-    """Split examples into those kept aside and those to train on; the phrasing does not change which rows these are."""
+    """Split examples into those kept aside and those to train on; the phrasing does not change which rows these are.
+
+    If a row occurs several times, and one of them is kept aside, none of the others is trained on.
+    """
     shuffled = list(examples)
     random.Random(config.seed).shuffle(shuffled)  # noqa: S311  reproducible, not secret
-    aside = min(config.held_out, len(shuffled) // 5)
-    return shuffled[:aside], shuffled[aside:][: config.max_rows]
+    count = min(config.held_out, len(shuffled) // 5)
+    aside = shuffled[:count]
+    hashes = {example.content_hash for example in aside}
+    return aside, [example for example in shuffled[count:] if example.content_hash not in hashes][: config.max_rows]
 
 
 def tokenised(examples: Sequence[Example], base: BaseModel, max_tokens: int) -> list[TrainingRow]:
