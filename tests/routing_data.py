@@ -23,8 +23,8 @@ VALUES (%s, 'made up', repeat('0', 64), 'Toy', 128, 1, '{}', %s) RETURNING id
 ADD_ADAPTER = """
 INSERT INTO loracomp.adapter
 (task_id, base_model_id, name, version, status, rank, alpha, use_rslora, scaling, target_modules, parameter_count,
- byte_count, sha256, config)
-SELECT t.id, b.id, t.name, %(version)s, %(status)s, 8, 16, false, 2, '{q}', 1, 1, %(sha256)s, '{}'
+ byte_count, sha256, digest, config)
+SELECT t.id, b.id, t.name, %(version)s, %(status)s, 8, 16, false, 2, '{q}', 1, 1, %(sha256)s, %(sha256)s, '{}'
 FROM loracomp.task AS t, loracomp.base_model AS b WHERE t.name = %(task)s AND b.name = %(base_model)s RETURNING id
 """
 ADD_EXAMPLES = """

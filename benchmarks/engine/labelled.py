@@ -20,6 +20,7 @@ from .workbench import Workbench, made_up_jobs
 
 TASK = "made up to be labelled"
 CHOICES = ("positive", "negative")
+DIGESTS = "SELECT digest FROM loracomp.adapter WHERE id = ANY (%s)"
 
 
 def labelled(bench: Workbench, turns: int) -> Measured:
@@ -70,6 +71,8 @@ def _label(bench: Workbench, rows: Sequence[dict[str, Any]]) -> None:
     import_examples(bench.connection, TASK, examples)
     embed_examples(bench.connection, bench.engine.encoder, TASK)
     scores = len(rows) * len(bench.library)
+    found = bench.connection.execute(DIGESTS, [[adapter.id for adapter in bench.library]])
+    digests = [row["digest"] for row in found]
     measured = {
         "task": TASK,
         "base_model": bench.engine.base_name,
@@ -77,7 +80,7 @@ def _label(bench: Workbench, rows: Sequence[dict[str, Any]]) -> None:
         "content_hashes": [each.content_hash for each in examples],
         "base_scores": [-1.0] * len(rows),
         "bases_are_right": [False] * len(rows),
-        "adapter_sha256": [adapter.sha256 for adapter in bench.library],
+        "adapter_digests": digests,
         "gains": [0.1] * scores,
         "are_right": [True] * scores,
     }

@@ -28,11 +28,11 @@ ON CONFLICT (name) DO NOTHING
 -- Adapters without weights, because no worker uses them. Three tasks also have a first version, which is retired.
 INSERT INTO loracomp.adapter (
     task_id, base_model_id, name, version, status, rank, alpha, use_rslora, scaling, target_modules, parameter_count,
-    byte_count, sha256, config, created_at, activated_at, retired_at
+    byte_count, sha256, digest, config, created_at, activated_at, retired_at
 )
 SELECT
     t.id, b.id, t.name, v.version, CASE WHEN v.version = v.last THEN 'active' ELSE 'retired' END, 8, 16, FALSE, 2,
-    '{q_proj,v_proj}', 460800, 937176, encode(sha256(convert_to(t.name || '@' || v.version, 'UTF8')), 'hex'), '{}',
+    '{q_proj,v_proj}', 460800, 937176, h.hex, h.hex, '{}',
     v.at, v.at, CASE WHEN v.version < v.last THEN now() - make_interval(days => 7 * %(weeks)s / 2) END
 FROM loracomp.task AS t
 JOIN loracomp.base_model AS b ON b.is_default
@@ -43,6 +43,7 @@ CROSS JOIN LATERAL (
     FROM (SELECT CASE WHEN t.name IN ('rte', 'boolq', 'sst2') THEN 2 ELSE 1 END) AS x (last)
     CROSS JOIN LATERAL generate_series(1, x.last) AS n
 ) AS v (version, last, at)
+CROSS JOIN LATERAL encode(sha256(convert_to(t.name || '@' || v.version, 'UTF8')), 'hex') AS h (hex)
 WHERE NOT EXISTS (SELECT FROM loracomp.adapter)
 ORDER BY t.id, v.version
 

@@ -32,9 +32,9 @@ SCORED_TOGETHER = 8
 LIKELY = 30
 """Number of tasks whose adapters are measured on an example; the same as in the SQL function measure_task."""
 BASE = ""
-"""Key of the base model's scores, in place of an adapter's sha256."""
+"""Key of the base model's scores, in place of an adapter's digest."""
 Scores = dict[bytes, dict[str, npt.NDArray[np.float32]]]
-"""For each example (by digest) and adapter (by sha256, or BASE), the scores of the example's choices."""
+"""For each example (by digest) and adapter (by digest, or BASE), the scores of the example's choices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class MeasuredAdapter:
     """An adapter of a library, with its weights loaded."""
 
     task: str
+    digest: str
+    """`AdapterFile.digest`"""
     weights: AdapterWeights
     training: Mapping[str, Any]
 
@@ -60,7 +62,7 @@ def read_adapters(folder: Path, base: BaseModel) -> list[MeasuredAdapter]:
         file = read_adapter(path.parent, base)
         factors = parse_factors(file.weights)
         weights = AdapterWeights(number, file.sha256, file.scaling, factors, own_scaling(file.config, factors))
-        found.append(MeasuredAdapter(path.parent.name, weights, file.training))
+        found.append(MeasuredAdapter(path.parent.name, file.digest, weights, file.training))
     return found
 
 
@@ -71,6 +73,10 @@ class Measuring:
         self._base = base
         self._adapters = adapters
         self._weights = {adapter.weights.id: adapter.weights for adapter in adapters}
+        alone = {
+            each.digest: Composition((each.weights.id,), (each.weights.sha256,), (1.0,), "cat") for each in adapters
+        }
+        self._compositions = {BASE: Composition(), **alone}
         self._predictor = Predictor(base)
 
     def complete(
@@ -109,7 +115,7 @@ class Measuring:
         if found is None or (found.base_model, found.normalization) != (self._base.fingerprint, NORMALIZATION):
             return scores
         columns = [BASE, *found.adapters.values()]
-        current = {BASE, *(adapter.weights.sha256 for adapter in self._adapters)}
+        current = self._compositions.keys()
         for example, rows in zip(found.examples, found.scores, strict=True):
             if example.digest in asked:
                 known = zip(columns, rows, strict=True)
@@ -118,22 +124,21 @@ class Measuring:
 
     def _missing(self, example: Example, known: Mapping[str, Any], likely: Sequence[str] | None) -> list[str]:
         wanted = [
-            adapter.weights.sha256
+            adapter.digest
             for adapter in self._adapters
             if (likely is None or adapter.task in likely) and not adapter.has_learnt_from(example)
         ]
         return [name for name in (BASE, *wanted) if name not in known]
 
     def _request(self, example: Example, name: str) -> Request:
-        ids = {adapter.weights.sha256: adapter.weights.id for adapter in self._adapters}
-        alone = Composition() if name == BASE else Composition((ids[name],), (name,), (1.0,), "cat")
-        return Request(example.prompt, example.choices, None, normalization=NORMALIZATION, composition=alone)
+        composition = self._compositions[name]
+        return Request(example.prompt, example.choices, None, normalization=NORMALIZATION, composition=composition)
 
     def _fetch(self, ids: Sequence[int]) -> list[AdapterWeights]:
         return [self._weights[id_] for id_ in ids]
 
     def _write(self, path: Path, asked: Mapping[bytes, Example], scores: Scores) -> None:
-        adapters = {adapter.task: adapter.weights.sha256 for adapter in self._adapters}
+        adapters = {adapter.task: adapter.digest for adapter in self._adapters}
         width = max(len(example.choices or ()) for example in asked.values())
         table = np.full((len(asked), 1 + len(adapters), width), np.nan, np.float32)
         for row, digest in zip(table, asked, strict=True):

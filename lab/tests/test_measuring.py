@@ -18,6 +18,7 @@ from loracomp.config import Settings
 from loracomp.engine.answering import Predictor
 from loracomp.errors import RefusedError
 from loracomp.model.loading import BaseModel, describe_base_model, load_base_model
+from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import read_examples_file
 from loracomp.registry.measurement_files import (
@@ -82,6 +83,12 @@ def record(task: str, start: dict[str, Any] | None) -> dict[str, Any]:
         "started_from": start,
         "tasks_seen": [*(start or {}).get("tasks_seen", []), task],
     }
+
+
+def scale(folder: Path, **settings: Any) -> None:
+    """Change the scaling of an adapter, and nothing in its file."""
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | settings))
 
 
 def sha256_of(folder: Path) -> str:
@@ -207,6 +214,11 @@ def test_stopped_it_goes_on_and_a_new_adapter_is_scored_alone(
     np.testing.assert_array_equal(after.gains().gains[:, own], before.gains().gains[:, own])
     assert (after.gains().gains[:, other] != before.gains().gains[:, other]).all()
 
+    scale(library / "adapters" / "piqa", lora_alpha=4)
+    assert measure(root, library, base) == ["copa: 3 of 3 examples, 3 scores", "piqa: 4 of 4 examples, 4 scores"]
+    scaled = found(library, "copa").gains().gains
+    assert (scaled[:, other] != after.gains().gains[:, other]).all(), "the same file with another scaling"
+
 
 def test_only_the_nearest_tasks_adapters_may_be_measured(root: Path, library: Path, base: BaseModel) -> None:
     assert likely_tasks(library, ["copa", "piqa"], 1) == {"copa": ["copa"], "piqa": ["piqa"]}
@@ -219,7 +231,8 @@ def test_only_the_nearest_tasks_adapters_may_be_measured(root: Path, library: Pa
     write_adapter(library / "adapters" / "copa", seed=7)
     measure(root, library, base, adapters=1, rows=2)
     renewed = found(library, "piqa").adapters
-    assert renewed["copa"] == sha256_of(library / "adapters" / "copa"), "an adapter that is not measured here changed"
+    changed = read_adapter(library / "adapters" / "copa", base).digest
+    assert renewed["copa"] == changed, "an adapter that is not measured here changed"
 
 
 def test_texts_of_which_nothing_is_known_are_scored_again(root: Path, library: Path, base: BaseModel) -> None:
@@ -270,6 +283,29 @@ def test_a_library_brings_its_measurements_once(connection, database: str, measu
     assert rows_of(connection) == rows
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [{"lora_alpha": 4}, {"use_rslora": True}, {"alpha_pattern": {"layers.0.self_attn.q_proj": 4}}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_gains_are_given_to_no_adapter_of_the_same_file_with_another_scaling(
+    connection, database: str, measured: Path, tmp_path: Path, scaling: dict[str, Any]
+) -> None:
+    settings = Settings(database_url=database, home=tmp_path)
+    library = shutil.copytree(measured, tmp_path / "library")
+    scale(library / "adapters" / "piqa", **scaling)
+    report = load_library(connection, library, settings=settings)
+    assert {row.adapter for row in report} == {"added"}
+    assert {tuple(row["adapters"]) for row in rows_of(connection)} == {("copa",)}
+    again = load_library(connection, measured, settings=settings)
+    assert {row.task: row.adapter for row in again} == {"piqa": "added", "copa": "unchanged"}
+    versions = connection.execute(
+        "SELECT DISTINCT a.version FROM loracomp.measurement AS m"
+        " JOIN loracomp.adapter AS a ON a.id = ANY (m.adapter_ids) WHERE a.name = 'piqa'"
+    )
+    assert [row["version"] for row in versions] == [2], "the one that was measured"
+
+
 def test_gains_of_other_bytes_or_of_learnt_rows_are_left_out(
     connection, database: str, measured: Path, tmp_path: Path
 ) -> None:
@@ -299,7 +335,7 @@ def test_broken_measurements_are_named(connection, database: str, measured: Path
     with pytest.raises(RefusedError, match=r"piqa.safetensors is corrupt or cut off"):
         read_measurements(path)
     load_library(connection, measured, settings=Settings(database_url=database, home=tmp_path))
-    with pytest.raises(psycopg.DataError, match="one for each of them and each of adapter_sha256"):
+    with pytest.raises(psycopg.DataError, match="one for each of them and each of adapter_digests"):
         connection.execute(
             "SELECT loracomp.add_measurements('t', NULL, 'tokens', '{a}', '{0}', '{true}', '{x,y}', '{1}', '{true}')"
         )

@@ -137,7 +137,7 @@ SELECT * FROM loracomp.stage_adapter(
     task => %(task)s, base_model => %(base_model)s, name => %(name)s, rank => %(rank)s::int, alpha => %(alpha)s::float8,
     use_rslora => %(use_rslora)s, scaling => %(scaling)s::float8, target_modules => %(target_modules)s,
     parameter_count => %(parameter_count)s::bigint, byte_count => %(byte_count)s::bigint, sha256 => %(sha256)s,
-    config => %(config)s, training => %(training)s
+    digest => %(digest)s, config => %(config)s, training => %(training)s
 )
 
 -- name: activate_adapter
@@ -160,6 +160,13 @@ SELECT
     parameter_count, byte_count, sha256, created_by, created_at, activated_at, retired_at
 FROM bi.dim_adapter
 ORDER BY base_model, name, version DESC
+
+-- name: known_digests
+SELECT t.name AS task, a.digest
+FROM loracomp.adapter AS a
+JOIN loracomp.task AS t ON t.id = a.task_id
+JOIN loracomp.base_model AS b ON b.id = a.base_model_id
+WHERE b.name = %(base_model)s
 
 -- name: read_adapters
 SELECT * FROM loracomp.read_adapters(adapter_ids => %(adapter_ids)s::int[])
@@ -208,7 +215,7 @@ ORDER BY t.adapter_task <> t.task, t.mean_gain DESC, t.adapter
 SELECT loracomp.add_measurements(
     task => %(task)s, base_model => %(base_model)s, choice_normalization => %(choice_normalization)s,
     content_hashes => %(content_hashes)s::bytea[], base_scores => %(base_scores)s::float8[],
-    bases_are_right => %(bases_are_right)s::boolean[], adapter_sha256 => %(adapter_sha256)s::text[],
+    bases_are_right => %(bases_are_right)s::boolean[], adapter_digests => %(adapter_digests)s::text[],
     gains => %(gains)s::real[], are_right => %(are_right)s::boolean[]
 ) AS added
 

@@ -5,6 +5,7 @@ scaling. Any other feature of PEFT is refused by its name, because composing wou
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -72,6 +73,19 @@ class AdapterFile:
     def sha256(self) -> str:
         """Hex digest of the safetensors file."""
         return hashlib.sha256(self.weights).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of all that decides what the adapter computes: its file, and the scaling of each module.
+
+        Scalings come from lora_alpha, alpha_pattern, rank_pattern and use_rslora, which the file doesn't contain.
+        """
+        alphas, ranks = self.config["alpha_pattern"], self.config["rank_pattern"]
+        scalings = [
+            (module, scaling_of(alphas.get(module, self.alpha), ranks.get(module, self.rank), self.use_rslora))
+            for module in self.target_modules
+        ]
+        return hashlib.sha256(json.dumps([self.sha256, scalings]).encode()).hexdigest()
 
     @property
     def scaling(self) -> float:

@@ -32,7 +32,7 @@ class StagedAdapter:
     name: str
     version: int
     created: bool
-    """False if the registry had the same file already."""
+    """False if the registry had one with the same digest already."""
 
 
 def stage_adapter(
@@ -46,11 +46,17 @@ def stage_adapter(
 ) -> StagedAdapter:
     """Check a PEFT folder and store it as a new version of adapter `name` (default: the task's), in one transaction.
 
-    If the same file is stored already, that adapter is returned. Raises RefusedError naming what is wrong with the
-    folder (`adapter_checks.read_adapter`) or the name, and NotFoundError for an unknown task or base model.
+    If one that computes the same is stored already, that adapter is returned. Raises RefusedError naming what is wrong
+    with the folder (`adapter_checks.read_adapter`) or the name, and NotFoundError for an unknown task or base model.
     """
     base = find_base_model(connection, base_model)
-    adapter = read_adapter(folder, base, any_base=any_base)
+    return store_adapter(connection, read_adapter(folder, base, any_base=any_base), task=task, base=base, name=name)
+
+
+def store_adapter(
+    connection: Connection, adapter: AdapterFile, *, task: str, base: KnownBaseModel, name: str | None = None
+) -> StagedAdapter:
+    """Store a checked adapter as `stage_adapter` does."""
     name = task if name is None else name
     with translated_errors(), connection.transaction():
         row = row_of(connection, QUERIES["stage_adapter"], _values(adapter, task, base, name))
@@ -68,6 +74,7 @@ def _values(adapter: AdapterFile, task: str, base: KnownBaseModel, name: str) ->
         "target_modules": list(adapter.target_modules),
         "byte_count": len(adapter.weights),
         "sha256": adapter.sha256,
+        "digest": adapter.digest,
         "config": Jsonb(adapter.config),
         "training": Jsonb(adapter.training),
     }

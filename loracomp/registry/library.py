@@ -1,6 +1,5 @@
 """Loads a library (a folder with adapters and embedded examples) into the database."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,13 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import RefusedError
 from loracomp.model.encoder import INPUT_FORMAT_VERSION, load_encoder
 from loracomp.model.loading import describe_base_model
+from loracomp.records import KnownBaseModel
 from loracomp.registry import library_files as files
+from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import WEIGHTS
-from loracomp.registry.adapter_weights import stage_adapter
+from loracomp.registry.adapter_weights import store_adapter
 from loracomp.registry.adapters import activate_adapter
-from loracomp.registry.base_models import register_base_model
+from loracomp.registry.base_models import find_base_model, register_base_model
 from loracomp.registry.embeddings import Vectors, check_encoder, load_embeddings
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.library_files import BaseModelPart, EmbeddedExamples, EncoderPart, packaged
@@ -55,7 +56,7 @@ def load_library(connection: Connection, folder: Path | None = None, *, settings
     examples = {task: files.read_examples_file(folder, task) for task in manifest.tasks}
     for task, examples_of_task in examples.items():
         _check_made_with(task, examples_of_task, manifest.encoder)
-    known = _known_adapters(connection, base_model)
+    base, known = find_base_model(connection, base_model), _known_adapters(connection, base_model)
     counts, rows, vectors = [], [], []
     for task, part in manifest.tasks.items():
         add_task(connection, task, family=part.family, description=part.description)
@@ -70,7 +71,7 @@ def load_library(connection: Connection, folder: Path | None = None, *, settings
     # because a loading that was killed must leave no adapter staged.
     with connection.transaction():
         staged = {
-            task: _stage_adapter(connection, files.adapter_folder(folder, task), task, base_model, known)
+            task: _stage_adapter(connection, files.adapter_folder(folder, task), task, base, known)
             for task in manifest.tasks
         }
         measured = {task: _load_measurements(connection, folder, task, base_model) for task in manifest.tasks}
@@ -116,19 +117,20 @@ def _check_made_with(task: str, examples: EmbeddedExamples, encoder: EncoderPart
 
 
 def _known_adapters(connection: Connection, base_model: str) -> set[tuple[str, str]]:
-    rows = rows_of(connection, QUERIES["list_adapters"])
-    return {(row["task"], row["sha256"]) for row in rows if row["base_model"] == base_model}
+    rows = rows_of(connection, QUERIES["known_digests"], {"base_model": base_model})
+    return {(row["task"], row["digest"]) for row in rows}
 
 
 def _stage_adapter(
-    connection: Connection, folder: Path, task: str, base_model: str, known: set[tuple[str, str]]
+    connection: Connection, folder: Path, task: str, base: KnownBaseModel, known: set[tuple[str, str]]
 ) -> tuple[str, int | None]:
     """The outcome (`LoadedTask.adapter`), and the adapter's id if it was added."""
     if not (folder / WEIGHTS).is_file():
         return "missing", None
-    if (task, hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()) in known:
+    adapter = read_adapter(folder, base)
+    if (task, adapter.digest) in known:
         return "unchanged", None
-    return "added", stage_adapter(connection, folder, task=task, base_model=base_model).id
+    return "added", store_adapter(connection, adapter, task=task, base=base).id
 
 
 def _load_measurements(connection: Connection, folder: Path, task: str, base_model: str) -> int:

@@ -49,7 +49,10 @@ class MeasuredExamples:
     normalization: str
     """What the choices' log-likelihoods were divided by: none, characters, tokens."""
     adapters: Mapping[str, str]
-    """For each task the sha256 of its adapter, in the order of the columns. Scores are valid only for this file."""
+    """For each task the digest of its adapter (`AdapterFile.digest`), in the order of the columns.
+
+    Scores are valid only for an adapter with this digest.
+    """
     examples: tuple[Asked, ...]
     scores: Floats
     """[examples, 1 + adapters, choices], normalised log-likelihoods in nats; index 0 is the base model.

@@ -32,7 +32,7 @@ def measure_task(
 def add_measurements(connection: Connection, task: str, base_model: str, measured: MeasuredExamples) -> int:
     """Store the adapters' gains on the task's examples. Returns for how many examples something was added.
 
-    Gains of adapters with another sha256 than those registered are left out.
+    Gains of adapters with another digest (`AdapterFile.digest`) than those registered are left out.
     """
     found = measured.gains()
     values = {
@@ -42,7 +42,7 @@ def add_measurements(connection: Connection, task: str, base_model: str, measure
         "content_hashes": [example.content_hash for example in measured.examples],
         "base_scores": found.base_scores.tolist(),
         "bases_are_right": found.bases_are_right.tolist(),
-        "adapter_sha256": list(measured.adapters.values()),
+        "adapter_digests": list(measured.adapters.values()),
         "gains": [None if np.isnan(gain) else gain for gain in found.gains.ravel().tolist()],
         "are_right": found.are_right.ravel().tolist(),
     }

@@ -783,6 +783,7 @@ CREATE TABLE loracomp.adapter (
     parameter_count BIGINT NOT NULL,
     byte_count BIGINT NOT NULL,
     sha256 TEXT NOT NULL,
+    digest TEXT NOT NULL,
     config JSONB NOT NULL,
     training JSONB DEFAULT '{}' NOT NULL,
     created_by name DEFAULT current_user NOT NULL,
@@ -800,7 +801,8 @@ CREATE TABLE loracomp.adapter (
     CONSTRAINT alpha_must_be_positive_and_finite CHECK (alpha BETWEEN 1e-6 AND 1e6),
     CONSTRAINT scaling_must_be_positive_and_finite CHECK (scaling BETWEEN 1e-9 AND 1e6),
     CONSTRAINT an_adapter_must_target_a_module CHECK (cardinality(target_modules) > 0),
-    CONSTRAINT adapter_sha256_must_be_a_sha256 CHECK (sha256 ~ '^[0-9a-f]{64}$')
+    CONSTRAINT adapter_sha256_must_be_a_sha256 CHECK (sha256 ~ '^[0-9a-f]{64}$'),
+    CONSTRAINT adapter_digest_must_be_a_sha256 CHECK (digest ~ '^[0-9a-f]{64}$')
 );
 CREATE UNIQUE INDEX one_active_adapter_a_task_and_base_model ON loracomp.adapter (task_id, base_model_id) WHERE status = 'active';
 COMMENT ON TABLE loracomp.adapter IS 'LoRA adapters in versions; each is for one task and one base model. The weights are in adapter_part.';
@@ -818,6 +820,7 @@ COMMENT ON COLUMN loracomp.adapter.target_modules IS 'Full names of the base mod
 COMMENT ON COLUMN loracomp.adapter.parameter_count IS 'Number of parameters: elements of all its factors.';
 COMMENT ON COLUMN loracomp.adapter.byte_count IS 'Size of its safetensors file in bytes.';
 COMMENT ON COLUMN loracomp.adapter.sha256 IS 'Sha256 of its safetensors file; checked on every load.';
+COMMENT ON COLUMN loracomp.adapter.digest IS 'Sha256 of sha256 and each module''s scaling; equal if two adapters compute the same.';
 COMMENT ON COLUMN loracomp.adapter.config IS 'Its adapter_config.json, for export.';
 COMMENT ON COLUMN loracomp.adapter.training IS 'How it was trained: data digest, hyper-parameters, rows, seed; {} if unknown.';
 COMMENT ON COLUMN loracomp.adapter.created_by IS 'Who registered it.';

@@ -10,7 +10,7 @@
 --   read_adapters               weights, for workers
 
 -- Adds an adapter as staged, with the next version of its name; its weights follow in the same transaction, by COPY.
--- If the same file with the same scaling is already stored, that adapter is returned, whatever its status, with created false.
+-- If an adapter that computes the same is already stored, it is returned, whatever its status, with created false.
 CREATE FUNCTION loracomp.stage_adapter(
     task text,
     base_model text,
@@ -23,6 +23,7 @@ CREATE FUNCTION loracomp.stage_adapter(
     parameter_count bigint,
     byte_count bigint,
     sha256 text,
+    digest text,
     config jsonb,
     training jsonb
 ) RETURNS TABLE (adapter_id integer, adapter_version integer, created boolean)
@@ -42,8 +43,7 @@ BEGIN
     SELECT a.id, a.version, false
     FROM loracomp.adapter AS a
     WHERE a.task_id = owner_task AND a.base_model_id = owner_base AND a.name = stage_adapter.name
-        AND a.sha256 = stage_adapter.sha256 AND a.scaling = stage_adapter.scaling
-        AND a.config -> 'alpha_pattern' IS NOT DISTINCT FROM stage_adapter.config -> 'alpha_pattern'
+        AND a.digest = stage_adapter.digest
     ORDER BY a.version DESC LIMIT 1;
     IF found THEN
         RETURN;
@@ -51,20 +51,20 @@ BEGIN
     RETURN QUERY
     INSERT INTO loracomp.adapter AS a (
         task_id, base_model_id, name, version, rank, alpha, use_rslora, scaling, target_modules,
-        parameter_count, byte_count, sha256, config, training, created_by
+        parameter_count, byte_count, sha256, digest, config, training, created_by
     )
     SELECT
         owner_task, owner_base, stage_adapter.name, coalesce(max(o.version), 0) + 1, stage_adapter.rank,
         stage_adapter.alpha, stage_adapter.use_rslora, stage_adapter.scaling, stage_adapter.target_modules,
-        stage_adapter.parameter_count, stage_adapter.byte_count, stage_adapter.sha256, stage_adapter.config,
-        stage_adapter.training, loracomp.caller()
+        stage_adapter.parameter_count, stage_adapter.byte_count, stage_adapter.sha256, stage_adapter.digest,
+        stage_adapter.config, stage_adapter.training, loracomp.caller()
     FROM loracomp.adapter AS o
     WHERE o.base_model_id = owner_base AND o.name = stage_adapter.name
     RETURNING a.id, a.version, true;
 END
 $$;
 COMMENT ON FUNCTION loracomp.stage_adapter IS
-'Registers a checked adapter as staged; its weights must follow in the same transaction. The same file is not added twice.';
+'Registers a checked adapter as staged; its weights must follow in the same transaction. One with the same digest is not added twice.';
 
 -- staged or retired -> active; the adapter that was active for the same task and base model is retired at the same time.
 -- Raises if weights are missing, or, without force, if the new adapter is worse than the one that it would replace on measured

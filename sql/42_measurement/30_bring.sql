@@ -2,9 +2,9 @@
 --   add_measurements            stores the gains of adapters on a task's examples
 --     has_learnt_from
 
--- Inserts measurements, or adds missing adapters to existing ones; changes nothing else. Adapters are identified by the sha256
--- of their bytes. Gains are skipped if the adapter or the example is not in the database, or if the adapter was trained on the
--- example.
+-- Inserts measurements, or adds missing adapters to existing ones; changes nothing else. Adapters are identified by their
+-- digests, because the same file with another scaling has other gains. Gains are skipped if the adapter or the example is not in
+-- the database, or if the adapter was trained on the example.
 CREATE FUNCTION loracomp.add_measurements(
     task text,
     base_model text,
@@ -12,7 +12,7 @@ CREATE FUNCTION loracomp.add_measurements(
     content_hashes bytea[],
     base_scores double precision[],
     bases_are_right boolean[],
-    adapter_sha256 text[],
+    adapter_digests text[],
     gains real[],
     are_right boolean[]
 ) RETURNS bigint
@@ -21,7 +21,7 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     model CONSTANT loracomp.base_model := loracomp.find_base_model(add_measurements.base_model);
-    columns CONSTANT integer := cardinality(add_measurements.adapter_sha256);
+    columns CONSTANT integer := cardinality(add_measurements.adapter_digests);
     added bigint;
 BEGIN
     IF (
@@ -29,7 +29,7 @@ BEGIN
         AND cardinality(content_hashes) * columns = ALL (ARRAY[cardinality(gains), cardinality(add_measurements.are_right)])
     ) IS NOT TRUE THEN
         RAISE EXCEPTION 'base_scores and bases_are_right must have one element for each of content_hashes, gains and '
-            'are_right one for each of them and each of adapter_sha256' USING ERRCODE = 'invalid_parameter_value';
+            'are_right one for each of them and each of adapter_digests' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     WITH found AS (
         SELECT
@@ -46,7 +46,7 @@ BEGIN
             ON (g.place - 1) / columns = h.place - 1 AND g.gain IS NOT NULL
         JOIN loracomp.adapter AS a
             ON a.base_model_id = model.id
-            AND a.sha256 = add_measurements.adapter_sha256[1 + (g.place - 1) % columns]
+            AND a.digest = add_measurements.adapter_digests[1 + (g.place - 1) % columns]
         JOIN loracomp.task AS o ON o.id = a.task_id
         LEFT JOIN loracomp.measurement AS m ON m.example_id = e.id AND m.base_model_id = model.id
         WHERE NOT loracomp.has_learnt_from(a.training, o.name, t.name, e.split, e.content_hash)
@@ -74,5 +74,5 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.add_measurements IS
 'Stores the gains of adapters on a task''s examples, from a library; returns the number of examples that got new gains. Adapters '
-'are identified by the sha256 of their bytes. gains and are_right have the values of all examples concatenated, each example''s in '
-'the order of adapter_sha256; null if an adapter was not measured.';
+'are identified by their digests. gains and are_right have the values of all examples concatenated, each example''s in '
+'the order of adapter_digests; null if an adapter was not measured.';

@@ -11,8 +11,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from forked import programs
@@ -22,7 +24,7 @@ from loracomp.errors import JobError, NotFoundError, RefusedError, UsageError
 from loracomp.records import KnownBaseModel
 from loracomp.registry import adapter_weights
 from loracomp.registry.adapter_checks import read_adapter
-from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS
+from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS, own_scaling, parse_factors
 from loracomp.registry.adapter_weights import export_adapter, fetch_adapters, stage_adapter
 from loracomp.registry.adapters import activate_adapter, find_adapter, retire_adapter
 from loracomp.registry.base_models import find_base_model, register_base_model
@@ -341,6 +343,45 @@ def test_versions_count_up_and_the_same_file_is_not_stored_twice(connection, tmp
     assert stage_adapter(connection, tmp_path / "0", task="piqa", name="other").version == 1
     change_config(tmp_path / "0", lora_alpha=16)  # the same file, composed twice as strong
     assert stage_adapter(connection, tmp_path / "0", task="piqa").version == 3
+
+
+@pytest.fixture(scope="module")
+def of_two_ranks(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("ranks") / "adapter"
+    write_adapter(path, r=4, rank_pattern={"layers.0.self_attn.q_proj": 8})
+    return path
+
+
+@hypothesis.given(
+    alphas=st.tuples(*[st.sampled_from([8, 8.0, 16, 32])] * 2),
+    rslora=st.tuples(st.booleans(), st.booleans()),
+    patterns=st.tuples(
+        *[st.dictionaries(st.sampled_from(["q_proj", "layers.0.self_attn.q_proj"]), st.sampled_from([8, 16]))] * 2
+    ),
+)
+@hypothesis.settings(max_examples=200, deadline=None)
+def test_adapters_of_one_file_have_one_digest_if_each_module_has_the_same_scaling(
+    of_two_ranks, alphas, rslora, patterns
+):
+    scalings, digests = [], []
+    for alpha, use_rslora, pattern in zip(alphas, rslora, patterns, strict=True):
+        change_config(of_two_ranks, lora_alpha=alpha, use_rslora=use_rslora, alpha_pattern=pattern)
+        adapter = read_adapter(of_two_ranks, TINY)
+        factors = parse_factors(adapter.weights)
+        own = own_scaling(adapter.config, factors)
+        scalings.append({module: own.get(module, adapter.scaling) for module in factors})
+        digests.append(adapter.digest)
+    assert (digests[0] == digests[1]) == (scalings[0] == scalings[1])
+
+
+def test_of_one_file_each_scaling_is_an_adapter_of_its_own(connection, of_two_ranks):
+    registered(connection, "piqa")
+    change_config(of_two_ranks, lora_alpha=8, use_rslora=False, alpha_pattern={})
+    assert stage_adapter(connection, of_two_ranks, task="piqa").created
+    change_config(of_two_ranks, lora_alpha=4, use_rslora=True)  # 8 / 4 = 4 / sqrt(4), but not where the rank is 8
+    assert stage_adapter(connection, of_two_ranks, task="piqa").created
+    change_config(of_two_ranks, lora_alpha=8, use_rslora=False)
+    assert not stage_adapter(connection, of_two_ranks, task="piqa").created
 
 
 def test_one_adapter_of_a_task_is_active_and_the_former_one_can_come_back(connection, tmp_path):

@@ -68,7 +68,8 @@ def test_a_model_that_jobs_or_adapters_name_is_not_removed(run, connection, tmp_
     connection.execute("SELECT loracomp.erase_jobs(ARRAY(SELECT id FROM loracomp.job))")
     connection.execute("SELECT loracomp.add_task('rte')")
     connection.execute(
-        "SELECT loracomp.stage_adapter('rte', 'first', 'rte', 1, 1, false, 1, '{q}', 1, 1, repeat('a', 64), '{}', '{}')"
+        "SELECT loracomp.stage_adapter('rte', 'first', 'rte', 1, 1, false, 1, '{q}', 1, 1, h, h, '{}', '{}')"
+        " FROM repeat('a', 64) AS h"
     )
     with pytest.raises(RefusedError, match="base model first has 1 adapters: force"):
         run("model", "remove", "first")

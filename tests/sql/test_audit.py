@@ -151,8 +151,8 @@ def test_an_adapters_status_stands_in_its_events(connection: Connection):
     connection.execute("INSERT INTO loracomp.task (name) VALUES ('t')")
     connection.execute(
         "INSERT INTO loracomp.adapter (task_id, base_model_id, name, version, rank, alpha, use_rslora, scaling,"
-        " target_modules, parameter_count, byte_count, sha256, config)"
-        " SELECT t.id, b.id, 't', 1, 8, 16, false, 2, '{q}', 1, 1, repeat('c', 64), '{}'"
+        " target_modules, parameter_count, byte_count, sha256, digest, config)"
+        " SELECT t.id, b.id, 't', 1, 8, 16, false, 2, '{q}', 1, 1, repeat('c', 64), repeat('d', 64), '{}'"
         " FROM loracomp.task AS t, loracomp.base_model AS b"
     )
     connection.execute("UPDATE loracomp.adapter SET status = 'active'")

@@ -58,10 +58,11 @@ def add_adapter(
 ):
     row = connection.execute(
         "INSERT INTO loracomp.adapter (task_id, base_model_id, name, version, status, rank, alpha, use_rslora, scaling,"
-        " target_modules, parameter_count, byte_count, sha256, config, training)"
-        " SELECT t.id, b.id, t.name, %s, %s, 8, 16, false, 2, '{q}', 1, 1, encode(sha256(%s), 'hex'), '{}', %s"
-        " FROM loracomp.task AS t, loracomp.base_model AS b WHERE t.name = %s AND b.is_default RETURNING id",
-        [version, status, f"{task} {version}".encode(), json.dumps(training), task],
+        " target_modules, parameter_count, byte_count, sha256, digest, config, training)"
+        " SELECT t.id, b.id, t.name, %s, %s, 8, 16, false, 2, '{q}', 1, 1, h, h, '{}', %s"
+        " FROM loracomp.task AS t, loracomp.base_model AS b, encode(sha256(%s), 'hex') AS h"
+        " WHERE t.name = %s AND b.is_default RETURNING id",
+        [version, status, json.dumps(training), f"{task} {version}".encode(), task],
     ).fetchone()
     assert row
     return int(row["id"])

@@ -562,11 +562,11 @@ def stage_next(connection: db.Connection, name: str, version: int) -> int:
     """The first version's weights under the next number, by another factor: its scores differ from those of others."""
     row = connection.execute(
         "INSERT INTO loracomp.adapter (task_id, base_model_id, name, version, rank, alpha, use_rslora, scaling,"
-        " target_modules, parameter_count, byte_count, sha256, config)"
+        " target_modules, parameter_count, byte_count, sha256, digest, config)"
         " SELECT task_id, base_model_id, name, %(version)s, rank, alpha * %(factor)s, use_rslora, scaling * %(factor)s,"
-        " target_modules, parameter_count, byte_count, sha256, config"
+        " target_modules, parameter_count, byte_count, sha256, encode(sha256(%(digest)s), 'hex'), config"
         " FROM loracomp.adapter WHERE name = %(name)s AND version = 1 RETURNING id",
-        {"version": version, "name": name, "factor": 1 + version % 4},
+        {"version": version, "name": name, "factor": 1 + version % 4, "digest": f"{name}@{version}".encode()},
     ).fetchone()
     assert row is not None
     staged = int(row["id"])

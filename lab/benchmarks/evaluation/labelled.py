@@ -70,16 +70,16 @@ def add_labelled(connection: Connection, task: str, count: int, data: str, *, ba
 
 def add_evidence(connection: Connection, task: str, measured: MeasuredExamples, examples: Sequence[Example]) -> None:
     """What a worker would have written after measuring these examples."""
-    ids = {row["sha256"]: row["id"] for row in connection.execute("SELECT id, sha256 FROM loracomp.adapter")}
+    ids = {row["digest"]: row["id"] for row in connection.execute("SELECT id, digest FROM loracomp.adapter")}
     scores = {each.content_hash: rows for each, rows in zip(measured.examples, measured.scores, strict=True)}
     rows = [
         {
             "choices": each.choices,
             "answer": each.answer,
             "choice_scores": {
-                str(ids[sha256]): of_adapter[: len(each.choices or ())].tolist()
-                for sha256, of_adapter in zip(measured.adapters.values(), scores[each.content_hash][1:], strict=True)
-                if sha256 in ids and not np.isnan(of_adapter[0])
+                str(ids[digest]): of_adapter[: len(each.choices or ())].tolist()
+                for digest, of_adapter in zip(measured.adapters.values(), scores[each.content_hash][1:], strict=True)
+                if digest in ids and not np.isnan(of_adapter[0])
             },
         }
         for each in examples

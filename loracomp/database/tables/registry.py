@@ -215,6 +215,7 @@ adapter = Table(
     required("parameter_count", BigInteger, "Number of parameters: elements of all its factors."),
     required("byte_count", BigInteger, "Size of its safetensors file in bytes."),
     required("sha256", Text, "Sha256 of its safetensors file; checked on every load."),
+    required("digest", Text, "Sha256 of sha256 and each module's scaling; equal if two adapters compute the same."),
     required("config", JSONB, "Its adapter_config.json, for export."),
     required(
         "training",
@@ -237,6 +238,7 @@ adapter = Table(
     check("scaling_must_be_positive_and_finite", "scaling BETWEEN 1e-9 AND 1e6"),
     check("an_adapter_must_target_a_module", "cardinality(target_modules) > 0"),
     check("adapter_sha256_must_be_a_sha256", "sha256 ~ '^[0-9a-f]{64}$'"),
+    check("adapter_digest_must_be_a_sha256", "digest ~ '^[0-9a-f]{64}$'"),
     index("one_active_adapter_a_task_and_base_model", "task_id base_model_id", "status = 'active'", unique=True),
     comment="LoRA adapters in versions; each is for one task and one base model. The weights are in adapter_part.",
 )
