@@ -6,6 +6,7 @@
 --     relative_share
 --   expected_gains              expected gain of each adapter by measured examples, for weighting 'measured'
 --     relative_share            an example's term of the softmax, before it is divided by the sum
+--     in_chat_template          whether a prompt is put into the base model's chat template
 --   calibration_examples        labelled examples on which biases of a job's choices are fitted
 --   adapter_worths              what each adapter is worth there
 --   policy_with                 a named policy with some settings replaced
@@ -146,7 +147,26 @@ RETURN exp(greatest((similarity - highest) / temperature, -700));
 COMMENT ON FUNCTION loracomp.relative_share IS
 'An example''s term of the softmax over similarities, divided by that of the most similar example.';
 
+-- Changes nothing and reads no table.
+CREATE FUNCTION loracomp.in_chat_template(
+    setting text, has_one boolean, choices text[], asked boolean DEFAULT NULL, system_text text DEFAULT NULL
+)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT coalesce(
+        asked,
+        system_text IS NOT NULL
+        OR (has_one AND (setting = 'always' OR (setting = 'generation' AND choices IS NULL)))
+    );
+END;
+COMMENT ON FUNCTION loracomp.in_chat_template IS
+'Whether a job''s prompt is put into the base model''s chat template: as the job asks; always with a system text; otherwise as '
+'the policy''s setting says, if the model has one.';
+
 -- Reads measurements of the examples. An adapter is for one base model, so its gains need not be filtered by base model.
+-- Gains that were measured with another normalisation or chat template are left out, because the job's scores are not comparable with
+-- them. Without choices base_is_right is null.
 CREATE FUNCTION loracomp.expected_gains(
     example_ids bigint[],
     similarities double precision[],
@@ -168,7 +188,13 @@ BEGIN ATOMIC
     FROM (
         SELECT g.adapter_id, sum(s.e * g.gain) / (sum(s.e) + (settings).gain_prior) AS gain
         FROM share AS s
-        JOIN loracomp.measurement AS m ON m.example_id = s.example_id
+        JOIN loracomp.measurement AS m
+            ON m.example_id = s.example_id AND m.choice_normalization = (settings).choice_normalization
+        JOIN loracomp.base_model AS b
+            ON b.id = m.base_model_id AND m.chat_template = loracomp.in_chat_template(
+                (settings).chat_template, b.has_chat_template,
+                CASE WHEN m.base_is_right IS NOT NULL THEN '{}'::text[] END
+            )
         CROSS JOIN LATERAL unnest(m.adapter_ids, m.gains) AS g (adapter_id, gain)
         GROUP BY g.adapter_id
     ) AS g
@@ -180,9 +206,9 @@ BEGIN ATOMIC
     LIMIT 64;
 END;
 COMMENT ON FUNCTION loracomp.expected_gains IS
-'Expected gain of each of these adapters (in order of their ids): the mean of its gains on the retrieved examples that are measured, weighted by the '
-'softmax over similarities and shrunk towards 0 by gain_prior; a row for each task with a measured adapter, but only the 64 '
-'with the highest gains, because a policy composes no more.';
+'Expected gain of each of these adapters (in order of their ids): the mean of its gains on the retrieved examples that are measured '
+'with the policy''s choice_normalization and chat_template, weighted by the softmax over similarities and shrunk towards 0 by '
+'gain_prior; a row for each task with a measured adapter, but only the 64 with the highest gains, because a policy composes no more.';
 
 -- Reads examples and their measurements: at most the task's first 1,000 measured ones, so that its time is bounded.
 -- It needs four examples: biases fitted on four are worth more than weights by gains on sixteen (docs/routing.md). They are the

@@ -3,7 +3,6 @@
 --     pick_tasks
 --   trace_tasks                 what the trace says of each task
 --   fallback_reason             why no adapter is composed
---   in_chat_template            whether the prompt is put into the base model's chat template
 
 -- Changes nothing and reads no table. The router random draws by md5, which gives the same on every server and release.
 CREATE FUNCTION loracomp.pick_tasks(
@@ -131,24 +130,8 @@ RETURN CASE
     WHEN similarities = '{}' THEN 'no example of an eligible task'
     WHEN similarities[1] < (settings).min_similarity THEN 'below min_similarity'
     WHEN eligible = '{}' THEN 'no eligible task has an adapter'
-    WHEN array_remove(gains, NULL) = '{}' THEN 'no retrieved example is measured'
+    WHEN array_remove(gains, NULL) = '{}'
+        THEN 'no retrieved example is measured with the policy''s choice_normalization and chat_template'
     ELSE 'no adapter is expected to help'
 END;
 COMMENT ON FUNCTION loracomp.fallback_reason IS 'Why a job is answered by the base model alone, in words, for its trace.';
-
--- Changes nothing and reads no table.
-CREATE FUNCTION loracomp.in_chat_template(
-    setting text, has_one boolean, choices text[], asked boolean DEFAULT NULL, system_text text DEFAULT NULL
-)
-RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT coalesce(
-        asked,
-        system_text IS NOT NULL
-        OR (has_one AND (setting = 'always' OR (setting = 'generation' AND choices IS NULL)))
-    );
-END;
-COMMENT ON FUNCTION loracomp.in_chat_template IS
-'Whether a job''s prompt is put into the base model''s chat template: as the job asks; always with a system text; otherwise as '
-'the policy''s setting says, if the model has one.';

@@ -15,11 +15,14 @@ DECLARE
             THEN format('the trace has examples for k up to %s, and not for %s', before.k, used.k)
         WHEN used.weighting = 'measured' AND before.weighting <> 'measured' THEN 'the trace has no expected gains'
         WHEN used.weighting = 'measured' AND (
-            used.k, used.temperature, used.gain_prior, used.calibration_rows, used.min_similarity
+            used.k, used.temperature, used.gain_prior, used.calibration_rows, used.min_similarity, used.choice_normalization,
+            used.chat_template
         ) IS DISTINCT FROM (
-            before.k, before.temperature, before.gain_prior, before.calibration_rows, before.min_similarity
+            before.k, before.temperature, before.gain_prior, before.calibration_rows, before.min_similarity,
+            before.choice_normalization, before.chat_template
         )
-            THEN 'the trace has the expected gains of its own k, temperature, gain_prior, calibration_rows and min_similarity'
+            THEN 'the trace has the expected gains of its own k, temperature, gain_prior, calibration_rows, min_similarity, '
+                'choice_normalization and chat_template'
     END;
 BEGIN
     IF missing IS NOT NULL THEN
@@ -103,5 +106,6 @@ $$;
 COMMENT ON FUNCTION loracomp.rescore_route IS
 'Tasks and weights that retrieval would have given a job with other settings, such as {"top_p": 0.9}, or with another policy; '
 'other settings are those of the trace. It uses the trace''s examples and expected gains, and refuses settings for which these are '
-'not enough: a larger k, or with weighting measured another k, temperature, gain_prior, calibration_rows or min_similarity. The '
-'router does not matter; weights that the job itself gave stay as they are.';
+'not enough: a larger k, or with weighting measured another k, temperature, gain_prior, calibration_rows or min_similarity, '
+'or a policy with another choice_normalization or chat_template. The router does not matter; weights that the job itself gave '
+'stay as they are.';

@@ -14,7 +14,7 @@ CREATE FUNCTION loracomp.measure_task(
     adapters integer DEFAULT 30,
     split text DEFAULT 'train',
     base_model text DEFAULT NULL,
-    policy text DEFAULT 'default',
+    policy text DEFAULT 'measured',
     priority integer DEFAULT 0,
     seed integer DEFAULT 0
 ) RETURNS TABLE (examples bigint, learnt bigint, adapters_measured bigint, added bigint)
@@ -77,7 +77,7 @@ COMMENT ON FUNCTION loracomp.measure_task IS
 
 -- Inserts jobs in the caller's name, with its owner's rights.
 CREATE FUNCTION loracomp.measure_adapter(
-    adapter_id integer, tasks integer DEFAULT 30, policy text DEFAULT 'default', priority integer DEFAULT 0
+    adapter_id integer, tasks integer DEFAULT 30, policy text DEFAULT 'measured', priority integer DEFAULT 0
 ) RETURNS TABLE (examples bigint, added bigint, learnt bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -166,6 +166,8 @@ BEGIN
         )
         AND NOT EXISTS (
             SELECT FROM loracomp.job AS j
+            JOIN loracomp.policy AS q ON q.name = j.policy
+                AND (q.choice_normalization, q.chat_template) = (p.choice_normalization, p.chat_template)
             WHERE j.kind = 'measure' AND j.finished_at IS NULL AND j.example_id = e.id AND a.id = ANY (j.adapter_ids)
         )
     GROUP BY u.place, e.id, t.name

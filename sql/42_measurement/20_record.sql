@@ -62,11 +62,23 @@ BEGIN
         JOIN loracomp.job AS j ON j.id = r.job_id AND j.kind = 'measure'
         WHERE r.job_id = ANY (held_ids)
     ),
-    -- Two jobs of a batch may measure the same example.
+    newest AS (
+        SELECT DISTINCT ON (e.id) h.*, b.id AS base_model_id, e.task_id
+        FROM held AS h
+        JOIN loracomp.base_model AS b ON b.name = h.base_model
+        JOIN loracomp.example AS e ON e.id = h.example_id
+            AND (e.prompt, e.choices, e.answer) IS NOT DISTINCT FROM (h.prompt, h.choices, h.expected)
+        ORDER BY e.id, h.job_id DESC
+    ),
+    -- Two jobs of a batch may measure the same example; if their policies or its text differ, only the newest one counts, because
+    -- gains of different scores must not stand in one row.
     measured AS (
         SELECT DISTINCT ON (h.example_id, u.adapter_id) h.example_id, u.adapter_id, u.gain, u.is_right,
             h.choice_scores -> u.adapter_id::text AS scores
-        FROM held AS h
+        FROM newest AS n
+        JOIN held AS h ON h.example_id = n.example_id
+            AND (h.base_model, h.choice_normalization, h.chat_template, h.prompt, h.choices, h.expected)
+            IS NOT DISTINCT FROM (n.base_model, n.choice_normalization, n.chat_template, n.prompt, n.choices, n.expected)
         CROSS JOIN LATERAL unnest(h.adapter_ids, h.gains, h.are_right) AS u (adapter_id, gain, is_right)
         WHERE u.adapter_id = ANY (h.asked)
         ORDER BY h.example_id, u.adapter_id, h.job_id DESC
@@ -76,13 +88,10 @@ BEGIN
             example_id, base_model_id, task_id, choice_normalization, base_score, base_is_right, adapter_ids, gains,
             are_right, choice_scores, worker, chat_template
         )
-        SELECT DISTINCT ON (e.id)
-            e.id, b.id, e.task_id, h.choice_normalization, h.base_score, h.base_is_right, x.adapter_ids, x.gains,
-            x.are_right, x.choice_scores, h.worker, h.chat_template
-        FROM held AS h
-        JOIN loracomp.base_model AS b ON b.name = h.base_model
-        JOIN loracomp.example AS e ON e.id = h.example_id
-            AND (e.prompt, e.choices, e.answer) IS NOT DISTINCT FROM (h.prompt, h.choices, h.expected)
+        SELECT
+            n.example_id, n.base_model_id, n.task_id, n.choice_normalization, n.base_score, n.base_is_right, x.adapter_ids,
+            x.gains, x.are_right, x.choice_scores, n.worker, n.chat_template
+        FROM newest AS n
         JOIN (
             SELECT
                 u.example_id,
@@ -91,8 +100,7 @@ BEGIN
                 array_agg(u.is_right ORDER BY u.adapter_id) AS are_right,
                 jsonb_object_agg(u.adapter_id, u.scores) FILTER (WHERE u.scores IS NOT NULL) AS choice_scores
             FROM measured AS u GROUP BY u.example_id
-        ) AS x ON x.example_id = e.id
-        ORDER BY e.id, h.job_id DESC
+        ) AS x ON x.example_id = n.example_id
         ON CONFLICT ON CONSTRAINT an_example_has_one_measurement_a_base_model DO UPDATE SET
             choice_normalization = excluded.choice_normalization,
             base_score = excluded.base_score,

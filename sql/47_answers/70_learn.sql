@@ -93,7 +93,7 @@ BEGIN
                     WHERE a.base_model_id = model.id AND a.status = 'active'
                         AND a.task_id = ANY (loracomp.likely_tasks(d.task_id, model.id, 30))
                 ),
-                model, 'default', 0, d.owner
+                model, 'measured', 0, d.owner
             );
         EXCEPTION WHEN configuration_limit_exceeded OR no_data_found OR lock_not_available THEN
             CONTINUE;

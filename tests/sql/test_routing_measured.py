@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -261,13 +262,49 @@ def test_where_none_is_expected_to_help_the_base_model_answers_and_says_so(
     row = route_at(connection, shared, 0)
     assert (row["adapter_ids"], row["fallback"]) == ([], "no adapter is expected to help")
     connection.execute("DELETE FROM loracomp.measurement")
-    assert route_at(connection, shared, 0)["fallback"] == "no retrieved example is measured"
+    not_measured = "no retrieved example is measured with the policy's choice_normalization and chat_template"
+    assert route_at(connection, shared, 0)["fallback"] == not_measured
     set_policy(connection, min_similarity=1)
     only(connection, nearest(shared, 0), [[0.5] * 6] * 30)
     (far,) = route_jobs(
         connection, add_jobs(connection, 1, "measured"), unit(shared[1].vectors[:1] + shared[1].vectors[50:51])
     )
     assert (far["adapter_ids"], far["fallback"]) == ([], "below min_similarity")
+
+
+@pytest.mark.parametrize("has_chat_template", [False, True])
+@pytest.mark.parametrize("chat_template", ["never", "generation", "always"])
+@pytest.mark.parametrize("normalization", ["none", "characters", "tokens"])
+def test_only_gains_that_were_measured_as_the_policy_scores_are_used(
+    connection: db.Connection, shared: Shared, normalization: str, chat_template: str, has_chat_template: bool
+) -> None:
+    _, library, gains = shared
+    connection.execute("UPDATE loracomp.base_model SET has_chat_template = %s", [has_chat_template])
+    connection.execute(
+        "UPDATE loracomp.measurement AS m SET chat_template = m.example_id % 2 = 0,"
+        " choice_normalization = ('{none,characters,tokens}'::text[])[1 + m.example_id % 3],"
+        " base_is_right = CASE WHEN m.example_id % 5 < 2 THEN m.base_is_right END"
+    )
+    templated = {"never": (False, False), "generation": (False, True), "always": (True, True)}[chat_template]
+    expected = [
+        ["none", "characters", "tokens"][number % 3] == normalization
+        and (number % 2 == 0) == (has_chat_template and templated[number % 5 >= 2])
+        for number in library.example_ids.tolist()
+    ]
+    used = np.where(np.array(expected)[:, None], gains, math.nan)
+    settings = {"choice_normalization": normalization, "chat_template": chat_template}
+    set_policy(connection, k=60, **settings)
+    vectors = queries_near(np.random.default_rng(9), library, 12)
+    seen = 0
+    for query, row in zip(vectors, route_jobs(connection, add_jobs(connection, 12, "measured"), vectors), strict=True):
+        similarities = library.vectors.astype(float) @ query.astype(float)
+        places = np.argsort(-similarities)[:60]
+        found = dict(zip(row["tasks"], row["expected_gains"], strict=True))
+        in_trace = [math.nan if (gain := found.get(f"t{at}")) is None else gain for at in range(TASKS)]
+        only_these = expect(similarities[places].tolist(), used[places], Settings(weighting="measured"))
+        np.testing.assert_allclose(in_trace, only_these, rtol=0, atol=1e-4)
+        seen += np.isfinite(only_these).sum()
+    assert seen
 
 
 def test_gains_of_adapters_that_a_job_may_not_use_are_neither_used_nor_shown(
@@ -603,6 +640,22 @@ def test_a_trace_has_the_gains_of_its_own_settings_alone(
     with refused, connection.transaction():
         rescored(connection, job_id, **changes)
     assert composed(rescored(connection, job_id, weighting="similarity", **changes))
+
+
+@pytest.mark.parametrize("changes", [{}, {"choice_normalization": "none"}, {"chat_template": "always"}])
+def test_a_trace_has_no_gains_for_a_policy_that_scores_otherwise(
+    connection: db.Connection, shared: Shared, changes: dict[str, str]
+) -> None:
+    only(connection, nearest(shared, 0), [[0.11, 0.33, 0.22, -0.11, NAN, NAN]] * 30)
+    job_id = stored(connection, shared, 0)
+    connection.execute(
+        "INSERT INTO loracomp.policy SELECT (jsonb_populate_record(p, %s)).* FROM loracomp.policy AS p"
+        " WHERE p.name = 'measured'",
+        [Jsonb({"name": "mine"} | changes)],
+    )
+    refused = pytest.raises(psycopg.errors.InvalidParameterValue, match="choice_normalization and chat_template")
+    with refused if changes else nullcontext(), connection.transaction():
+        connection.execute("SELECT * FROM loracomp.rescore_route(%s, policy => 'mine')", [job_id])
 
 
 def test_route_and_explain_job_show_what_is_expected(connection: db.Connection, shared: Shared) -> None:

@@ -328,6 +328,64 @@ def test_two_jobs_of_one_example_in_a_batch_are_one_row(connection: Connection) 
     assert (row["adapter_ids"], row["gains"]) == ([first, second], [1.0, 2.0])
 
 
+@pytest.fixture
+def other_policy(connection: Connection, request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A policy with another setting than `measured`, and how a worker then scores."""
+    settings, scored = request.param
+    connection.execute("UPDATE loracomp.base_model SET has_chat_template = true")
+    connection.execute("SELECT loracomp.set_policy('mine', %s)", [Jsonb({"weighting": "measured"} | settings)])
+    yield "mine", scored
+    connection.execute("DELETE FROM loracomp.job")
+    connection.execute("DELETE FROM loracomp.policy WHERE name = 'mine'")
+    connection.execute("UPDATE loracomp.base_model SET has_chat_template = false")
+
+
+OTHERWISE = [
+    ({"choice_normalization": "none"}, {"choice_normalization": "none"}),
+    ({"chat_template": "always"}, {"chat_template": True}),
+]
+
+
+@pytest.mark.parametrize("other_policy", OTHERWISE, indirect=True)
+@pytest.mark.parametrize("mine_is_newer", [True, False])
+def test_gains_under_two_policies_in_a_batch_are_not_mixed(
+    connection: Connection, other_policy: tuple[str, dict[str, Any]], mine_is_newer: bool
+) -> None:
+    add_task(connection, "tea", adapter=False)
+    first, second = add_task(connection, "milk"), add_task(connection, "sugar")
+    (example,) = add_examples(connection, "tea", "a")
+    name, scored = other_policy
+    for policy in ("measured", name) if mine_is_newer else (name, "measured"):
+        row = connection.execute("SELECT added FROM loracomp.measure_task('tea', policy => %s)", [policy]).fetchone()
+        assert row
+        assert row["added"] == 1, "what waits is scored otherwise"
+    older, newer = claim(connection)
+    found = [measured(older, [first, second], [1.0, 5.0]), measured(newer, [second], [2.0])]
+    found[mine_is_newer] = replace(found[mine_is_newer], **scored)
+    found[mine_is_newer] = replace(found[mine_is_newer], base_score=-3.0)
+    assert record_measurements(connection, [older, newer], found) == {older.id, newer.id}
+    row = measurements(connection)[example]
+    kept = {name: row[name] for name in ("adapter_ids", "gains", "choice_normalization", "chat_template", "base_score")}
+    expected = {"choice_normalization": "tokens", "chat_template": False} | (scored if mine_is_newer else {})
+    assert kept == {"adapter_ids": [second], "gains": [2.0], "base_score": -3.0 if mine_is_newer else -1.0} | expected
+
+
+def test_gains_of_an_older_text_in_the_same_batch_are_left_out(connection: Connection) -> None:
+    claimed, example, first = one_job(connection)
+    connection.execute("UPDATE loracomp.example SET prompt = 'another' WHERE id = %s", [example])
+    embed(connection, example)
+    second = add_task(connection, "sugar")
+    connection.execute(
+        "SELECT loracomp.queue_measurements(%s, %s, b, 'measured', 0) FROM loracomp.base_model AS b WHERE b.is_default",
+        [[example], [second]],
+    )
+    (newer,) = claim(connection)
+    found = [measured(claimed, [first], [1.0]), measured(newer, [second], [2.0])]
+    assert record_measurements(connection, [claimed, newer], found) == {claimed.id, newer.id}
+    row = measurements(connection)[example]
+    assert (row["adapter_ids"], row["gains"]) == ([second], [2.0])
+
+
 @pytest.mark.parametrize(
     ("before", "after", "scored"),
     [
@@ -342,7 +400,7 @@ def test_what_was_scored_otherwise_is_measured_again_whole(
     claimed, example, adapter = one_job(connection)
     record_measurements(connection, [claimed], [measured(claimed, [adapter], [1.0])])
     later = add_task(connection, "sugar")
-    connection.execute("SELECT loracomp.set_policy('default', %s)", [Jsonb(after)])
+    connection.execute("SELECT loracomp.set_policy('measured', %s)", [Jsonb(after)])
     try:
         assert measure_task(connection, "tea")["added"] == 1
         assert waiting(connection) == {example: [adapter, later]}
@@ -350,7 +408,7 @@ def test_what_was_scored_otherwise_is_measured_again_whole(
         record_measurements(connection, [claimed], [replace(measured(claimed, [later], [2.0]), **scored)])
         assert measurements(connection)[example]["gains"] == [2.0], "other scores can't stand beside it"
     finally:
-        connection.execute("SELECT loracomp.set_policy('default', %s)", [Jsonb(before)])
+        connection.execute("SELECT loracomp.set_policy('measured', %s)", [Jsonb(before)])
         connection.execute("UPDATE loracomp.base_model SET has_chat_template = false")
 
 
