@@ -9,7 +9,8 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import psycopg
 import psycopg.errors as pg
-from pgvector.psycopg import register_vector
+from pgvector.psycopg.halfvec import register_halfvec_info
+from pgvector.psycopg.vector import register_vector_info
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper, Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -19,6 +20,7 @@ from psycopg.types import TypeInfo
 from psycopg.types.composite import CompositeInfo, register_composite
 
 from loracomp.config import libpq_form
+from loracomp.database.queries import QUERIES
 from loracomp.errors import (
     DatabaseUnavailableError,
     LoracompError,
@@ -31,7 +33,6 @@ from loracomp.records import Trace
 
 Connection: TypeAlias = psycopg.Connection[dict[str, Any]]
 T = TypeVar("T")
-InfoT = TypeVar("InfoT", bound=TypeInfo)
 
 
 class _Impatient(psycopg.Connection[T]):
@@ -90,13 +91,16 @@ def connect(
         connection.answer_s = answer_s
     if not vectors:
         return connection
-    try:
-        register_vector(connection)
-    except psycopg.ProgrammingError:
+    with translated_errors():
+        types = {row["name"]: TypeInfo(**row) for row in connection.execute(QUERIES["vector_types"])}
+    if len(types) < 2:
         connection.close()
         raise DatabaseUnavailableError(
             "pgvector is not installed in this database: CREATE EXTENSION vector as a superuser, then `loracomp init`"
-        ) from None
+        )
+    # pgvector's and psycopg's own functions look types up by statements that call what others made in public.
+    register_vector_info(connection, types["vector"])
+    register_halfvec_info(connection, types["halfvec"])
     return connection
 
 
@@ -107,7 +111,7 @@ def know_traces(connection: Connection) -> None:
     """
     if connection.adapters.types.get("route_trace") is not None:
         return
-    info = _fetched(TypeInfo, connection, "route_trace")
+    info = _fetched(connection, "route_trace")
     info.register(connection)
     connection.adapters.register_loader(info.oid, _TraceLoader)
     connection.adapters.register_dumper(Trace, type("TraceDumper", (_TraceDumper,), {"oid": info.oid}))
@@ -120,7 +124,7 @@ def composite(connection: Connection, name: str) -> type[Any]:
     """
     info = connection.adapters.types.get(name)
     if not isinstance(info, CompositeInfo):
-        info = _fetched(CompositeInfo, connection, name)
+        info = _fetched(connection, name)
         register_composite(info, connection, make_sequence=_with_lists)
     return cast("type[Any]", info.python_type)
 
@@ -135,11 +139,11 @@ def _with_lists(row: Sequence[Any], _: CompositeInfo) -> list[Any]:
     return [[*value] if isinstance(value, tuple) else value for value in row]
 
 
-def _fetched(kind: type[InfoT], connection: Connection, name: str) -> InfoT:
-    info = kind.fetch(connection, f"loracomp.{name}")
-    if info is None:
+def _fetched(connection: Connection, name: str) -> CompositeInfo:
+    row = connection.execute(QUERIES["composite_type"], {"name": name}).fetchone()
+    if row is None:
         raise SchemaMismatchError(f"the database has no type loracomp.{name}; run `loracomp init`")
-    return info
+    return CompositeInfo(**row)
 
 
 class _TraceLoader(Loader):

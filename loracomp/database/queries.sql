@@ -1,4 +1,6 @@
 -- All statements that Python sends while it serves, except COPY, with psycopg's placeholders. Most call the SQL function of their name.
+-- They run under the search path of whoever connects: where no built-in function or operator takes exactly these types, write its
+-- schema, or a cast. Otherwise an overload that somebody made in public would be called. tests/database/test_overloads.py looks for it.
 
 -- name: ping
 SELECT 1
@@ -6,6 +8,21 @@ SELECT 1
 -- name: set_statement_timeout
 -- It is in force until the transaction ends.
 SELECT set_config('statement_timeout', %(timeout)s, true)
+
+-- name: vector_types
+SELECT t.typname AS name, t.oid, t.typarray AS array_oid FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+WHERE n.nspname = 'public' AND t.typname IN ('vector', 'halfvec')
+
+-- name: composite_type
+SELECT
+    t.typname AS name, t.oid, t.typarray AS array_oid,
+    pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS field_names,
+    pg_catalog.array_agg(a.atttypid ORDER BY a.attnum) AS field_types
+FROM pg_type AS t
+JOIN pg_namespace AS n ON n.oid = t.typnamespace
+JOIN pg_attribute AS a ON a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE n.nspname = 'loracomp' AND t.typname = %(name)s
+GROUP BY t.oid
 
 -- name: check_health
 SELECT * FROM loracomp.check_health()
@@ -71,7 +88,7 @@ ALTER INDEX loracomp.next_embedding_hnsw RENAME TO example_embedding_hnsw
 SELECT loracomp.drop_embedding_index(incoming => %(incoming)s::bigint) AS dropped
 
 -- name: build_embedding_index
-SELECT loracomp.build_embedding_index(axes => %(axes)b::vector[])
+SELECT loracomp.build_embedding_index(axes => %(axes)b::public.vector[])
 
 -- name: drop_spare_index
 SELECT loracomp.drop_spare_index()
@@ -119,14 +136,14 @@ SELECT * FROM loracomp.find_unembedded(task => %(task)s, content_hashes => %(con
 -- name: add_embeddings
 -- Vectors are sent in binary, as for route_jobs.
 SELECT loracomp.add_embeddings(
-    example_ids => %(example_ids)s::bigint[], embeddings => %(embeddings)b::vector[],
+    example_ids => %(example_ids)s::bigint[], embeddings => %(embeddings)b::public.vector[],
     encoder => %(encoder)s, input_version => %(input_version)s::smallint
 ) AS added
 
 -- name: stored_examples
 SELECT
     e.split, e.prompt, e.choices, e.answer, e.content_hash, e.hash_version,
-    concat_ws(', ', e.source_ref, 'example ' || e.id) AS source_ref
+    pg_catalog.concat_ws(', ', e.source_ref, 'example ' || e.id::text) AS source_ref
 FROM loracomp.example AS e
 JOIN loracomp.task AS t ON t.id = e.task_id
 WHERE t.name = %(task)s AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
@@ -227,7 +244,7 @@ SELECT * FROM loracomp.list_measurements(task => %(task)s)
 -- name: route_jobs
 -- Vectors travel in binary: as text they would take eighty times as long.
 SELECT * FROM loracomp.route_jobs(
-    job_ids => %(job_ids)s::bigint[], embeddings => %(embeddings)b::vector[],
+    job_ids => %(job_ids)s::bigint[], embeddings => %(embeddings)b::public.vector[],
     encoder => %(encoder)s::text, input_version => %(input_version)s::smallint
 )
 
@@ -328,7 +345,7 @@ SELECT loracomp.create_answers(
 -- name: list_answers
 -- Of one declaration, or of all.
 SELECT a.* FROM loracomp.list_answers(view => to_regclass(%(name)s), counted => %(counted)s) AS a
-WHERE %(name)s::text IS NULL OR a.name = to_regclass(%(name)s)
+WHERE %(name)s::text IS NULL OR a.name::oid = to_regclass(%(name)s)::oid
 
 -- name: list_answer_rows
 SELECT * FROM loracomp.list_answer_rows(name => to_regclass(%(name)s), after => %(after)s, n => %(n)s)
@@ -368,7 +385,7 @@ SELECT loracomp.wait_for_job(id => %(id)s, timeout => %(timeout)s) AS status
 
 -- name: may_work
 SELECT has_function_privilege(p.oid, 'EXECUTE') AS may
-FROM pg_proc AS p WHERE p.pronamespace = 'loracomp'::regnamespace AND p.proname = 'claim_jobs'
+FROM pg_proc AS p WHERE p.pronamespace = 'loracomp'::regnamespace::oid AND p.proname = 'claim_jobs'
 
 -- name: job_trace
 SELECT * FROM loracomp.job_trace WHERE job_id = %(id)s
@@ -389,7 +406,7 @@ SELECT loracomp.explain_job(id => %(id)s) AS explanation
 SELECT e.* FROM loracomp.retrieved_example AS e WHERE e.job_id = %(id)s ORDER BY e.place
 
 -- name: composed_adapters
-SELECT a.*, coalesce(a.adapter || '@' || a.version, 'adapter ' || a.adapter_id) AS named
+SELECT a.*, coalesce(a.adapter || '@' || a.version::text, 'adapter ' || a.adapter_id::text) AS named
 FROM loracomp.composed_adapter AS a WHERE a.job_id = %(id)s ORDER BY a.place
 
 -- name: job_attempts
@@ -402,7 +419,7 @@ RETURNING id
 
 -- name: job_results
 SELECT r.*, t.expected, t.correct, t.choice_biases, t.output_tokens,
-    (SELECT string_agg(format('%%s %%s', e.task, to_char(e.similarity, 'FM0.00')), ', ' ORDER BY e.place)
+    (SELECT string_agg(pg_catalog.format('%%s %%s', e.task, to_char(e.similarity, 'FM0.00')), ', ' ORDER BY e.place)
      FROM loracomp.retrieved_example AS e WHERE e.job_id = r.job_id AND e.place <= 3) AS nearest
 FROM loracomp.job_result AS r JOIN loracomp.job_trace AS t USING (job_id)
 WHERE r.job_id = ANY (%(ids)s)
@@ -429,7 +446,7 @@ SELECT * FROM bi.evaluation_pair WHERE evaluation = %(name)s AND policy_b = ANY 
 ORDER BY policy_b, scope = 'all', scope = 'family', family, own_task, policy_a
 
 -- name: evaluation_rows
-SELECT e.source_ref, array_position(j.choices, j.expected) AS expected_index, p.*
+SELECT e.source_ref, pg_catalog.array_position(j.choices, j.expected) AS expected_index, p.*
 FROM bi.prediction AS p
 JOIN loracomp.job AS j ON j.id = p.job_id
 LEFT JOIN loracomp.example AS e ON e.id = p.example_id
@@ -480,11 +497,11 @@ WHERE day >= %(since)s AND status = 'failed' GROUP BY 1 ORDER BY jobs DESC, reas
 
 -- name: waits
 -- Percentiles can't be added up, so those of the base model with the most answers of a day.
-SELECT DISTINCT ON (day, step) day, step, n, p50_ms / 1000 AS p50_s, p95_ms / 1000 AS p95_s FROM bi.latency_by_day
+SELECT DISTINCT ON (day, step) day, step, n, p50_ms / 1000::float8 AS p50_s, p95_ms / 1000::float8 AS p95_s FROM bi.latency_by_day
 WHERE day >= %(since)s AND NOT is_evaluation AND step IN ('queue', 'total') ORDER BY day, step, n DESC
 
 -- name: accuracy
-SELECT a.policy, a.n, a.correct::float8 / a.n AS accuracy, i.low, i.high
+SELECT a.policy, a.n, a.correct::float8 / a.n::float8 AS accuracy, i.low, i.high
 FROM (
     SELECT policy, sum(n)::bigint AS n, sum(correct)::bigint AS correct FROM bi.accuracy_by_day
     WHERE day >= %(since)s AND n > 0 GROUP BY policy
@@ -493,7 +510,7 @@ FROM (
 -- name: adapter_usage
 SELECT
     coalesce(adapter, 'deleted') AS adapter, sum(jobs)::bigint AS jobs,
-    sum(mean_weight * jobs) / sum(sum(mean_weight * jobs)) OVER () AS share, count(*) OVER () AS found
+    sum(mean_weight * jobs::float8) / sum(sum(mean_weight * jobs::float8)) OVER () AS share, count(*) OVER () AS found
 FROM bi.adapter_usage_by_day WHERE day >= %(since)s AND NOT is_evaluation
 GROUP BY adapter ORDER BY share DESC LIMIT 15
 
@@ -503,11 +520,12 @@ SELECT a.adapter || ' + ' || b.adapter AS pair, sum(c.jobs)::bigint AS jobs, cou
 FROM (
     SELECT m.adapters, count(*) AS jobs
     FROM (
-        SELECT array_agg(coalesce(adapter, task)) AS adapters FROM bi.composed_adapter
+        SELECT pg_catalog.array_agg(coalesce(adapter, task)) AS adapters FROM bi.composed_adapter
         WHERE job_id > (SELECT job_id - 5000 FROM bi.composed_adapter ORDER BY job_id DESC LIMIT 1)
         GROUP BY job_id HAVING max(day) >= %(since)s
     ) AS m GROUP BY m.adapters
-) AS c CROSS JOIN LATERAL unnest(c.adapters) AS a (adapter) CROSS JOIN LATERAL unnest(c.adapters) AS b (adapter)
+) AS c CROSS JOIN LATERAL pg_catalog.unnest(c.adapters) AS a (adapter)
+CROSS JOIN LATERAL pg_catalog.unnest(c.adapters) AS b (adapter)
 WHERE b.adapter > a.adapter GROUP BY a.adapter, b.adapter ORDER BY jobs DESC, pair LIMIT 15
 
 -- name: answers_of_tag
@@ -519,6 +537,30 @@ GROUP BY value, label ORDER BY n DESC, value, label LIMIT 40
 SELECT max(age_s) AS age_s FROM bi.report_refresh
 
 -- installing: statements about the schema itself
+
+-- name: others_in_schemas
+-- The first of what would let somebody who may not act as the installer create a function that ours call.
+SELECT o.problem FROM (
+    SELECT format(
+        'schema %I belongs to %s: run this as that role if it installed loracomp, or else drop the schema',
+        n.nspname, n.nspowner::regrole
+    ) AS problem, n.nspowner AS holder, 1 AS place
+    FROM pg_namespace AS n WHERE n.nspname IN ('loracomp', 'loracomp_parts', 'bi')
+    UNION ALL
+    SELECT format('%s may create in schema %I: REVOKE CREATE ON SCHEMA %2$I FROM %1$s', g.name, n.nspname), a.grantee, 2
+    FROM pg_namespace AS n
+    CROSS JOIN LATERAL aclexplode(n.nspacl) AS a
+    CROSS JOIN LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'public' ELSE a.grantee::regrole::text END) AS g (name)
+    WHERE n.nspname IN ('loracomp', 'loracomp_parts', 'bi') AND a.privilege_type = 'CREATE'
+    UNION ALL
+    SELECT format('function %s belongs to %s: drop it', p.oid::regprocedure, p.proowner::regrole), p.proowner, 3
+    FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
+    UNION ALL
+    SELECT format('operator %s belongs to %s: drop it', o.oid::regoperator, o.oprowner::regrole), o.oprowner, 3
+    FROM pg_operator AS o WHERE o.oprnamespace::regnamespace::text IN ('loracomp', 'bi')
+) AS o
+WHERE o.holder = 0 OR NOT pg_has_role(o.holder, current_user, 'member')
+ORDER BY o.place LIMIT 1
 
 -- name: object_drops
 -- Newest object first, because a newer object may depend on an older one.
