@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from loracomp.database import revision, sql_objects
 from loracomp.database.connections import translate, with_defaults
+from loracomp.database.queries import QUERIES
 from loracomp.database.revision import head, packed_folder
 from loracomp.database.sql_objects import ROLES
 from loracomp.database.tables import SCHEMA
@@ -64,8 +65,10 @@ def installing(url: str) -> Iterator[Connection]:
     with _opened(url) as engine:
         ensure_roles(engine)
         with engine.begin() as connection:
+            sql_objects.run(connection, sql_objects.FIXED_PATH)
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             _shut_out_installers(connection)
+            _refuse_others_schemas(connection)
             ensure_extension(connection)
             yield connection
 
@@ -77,6 +80,13 @@ def _shut_out_installers(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _FIRST_LOCK})
         if not _has_schema(connection):
             return
+
+
+def _refuse_others_schemas(connection: Connection) -> None:
+    # Whoever can create functions in our schemas can have the installer's rights, so it must be nobody else.
+    problem = sql_objects.run(connection, QUERIES["others_in_schemas"]).scalar()
+    if problem is not None:
+        raise RefusedError(problem)
 
 
 def _has_schema(connection: Connection) -> bool:
@@ -114,7 +124,11 @@ def _opened(url: str) -> Iterator[Engine]:
 
     # READ COMMITTED, so that after waiting for another installer's lock we see what it did.
     engine = create_engine(
-        "postgresql+psycopg://", creator=connect, poolclass=NullPool, isolation_level="READ COMMITTED"
+        "postgresql+psycopg://",
+        creator=connect,
+        poolclass=NullPool,
+        isolation_level="READ COMMITTED",
+        use_native_hstore=False,  # would look the type up, under the login's own search path
     )
     try:
         yield engine
@@ -199,8 +213,7 @@ def ensure_extension(connection: Connection) -> None:
         raise DatabaseUnavailableError(
             f"pgvector is in schema {found.place} and must be in public: run ALTER EXTENSION vector SET SCHEMA public"
         )
-    connection.execute(text(f"SET LOCAL search_path = {SCHEMA}, public"))
-    connection.execute(text("SELECT '[1]'::vector"))
+    connection.execute(text("SELECT '[1]'::public.vector"))
 
 
 def ensure_roles(engine: Engine) -> None:
@@ -226,7 +239,10 @@ def ensure_roles(engine: Engine) -> None:
 
 def _create_missing_roles(connection: Connection) -> None:
     present = set(
-        connection.scalars(text("SELECT rolname FROM pg_roles WHERE rolname = ANY (:names)"), {"names": list(ROLES)})
+        connection.scalars(
+            text("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) ANY (:names)"),
+            {"names": list(ROLES)},
+        )
     )
     for role in ROLES:
         if role not in present:

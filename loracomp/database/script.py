@@ -13,7 +13,7 @@ from loracomp.database.revision import RELEASES, head, minor
 from loracomp.database.schema import NOTE, alembic_config
 from loracomp.errors import NotFoundError, UsageError
 
-OF_THE_CATALOG = ("object_drops", "other_grants", "user_views", "lockable_tables")
+OF_THE_CATALOG = ("others_in_schemas", "object_drops", "other_grants", "user_views", "lockable_tables")
 
 
 def schema_script(since: str | None = None, to: str | None = None) -> str:

@@ -6,8 +6,12 @@
 SET client_encoding = 'UTF8';
 SET client_min_messages = warning;
 BEGIN;
+-- Names are bound in pg_catalog and our schema alone. Where others may create, their overloads could be called in place of built-in functions.
+SET LOCAL search_path = loracomp, pg_temp;
 
 DO $check$
+DECLARE
+    problem text;
 BEGIN
     IF current_setting('server_encoding') <> 'UTF8' THEN
         RAISE EXCEPTION 'loracomp needs a database with the encoding UTF8';
@@ -21,6 +25,10 @@ BEGIN
         RAISE EXCEPTION 'this database is not at the schema of {{ since }} ({{ base }})';
     END IF;
 {% endif %}
+    problem := ({{ others_in_schemas }});
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION '%', problem;
+    END IF;
 END
 $check$;
 
@@ -36,7 +44,6 @@ END
 $roles$;
 CREATE EXTENSION IF NOT EXISTS vector SCHEMA public;
 -- Loads pgvector: before that, only superusers may SET hnsw.* on a function.
-SET LOCAL search_path = loracomp, public;
 SELECT '[1]'::public.vector;
 {% if since is none %}
 CREATE SCHEMA loracomp;
@@ -58,12 +65,15 @@ BEGIN
         INSERT INTO pg_temp.kept VALUES (view.definition);
         EXECUTE view.hollow;
     END LOOP;
-    SET LOCAL search_path = loracomp, public;
+    SET LOCAL search_path = loracomp, pg_temp;
     FOR statement IN
         SELECT d.statement FROM loracomp.sql_object AS o, unnest(o.drops) WITH ORDINALITY AS d (statement, place)
         ORDER BY o.position DESC, d.place
     LOOP
+        -- Earlier installations noted pgvector's types without their schema. DROP looks for types and calls nothing.
+        SET LOCAL search_path = loracomp, public;
         EXECUTE statement;
+        SET LOCAL search_path = loracomp, pg_temp;
     END LOOP;
     DELETE FROM loracomp.sql_object;
 END

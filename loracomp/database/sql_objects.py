@@ -20,6 +20,12 @@ from loracomp.errors import RefusedError
 ROLES = ("loracomp_submitter", "loracomp_worker", "loracomp_analyst", "loracomp_admin")
 """Roles whose grants are in sql/. Grants that an administrator gave to other roles are kept when sql/ is applied."""
 
+FIXED_PATH = f"SET LOCAL search_path = {SCHEMA}, pg_temp"
+"""The path under which all is created: names are bound in pg_catalog and our schema, where only the installer creates.
+
+In a schema where others may create, an overload whose argument types match exactly would be called in place of the
+built-in function, with the rights of whoever uses ours.
+"""
 _LOCK_ATTEMPTS = 100  # about a minute
 _TRY_AGAIN = (errors.QueryCanceled, errors.LockNotAvailable, errors.DeadlockDetected)
 _log = logging.getLogger(__name__)
@@ -87,7 +93,8 @@ def drop(connection: Connection) -> Kept:
         run(connection, view.hollow)
     for drops in connection.scalars(select(sql_object.c.drops).order_by(sql_object.c.position.desc())):
         for statement in drops:
-            run(connection, statement)
+            # Earlier installations noted pgvector's types without their schema. DROP looks for types and calls nothing.
+            run(connection, f"SET LOCAL search_path = {SCHEMA}, public; {statement}; {FIXED_PATH}")
     run(connection, REVOKE)
     connection.execute(delete(sql_object))
     return Kept(grants, {view.name: view.definition for view in views})

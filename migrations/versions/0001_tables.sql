@@ -200,7 +200,7 @@ COMMENT ON COLUMN loracomp.task.reader_role IS 'Role whose members'' jobs may us
 COMMENT ON COLUMN loracomp.task.created_at IS 'When the row was made.';
 CREATE TABLE loracomp.principal_axis (
     place SMALLINT NOT NULL,
-    axis HALFVEC NOT NULL,
+    axis public.HALFVEC NOT NULL,
     PRIMARY KEY (place)
 );
 COMMENT ON TABLE loracomp.principal_axis IS 'Axes in whose directions the embeddings differ most; none unless there are very many embeddings.';
@@ -209,7 +209,7 @@ COMMENT ON COLUMN loracomp.principal_axis.axis IS 'Unit vector, at right angles 
 CREATE TABLE loracomp.reduced_embedding (
     example_id BIGINT NOT NULL,
     task_id INTEGER NOT NULL,
-    embedding HALFVEC(256) NOT NULL,
+    embedding public.HALFVEC(256) NOT NULL,
     PRIMARY KEY (example_id)
 );
 CREATE INDEX reduced_embedding_task ON loracomp.reduced_embedding (task_id);
@@ -916,12 +916,12 @@ COMMENT ON CONSTRAINT measured_normalization_must_be_none_characters_or_tokens O
 CREATE TABLE loracomp.example_embedding (
     example_id BIGINT NOT NULL,
     task_id INTEGER NOT NULL,
-    embedding HALFVEC(832) NOT NULL,
+    embedding public.HALFVEC(832) NOT NULL,
     CONSTRAINT an_example_has_one_embedding PRIMARY KEY (example_id),
     CONSTRAINT embedding_belongs_to_an_example_of_its_task FOREIGN KEY(example_id, task_id) REFERENCES loracomp.example (id, task_id) ON DELETE CASCADE
 );
 CREATE INDEX example_embedding_task ON loracomp.example_embedding (task_id);
-CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding halfvec_cosine_ops) WITH (ef_construction = 400);
+CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
 COMMENT ON TABLE loracomp.example_embedding IS 'Embeddings of train examples, in a table of their own with short rows, because retrieval scans it.';
 COMMENT ON COLUMN loracomp.example_embedding.example_id IS 'The example.';
 COMMENT ON COLUMN loracomp.example_embedding.task_id IS 'Task of the example; a copy, so that retrieval reads one table only.';
@@ -1222,7 +1222,7 @@ INSERT INTO loracomp.queue_limit DEFAULT VALUES;
 -- Partitions of the first million jobs, and of what belongs to no range; the SQL function add_range makes the others. Two rows of
 -- prediction fit on a page of 8 kB. Row security without a policy keeps out all but the owner; who reads through a table is held to
 -- its policies alone.
-CREATE SCHEMA loracomp_parts;
+CREATE SCHEMA IF NOT EXISTS loracomp_parts;
 COMMENT ON SCHEMA loracomp_parts IS 'Partitions of tables of schema loracomp, counters, and the parts of declarations.';
 CREATE TABLE loracomp_parts.prediction_0 (LIKE loracomp.prediction INCLUDING ALL) WITH (toast_tuple_target = 4080);
 COMMENT ON TABLE loracomp_parts.prediction_0 IS 'Answers to the jobs from 0 to 999999.';

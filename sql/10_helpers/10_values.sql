@@ -12,6 +12,7 @@ CREATE FUNCTION loracomp.check_range(
     argument text, given double precision, low double precision, high double precision
 ) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF given NOT BETWEEN low AND high THEN

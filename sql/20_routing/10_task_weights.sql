@@ -108,6 +108,7 @@ COMMENT ON FUNCTION loracomp.policy_with IS
 
 CREATE FUNCTION loracomp.check_similarities(tasks integer[], similarities double precision[]) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF cardinality(tasks) <> cardinality(similarities) THEN
@@ -126,6 +127,7 @@ COMMENT ON FUNCTION loracomp.check_similarities IS
 
 CREATE FUNCTION loracomp.check_gains(tasks integer[], gains double precision[]) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF (cardinality(tasks) = cardinality(gains) AND -1e9 < ALL (gains) AND 1e9 > ALL (gains)) IS NOT TRUE THEN

@@ -14,11 +14,11 @@
 --     reduce_embedding          a vector in the coordinates by which a large database is searched
 
 -- Changes nothing. The norm is not checked. In plpgsql, so that a vector is converted once, and not for each example.
-CREATE FUNCTION loracomp.checked_embedding(embedding vector) RETURNS halfvec
+CREATE FUNCTION loracomp.checked_embedding(embedding public.vector) RETURNS public.halfvec
 LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    -- A cast, because it works in whatever schema pgvector is installed.
     dimensions CONSTANT integer := cardinality(embedding::real[]);
 BEGIN
     IF embedding IS NULL THEN
@@ -41,6 +41,7 @@ COMMENT ON FUNCTION loracomp.checked_embedding IS
 -- volatile, so that it sees a change of the encoder for whose end the calling statement has waited.
 CREATE FUNCTION loracomp.check_encoder_unchanged(fingerprint text, input_version smallint) RETURNS boolean
 LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF fingerprint IS NOT NULL AND NOT EXISTS (
@@ -85,6 +86,7 @@ COMMENT ON FUNCTION loracomp.check_tasks_exist IS 'Raises if some of these names
 -- Changes nothing; null passes. A mistyped name would make a search for trouble find none.
 CREATE FUNCTION loracomp.check_task_exists(task text) RETURNS boolean
 LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF task IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = check_task_exists.task) THEN
@@ -190,9 +192,12 @@ COMMENT ON FUNCTION loracomp.search_exactly IS
 'Whether these tasks have so few examples (4,000 at most; 20,000 with principal axes) that an exact scan is the better search.';
 
 -- Reads the principal axes, and changes nothing; null if there are none.
-CREATE FUNCTION loracomp.reduce_embedding(embedding halfvec) RETURNS halfvec
+CREATE FUNCTION loracomp.reduce_embedding(embedding public.halfvec) RETURNS public.halfvec
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN (SELECT array_agg(-(a.axis <#> embedding) ORDER BY a.place)::real[]::halfvec FROM loracomp.principal_axis AS a);
+RETURN (
+    SELECT array_agg(-(a.axis OPERATOR (public.<#>) embedding) ORDER BY a.place)::real[]::public.halfvec
+    FROM loracomp.principal_axis AS a
+);
 COMMENT ON FUNCTION loracomp.reduce_embedding IS
 'The coordinates of an embedding on the principal axes, of which there are fewer than it has dimensions; null if the database has no axes.';
 
@@ -212,7 +217,7 @@ COMMENT ON FUNCTION loracomp.reduce_embedding IS
 --   jit = off: a scan that enable_seqscan = off cannot avoid gets a cost at which the server would compile the query.
 --   hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 --   hnsw.ef_search: tune_routing sets it by the size of the table.
-CREATE FUNCTION loracomp.nearest_examples(q halfvec, tasks integer[], k integer, exact boolean)
+CREATE FUNCTION loracomp.nearest_examples(q public.halfvec, tasks integer[], k integer, exact boolean)
 RETURNS TABLE (example_id bigint, task_id integer, similarity double precision)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 20
 BEGIN ATOMIC
@@ -221,11 +226,11 @@ BEGIN ATOMIC
         FROM (
             SELECT h.example_id, h.task_id, h.similarity
             FROM (
-                SELECT e.example_id, e.task_id, 1 - (e.embedding <=> q) AS similarity
+                SELECT e.example_id, e.task_id, 1 - (e.embedding OPERATOR (public.<=>) q) AS similarity
                 FROM loracomp.example_embedding AS e
                 WHERE NOT exact AND NOT EXISTS (SELECT FROM loracomp.principal_axis)
                     AND tasks[width_bucket(e.task_id, tasks)] = e.task_id
-                ORDER BY e.embedding <=> q
+                ORDER BY e.embedding OPERATOR (public.<=>) q
                 LIMIT 400
             ) AS h
             LIMIT 2 * k
@@ -235,15 +240,15 @@ BEGIN ATOMIC
     )
     UNION ALL
     (
-        SELECT e.example_id, e.task_id, 1 - (e.embedding <=> q)
+        SELECT e.example_id, e.task_id, 1 - (e.embedding OPERATOR (public.<=>) q)
         FROM loracomp.example_embedding AS e
         WHERE exact AND NOT EXISTS (SELECT FROM loracomp.principal_axis) AND e.task_id = ANY (tasks)
-        ORDER BY (e.embedding <=> q) + 0, e.example_id
+        ORDER BY (e.embedding OPERATOR (public.<=>) q) + 0, e.example_id
         LIMIT k
     )
     UNION ALL
     (
-        SELECT e.example_id, e.task_id, 1 - (e.embedding <=> q)
+        SELECT e.example_id, e.task_id, 1 - (e.embedding OPERATOR (public.<=>) q)
         FROM (
             SELECT loracomp.reduce_embedding(q) AS reduced WHERE EXISTS (SELECT FROM loracomp.principal_axis)
             OFFSET 0 -- reduced once
@@ -255,7 +260,7 @@ BEGIN ATOMIC
                     SELECT c.example_id
                     FROM loracomp.reduced_embedding AS c
                     WHERE NOT exact AND tasks[width_bucket(c.task_id, tasks)] = c.task_id
-                    ORDER BY c.embedding <=> r.reduced
+                    ORDER BY c.embedding OPERATOR (public.<=>) r.reduced
                     LIMIT 600
                 ) AS h
                 LIMIT 3 * k
@@ -265,12 +270,12 @@ BEGIN ATOMIC
                 SELECT c.example_id
                 FROM loracomp.reduced_embedding AS c
                 WHERE exact AND c.task_id = ANY (tasks)
-                ORDER BY (c.embedding <=> r.reduced) + 0
+                ORDER BY (c.embedding OPERATOR (public.<=>) r.reduced) + 0
                 LIMIT 6 * k
             )
         ) AS near
         JOIN loracomp.example_embedding AS e ON e.example_id = near.example_id
-        ORDER BY (e.embedding <=> q) + 0, e.example_id
+        ORDER BY (e.embedding OPERATOR (public.<=>) q) + 0, e.example_id
         LIMIT k
     );
 END;

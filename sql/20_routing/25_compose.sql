@@ -113,7 +113,7 @@ CREATE FUNCTION loracomp.fallback_reason(
     settings loracomp.policy,
     is_pinned boolean,
     own_task integer,
-    embedding halfvec,
+    embedding public.halfvec,
     eligible integer[],
     searched integer[],
     similarities double precision[],

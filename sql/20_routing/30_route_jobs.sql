@@ -97,7 +97,7 @@ COMMENT ON FUNCTION loracomp.asked_routes IS
 
 -- Changes nothing. Calls nearest_examples, expected_gains and task_weights for one vector.
 CREATE FUNCTION loracomp.route_query(
-    q halfvec,
+    q public.halfvec,
     tasks integer[],
     exact boolean,
     settings loracomp.policy,
@@ -180,7 +180,7 @@ COMMENT ON FUNCTION loracomp.route_query IS
 
 -- Changes nothing. One call for each batch, so that settings, eligible tasks, examples and adapters come from one snapshot.
 CREATE FUNCTION loracomp.route_jobs(
-    job_ids bigint[], embeddings vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL
+    job_ids bigint[], embeddings public.vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL
 )
 RETURNS TABLE (
     job_id bigint,
@@ -260,7 +260,7 @@ COMMENT ON FUNCTION loracomp.route_jobs IS
 
 -- Reads only. A worker calls it for the calibration_examples of route_jobs.
 CREATE FUNCTION loracomp.read_labelled(job_ids bigint[], tokens bigint[], example_ids bigint[])
-RETURNS TABLE (example_id bigint, prompt text, answer text, embedding halfvec)
+RETURNS TABLE (example_id bigint, prompt text, answer text, embedding public.halfvec)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$

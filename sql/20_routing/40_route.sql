@@ -1,6 +1,6 @@
 -- Changes nothing. It reads examples with its owner's rights, but only of tasks that the caller may read.
 CREATE FUNCTION loracomp.route(
-    embedding vector,
+    embedding public.vector,
     policy text DEFAULT 'default',
     settings jsonb DEFAULT '{}',
     exclude_tasks text[] DEFAULT '{}',

@@ -8,6 +8,7 @@
 -- Reads nothing. The trace has only its k nearest examples, and the expected gains that its own settings gave.
 CREATE FUNCTION loracomp.check_traced(before loracomp.policy, used loracomp.policy) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     missing CONSTANT text := CASE

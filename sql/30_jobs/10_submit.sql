@@ -43,6 +43,7 @@ SELECT loracomp.copy_comments('loracomp.incoming_job', 'loracomp.job');
 -- Changes nothing; raises for a name that is not a column that submitters may fill. What is left out or null gets the table's default.
 CREATE FUNCTION loracomp.job_from_json(given jsonb) RETURNS loracomp.incoming_job
 LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     filled loracomp.incoming_job := jsonb_populate_record(NULL::loracomp.incoming_job, '{
@@ -76,6 +77,7 @@ COMMENT ON FUNCTION loracomp.job_from_json IS
 -- raises. run_at is not compared, because its default differs in each call and retries change it.
 CREATE FUNCTION loracomp.insert_job(job jsonb) RETURNS bigint
 LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     given loracomp.incoming_job := loracomp.job_from_json(job);
@@ -141,6 +143,7 @@ CREATE FUNCTION loracomp.submit_job(
     system_text text DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
@@ -224,6 +227,7 @@ EXECUTE FUNCTION loracomp.check_columns();
 -- Tasks are checked only when they are inserted or changed: a job must still run after a task that it excludes was deleted.
 CREATE FUNCTION loracomp.check_names(job loracomp.job, before loracomp.job) RETURNS void
 LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF job.base_model IS NULL THEN
@@ -262,6 +266,7 @@ COMMENT ON FUNCTION loracomp.check_names IS
 -- Changes nothing.
 CREATE FUNCTION loracomp.check_name(field text, given text, known text[]) RETURNS void
 LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF given <> ALL (known) THEN
@@ -324,6 +329,7 @@ FOR EACH ROW EXECUTE FUNCTION loracomp.prepare_job();
 -- server's notification queue, and NOTIFY would then make the INSERT fail; so none is sent while the queue is more than half full.
 CREATE FUNCTION loracomp.hint_job() RETURNS trigger
 LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF current_setting('loracomp.notify', true) IS DISTINCT FROM 'off' AND pg_notification_queue_usage() < 0.5 THEN

@@ -9,6 +9,7 @@
 -- instead of raising.
 CREATE FUNCTION loracomp.submit_one(given jsonb, OUT job_id bigint, OUT refused text)
 LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     hint text;
@@ -46,6 +47,7 @@ COMMENT ON FUNCTION loracomp.submit_one IS 'Inserts one job; returns its id, or 
 -- In lax mode, a path treats what is no array as an array of one.
 CREATE FUNCTION loracomp.submit_jobs(jobs jsonb) RETURNS TABLE (place bigint, job_id bigint, refused text)
 LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     PERFORM FROM loracomp.job LIMIT 0; -- as in submit_job
@@ -61,6 +63,7 @@ COMMENT ON FUNCTION loracomp.submit_jobs IS
 
 CREATE FUNCTION loracomp.insert_incoming_job() RETURNS trigger
 LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     PERFORM loracomp.insert_job(to_jsonb(new));

@@ -43,6 +43,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION loracomp.admit_jobs();
 -- until the next count.
 CREATE FUNCTION loracomp.check_room(submitter name, newest bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     most CONSTANT bigint := (SELECT l.per_submitter FROM loracomp.queue_limit AS l);

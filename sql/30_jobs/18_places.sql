@@ -21,6 +21,7 @@ COMMENT ON FUNCTION loracomp.counter_name IS 'Name of the sequence that counts a
 -- Makes the sequence if there is none. It waits for nobody: null if another session is just making it.
 CREATE FUNCTION loracomp.make_counter(name text) RETURNS regclass
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF to_regclass(name) IS NULL AND pg_try_advisory_xact_lock(hashtextextended(name, 0)) THEN
@@ -34,6 +35,7 @@ COMMENT ON FUNCTION loracomp.make_counter IS 'The sequence of this name, made if
 -- Uses a submitter's next place. It is not given back where the INSERT is undone.
 CREATE FUNCTION loracomp.take_place(base_model text, background boolean, submitter name) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     claimed CONSTANT bigint := coalesce(
@@ -60,6 +62,7 @@ CREATE FUNCTION loracomp.pick_jobs(
     base_model text, background boolean, batch_size integer, may_run_alone boolean, from_start boolean
 ) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     head CONSTANT regclass := loracomp.make_counter(loracomp.counter_name(pick_jobs.base_model, pick_jobs.background, ''));

@@ -82,6 +82,7 @@ COMMENT ON FUNCTION loracomp.claim_jobs IS
 -- another index, so that claims need not read past them.
 CREATE FUNCTION loracomp.wake_jobs() RETURNS integer
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     woken CONSTANT bigint[] := ARRAY(
@@ -111,6 +112,7 @@ COMMENT ON FUNCTION loracomp.wake_jobs IS
 -- which of its jobs that is due to.
 CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     expired CONSTANT bigint[] := ARRAY(

@@ -107,6 +107,7 @@ COMMENT ON FUNCTION loracomp.fail_jobs IS
 -- two seconds, and the job is left until its lease expires; otherwise one submitter could stop every worker.
 CREATE FUNCTION loracomp.hold_jobs(ids bigint[], tokens bigint[]) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     held bigint[];
@@ -131,6 +132,7 @@ COMMENT ON FUNCTION loracomp.hold_jobs IS
 
 CREATE FUNCTION loracomp.wait_for_jobs(ids bigint[], tokens bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 SET lock_timeout = '2s'
 AS $$
 BEGIN

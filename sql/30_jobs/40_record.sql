@@ -76,6 +76,7 @@ COMMENT ON FUNCTION loracomp.record_predictions IS
 -- running -> succeeded, for jobs that the caller has locked, planned by the caller's settings.
 CREATE FUNCTION loracomp.succeed_jobs(ids bigint[], outputs text[] DEFAULT NULL) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     RETURN QUERY

@@ -72,6 +72,7 @@ COMMENT ON FUNCTION loracomp.cancel_jobs IS
 -- Tags are compared by equality, not by containment: {"customer": {}} would be contained in every object under customer.
 CREATE FUNCTION loracomp.lock_jobs(ids bigint[], tags jsonb, states text[] DEFAULT NULL) RETURNS bigint[]
 LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     caller CONSTANT name := loracomp.caller();
@@ -170,6 +171,7 @@ COMMENT ON FUNCTION loracomp.set_priority IS
 -- use a SET clause instead, because Postgres lets only superusers set unknown parameters there.
 CREATE FUNCTION loracomp.give_reason(reason text) RETURNS text
 LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     before CONSTANT text := current_setting('loracomp.reason', true);

@@ -88,6 +88,7 @@ COMMENT ON FUNCTION loracomp.maintain IS
 -- all but the owner, members of pg_read_all_data too; who reads through the table is held to the table's policies alone.
 CREATE FUNCTION loracomp.add_range(first_id bigint, end_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     statement text;
@@ -113,6 +114,7 @@ COMMENT ON FUNCTION loracomp.add_range IS 'Makes the partitions for answers and 
 -- Reads only. The newest job of each range is looked at first, because that is fast and rules out most ranges.
 CREATE FUNCTION loracomp.past_range(ended_before timestamptz, most_jobs integer, OUT first_id bigint, OUT end_id bigint)
 LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
     SELECT r.first_id, r.end_id
     FROM loracomp.job_ranges() AS r
@@ -141,6 +143,7 @@ COMMENT ON FUNCTION loracomp.past_range IS
 -- purged but erased.
 CREATE FUNCTION loracomp.drop_range(first_id bigint, end_id bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 SET lock_timeout = '100ms'
 AS $$
 DECLARE
@@ -175,6 +178,7 @@ COMMENT ON FUNCTION loracomp.drop_range IS
 -- longer than the deletion.
 CREATE FUNCTION loracomp.delete_records(ids bigint[]) RETURNS void
 LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
 SET jit = off
 SET enable_hashjoin = off

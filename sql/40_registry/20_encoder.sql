@@ -141,6 +141,7 @@ COMMENT ON FUNCTION loracomp.examples_without_text IS
 -- first: if it becomes the present one meanwhile, it is found as that.
 CREATE FUNCTION loracomp.embedding_table(encoder text, input_version smallint) RETURNS regclass
 LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     PERFORM FROM loracomp.next_encoder AS e

@@ -105,6 +105,7 @@ COMMENT ON FUNCTION loracomp.delete_examples IS
 -- Locks the task, so that two calls which change it wait for each other.
 CREATE FUNCTION loracomp.find_task(task text) RETURNS integer
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     found_id CONSTANT integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = find_task.task FOR NO KEY UPDATE);
@@ -120,6 +121,7 @@ COMMENT ON FUNCTION loracomp.find_task IS 'The id of a task, which is locked unt
 -- Raises if there is no such role: a task with a misspelt reader_role could be read by nobody.
 CREATE FUNCTION loracomp.check_role_exists(role name) RETURNS void
 LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF role IS NOT NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = role) THEN

@@ -195,7 +195,7 @@ COMMENT ON FUNCTION loracomp.find_unembedded IS 'Which of the given rows are tra
 -- Stores embeddings of examples that have none of this encoder (null: the present one), and returns how many. If two imports bring
 -- the same examples, the second waits for the first. Examples that were deleted meanwhile are skipped.
 CREATE FUNCTION loracomp.add_embeddings(
-    example_ids bigint[], embeddings vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL
+    example_ids bigint[], embeddings public.vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -258,7 +258,7 @@ COMMENT ON FUNCTION loracomp.drop_embedding_index IS
 -- Builds the HNSW index that routing searches: of the embeddings' coordinates on these axes (unit vectors, at right angles to each
 -- other) or, if none are given, of whole embeddings, unless it is there. If whole embeddings were indexed before, that index stays until
 -- drop_spare_index, so that jobs are routed meanwhile; if coordinates were, routing waits.
-CREATE FUNCTION loracomp.build_embedding_index(axes vector[] DEFAULT '{}') RETURNS void
+CREATE FUNCTION loracomp.build_embedding_index(axes public.vector[] DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 BEGIN

@@ -1,6 +1,7 @@
 -- Refuses UPDATE, DELETE and TRUNCATE of the audit, where events are only appended. Only purge_jobs may delete events, those of its jobs.
 CREATE FUNCTION loracomp.keep_audit_event() RETURNS trigger
 LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF tg_op = 'DELETE' AND current_setting('loracomp.purging', true) = 'on' THEN

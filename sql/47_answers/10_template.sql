@@ -6,6 +6,7 @@
 CREATE FUNCTION loracomp.prompt_pieces(prompt text)
 RETURNS TABLE (place bigint, literal text, col text)
 LANGUAGE plpgsql IMMUTABLE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     RETURN QUERY
@@ -29,6 +30,7 @@ COMMENT ON FUNCTION loracomp.prompt_pieces IS 'The pieces of a declaration''s pr
 -- ISO format and UTC, numbers without zeros at their end, as equal keys must be equal texts.
 CREATE FUNCTION loracomp.key_forms(type oid, OUT written text, OUT read text)
 LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
     SELECT
         CASE

@@ -21,6 +21,7 @@
 -- Reads only. The name of the table, then the names of columns and key_columns. Null for a column that was dropped.
 CREATE FUNCTION loracomp.source_names(source regclass, columns smallint[]) RETURNS text[]
 LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
     SELECT ARRAY[source::text] || ARRAY(
         SELECT a.attname FROM pg_catalog.unnest(columns) WITH ORDINALITY AS c (number, place)
@@ -33,6 +34,7 @@ COMMENT ON FUNCTION loracomp.source_names IS 'Names of a table and of these of i
 -- Reads only. Null for a name that no column has.
 CREATE FUNCTION loracomp.numbers_of(source regclass, names text[]) RETURNS smallint[]
 LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
     SELECT ARRAY(
         SELECT a.attnum FROM unnest(names) WITH ORDINALITY AS n (name, place)
@@ -45,6 +47,7 @@ COMMENT ON FUNCTION loracomp.numbers_of IS 'The numbers of a table''s columns wi
 -- Reads only. Empty for a table without one.
 CREATE FUNCTION loracomp.key_of(source regclass) RETURNS smallint[]
 LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
     SELECT ARRAY(SELECT unnest(i.indkey[: i.indnkeyatts - 1]) FROM pg_index AS i WHERE i.indrelid = key_of.source AND i.indisprimary);
 $$;
@@ -56,6 +59,7 @@ CREATE FUNCTION loracomp.key_list(
     d loracomp.declaration, form text, alias text DEFAULT 's', key text DEFAULT 'k.key', separator text DEFAULT ', '
 ) RETURNS text
 LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
     SELECT string_agg(
         format(
@@ -74,6 +78,7 @@ COMMENT ON FUNCTION loracomp.key_list IS 'SQL for each column of a declaration''
 -- can't have, as text.
 CREATE FUNCTION loracomp.filter_condition(d loracomp.declaration, alias text DEFAULT 's') RETURNS text
 LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
     SELECT coalesce(string_agg(
         format(
@@ -95,6 +100,7 @@ COMMENT ON FUNCTION loracomp.filter_condition IS 'A declaration''s filter as a c
 -- those for statements are not run where a statement names a partition.
 CREATE FUNCTION loracomp.hint_body(d loracomp.declaration) RETURNS text
 LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
 AS $make$
     SELECT format($body$
         BEGIN
@@ -156,6 +162,7 @@ COMMENT ON FUNCTION loracomp.from_source IS 'A declaration''s table as SQL, with
 -- An array of rows with these keys, or (keys null) the next rows in the order of the key after `last`.
 CREATE FUNCTION loracomp.read_body(d loracomp.declaration) RETURNS text
 LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
 AS $make$
     SELECT format($body$
         BEGIN

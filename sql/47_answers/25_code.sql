@@ -7,6 +7,7 @@
 -- as loracomp's owner needs no such way to run code as it.
 CREATE FUNCTION loracomp.check_code(source regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = check_code.source);

@@ -16,6 +16,7 @@
 -- Raises unless the caller owns the table, and its rows can be answered. Returns the declaration, as far as the table decides it.
 CREATE FUNCTION loracomp.check_source(source regclass, prompt text, filter jsonb) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = check_source.source);
@@ -86,6 +87,7 @@ COMMENT ON FUNCTION loracomp.check_source IS 'A declaration as far as its table 
 -- Reads only the catalog. A domain has the output function of the type that it is made of, however many domains are between.
 CREATE FUNCTION loracomp.check_text(source regclass, columns smallint[]) RETURNS void
 LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     col CONSTANT name := (
@@ -104,6 +106,7 @@ COMMENT ON FUNCTION loracomp.check_text IS 'Raises if one of these columns of a 
 -- functions and views that it will own.
 CREATE FUNCTION loracomp.check_owner(owner name) RETURNS void
 LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF NOT pg_has_role(check_owner.owner, 'loracomp_submitter', 'usage') AND NOT pg_has_role(check_owner.owner, 'loracomp_admin', 'usage') THEN
@@ -121,6 +124,7 @@ COMMENT ON FUNCTION loracomp.check_owner IS 'Raises unless a table''s owner is a
 -- Changes nothing: it inserts a job and takes it back. So what a job refuses is refused in its words.
 CREATE FUNCTION loracomp.check_request(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     INSERT INTO loracomp.job (prompt, choices, max_new_tokens, policy, priority, tags, submitted_by)
@@ -134,6 +138,7 @@ COMMENT ON FUNCTION loracomp.check_request IS 'Raises if a declaration''s jobs w
 
 CREATE FUNCTION loracomp.make_view(d loracomp.declaration, schema name, name name) RETURNS regclass
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     view CONSTANT text := format('%I.%I', schema, name);
@@ -242,6 +247,7 @@ COMMENT ON FUNCTION loracomp.create_answers IS 'Declares that each row of a tabl
 -- Locks the declaration. Members of the owner's role and administrators may change it; another prompt only the table's owner may give.
 CREATE FUNCTION loracomp.find_answers(name regclass) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     d loracomp.declaration;

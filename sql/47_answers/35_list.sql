@@ -7,6 +7,7 @@
 -- Reads nothing. Not in SQL, which would look for bi.wilson_interval before it is there.
 CREATE FUNCTION loracomp.accuracy_of(hits bigint, n bigint) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     RETURN CASE WHEN n < 20 THEN format('not yet known (%s of 20 rows)', n) ELSE (

@@ -60,6 +60,7 @@ COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks for the rows of declarations that
 -- From the start. The look `skip` stays one.
 CREATE FUNCTION loracomp.look_at_all(declaration_id integer) RETURNS loracomp.declaration
 LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
     UPDATE loracomp.declaration AS a
     SET sweep = coalesce(nullif(a.sweep, 'answers'), 'source'), swept_to = NULL, looked_at = now(),
@@ -72,6 +73,7 @@ COMMENT ON FUNCTION loracomp.look_at_all IS 'Begins a look at all rows of a decl
 -- A look at all rows reads the table in the order of its key, then the answers, because the rows of some may be gone.
 CREATE FUNCTION loracomp.ask_of(d loracomp.declaration, most integer) RETURNS void
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     oldest CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
@@ -140,6 +142,7 @@ COMMENT ON FUNCTION loracomp.ask_of IS 'Asks for rows of a declaration: those th
 -- The declaration as it now is; null if its table or view is gone, and then it is forgotten. Raises if nothing may be read.
 CREATE FUNCTION loracomp.follow_source(d loracomp.declaration) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     owner name;
@@ -202,6 +205,7 @@ COMMENT ON FUNCTION loracomp.follow_source IS 'Follows what became of a declarat
 -- An array of objects; null if there are no hints. One without a key says that the table was emptied.
 CREATE FUNCTION loracomp.take_hints(d loracomp.declaration, most integer) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     keys jsonb;
@@ -230,6 +234,7 @@ CREATE FUNCTION loracomp.read_rows(
     d loracomp.declaration, keys jsonb DEFAULT NULL, last text[] DEFAULT NULL, most integer DEFAULT NULL
 ) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     read jsonb;
@@ -250,6 +255,7 @@ COMMENT ON FUNCTION loracomp.read_rows IS 'Rows of a declaration''s table with t
 -- once a hint says that they have changed.
 CREATE FUNCTION loracomp.ask_found(d loracomp.declaration, keys jsonb, found_rows jsonb, by text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     of_jobs CONSTANT text := loracomp.policy_of(d);

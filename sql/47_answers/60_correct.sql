@@ -74,6 +74,7 @@ CREATE FUNCTION loracomp.write_correction(
     declaration_id integer, key text[], correct text, changes_others boolean DEFAULT FALSE
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     d CONSTANT loracomp.declaration := (SELECT a FROM loracomp.declaration AS a WHERE a.id = write_correction.declaration_id);

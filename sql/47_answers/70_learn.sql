@@ -12,6 +12,7 @@
 -- name can't be that of a task of a library. Null for no correction, and for a row that has nothing to ask.
 CREATE FUNCTION loracomp.label_row(d loracomp.declaration, key text[], correct text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     row_prompt text;
@@ -71,6 +72,7 @@ FOR EACH ROW WHEN (old.example_id IS NOT NULL) EXECUTE FUNCTION loracomp.unlabel
 -- embedding tries again.
 CREATE FUNCTION loracomp.measure_corrections(example_ids bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     d loracomp.declaration;
@@ -107,6 +109,7 @@ COMMENT ON FUNCTION loracomp.measure_corrections IS 'Inserts the missing measure
 -- `measured` would weigh it like all others.
 CREATE FUNCTION loracomp.policy_of(d loracomp.declaration) RETURNS text
 LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
     SELECT CASE WHEN count(*) >= 16 THEN 'measured' ELSE d.policy END
     FROM loracomp.measurement AS m JOIN loracomp.base_model AS b ON b.id = m.base_model_id AND b.is_default

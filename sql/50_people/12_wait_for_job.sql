@@ -2,6 +2,7 @@
 -- each iteration has a new snapshot, but the statement's own snapshot stays open while it waits.
 CREATE FUNCTION loracomp.wait_for_job(id bigint, timeout interval DEFAULT '30 seconds') RETURNS text
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     until timestamptz;

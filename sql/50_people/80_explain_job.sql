@@ -12,6 +12,7 @@
 -- Reads only, with the caller's rights. Raises for a job that does not exist or is another submitter's.
 CREATE FUNCTION loracomp.explain_job(id bigint)
 RETURNS text LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     j loracomp.job;

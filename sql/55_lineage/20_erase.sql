@@ -212,6 +212,7 @@ COMMENT ON FUNCTION loracomp.erase_jobs IS
 -- of single tags, so they can be corrected only if one tag is given.
 CREATE FUNCTION loracomp.erase_sums(tags jsonb) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
     DELETE FROM loracomp.answers_by_tag AS a
     USING jsonb_each_text(erase_sums.tags) AS g, loracomp.report_day AS d

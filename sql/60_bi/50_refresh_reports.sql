@@ -55,6 +55,7 @@ COMMENT ON FUNCTION loracomp.changed_days IS
 -- reports read the same jobs, which are then still in memory.
 CREATE FUNCTION loracomp.roll_up(days loracomp.report_day[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     of_day loracomp.report_day;
@@ -77,6 +78,7 @@ COMMENT ON FUNCTION loracomp.roll_up IS
 -- Closes all days before the given one. The caller has locked report_day.
 CREATE FUNCTION loracomp.close_days(before date) RETURNS void
 LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
 AS $$
     SELECT loracomp.roll_up(ARRAY(SELECT c FROM loracomp.changed_days(close_days.before) AS c));
     UPDATE loracomp.report_day AS d SET is_closed = TRUE WHERE d.day < close_days.before AND NOT d.is_closed;

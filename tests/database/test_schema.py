@@ -169,34 +169,34 @@ def test_a_file_that_fails_changes_nothing_and_is_named(database: str, packed: P
     [
         (
             "CREATE MATERIALIZED VIEW backlog AS SELECT count(*) FROM loracomp.job_result",
-            "materialized view backlog depends on view job_result",
+            "materialized view public.backlog depends on view job_result",
             "DROP MATERIALIZED VIEW backlog",
         ),
         (
             "CREATE FUNCTION backlog() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM loracomp.job_result; END",
-            r"function backlog\(\) depends on view job_result",
+            r"function public\.backlog\(\) depends on view job_result",
             "DROP FUNCTION backlog",
         ),
         (
             "CREATE TABLE kept (name text, short text GENERATED ALWAYS AS (loracomp.shorten(name, 9)) STORED)",
-            "column short of table kept depends on function shorten",
+            "column short of table public.kept depends on function shorten",
             "DROP TABLE kept",
         ),
         (
             "CREATE TABLE kept (name text);CREATE POLICY short ON kept USING (loracomp.shorten(name, 9) = name)",
-            "policy short on table kept depends on function shorten",
+            "policy short on table public.kept depends on function shorten",
             "DROP TABLE kept",
         ),
         (
             "CREATE TABLE kept (name text);"
             "CREATE TRIGGER hint AFTER INSERT ON kept EXECUTE FUNCTION loracomp.hint_job()",
-            "trigger hint on table kept depends on function hint_job",
+            "trigger hint on table public.kept depends on function hint_job",
             "DROP TABLE kept",
         ),
         (
             "CREATE VIEW inbox AS SELECT 1 AS one;"
             "CREATE RULE ask AS ON INSERT TO inbox DO INSTEAD INSERT INTO loracomp.incoming_job (prompt) VALUES ('x')",
-            "rule ask on view inbox depends on view incoming_job",
+            "rule ask on view public.inbox depends on view incoming_job",
             "DROP VIEW inbox",
         ),
     ],
@@ -376,7 +376,7 @@ def test_a_view_of_a_users_that_forbids_a_migration_is_named(database: str, pack
     (packed / "migrations/versions/9998_next.py").write_text(NEXT)
     run(database, "CREATE VIEW outputs AS SELECT output FROM loracomp.prediction")
     before = snapshot(database)
-    with pytest.raises(RefusedError, match="prevents this: rule _RETURN on view outputs depends on column"):
+    with pytest.raises(RefusedError, match=r"prevents this: rule _RETURN on view public\.outputs depends on column"):
         schema.initialize(database)
     assert snapshot(database) == before
 

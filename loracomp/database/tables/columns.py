@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -46,6 +47,16 @@ class RoleName(UserDefinedType[str]):
     def get_col_spec(self, **_: Any) -> str:
         """The type's name in CREATE TABLE."""
         return "name"
+
+
+class HalfVec(HALFVEC):  # type: ignore[misc]  # pgvector has no types
+    """pgvector's type halfvec, named with its schema: migrations don't look for names in public."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """The type's name in CREATE TABLE."""
+        return f"public.{super().get_col_spec()}"
 
 
 def required(name: str, kind: Any, comment: str, default: str | None = None, **options: Any) -> Column[Any]:

@@ -1,6 +1,5 @@
 """Base models, the encoder, tasks with their examples, and adapters."""
 
-from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -23,6 +22,7 @@ from loracomp.database.tables.columns import (
     NO_STATISTICS,
     NOT_COMPRESSED,
     TIME,
+    HalfVec,
     RoleName,
     check,
     created_at,
@@ -151,7 +151,7 @@ example_embedding = Table(
     required("task_id", Integer, "Task of the example; a copy, so that retrieval reads one table only."),
     required(
         "embedding",
-        HALFVEC(DIMENSIONS),
+        HalfVec(DIMENSIONS),
         "The example as a unit vector in half precision, in the encoder's input format.",
         info=IN_ROW,
     ),
@@ -167,7 +167,7 @@ example_embedding = Table(
         "example_embedding_hnsw",
         "embedding",
         postgresql_using="hnsw",
-        postgresql_ops={"embedding": "halfvec_cosine_ops"},
+        postgresql_ops={"embedding": "public.halfvec_cosine_ops"},
         # Vectors of a task form clusters: with pgvector's default of 64, one vector in fifty is never found.
         postgresql_with={"ef_construction": 400},
     ),
@@ -178,7 +178,7 @@ principal_axis = Table(
     "principal_axis",
     metadata,
     required("place", SmallInteger, "Place of the axis, from 1.", primary_key=True, autoincrement=False),
-    required("axis", HALFVEC(), "Unit vector, at right angles to the other axes.", info=IN_ROW),
+    required("axis", HalfVec(), "Unit vector, at right angles to the other axes.", info=IN_ROW),
     comment="Axes in whose directions the embeddings differ most; none unless there are very many embeddings.",
 )
 
@@ -188,7 +188,7 @@ reduced_embedding = Table(
     metadata,
     required("example_id", BigInteger, "The example.", primary_key=True, autoincrement=False),
     required("task_id", Integer, "Task of the example; a copy, as in example_embedding."),
-    required("embedding", HALFVEC(AXES), "Coordinates of the example's embedding on the principal axes."),
+    required("embedding", HalfVec(AXES), "Coordinates of the example's embedding on the principal axes."),
     index("reduced_embedding_task", "task_id"),
     comment="Embeddings in fewer dimensions, by which routing finds candidates; empty if there are no principal axes.",
 )
