@@ -2,6 +2,7 @@
 --   check_health
 --     check_server              its release and settings
 --       oldest_snapshots
+--     check_objects             nobody else makes what our functions call
 --     check_work                what jobs need is there, and they move
 
 -- Reads only: what an administrator should know; `loracomp doctor` prints it.
@@ -20,6 +21,8 @@ BEGIN
         CASE c.troubles WHEN '{}' THEN c.fine ELSE array_to_string(c.troubles, '; ') END
     FROM (
         SELECT * FROM loracomp.check_server()
+        UNION ALL
+        SELECT * FROM loracomp.check_objects()
         UNION ALL
         SELECT * FROM loracomp.check_work()
     ) AS c;
@@ -78,6 +81,87 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.check_server IS
 'Checks of the server: its release, durability, memory for the index, and what keeps dead rows.';
+
+-- Reads only the catalog. `others` are functions and operators of roles that may not act as our owner: if ours called one, such a role
+-- would have the rights of whoever calls ours. A function in C was installed by a superuser, whoever owns it.
+CREATE FUNCTION loracomp.check_objects()
+RETURNS TABLE (check_name text, otherwise text, fine text, troubles text[])
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    WITH ours AS MATERIALIZED (
+        SELECT n.* FROM pg_namespace AS n WHERE n.nspname IN ('loracomp', 'loracomp_parts', 'bi')
+    ),
+    others AS MATERIALIZED (
+        SELECT o.*, o.owner::regrole::text AS of FROM (
+            SELECT 'pg_proc'::regclass AS catalog, p.oid, p.proname AS name, 'function ' || p.oid::regprocedure::text AS what,
+                p.pronamespace AS schema, p.proowner AS owner
+            FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang WHERE l.lanname NOT IN ('internal', 'c')
+            UNION ALL
+            SELECT 'pg_operator', r.oid, r.oprname, 'operator ' || r.oid::regoperator::text, r.oprnamespace, r.oprowner
+            FROM pg_operator AS r
+            WHERE NOT EXISTS (
+                SELECT FROM pg_depend AS d
+                WHERE d.classid = 'pg_operator'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_extension'::regclass
+            )
+        ) AS o
+        WHERE NOT pg_has_role(o.owner, current_user, 'member')
+    )
+    SELECT 'schemas', 'fail', 'nobody but the owner makes what our functions call', ARRAY(
+        SELECT format('schema %s belongs to %s: ALTER SCHEMA %1$s OWNER TO %I', n.nspname, n.nspowner::regrole, current_user)
+        FROM ours AS n WHERE NOT pg_has_role(n.nspowner, current_user, 'member')
+        UNION ALL
+        SELECT format('%s may create in schema %s, and so get the owner''s rights: REVOKE CREATE ON SCHEMA %2$s FROM %1$s', g.name, n.nspname)
+        FROM ours AS n
+        CROSS JOIN LATERAL aclexplode(n.nspacl) AS a
+        CROSS JOIN LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'public' ELSE a.grantee::regrole::text END) AS g (name)
+        WHERE a.privilege_type = 'CREATE' AND (a.grantee = 0 OR NOT pg_has_role(a.grantee, current_user, 'member'))
+        UNION ALL
+        SELECT format('%s belongs to %s: drop it', o.what, o.of)
+        FROM others AS o JOIN ours AS n ON n.oid = o.schema WHERE n.nspname <> 'loracomp_parts' -- where owners of tables have one each
+        UNION ALL
+        SELECT format(
+            '%s of %s is called by %s%s: %s, then drop it', o.what, o.of, min(u.object), ' and others of ours, ' || nullif(count(*) - 1, 0),
+            CASE WHEN bool_or(u.is_a_tables) THEN 'drop these and create them again as `loracomp sql` does'
+                ELSE 'run `loracomp init --again`' END
+        )
+        FROM others AS o
+        JOIN pg_depend AS d ON d.refclassid = o.catalog AND d.refobjid = o.oid
+        CROSS JOIN LATERAL (
+            SELECT pg_describe_object(d.classid, d.objid, d.objsubid) AS object,
+                d.classid IN ('pg_class'::regclass, 'pg_constraint'::regclass, 'pg_attrdef'::regclass) AS is_a_tables
+        ) AS u
+        JOIN ours AS n ON n.oid = coalesce(
+            (SELECT p.pronamespace FROM pg_proc AS p WHERE d.classid = 'pg_proc'::regclass AND p.oid = d.objid),
+            (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = CASE d.classid
+                WHEN 'pg_class'::regclass THEN d.objid
+                WHEN 'pg_rewrite'::regclass THEN (SELECT r.ev_class FROM pg_rewrite AS r WHERE r.oid = d.objid)
+                WHEN 'pg_constraint'::regclass THEN (SELECT r.conrelid FROM pg_constraint AS r WHERE r.oid = d.objid)
+                WHEN 'pg_attrdef'::regclass THEN (SELECT f.adrelid FROM pg_attrdef AS f WHERE f.oid = d.objid)
+                WHEN 'pg_policy'::regclass THEN (SELECT p.polrelid FROM pg_policy AS p WHERE p.oid = d.objid)
+                WHEN 'pg_trigger'::regclass THEN (SELECT t.tgrelid FROM pg_trigger AS t WHERE t.oid = d.objid)
+            END)
+        )
+        GROUP BY o.what, o.of
+    )
+    UNION ALL
+    SELECT 'overloads', 'warn', 'none of built-in functions in schema public', ARRAY(
+        SELECT format(
+            '%s has %s functions and operators in schema public with names of built-in ones, such as %s: statements of everybody whose '
+            'search_path has public may run them; drop them, or REVOKE CREATE ON SCHEMA public FROM %1$s', o.of, count(*), min(o.what)
+        )
+        FROM others AS o
+        WHERE o.schema = to_regnamespace('public')::oid AND CASE o.catalog
+            WHEN 'pg_proc'::regclass
+                THEN EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = o.name)
+            ELSE EXISTS (SELECT FROM pg_operator AS r WHERE r.oprnamespace = 'pg_catalog'::regnamespace AND r.oprname = o.name)
+        END
+        GROUP BY o.of
+        ORDER BY o.of
+    )
+$$;
+COMMENT ON FUNCTION loracomp.check_objects IS
+'Checks of what others may have made: objects in loracomp''s schemas, functions that ours call, and overloads of built-in functions.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.check_work()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from psycopg.conninfo import make_conninfo
 
 from conftest import create_database, drop_database
 from job_data import REPORT
@@ -63,7 +64,7 @@ def test_every_check_says_ok_on_a_sound_database(url: str) -> None:
     found = findings(url)
     # The tests' server does not flush to disk, and has no encoder.
     assert {check for check, (status, _) in found.items() if status == "fail"} <= {"durability", "models"}
-    assert len(found) == 10
+    assert len(found) == 12
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     assert [check for check in found if f"`{check}`" not in page] == []
 
@@ -132,6 +133,62 @@ def test_files_that_differ_from_what_was_applied(url: str, owner: Connection) ->
     owner.execute("UPDATE loracomp.sql_object SET checksum = %s WHERE path = %s", [row["checksum"], path])
     assert status == "warn" and path in detail
     assert findings(url)["sql/ files"][0] == "ok"
+
+
+@pytest.fixture
+def other(owner: Connection) -> Iterator[str]:
+    """A plain login that may create in public."""
+    role = f"other_{os.getpid()}"
+    owner.execute(f"CREATE ROLE {role} LOGIN; GRANT CREATE ON SCHEMA public TO {role}".encode())
+    yield role
+    owner.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}".encode())
+
+
+def test_somebody_else_who_may_create_in_our_schemas(owner: Connection, other: str) -> None:
+    nobody = ("ok", "nobody but the owner makes what our functions call")
+    assert health(owner)["schemas"] == nobody
+    may_create = "may create in schema bi, and so get the owner's rights: REVOKE CREATE ON SCHEMA bi FROM"
+    with changed(owner, f"GRANT CREATE ON SCHEMA bi TO {other}", f"REVOKE CREATE ON SCHEMA bi FROM {other}"):
+        assert health(owner)["schemas"] == ("fail", f"{other} {may_create} {other}")
+    with changed(owner, "GRANT CREATE ON SCHEMA bi TO public", "REVOKE CREATE ON SCHEMA bi FROM public"):
+        assert health(owner)["schemas"] == ("fail", f"public {may_create} public")
+    back = "ALTER SCHEMA loracomp_parts OWNER TO CURRENT_USER"
+    with changed(owner, f"ALTER SCHEMA loracomp_parts OWNER TO {other}", back):
+        assert f"schema loracomp_parts belongs to {other}: ALTER SCHEMA" in health(owner)["schemas"][1]
+    function = "FUNCTION loracomp.shorten(name, integer)"
+    made = f"CREATE {function} RETURNS text LANGUAGE sql RETURN 'x'; ALTER {function} OWNER TO {other}"
+    with changed(owner, made, f"DROP {function}"):
+        assert f"function shorten(name,integer) belongs to {other}: drop it" in health(owner)["schemas"][1]
+    assert health(owner)["schemas"] == nobody
+
+
+def test_an_installation_that_calls_somebody_elses_overloads(url: str, owner: Connection, other: str) -> None:
+    """As one of before the search path was fixed may: what doctor says brings it into order."""
+    with db.connect(make_conninfo(url, user=other)) as planter:
+        body = "RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN ''; END $$"
+        planter.execute(f"CREATE FUNCTION public.md5(name) {body}; CREATE FUNCTION public.left(name, integer) {body}")
+    assert health(owner)["schemas"][0] == "ok"
+    status, words = health(owner)["overloads"]
+    assert status == "warn"
+    assert f"{other} has 2 functions and operators in schema public with names of built-in ones, such as" in words
+    (row,) = owner.execute("SELECT pg_get_functiondef('loracomp.counter_name'::regproc) AS definition")
+    owner.execute(
+        row["definition"].replace("md5((counter_name.submitter)::text)", "public.md5(counter_name.submitter)").encode()
+    )
+    status, words = health(owner)["schemas"]
+    assert status == "fail"
+    called = rf"function public\.md5\(name\) of {other} is called by function counter_name"
+    assert re.match(rf"{called}.*: run `loracomp init --again`, then drop it$", words)
+    owner.execute("ALTER TABLE loracomp.policy ADD CONSTRAINT taken_over CHECK (public.left(name::name, 1) = '')")
+    assert (
+        "called by constraint taken_over on table policy: drop these and create them again"
+        in health(owner)["schemas"][1]
+    )
+    owner.execute("ALTER TABLE loracomp.policy DROP CONSTRAINT taken_over")
+    assert schema.initialize(url, again=True)
+    assert health(owner)["schemas"][0] == "ok"
+    owner.execute(f"DROP OWNED BY {other}".encode())
+    assert health(owner)["overloads"] == ("ok", "none of built-in functions in schema public")
 
 
 def test_stuck_leases_and_a_queue_without_workers(url: str, owner: Connection) -> None:
