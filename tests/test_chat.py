@@ -18,7 +18,7 @@ from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_choices, encode_texts, log_likelihoods
 from loracomp.model.text import render
-from loracomp.records import Answer, Request
+from loracomp.records import Answer, Failure, Request
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.replay import replay
@@ -225,6 +225,24 @@ def test_a_base_model_without_a_template_is_asked_plainly_and_asking_for_one_is_
             add_jobs(connection, "wet", **{column: given})
     run(connection, Engine("tiny", chatting(None), minilm))
     assert [row["chat_template"] for row in traces(connection, id_)] == [False]
+
+
+def test_a_job_whose_chat_template_has_gone_since_fails_alone_and_says_why(connection: Connection, minilm: Any) -> None:
+    register_base_model(connection, chatting())
+    told, asked_for = [
+        add_jobs(connection, "wet", max_new_tokens=2, **{column: given})[0]
+        for column, given in (("system_text", "be brief"), ("chat_template", True))
+    ]
+    (plain,) = add_jobs(connection, "wet", max_new_tokens=2)
+    register_base_model(connection, chatting(None))
+    jobs = claim_jobs(connection, worker="w", base_model="tiny", batch_size=16, lease_s=60)
+    results = Engine("tiny", chatting(None), minilm).run(connection, jobs)
+    why = "the base model's tokenizer has no chat template: leave {} out"
+    assert {each.job_id: isinstance(each, Failure) and (each.message, each.retry) for each in results} == {
+        told: (why.format("system_text"), False),
+        asked_for: (why.format("chat_template"), False),
+        plain: False,
+    }
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system_text: str | N
     system = [] if system_text is None else [{"role": "system", "content": system_text}]
     messages = [*system, {"role": "user", "content": prompt}]
     if tokenizer.chat_template is None:
-        raise JobError("the base model's tokenizer has no chat template: leave chat_template out", code="chat_template")
+        asked = "chat_template" if system_text is None else "system_text"
+        raise JobError(f"the base model's tokenizer has no chat template: leave {asked} out", code="chat_template")
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template may raise anything

@@ -224,7 +224,9 @@ EXECUTE FUNCTION loracomp.check_columns();
 
 -- Raises for names of base models, policies and tasks that don't exist, for tasks that are asked for and excluded, and for a chat template
 -- that the base model has not. Foreign keys refuse some of these too, but say neither which name it was nor where the existing ones are.
--- Tasks are checked only when they are inserted or changed: a job must still run after a task that it excludes was deleted.
+-- A column is checked only when somebody inserts or changes it, because that person can read the error. Workers update a job too, for
+-- example when its time has come: an error would then stop the claims of all workers, although the job's data was right when it was
+-- submitted, and only a task or a chat template has gone since. A worker that runs such a job does without the task, or fails it alone.
 CREATE FUNCTION loracomp.check_names(job loracomp.job, before loracomp.job) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -250,9 +252,10 @@ BEGIN
     PERFORM loracomp.check_tasks_exist('tasks', job.tasks) WHERE job.tasks IS DISTINCT FROM before.tasks;
     PERFORM loracomp.check_tasks_exist('exclude_tasks', job.exclude_tasks)
     WHERE job.exclude_tasks <> coalesce(before.exclude_tasks, '{}');
-    IF (job.chat_template OR job.system_text IS NOT NULL) AND NOT EXISTS (
-        SELECT FROM loracomp.base_model AS b WHERE b.name = job.base_model AND b.has_chat_template
-    ) THEN
+    IF (job.chat_template, job.system_text) IS DISTINCT FROM (before.chat_template, before.system_text)
+        AND (job.chat_template OR job.system_text IS NOT NULL) AND NOT EXISTS (
+            SELECT FROM loracomp.base_model AS b WHERE b.name = job.base_model AND b.has_chat_template
+        ) THEN
         RAISE EXCEPTION 'base model % has no chat template, which % asks for', job.base_model,
             CASE WHEN job.system_text IS NULL THEN 'chat_template' ELSE 'system_text' END
             USING ERRCODE = 'check_violation', CONSTRAINT = 'base_model_has_no_chat_template',

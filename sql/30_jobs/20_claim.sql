@@ -129,7 +129,7 @@ BEGIN
     UPDATE loracomp.job AS j SET
         status = CASE WHEN e.spent THEN 'failed' ELSE 'queued' END,
         finished_at = CASE WHEN e.spent THEN now() END,
-        attempts = j.attempts - CASE WHEN e.alone THEN 0 ELSE 1 END,
+        attempts = CASE WHEN e.alone THEN j.attempts ELSE greatest(j.attempts - 1, 0) END, -- somebody may have set it to 0 meanwhile
         expired_leases = j.expired_leases + 1,
         run_at = CASE WHEN e.alone AND NOT e.spent THEN now() + loracomp.retry_delay(j.attempts) ELSE j.run_at END,
         lease_token = NULL,

@@ -59,7 +59,7 @@ BEGIN
     RETURN QUERY
     UPDATE loracomp.job AS j SET
         status = 'queued',
-        attempts = j.attempts - 1,
+        attempts = greatest(j.attempts - 1, 0), -- as in rescue_jobs
         lease_token = NULL,
         lease_expires_at = NULL
     WHERE j.id = ANY (held)

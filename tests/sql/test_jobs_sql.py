@@ -34,6 +34,7 @@ from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.database.tables import DIMENSIONS
+from loracomp.database.tables import job as jobs_table
 from loracomp.errors import RefusedError
 from loracomp.records import Failure, Job
 from loracomp.worker.leases import queue_is_empty, release_jobs, renew_leases
@@ -609,6 +610,17 @@ def test_what_joins_a_job_that_is_not_wanted_any_more_pays_for_no_expiry(connect
     assert (row["status"], row["attempts"], row["expired_leases"]) == ("queued", 0, 1)
 
 
+def test_a_running_job_whose_attempts_somebody_set_to_0_is_still_taken_back(connection: Connection):
+    ids = add_jobs(connection, "a", "b")
+    (released,) = claim(connection, 1)
+    claim(connection, 1)
+    connection.execute("UPDATE loracomp.job SET attempts = 0")
+    expire_leases(connection)
+    assert release_jobs(connection, [released]) == {released.id}
+    connection.execute("SELECT loracomp.rescue_jobs()")
+    assert statuses(connection) == dict.fromkeys(ids, "queued")
+
+
 def test_each_expiry_after_the_first_counts_and_the_last_one_fails_the_job(connection: Connection):
     (job_id,) = add_jobs(connection, "a", max_attempts=2)
     claim(connection)
@@ -1081,6 +1093,101 @@ def test_a_job_goes_on_when_a_task_that_it_excludes_goes_away(connection: Connec
     claimed = claim(connection)
     connection.execute("DELETE FROM loracomp.task")
     assert fail_jobs(connection, claimed, [Failure(job_id, "code", "message", retry=True)]) == {job_id}
+
+
+# --- what a job names goes away
+
+
+RUNS = (
+    "status = 'running', attempts = 1, worker = 'w', claimed_at = now(), lease_token = 7,"
+    " lease_expires_at = now() + interval '1 minute'"
+)
+OVER = RUNS.replace("now() + interval", "now() - interval")
+GOING = {
+    "the chat template": "UPDATE loracomp.base_model SET has_chat_template = false",
+    "the tasks": "DELETE FROM loracomp.task",
+    **{
+        str(key.name): f"DELETE FROM {key.referred_table.fullname} WHERE name = 'gone'"
+        for key in jobs_table.foreign_key_constraints
+    },
+}
+NAMING = {
+    "base_model": "gone", "policy": "gone", "task": "gone", "tasks": ["gone"], "exclude_tasks": ["gone too"],
+    "submitted_by": "nobody any more", "system_text": "be brief", "chat_template": True,
+}  # fmt: skip
+"""Columns of a job by which it depends on something; its evaluation is the job's own."""
+STATES = {
+    "waits for its time": "run_at = now() + interval '1 hour'",
+    "waits in the background": "priority = -1",
+    "waits long in the background": "priority = -1, run_at = now() - interval '1001 minutes'",
+    "waits": "priority = 3",
+    "waits alone": "expired_leases = 1",
+    "its lease is over": OVER,
+    "its lease is over again": f"{OVER}, expired_leases = 1",
+    "runs": RUNS,
+    "failed": "status = 'failed', finished_at = now(), attempts = 3",
+}
+
+
+def test_every_column_that_names_something_is_tried():
+    named = {column.name for key in jobs_table.foreign_key_constraints for column in key.columns}
+    assert named <= {*NAMING, "evaluation"}
+
+
+@pytest.mark.parametrize("going", GOING)
+def test_what_a_job_names_may_go_away_and_no_call_of_a_worker_raises(connection: Connection, going: str):
+    """Nobody could answer the error, and the claims of all workers would fail."""
+    for table in ("policy", "evaluation"):
+        connection.execute(f"DELETE FROM loracomp.{table} WHERE name = 'gone'".encode())
+        connection.execute(f"INSERT INTO loracomp.{table} (name) VALUES ('gone')".encode())
+    connection.execute("INSERT INTO loracomp.task (name) VALUES ('gone'), ('gone too')")
+    add_base_model(connection, "gone", default=False)
+    connection.execute("UPDATE loracomp.base_model SET has_chat_template = true")
+    states = {}
+    for evaluation in (None, "gone"):
+        for state, columns in STATES.items():
+            (job_id,) = add_jobs(connection, state, **NAMING, evaluation=evaluation)
+            connection.execute(f"UPDATE loracomp.job SET {columns} WHERE id = %s".encode(), (job_id,))
+            states[job_id] = state
+    (bystander,) = add_jobs(connection, "bystander")
+    with connection.transaction():
+        connection.execute("SET LOCAL session_replication_role = replica")  # foreign keys would refuse some
+        connection.execute(GOING[going].encode())
+        connection.execute("UPDATE loracomp.job SET run_at = now() WHERE scheduled")
+
+    assert [each.id for each in claim(connection)] == [bystander]
+    running = [job_id for job_id, state in states.items() if state == "runs"]
+    held = [Job(job_id, 7, "predict", "", None, None) for job_id in running]
+    assert renew_leases(connection, held, 60) == {*running}
+    assert release_jobs(connection, held[:1]) == {running[0]}
+    failures = [Failure(running[1], "code", "message", retry=True)]
+    assert fail_jobs(connection, held[1:], failures) == {running[1]}
+    connection.execute("SELECT loracomp.set_priority(7, ids => %s)", (list(states),))
+    for job_id, state in states.items():
+        if state == "failed":
+            connection.execute("SELECT loracomp.retry_job(%s)", (job_id,))
+    connection.execute("UPDATE loracomp.job SET run_at = now() WHERE run_at > now()")
+    while claim(connection, base_model="gone"):
+        pass
+    left = {job_id: status for job_id, status in statuses(connection).items() if status != "running"}
+    assert left == {}
+    connection.execute("SELECT loracomp.cancel_jobs(ids => %s)", (list(states),))
+    connection.execute("DELETE FROM loracomp.job WHERE base_model = 'gone'")
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ("system_text = 'be brief'", "has no chat template, which system_text asks for"),
+        ("chat_template = true", "has no chat template, which chat_template asks for"),
+        ("tasks = '{nothing}'", "do not exist: nothing"),
+        ("exclude_tasks = '{nothing}'", "do not exist: nothing"),
+    ],
+)
+def test_what_somebody_changes_in_a_job_is_checked(connection: Connection, change: str, refused: str):
+    (job_id,) = add_jobs(connection, "a")
+    with pytest.raises(psycopg.IntegrityError, match=refused):
+        connection.execute(f"UPDATE loracomp.job SET {change} WHERE id = %s".encode(), (job_id,))
 
 
 # --- hint
