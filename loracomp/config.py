@@ -76,7 +76,8 @@ class Settings(BaseSettings):
         30.0,
         ge=1,
         le=3600,
-        description="Seconds without an answer from the database after which a connection is closed. Defaults to 30.",
+        description="Seconds after which a worker cancels a statement that the database has not answered, and connects "
+        "again. Defaults to 30.",
     )
     hang_s: float = Field(
         60.0,

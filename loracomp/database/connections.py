@@ -1,8 +1,8 @@
 """Opens connections, and translates psycopg's errors into loracomp's."""
 
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar, cast
@@ -38,28 +38,56 @@ T = TypeVar("T")
 class _Impatient(psycopg.Connection[T]):
     """A connection whose statements raise OperationalError after `answer_s` seconds without an answer.
 
-    Without it, a statement would wait for ever if the network silently drops packets.
+    Without it, a statement would wait for ever if the network silently drops packets. If the server can be reached, the
+    statement is cancelled there first. Otherwise it might still commit, for example a claim of jobs for nobody, and
+    each retry would leave another session behind that waits for the same lock.
     """
 
     answer_s: float = float("inf")
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
         """Like psycopg's method, through which every statement goes, but with the time limit."""
-        return super().wait(_within(gen, self.answer_s), *args, **kwargs)
+        try:
+            return super().wait(_within(gen, self.answer_s, self._cancel), *args, **kwargs)
+        except _NoAnswerError:
+            self.close()
+            raise
+
+    def _cancel(self, within_s: float) -> None:
+        with suppress(psycopg.Error):
+            self.cancel_safe(timeout=within_s)
 
 
-def _within(gen: Generator[Any, Any, T], seconds: float) -> Generator[Any, Any, T]:
-    """Wrap a generator of psycopg's, which it resumes several times a second, so that it raises after `seconds`."""
+class _NoAnswerError(psycopg.OperationalError):
+    """The server has not answered in time."""
+
+
+def _within(gen: Generator[Any, Any, T], seconds: float, cancel: Callable[[float], object]) -> Generator[Any, Any, T]:
+    """Wrap a generator of psycopg's, which it resumes several times a second, so that it raises after `seconds`.
+
+    Shortly before, it calls `cancel`. If the statement ends all the same, its result is returned.
+    """
     deadline = monotonic() + seconds
+    to_cancel_s = min(2.0, 0.1 * seconds)
+    cancelled = False
     ready = None
     while True:
         try:
             state = gen.send(ready)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+        except pg.QueryCanceled as error:
+            if cancelled:
+                raise _NoAnswerError(f"no answer within {seconds:g} s") from error
+            raise
         ready = yield state
-        if not ready and monotonic() > deadline:
-            raise psycopg.OperationalError(f"no answer within {seconds:g} s")
+        if ready or monotonic() < deadline - to_cancel_s:
+            continue
+        if not cancelled:
+            cancelled = True
+            cancel(to_cancel_s)
+        elif monotonic() > deadline:
+            raise _NoAnswerError(f"no answer within {seconds:g} s")
 
 
 def connect(
@@ -76,9 +104,9 @@ def connect(
 
     Nothing depends on the state of the session, so that it works through a pooler in transaction mode. Statements are
     not prepared: they only call SQL functions, and Postgres caches the plans inside those.
-    A statement that gets no answer for `answer_s` seconds raises psycopg.OperationalError; the connection can't be used
-    afterwards. Raises DatabaseUnavailableError if the server can't be reached or has no pgvector, and UsageError if
-    `url` can't be read.
+    A statement that gets no answer for `answer_s` seconds is cancelled and raises psycopg.OperationalError; the
+    connection can't be used afterwards. Raises DatabaseUnavailableError if the server can't be reached or has no
+    pgvector, and UsageError if `url` can't be read.
     """
     with translated_errors():
         connection: _Impatient[dict[str, Any]] = _Impatient.connect(

@@ -179,20 +179,23 @@ class Worker:
         settings = self._settings
         started = perf_counter()
         from_start = started >= self._look_again
-        jobs = claim_jobs(
-            connection,
-            worker=settings.worker_name,
-            base_model=self._base_model,
-            batch_size=most,
-            lease_s=settings.lease_s,
-            held=held,
-            from_start=from_start,
-        )
-        self._looked_at = perf_counter()
-        if (
-            from_start
-        ):  # under an old snapshot this reads all entries that the queue ever had: take a twentieth of the time
-            self._look_again = self._looked_at + min(20 * (self._looked_at - started), LOOK_AGAIN_S)
+        try:
+            jobs = claim_jobs(
+                connection,
+                worker=settings.worker_name,
+                base_model=self._base_model,
+                batch_size=most,
+                lease_s=settings.lease_s,
+                held=held,
+                from_start=from_start,
+            )
+        finally:
+            # Under an old snapshot a look from the start reads all entries that the queue ever had, so spend at most a
+            # twentieth of the time on it. If it got no answer in time, the next claim does without.
+            ended = perf_counter()
+            if from_start:
+                self._look_again = ended + min(20 * (ended - started), LOOK_AGAIN_S)
+        self._looked_at = ended
         metrics.LAST_LOOK.set_to_current_time()
         return jobs
 

@@ -1,0 +1,103 @@
+"""A statement that the database does not answer in time: the worker goes on, and the server has forgotten it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+
+import psycopg
+import pytest
+
+from job_data import BASE, add_jobs, claim, job, prediction, statuses
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
+from loracomp.records import Failure
+from loracomp.worker.leases import claim_jobs, release_jobs, renew_leases
+from loracomp.worker.link import Link
+from loracomp.worker.record import fail_jobs, record
+from worker_helpers import wait_until, working
+
+NAME = "loracomp impatient"
+SESSIONS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
+
+
+@pytest.fixture
+def link(database: str) -> Iterator[Link]:
+    opened = Link(database, NAME, Event(), answer_s=1)
+    yield opened
+    opened.close()
+
+
+@contextmanager
+def changed(connection: Connection, function: str, body: str) -> Iterator[None]:
+    """Another body for a function of loracomp's, in plpgsql."""
+    (row,) = connection.execute(
+        "SELECT pg_get_functiondef(oid) AS before, format('%%I(%%s) RETURNS %%s', proname,"
+        " pg_get_function_arguments(oid), pg_get_function_result(oid)) AS head"
+        " FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace AND proname = %s",
+        (function,),
+    )
+    connection.execute(
+        f"CREATE OR REPLACE FUNCTION loracomp.{row['head']} LANGUAGE plpgsql AS $$ BEGIN {body} END $$".encode()
+    )
+    try:
+        yield
+    finally:
+        connection.execute(row["before"].encode())
+
+
+CALLS = {
+    "claim": lambda at, held: claim_jobs(at, worker="w", base_model=BASE, batch_size=8, lease_s=60),
+    "renew": lambda at, held: renew_leases(at, held, 600),
+    "release": release_jobs,
+    "fail": lambda at, held: fail_jobs(at, held, [Failure(each.id, "code", "message", True) for each in held]),
+    "record": lambda at, held: record(at, held, [prediction(each.id) for each in held]),
+}
+
+
+@pytest.mark.session
+@pytest.mark.parametrize("call", CALLS)
+def test_what_gets_no_answer_has_no_effect_later(connection: Connection, link: Link, call: str):
+    """A session that is left behind would hold its locks, and commit what nobody knows of."""
+    waiting = add_jobs(connection, "a", "b")[1:]
+    held = claim(connection, 1)
+    lease = job(connection, held[0].id)["lease_expires_at"]
+    connection.execute(
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(3); RETURN new; END'"
+    )
+    connection.execute("CREATE TRIGGER zz_dawdle BEFORE UPDATE ON loracomp.job FOR EACH ROW EXECUTE FUNCTION dawdle()")
+    try:
+        with pytest.raises(psycopg.OperationalError, match="no answer within 1 s"):
+            link.call(lambda at: CALLS[call](at, held), give_up=lambda: True)
+        wait_until(lambda: connection.execute(SESSIONS, (NAME,)).fetchone() is None, 2)
+    finally:
+        connection.execute("DROP FUNCTION dawdle CASCADE")
+    assert statuses(connection) == {held[0].id: "running", waiting[0]: "queued"}
+    assert job(connection, held[0].id)["lease_expires_at"] == lease
+    assert link.call(lambda at: CALLS[call](at, held))
+
+
+@pytest.mark.session
+def test_tries_behind_a_lock_leave_no_sessions_that_wait(connection: Connection, database: str, link: Link):
+    add_jobs(connection, "a")
+    tries = iter([False, False, True])
+    with db.connect(database) as other, other.transaction():
+        other.execute("LOCK TABLE loracomp.job IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(psycopg.OperationalError, match="no answer"):
+            link.call(lambda at: CALLS["claim"](at, ()), give_up=lambda: next(tries))
+        wait_until(lambda: connection.execute(SESSIONS, (NAME,)).fetchone() is None, 2)
+    assert set(statuses(connection).values()) == {"queued"}
+
+
+def test_an_answer_that_comes_in_spite_of_the_cancellation_counts(connection: Connection, link: Link):
+    """As a commit that is under way: the statement has had its effect."""
+    stubborn = "BEGIN PERFORM pg_sleep(5); EXCEPTION WHEN query_canceled THEN END"
+    link.call(lambda at: at.execute(f"DO $$ {stubborn} $$".encode()), give_up=lambda: True)
+    assert link.answers()
+
+
+def test_a_look_from_the_start_that_takes_too_long_keeps_no_worker_from_claiming(connection: Connection, database: str):
+    claim(connection)
+    with changed(connection, "rescue_jobs", "PERFORM pg_sleep(20); RETURN 0;"), working(database, answer_s=1):
+        ids = add_jobs(connection, *"abcdef")
+        wait_until(lambda: statuses(connection) == dict.fromkeys(ids, "succeeded"), 15)
