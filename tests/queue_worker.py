@@ -42,6 +42,8 @@ class Obedient(MadeUp):
                         connection.execute("SELECT pg_sleep(10)")
                     finally:
                         connection.execute("RESET statement_timeout")
+                case ["look-up"]:
+                    connection.execute("SELECT FROM loracomp.example_embedding LIMIT 1")
                 case ["cut"]:
                     cut_connections(connection)
                     connection.execute("SELECT 1")

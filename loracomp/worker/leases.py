@@ -115,8 +115,12 @@ class Leases:
 
         The model's thread calls this between its steps; the time of the call shows that the model does not hang.
         """
-        self._went_on_at = monotonic()
+        self.go_on()
         return job not in self._lost and not self.is_over(job)
+
+    def go_on(self) -> None:
+        """Note that the model does not hang at this moment."""
+        self._went_on_at = monotonic()
 
     def is_over(self, job: Job) -> bool:
         """Whether a job has been held for longer than its timeout."""
@@ -124,7 +128,7 @@ class Leases:
         return now - self._held_since.get(job, now) >= job.timeout_s
 
     def stalled_s(self) -> float:
-        """Seconds since all held leases were lost, or since the model's last step if that was later.
+        """Seconds since all held leases were lost, or since the last `go_on` if that was later.
 
         0 if any lease is valid or no job is held. A large value means that the model is presumed hung.
         """

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import psycopg
 import psycopg.errors as pg
+from psycopg.pq import TransactionStatus
 
 from loracomp import metrics
 from loracomp.database.connections import Connection, connect
@@ -47,6 +48,7 @@ class Link:
         self._stopping = stopping
         self._vectors = vectors
         self._connection: Connection | None = None
+        self._calling = False
 
     def open(self) -> Connection:
         """The connection; it is opened if there is none or it is broken. Raises what `connect` raises."""
@@ -68,17 +70,32 @@ class Link:
         So `operation` may run several times. If `give_up()` is true after an error, the error is raised instead.
         """
         delay = 0.1
-        while True:
-            try:
-                return operation(self.open())
-            except DATABASE_AWAY as error:
-                if give_up():
-                    raise
-                metrics.DATABASE_AWAY.inc()
-                _log.warning(logfmt("database_away", error=error, again_in_s=delay))
-            self.close()
-            self._pause(delay * random.uniform(0.5, 1.5))  # noqa: S311
-            delay = min(2 * delay, 10)
+        self._calling = True
+        try:
+            while True:
+                try:
+                    return operation(self.open())
+                except DATABASE_AWAY as error:
+                    if give_up():
+                        raise
+                    metrics.DATABASE_AWAY.inc()
+                    _log.warning(logfmt("database_away", error=error, again_in_s=delay))
+                self.close()
+                self._pause(delay * random.uniform(0.5, 1.5))  # noqa: S311
+                delay = min(2 * delay, 10)
+        finally:
+            self._calling = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether a call waits for the database at this moment: for an answer, or until it can connect again.
+
+        Other threads may ask this. A call that computes between two statements does not wait.
+        """
+        connection = self._connection
+        return self._calling and (
+            connection is None or connection.closed or connection.info.transaction_status == TransactionStatus.ACTIVE
+        )
 
     def answers(self) -> bool:
         """Whether there is an open connection that still works."""

@@ -72,6 +72,8 @@ class Worker:
         """Jobs of a step that raised: the engine gets one of them at a time."""
         self._records: deque[Future[None]] = deque()
         self._began = perf_counter()
+        self._steps = False
+        """Whether the model is in a step."""
         self._looked_at: float | None = None
         self._look_again = 0.0
         self._embed_again = self._began
@@ -125,9 +127,8 @@ class Worker:
     def _claim_meanwhile(self) -> None:
         """While the model is busy, claim and prepare more jobs and offer them to it, as far as there is room."""
         while flights := self._next(meanwhile=True):
-            # Give them back if the model has not taken them after a lease, or after half of the shortest timeout.
-            within_s = min(self._settings.lease_s, *(flight.job.timeout_s / 2 for flight in flights))
-            if not self._handover.offer(flights, within_s):
+            # Give them back if the model has not taken them in time.
+            if not self._handover.offer(flights, self._patience_s(flights)):
                 self._give_back([flight.job for flight in flights])
                 self._handover.wait_for_a_step()
 
@@ -172,8 +173,11 @@ class Worker:
         flights = [InFlight(job, partial(self._leases.wants, job), started) for job in jobs]
         lap(flights, "claim")
         _log.info(logfmt("claimed", jobs=job_ids(flights)))
-        isolate_failures(self._prepare, flights)
-        return flights
+        unanswered: list[InFlight] = []
+        isolate_failures(partial(self._prepare, unanswered), flights)
+        if unanswered:
+            self._give_back([flight.job for flight in unanswered])
+        return [flight for flight in flights if flight not in unanswered]
 
     def _claim(self, connection: Connection, most: int, held: frozenset[Job]) -> tuple[Job, ...]:
         settings = self._settings
@@ -224,12 +228,27 @@ class Worker:
             lambda connection: queue_is_empty(connection, self._base_model), give_up=self._stopping.is_set
         )
 
-    def _prepare(self, flights: Sequence[InFlight]) -> None:
-        if leased := self._still_leased(flights):
+    def _prepare(self, unanswered: list[InFlight], flights: Sequence[InFlight]) -> None:
+        """Prepare jobs. If the database gives no answer for too long, they are added to `unanswered` instead."""
+        if not (leased := self._still_leased(flights)):
+            return
+        until = perf_counter() + self._patience_s(leased)
+
+        def give_up() -> bool:
             # If the connection still works after a database error such as a statement timeout, the jobs caused it.
-            self._claiming.call(
-                lambda connection: self._engine.prepare(connection, leased), give_up=self._claiming.answers
-            )
+            return self._claiming.answers() or self._stopping.is_set() or perf_counter() >= until
+
+        try:
+            self._claiming.call(lambda connection: self._engine.prepare(connection, leased), give_up)
+        except DATABASE_AWAY:
+            if self._claiming.answers():
+                raise
+            # Their leases would end while the worker still waits, although no job is to blame.
+            unanswered.extend(leased)
+
+    def _patience_s(self, flights: Sequence[InFlight]) -> float:
+        """Seconds for which claimed jobs may wait: a lease, or half of the shortest timeout. Then others get them."""
+        return min(self._settings.lease_s, *(flight.job.timeout_s / 2 for flight in flights))
 
     def _still_leased(self, flights: Sequence[InFlight]) -> list[InFlight]:
         return [flight for flight in flights if self._leases.still_leased(flight.job)]
@@ -263,6 +282,8 @@ class Worker:
 
     def _step(self) -> Sequence[InFlight]:
         """A step of the engine. If it raises, each of its jobs is tried again alone, so that only the culprit fails."""
+        self._leases.go_on()
+        self._steps = True
         try:
             return self._engine.step()
         except FAULT_OF_THE_WORKER:
@@ -270,6 +291,8 @@ class Worker:
         except Exception as error:
             left = self._engine.clear()
             blame(left, error)
+        finally:
+            self._steps = False
         if len(left) == 1:
             return left
         self._suspects.extend(left)
@@ -358,7 +381,13 @@ class Worker:
         return True
 
     def hangs(self) -> bool:
-        """Whether the device is presumed hung: for `hang_s` seconds all leases are lost and the model ended no step."""
+        """Whether the device is presumed hung: for `hang_s` seconds all leases are lost and the model ended no step.
+
+        Between two steps the time in which the worker waits for the database does not count, for example while a lock
+        keeps jobs from being routed. Call this several times a second.
+        """
+        if not self._steps and (self._claiming.waits or self._recording.waits):
+            self._leases.go_on()
         return self._leases.stalled_s() >= self._settings.hang_s
 
     def problems(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from job_data import BASE, add_jobs, claim, expire_leases, job, statuses
+from job_data import BASE, add_jobs, claim, expire_leases, job, statuses, wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_test  # noqa: F401
 from loracomp.config import Settings
 from loracomp.database import connections as db
@@ -71,6 +71,11 @@ def wait_for_a_heartbeat(connection: Connection, running_job: int) -> None:
     """Wait until the worker has renewed this job's lease, and has been told which other leases are lost."""
     before = job(connection, running_job)["lease_expires_at"]
     wait_until(lambda: job(connection, running_job)["lease_expires_at"] > before)
+
+
+def make_due_until(connection: Connection, job_id: int) -> None:
+    """Let it be tried again at once, until it is answered."""
+    wait_until(lambda: make_due(connection) or job(connection, job_id)["status"] == "succeeded")
 
 
 def wait_for_a_report(connection: Connection) -> None:
@@ -600,6 +605,51 @@ def test_a_worker_that_goes_on_with_lost_jobs_does_not_hang(connection: Connecti
     assert process.returncode == 0
     assert f"leases_lost jobs={slow}" in log
     assert job(connection, slow)["error_code"] == "timed_out"
+
+
+@contextmanager
+def embeddings_locked(database: str) -> Iterator[Connection]:
+    with db.connect(database) as other, other.transaction():
+        other.execute("LOCK TABLE loracomp.example_embedding IN ACCESS EXCLUSIVE MODE")
+        yield other
+
+
+def test_a_worker_that_waits_for_the_database_does_not_hang(connection: Connection, database: str):
+    """For longer than the job's timeout and HANG_S: the device has nothing to do with it."""
+    (waiting,) = add_jobs(connection, "look-up", timeout_s=1)
+    with running(database, LEASE_S=1, HANG_S=1, ANSWER_S=30) as process:
+        with embeddings_locked(database):
+            wait_until(lambda: job(connection, waiting)["status"] == "running")
+            wait_for_a_lock(connection)
+            time.sleep(4)
+            assert process.poll() is None
+        make_due_until(connection, waiting)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=45)
+    assert process.returncode == 0, log
+    assert "hangs error=" not in log
+
+
+def test_what_waits_for_the_database_is_given_back(connection: Connection, database: str):
+    """Before its lease is over, so that no job is claimed alone from then on, or pays with an attempt."""
+    waiting = add_jobs(connection, "look-up", "look-up", timeout_s=8, max_attempts=1)
+    with working(database, lease_s=2, answer_s=1):
+        with embeddings_locked(database):
+            wait_until(lambda: claims(connection)[waiting[0]] >= 2)
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+    rows = [job(connection, each) for each in waiting]
+    assert {(row["attempts"], row["expired_leases"], row["error_code"]) for row in rows} == {(1, 0, None)}
+
+
+def test_a_job_that_waits_for_the_database_is_given_back_when_the_worker_is_to_stop(
+    connection: Connection, database: str
+):
+    (waiting,) = add_jobs(connection, "look-up")
+    with embeddings_locked(database):
+        with working(database, answer_s=1):
+            wait_until(lambda: job(connection, waiting)["status"] == "running")
+        row = job(connection, waiting)
+        assert (row["status"], row["attempts"], row["expired_leases"]) == ("queued", 0, 0)
 
 
 def test_a_cancelled_job_leaves_the_model_to_others(connection: Connection, database: str):
