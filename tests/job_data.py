@@ -89,6 +89,7 @@ def claim(
     lease_s: float = 60,
     held: Sequence[Job] = (),
     from_start: bool = True,
+    overtake: bool = False,
 ) -> tuple[Job, ...]:
     return claim_jobs(
         connection,
@@ -98,6 +99,7 @@ def claim(
         lease_s=lease_s,
         held=held,
         from_start=from_start,
+        overtake=overtake,
     )
 
 

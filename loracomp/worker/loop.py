@@ -32,6 +32,7 @@ from loracomp.worker.link import DATABASE_AWAY, Link
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.record import fail_jobs, record
 from loracomp.worker.stages import FAULT_OF_THE_WORKER, Engine, blame, isolate_failures, job_ids
+from loracomp.worker.turns import Turns
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Worker:
         """Whether the model is in a step."""
         self._looked_at: float | None = None
         self._look_again = 0.0
+        self._turns = Turns(self._began)
         self._embed_again = self._began
         name, lease_s = settings.worker_name, settings.lease_s
         self._claiming, self._recording = (
@@ -192,6 +194,7 @@ class Worker:
                 lease_s=settings.lease_s,
                 held=held,
                 from_start=from_start,
+                overtake=self._turns.overtakes(started, holds=bool(held)),
             )
         finally:
             # Under an old snapshot a look from the start reads all entries that the queue ever had, so spend at most a
@@ -199,6 +202,7 @@ class Worker:
             ended = perf_counter()
             if from_start:
                 self._look_again = ended + min(20 * (ended - started), LOOK_AGAIN_S)
+        self._turns.note(ended, holds=bool(held), claimed=len(jobs))
         self._looked_at = ended
         metrics.LAST_LOOK.set_to_current_time()
         return jobs

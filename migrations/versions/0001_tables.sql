@@ -1039,6 +1039,7 @@ CREATE INDEX job_day ON loracomp.job USING brin (((finished_at AT TIME ZONE 'UTC
 CREATE INDEX job_scheduled ON loracomp.job (scheduled, run_at) WHERE status = 'queued' AND (scheduled OR background);
 CREATE INDEX job_leases ON loracomp.job (lease_expires_at) WHERE status = 'running';
 CREATE INDEX job_queue ON loracomp.job (base_model, background, place, id) WHERE status = 'queued' AND NOT scheduled;
+CREATE INDEX job_suspects ON loracomp.job (base_model, background, expired_leases, place, id) WHERE status = 'queued' AND NOT scheduled AND expired_leases > 0;
 CREATE INDEX job_finished ON loracomp.job (finished_at) WHERE finished_at IS NOT NULL;
 CREATE UNIQUE INDEX an_evaluation_asks_an_example_once_a_policy ON loracomp.job (evaluation, example_id, policy) WHERE example_id IS NOT NULL;
 CREATE INDEX job_to_measure ON loracomp.job (example_id) WHERE kind = 'measure';

@@ -55,11 +55,12 @@ $$;
 COMMENT ON FUNCTION loracomp.take_place IS 'The place of a submitter''s next job. For prepare_job.';
 
 -- Locks up to batch_size due jobs of a base model, in the order of their places, without those that other sessions have locked.
--- A job whose lease has ever expired is claimed in a batch of one (may_run_alone), so that a job that kills its worker affects no
--- other: if it comes first, alone; else it is left for a later claim. null: this look found no job; empty: the first must wait
--- until it may run alone.
+-- A suspect, which is a job whose lease has ever expired, is claimed in a batch of one (may_run_alone), so that a job that kills its
+-- worker affects no other. If it comes first, a worker that holds jobs gets only what stands before it: so its jobs come to their end,
+-- and then it may take the suspect. With overtake it gets the other jobs all the same, and a worker that holds none gets a suspect only
+-- if no other job is due. null: this look found no job; empty: the first must wait until it may run alone.
 CREATE FUNCTION loracomp.pick_jobs(
-    base_model text, background boolean, batch_size integer, may_run_alone boolean, from_start boolean
+    base_model text, background boolean, batch_size integer, may_run_alone boolean, from_start boolean, overtake boolean
 ) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -68,34 +69,43 @@ DECLARE
     head CONSTANT regclass := loracomp.make_counter(loracomp.counter_name(pick_jobs.base_model, pick_jobs.background, ''));
     claimed CONSTANT bigint := coalesce(pg_sequence_last_value(head), 0);
     first CONSTANT bigint := CASE WHEN pick_jobs.from_start THEN -9223372036854775808 ELSE claimed END;
+    suspect record;
+    last_place bigint := 9223372036854775807;
+    last_id bigint := 9223372036854775807;
     picked bigint[];
-    last_place bigint;
+    places bigint[];
 BEGIN
     IF claimed = 0 THEN
         PERFORM loracomp.make_counter(loracomp.counter_name(pick_jobs.base_model, pick_jobs.background, '-'));
     END IF;
+    -- It is locked, so that workers don't wait for one that somebody else keeps locked. What has cost the fewest leases comes first: only
+    -- the index of suspects has this order, and a plan that was made for an empty queue can't use another.
+    SELECT j.id, j.place INTO suspect FROM loracomp.job AS j
+    WHERE j.status = 'queued' AND NOT j.scheduled AND j.expired_leases > 0 AND j.base_model = pick_jobs.base_model
+        AND j.background = pick_jobs.background AND pick_jobs.batch_size > 0
+    ORDER BY j.expired_leases, j.place, j.id LIMIT 1
+    FOR UPDATE SKIP LOCKED;
+    IF suspect.id IS NOT NULL AND NOT pick_jobs.may_run_alone AND NOT pick_jobs.overtake THEN
+        last_place := suspect.place;
+        last_id := suspect.id;
+    END IF;
     WITH locked AS MATERIALIZED (
-        SELECT j.id, j.place, j.expired_leases > 0 AS is_suspect
-        FROM loracomp.job AS j
+        SELECT j.id, j.place FROM loracomp.job AS j
         WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = pick_jobs.base_model
-            AND j.background = pick_jobs.background AND j.place >= first
+            AND j.background = pick_jobs.background AND j.place >= first AND (j.place, j.id) < (last_place, last_id)
+            AND j.expired_leases = 0
         ORDER BY j.place, j.id LIMIT pick_jobs.batch_size
         FOR UPDATE SKIP LOCKED
-    ),
-    ranked AS (
-        SELECT l.*, row_number() OVER () AS number, first_value(l.is_suspect) OVER () AS is_suspect_first FROM locked AS l
     )
-    SELECT
-        CASE WHEN bool_or(r.is_suspect_first) IS NULL THEN NULL ELSE coalesce(array_agg(r.id) FILTER (
-            WHERE CASE WHEN r.is_suspect_first THEN r.number = 1 AND pick_jobs.may_run_alone ELSE NOT r.is_suspect END
-        ), '{}') END,
-        max(r.place) FILTER (WHERE NOT r.is_suspect)
-    INTO picked, last_place
-    FROM ranked AS r;
-    IF last_place > claimed AND picked <> '{}' THEN
-        PERFORM setval(head, last_place);
+    SELECT array_agg(l.id), array_agg(l.place) INTO picked, places FROM locked AS l;
+    IF suspect.id IS NOT NULL AND pick_jobs.may_run_alone
+        AND (picked IS NULL OR NOT pick_jobs.overtake AND (suspect.place, suspect.id) < (places[1], picked[1])) THEN
+        RETURN ARRAY[suspect.id];
     END IF;
-    RETURN picked;
+    IF places[cardinality(places)] > claimed THEN
+        PERFORM setval(head, places[cardinality(places)]);
+    END IF;
+    RETURN coalesce(picked, CASE WHEN suspect.id IS NOT NULL THEN '{}'::bigint[] END);
 END
 $$;
 COMMENT ON FUNCTION loracomp.pick_jobs IS

@@ -14,9 +14,10 @@
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. The worker may already hold
 -- jobs (held_ids): then no job that must run alone is claimed, and none is claimed while such a job runs. What it says counts, and
 -- not which leases it still has: if they have expired, its model may be at work on these jobs, or they have killed it since it asked.
+-- A job that must run alone holds back what stands behind it, unless the worker may overtake it (pick_jobs says how).
 CREATE FUNCTION loracomp.claim_jobs(
     worker text, base_model text, batch_size integer, lease interval,
-    held_ids bigint[] DEFAULT '{}', from_start boolean DEFAULT TRUE
+    held_ids bigint[] DEFAULT '{}', from_start boolean DEFAULT TRUE, overtake boolean DEFAULT FALSE
 )
 RETURNS TABLE (
     id bigint, lease_token bigint, kind text, prompt text, choices text[], max_new_tokens integer, stop text[],
@@ -46,9 +47,13 @@ BEGIN
         PERFORM loracomp.rescue_jobs(), loracomp.wake_jobs();
     END IF;
     IF NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (held_ids) AND j.expired_leases > 0) THEN
-        picked := loracomp.pick_jobs(claim_jobs.base_model, FALSE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start);
+        picked := loracomp.pick_jobs(
+            claim_jobs.base_model, FALSE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start, claim_jobs.overtake
+        );
         IF picked IS NULL THEN
-            picked := loracomp.pick_jobs(claim_jobs.base_model, TRUE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start);
+            picked := loracomp.pick_jobs(
+                claim_jobs.base_model, TRUE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start, claim_jobs.overtake
+            );
         END IF;
     END IF;
     RETURN QUERY
@@ -75,7 +80,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.claim_jobs IS
 'Claims due jobs of a base model: leases them to a worker. Every later write must show the returned lease_token. from_start: look from '
-'the start of the queue, and not only from where the last claim ended.';
+'the start of the queue, and not only from where the last claim ended. overtake: also jobs behind one that must run alone.';
 
 -- scheduled -> due, for at most 1,000 jobs whose run_at has come, and background -> everyday for as many that have waited there for
 -- 1,000 minutes. The UPDATE fires prepare_job, which sees that they are due or old, and gives them their places. Scheduled jobs are in

@@ -90,7 +90,7 @@ def test_upgrade_from_nothing_and_downgrade_to_nothing_by_the_bare_command(empty
     before = objects(empty_database)
     succeeds(empty_database, "upgrade", "head")
     upgraded = objects(empty_database)
-    assert "function loracomp.claim_jobs(text,text,integer,interval,bigint[],boolean)" in upgraded
+    assert "function loracomp.claim_jobs(text,text,integer,interval,bigint[],boolean,boolean)" in upgraded
     assert schema.initialize(empty_database) == []
     succeeds(empty_database, "downgrade", "base")
     assert objects(empty_database) == before

@@ -566,6 +566,71 @@ def test_beside_jobs_that_are_held_others_are_claimed_and_no_suspect(connection:
     assert [each.id for each in claim(connection, 4, worker="other", held=held[:1])] == [other]
 
 
+def ids_of(jobs: tuple[Job, ...]) -> list[int]:
+    return [each.id for each in jobs]
+
+
+@pytest.fixture
+def suspects(connection: Connection) -> list[int]:
+    """Two jobs that must run alone, which stood before the last claimed place already."""
+    ids = add_jobs(connection, "s", "t", submitted_by="ann")
+    claim(connection)
+    expire_leases(connection)
+    connection.execute("SELECT loracomp.rescue_jobs()")
+    return ids
+
+
+@pytest.mark.parametrize("from_start", [True, False])
+def test_what_stands_behind_a_suspect_is_claimed_beside_held_jobs_only_to_overtake_it(
+    connection: Connection, suspects: list[int], from_start: bool
+):
+    others = add_jobs(connection, "a", "b", submitted_by="bob")
+    held = claim(connection, 1, overtake=True, from_start=from_start)
+    assert ids_of(held) == others[:1]
+    assert claim(connection, held=held, from_start=from_start) == ()
+    assert ids_of(claim(connection, held=held, from_start=from_start, overtake=True)) == others[1:]
+    # A worker that holds none takes one alone, whichever of the two it asks for; but first the others to overtake it.
+    assert ids_of(claim(connection, from_start=from_start)) == suspects[:1]
+    (last,) = add_jobs(connection, "c", submitted_by="bob")
+    assert ids_of(claim(connection, worker="other", from_start=from_start, overtake=True)) == [last]
+    assert ids_of(claim(connection, worker="other", from_start=from_start, overtake=True)) == suspects[1:]
+
+
+def test_priority_is_not_hidden_behind_a_suspect(connection: Connection, suspects: list[int]):
+    bulk(connection, 30)
+    held = claim(connection, 20, overtake=True)
+    (urgent,) = add_jobs(connection, "urgent", priority=1)
+    assert ids_of(claim(connection, 1, held=held)) == [urgent]
+    (behind,) = add_jobs(connection, "urgent", priority=1)
+    connection.execute("UPDATE loracomp.job SET priority = 9 WHERE id = ANY (%s)", (suspects,))
+    assert claim(connection, 1, held=held) == ()
+    assert ids_of(claim(connection, 1, held=held, overtake=True)) == [behind]
+
+
+def test_nothing_in_the_background_overtakes_a_suspect_of_everyday(connection: Connection, suspects: list[int]):
+    add_jobs(connection, "in the background", priority=-1)
+    (held_id,) = add_jobs(connection, "a", priority=1)
+    held = claim(connection, 1)
+    assert ids_of(held) == [held_id]
+    assert claim(connection, held=held, overtake=True) == ()
+    assert ids_of(claim(connection, overtake=True)) == suspects[:1]
+
+
+def test_nobody_waits_for_a_suspect_that_somebody_keeps_locked(
+    connection: Connection, database: str, suspects: list[int]
+):
+    others = add_jobs(connection, "a", "b", submitted_by="bob")
+    with db.connect(database) as ann, ann.transaction():
+        ann.execute("SELECT loracomp.cancel_jobs(ids => %s)", (suspects,))
+        held = claim(connection, 1)
+        assert ids_of(held + claim(connection, held=held)) == others
+
+
+def test_a_job_that_has_cost_fewer_leases_runs_alone_first(connection: Connection, suspects: list[int]):
+    connection.execute("UPDATE loracomp.job SET expired_leases = 2 WHERE id = %s", suspects[:1])
+    assert [ids_of(claim(connection)) for _ in range(2)] == [suspects[1:], suspects[:1]]
+
+
 def test_jobs_of_several_claims_pay_for_no_first_expiry(connection: Connection):
     ids = add_jobs(connection, *"abc", max_attempts=1)
     held: tuple[Job, ...] = ()

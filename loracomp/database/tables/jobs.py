@@ -256,6 +256,12 @@ job = Table(
     ),
     # Due jobs in the order in which they are claimed.
     index("job_queue", "base_model background place id", "status = 'queued' AND NOT scheduled"),
+    # Those of them that are claimed alone.
+    index(
+        "job_suspects",
+        "base_model background expired_leases place id",
+        "status = 'queued' AND NOT scheduled AND expired_leases > 0",
+    ),
     # What time changes: scheduled jobs become due, and old ones leave the background.
     index("job_scheduled", "scheduled run_at", "status = 'queued' AND (scheduled OR background)"),
     index("job_leases", "lease_expires_at", "status = 'running'"),
