@@ -6,7 +6,8 @@
 --   answers_by_tag_on             computes a day of it
 
 -- Replaces the list of keys. From now on every analyst sees the values of tags with these keys, and which choices were the
--- answers of jobs with such tags. Keys that are left out are not shown any more.
+-- answers of jobs with such tags. What reports counted by keys that are left out is deleted, also of days whose jobs are purged. The
+-- lock is that of refresh_reports, so that a refresh that is running can't bring it back.
 CREATE FUNCTION loracomp.set_reported_tags(keys text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -17,7 +18,9 @@ BEGIN
         RAISE EXCEPTION 'keys must not be null' USING ERRCODE = 'null_value_not_allowed',
             HINT = 'such as {country,product}; {} shows none';
     END IF;
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM loracomp.reported_tag AS r WHERE r.key <> ALL (set_reported_tags.keys);
+    DELETE FROM loracomp.answers_by_tag AS a WHERE a.tag <> ALL (set_reported_tags.keys);
     INSERT INTO loracomp.reported_tag (key)
     SELECT DISTINCT k.key FROM unnest(set_reported_tags.keys) AS k (key)
     ON CONFLICT ON CONSTRAINT reported_tag_pkey DO NOTHING;
@@ -26,7 +29,8 @@ $$;
 COMMENT ON FUNCTION loracomp.set_reported_tags IS
 'Sets the keys of the tags that analysts may see in bi, with the labels that were the answers of such jobs. {}: no tags.';
 
--- Reads only, with its owner's rights. One row for each tag, for joins with bi.prediction.
+-- Reads only, with its owner's rights. One row for each tag, for joins with bi.prediction. It needs no security_barrier, which would make
+-- these joins slow: a value is computed from a listed key, so no condition can see that of another.
 CREATE VIEW bi.job_tag AS
 SELECT
     j.id AS job_id,
@@ -77,8 +81,9 @@ GROUP BY x.tag, x.value, x.label, x.policy, x.base_model;
 END;
 COMMENT ON FUNCTION loracomp.answers_by_tag_on IS 'Rows of loracomp.answers_by_tag for a day, computed from its jobs.';
 
--- Reads only, with its owner's rights. A key that is removed from the list disappears at once, before the next refresh.
-CREATE VIEW bi.answers_by_tag AS
+-- Reads only, with its owner's rights. The owner may delete a key from the table itself: then the rows stay, and security_barrier keeps
+-- conditions of a reader's query from seeing them before the join removes them.
+CREATE VIEW bi.answers_by_tag WITH (security_barrier) AS
 SELECT
     a.day,
     a.tag,
