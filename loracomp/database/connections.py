@@ -1,9 +1,11 @@
 """Opens connections, and translates psycopg's errors into loracomp's."""
 
+import json
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from decimal import Decimal
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -18,6 +20,7 @@ from psycopg.pq import Format
 from psycopg.rows import dict_row
 from psycopg.types import TypeInfo
 from psycopg.types.composite import CompositeInfo, register_composite
+from psycopg.types.json import set_json_loads
 
 from loracomp.config import libpq_form
 from loracomp.database.queries import QUERIES
@@ -117,6 +120,7 @@ def connect(
             prepare_threshold=None,
         )
         connection.answer_s = answer_s
+        set_json_loads(_loaded, connection)
     if not vectors:
         return connection
     with translated_errors():
@@ -130,6 +134,16 @@ def connect(
     register_vector_info(connection, types["vector"])
     register_halfvec_info(connection, types["halfvec"])
     return connection
+
+
+def _loaded(text: str | bytes) -> Any:
+    """JSON that the server sent. It may hold what Python's reader refuses, such as a number of 5,000 digits."""
+    try:
+        return json.loads(text)
+    except RecursionError:  # nested too deep, which the constraints of our own columns refuse
+        return text if isinstance(text, str) else text.decode()
+    except ValueError:
+        return json.loads(text, parse_int=Decimal)
 
 
 def know_traces(connection: Connection) -> None:
