@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error. Defaults to info."
     )
-    worker: str | None = Field(None, description="The worker's name. Defaults to host:pid:random.")
+    worker: str | None = Field(None, max_length=300, description="The worker's name. Defaults to host:pid:random.")
 
     @field_validator("database_url")
     @classmethod

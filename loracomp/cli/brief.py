@@ -32,7 +32,8 @@ def shortened(text: str, width: int) -> str:
 
 def _scores(row: dict[str, Any]) -> str:
     """The two best choices, with their scores."""
-    best = sorted(zip(row["choice_scores"], row["choices"], strict=True), key=lambda pair: -pair[0])
+    # A faulty worker may have recorded too few.
+    best = sorted(zip(row["choice_scores"] or (), row["choices"], strict=False), key=lambda pair: -pair[0])
     told = ", ".join(f"{shortened(choice, 21)} {score:.3f}" for score, choice in best[:2])
     return f"{told} (labelled rows included)" if row["choice_biases"] else told
 

@@ -144,19 +144,25 @@ def fit_evidence(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
         [[row["choice_scores"][adapter][row["choices"].index(choice)] for choice in choices] for row in used]
         for adapter in adapters
     ]
-    return {
-        "choices": list(choices),
-        "adapter_ids": [int(adapter) for adapter in adapters],
-        "log_likelihoods": [log_likelihood(np.array(each), right) for each in scores],
-    }
+    found = zip(adapters, (log_likelihood(np.array(each), right) for each in scores), strict=True)
+    likely = {int(adapter): value for adapter, value in found if value is not None}
+    if not likely:
+        return None
+    return {"choices": list(choices), "adapter_ids": list(likely), "log_likelihoods": list(likely.values())}
 
 
-def log_likelihood(scores: Numbers, right: Numbers) -> float:
+def log_likelihood(scores: Numbers, right: Numbers) -> float | None:
     """Log-likelihood of the right answers, in nats, after a weight of the scores and biases of the choices are fitted.
+
+    None if nothing can be fitted on the scores, which another worker has recorded.
 
     `scores` [rows, choices] are of one adapter; `right` [rows, choices] is one-hot. An adapter that was never trained
     on a task prefers one choice to all others, which says nothing of what it has learnt: hence the biases.
     """
-    weight, _, *biases = fit_weights(np.stack([scores, np.zeros_like(scores)], axis=2), right)
+    try:
+        weight, _, *biases = fit_weights(np.stack([scores, np.zeros_like(scores)], axis=2), right)
+    except np.linalg.LinAlgError:
+        return None
     fitted = weight * scores + np.array(biases)
-    return float((right * (fitted - np.logaddexp.reduce(fitted, axis=1, keepdims=True))).sum())
+    found = float((right * (fitted - np.logaddexp.reduce(fitted, axis=1, keepdims=True))).sum())
+    return found if -1e9 <= found <= 0.001 else None

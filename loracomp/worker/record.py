@@ -12,6 +12,9 @@ from loracomp.database.queries import QUERIES
 from loracomp.engine.measuring import Measurement, record_evidence, record_measurements
 from loracomp.records import Answer, Failure, Job, Prediction, Versions
 
+CODE, MESSAGE = 100, 10_000
+"""Most characters of a failure that the database takes. A message may quote a text of any length."""
+
 
 def record(connection: Connection, jobs: Sequence[Job], results: Sequence[Prediction | Measurement]) -> set[int]:
     """Write results and end their jobs, in one transaction; returns the ids of jobs whose lease was valid.
@@ -65,8 +68,8 @@ def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Fa
     arguments = {
         "ids": [failure.job_id for failure in failures],
         "tokens": [tokens[failure.job_id] for failure in failures],
-        "codes": [failure.code for failure in failures],
-        "messages": [storable(failure.message) for failure in failures],
+        "codes": [failure.code[:CODE] for failure in failures],
+        "messages": [storable(failure.message)[:MESSAGE] for failure in failures],
         "retries": [failure.retry for failure in failures],
     }
     return {row["id"] for row in connection.execute(QUERIES["fail_jobs"], arguments)}

@@ -38,6 +38,6 @@ def downgrade() -> None:
     _run(TABLES)
     op.execute(
         "DROP FUNCTION loracomp.texts_are_not_blank(text[]), loracomp.texts_are_distinct(text[]), "
-        "loracomp.texts_length(text[]), loracomp.is_blank(text), loracomp.white_space()"
+        "loracomp.texts_length(text[]), loracomp.longest_text(text[]), loracomp.is_blank(text), loracomp.white_space()"
     )
     op.execute("DROP SCHEMA bi, loracomp_parts")

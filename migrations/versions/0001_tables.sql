@@ -39,6 +39,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.texts_length IS 'Characters of all texts of the array together.';
+CREATE FUNCTION loracomp.longest_text(texts text[]) RETURNS integer LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN (
+        SELECT coalesce(pg_catalog.max(pg_catalog.octet_length(t.value)), 0) FROM pg_catalog.unnest(texts) AS t (value)
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.longest_text IS 'Bytes of the longest text of the array; 0 if there is none.';
 
 -- ---- tables
 CREATE SEQUENCE loracomp.missed_hint START WITH 0 MINVALUE 0;
@@ -63,8 +71,8 @@ CREATE TABLE loracomp.audit_event (
     CONSTRAINT action_must_be_insert_update_or_delete CHECK (action IN ('insert', 'update', 'delete'))
 )
  PARTITION BY RANGE (entity, entity_id);
-CREATE INDEX audit_event_by_entity ON loracomp.audit_event (entity, at) WHERE entity <> 'job';
 CREATE INDEX audit_event_of_job ON loracomp.audit_event (entity_id) WHERE entity = 'job';
+CREATE INDEX audit_event_by_entity ON loracomp.audit_event (entity, at) WHERE entity <> 'job';
 COMMENT ON TABLE loracomp.audit_event IS 'Audit log: who changed what, and when. Triggers write it; rows are never changed. Events of jobs are partitioned by ranges of job ids.';
 COMMENT ON COLUMN loracomp.audit_event.id IS 'Number of the event; later events have higher numbers.';
 COMMENT ON COLUMN loracomp.audit_event.at IS 'When the change was made.';
@@ -119,6 +127,8 @@ CREATE TABLE loracomp.base_model (
     PRIMARY KEY (id),
     CONSTRAINT base_model_name_is_taken UNIQUE (name),
     CONSTRAINT base_model_name_must_not_be_blank CHECK (NOT loracomp.is_blank(name)),
+    CONSTRAINT base_model_name_must_be_at_most_300_bytes CHECK (octet_length(name) <= 300),
+    CONSTRAINT modules_must_be_nested_at_most_32_deep CHECK (modules = '{}' OR NOT jsonb_path_exists(modules, 'strict $.**{33}')),
     CONSTRAINT fingerprint_must_be_a_sha256 CHECK (fingerprint ~ '^[0-9a-f]{64}$'),
     CONSTRAINT context_length_must_be_positive CHECK (context_length BETWEEN 1 AND 100000000)
 );
@@ -147,6 +157,7 @@ CREATE TABLE loracomp.encoder (
     created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     PRIMARY KEY (id),
     CONSTRAINT a_database_has_one_encoder CHECK (id = 1),
+    CONSTRAINT encoder_name_must_be_at_most_300_bytes CHECK (octet_length(name) <= 300),
     CONSTRAINT an_index_takes_vectors_of_at_most_4000_dimensions CHECK (dimensions BETWEEN 1 AND 4000)
 );
 COMMENT ON TABLE loracomp.encoder IS 'The frozen sentence encoder that embeds examples and jobs.';
@@ -169,6 +180,7 @@ CREATE TABLE loracomp.next_encoder (
     created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     PRIMARY KEY (id),
     CONSTRAINT a_database_changes_to_one_encoder_at_a_time CHECK (id = 1),
+    CONSTRAINT encoder_name_must_be_at_most_300_bytes CHECK (octet_length(name) <= 300),
     CONSTRAINT an_index_takes_vectors_of_at_most_4000_dimensions CHECK (dimensions BETWEEN 1 AND 4000)
 );
 COMMENT ON TABLE loracomp.next_encoder IS 'The encoder to which the database is being changed; its embeddings are in next_embedding, a table made for them.';
@@ -189,7 +201,8 @@ CREATE TABLE loracomp.task (
     created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     PRIMARY KEY (id),
     CONSTRAINT task_name_is_taken UNIQUE (name),
-    CONSTRAINT task_name_must_not_be_blank CHECK (NOT loracomp.is_blank(name))
+    CONSTRAINT task_name_must_not_be_blank CHECK (NOT loracomp.is_blank(name)),
+    CONSTRAINT task_name_must_be_at_most_300_bytes CHECK (octet_length(name) <= 300)
 );
 COMMENT ON TABLE loracomp.task IS 'Tasks, such as piqa, with training examples and adapters.';
 COMMENT ON COLUMN loracomp.task.id IS 'Internal number; people use the name.';
@@ -413,6 +426,12 @@ CREATE TABLE loracomp.worker (
     dropped BIGINT DEFAULT 0 NOT NULL,
     PRIMARY KEY (name),
     CONSTRAINT worker_status_must_be_a_known_one CHECK (status IN ('idle', 'busy', 'stopping', 'stopped')),
+    CONSTRAINT name_must_be_at_most_300_characters CHECK (char_length(name) <= 300),
+    CONSTRAINT host_must_be_at_most_300_characters CHECK (char_length(host) <= 300),
+    CONSTRAINT code_version_must_be_at_most_300_characters CHECK (char_length(code_version) <= 300),
+    CONSTRAINT device_must_be_at_most_300_characters CHECK (char_length(device) <= 300),
+    CONSTRAINT base_model_must_be_at_most_300_bytes CHECK (octet_length(base_model) <= 300),
+    CONSTRAINT counts_must_not_be_negative CHECK (least(claimed, succeeded, failed, released, dropped) >= 0),
     CONSTRAINT silent_after_s_must_be_between_0_and_86400 CHECK (silent_after_s BETWEEN 0 AND 86400)
 )
  WITH (fillfactor = 50);
@@ -473,6 +492,7 @@ CREATE TABLE loracomp.policy (
     calibration_rows INTEGER DEFAULT 64 NOT NULL,
     PRIMARY KEY (name),
     CONSTRAINT policy_name_must_not_be_blank CHECK (NOT loracomp.is_blank(name)),
+    CONSTRAINT policy_name_must_be_at_most_300_bytes CHECK (octet_length(name) <= 300),
     CONSTRAINT router_must_be_a_known_one CHECK (router IN ('retrieval', 'own_task', 'random', 'random_parameters', 'base')),
     CONSTRAINT k_must_be_between_1_and_200 CHECK (k BETWEEN 1 AND 200),
     CONSTRAINT temperature_must_be_between_0_0001_and_100 CHECK (temperature BETWEEN 0.0001 AND 100),
@@ -513,23 +533,23 @@ COMMENT ON COLUMN loracomp.policy.gain_prior IS 'Shrinks expected gains towards 
 COMMENT ON COLUMN loracomp.policy.gain_margin IS 'With weighting measured, an adapter is used only if its expected gain, in nats, is above this.';
 COMMENT ON COLUMN loracomp.policy.chat_template IS 'Which prompts stand in the base model''s chat template, where it has one: generation (those without choices), always, never.';
 COMMENT ON COLUMN loracomp.policy.calibration_rows IS 'With weighting measured, for a task without an adapter: most of its labelled examples on which biases of the choices are fitted, 4 to 1000; 0: no biases.';
-COMMENT ON CONSTRAINT min_similarity_must_be_between_minus_1_and_1 ON loracomp.policy IS 'between -1 and 1';
-COMMENT ON CONSTRAINT gain_margin_must_be_between_minus_1000_and_1000 ON loracomp.policy IS 'between -1000 and 1000';
-COMMENT ON CONSTRAINT k_must_be_between_1_and_200 ON loracomp.policy IS 'between 1 and 200';
-COMMENT ON CONSTRAINT temperature_must_be_between_0_0001_and_100 ON loracomp.policy IS 'between 0.0001 and 100';
-COMMENT ON CONSTRAINT strategy_must_be_a_known_one ON loracomp.policy IS 'one of linear, cat, ties, magnitude_prune, dare_linear, dare_ties, linear_rescaled';
-COMMENT ON CONSTRAINT min_share_must_be_between_0_and_1 ON loracomp.policy IS 'between 0 and 1';
+COMMENT ON CONSTRAINT density_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
 COMMENT ON CONSTRAINT seed_must_not_be_negative ON loracomp.policy IS 'at least 0';
-COMMENT ON CONSTRAINT calibration_rows_must_be_0_or_between_4_and_1000 ON loracomp.policy IS '0, or between 4 and 1000';
+COMMENT ON CONSTRAINT min_share_must_be_between_0_and_1 ON loracomp.policy IS 'between 0 and 1';
 COMMENT ON CONSTRAINT top_p_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
+COMMENT ON CONSTRAINT calibration_rows_must_be_0_or_between_4_and_1000 ON loracomp.policy IS '0, or between 4 and 1000';
 COMMENT ON CONSTRAINT weighting_must_be_similarity_uniform_or_measured ON loracomp.policy IS 'one of similarity, uniform, measured';
 COMMENT ON CONSTRAINT contrast_must_be_between_0_and_1 ON loracomp.policy IS 'between 0 and 1';
 COMMENT ON CONSTRAINT gain_prior_must_be_between_0_and_1000 ON loracomp.policy IS 'between 0 and 1000';
 COMMENT ON CONSTRAINT max_adapters_must_be_between_1_and_64 ON loracomp.policy IS 'between 1 and 64';
 COMMENT ON CONSTRAINT router_must_be_a_known_one ON loracomp.policy IS 'one of retrieval, own_task, random, random_parameters, base';
-COMMENT ON CONSTRAINT chat_template_must_be_generation_always_or_never ON loracomp.policy IS 'one of generation, always, never';
-COMMENT ON CONSTRAINT density_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
 COMMENT ON CONSTRAINT choice_normalization_must_be_none_characters_or_tokens ON loracomp.policy IS 'one of none, characters, tokens';
+COMMENT ON CONSTRAINT chat_template_must_be_generation_always_or_never ON loracomp.policy IS 'one of generation, always, never';
+COMMENT ON CONSTRAINT min_similarity_must_be_between_minus_1_and_1 ON loracomp.policy IS 'between -1 and 1';
+COMMENT ON CONSTRAINT strategy_must_be_a_known_one ON loracomp.policy IS 'one of linear, cat, ties, magnitude_prune, dare_linear, dare_ties, linear_rescaled';
+COMMENT ON CONSTRAINT k_must_be_between_1_and_200 ON loracomp.policy IS 'between 1 and 200';
+COMMENT ON CONSTRAINT gain_margin_must_be_between_minus_1000_and_1000 ON loracomp.policy IS 'between -1000 and 1000';
+COMMENT ON CONSTRAINT temperature_must_be_between_0_0001_and_100 ON loracomp.policy IS 'between 0.0001 and 100';
 CREATE TABLE loracomp.prediction (
     job_id BIGINT NOT NULL,
     output TEXT,
@@ -570,13 +590,49 @@ CREATE TABLE loracomp.prediction (
     label_scores DOUBLE PRECISION[],
     score_weights DOUBLE PRECISION[],
     PRIMARY KEY (job_id),
-    CONSTRAINT timings_must_be_numbers_by_step CHECK (jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, 'strict $.* ? (@.type() <> "number" || @ < -1000000000000 || @ > 1000000000000)')),
+    CONSTRAINT timings_must_be_numbers_by_step CHECK (jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, 'strict $.* ? (@.type() <> "number" || @ < -1000000000000 || @ > 1000000000000 || (@ <> 0 && @ > -0.000000001 && @ < 0.000000001))')),
+    CONSTRAINT timings_must_have_at_most_50_steps_named_by_small_letters CHECK (jsonb_array_length(jsonb_path_query_array(timings, '$.keyvalue()')) <= 50 AND NOT jsonb_path_exists(timings, '$.keyvalue() ? (!(@.key like_regex "^[a-z_]{1,50}$"))')),
+    CONSTRAINT timings_must_be_at_most_10000_characters CHECK (char_length(timings::text) <= 10000),
+    CONSTRAINT timings_must_be_nested_at_most_32_deep CHECK (timings = '{}' OR NOT jsonb_path_exists(timings, 'strict $.**{33}')),
+    CONSTRAINT policy_settings_must_be_nested_at_most_32_deep CHECK (policy_settings = '{}' OR NOT jsonb_path_exists(policy_settings, 'strict $.**{33}')),
+    CONSTRAINT policy_settings_must_be_at_most_10000_characters CHECK (char_length(policy_settings::text) <= 10000),
+    CONSTRAINT output_must_be_at_most_10000000_characters CHECK (char_length(output) <= 10000000),
+    CONSTRAINT base_model_must_be_at_most_300_bytes CHECK (octet_length(base_model) <= 300),
+    CONSTRAINT fallback_must_be_at_most_1000_characters CHECK (char_length(fallback) <= 1000),
+    CONSTRAINT composition_digest_must_be_at_most_1000_characters CHECK (char_length(composition_digest) <= 1000),
+    CONSTRAINT worker_must_be_at_most_1000_characters CHECK (char_length(worker) <= 1000),
+    CONSTRAINT device_must_be_at_most_1000_characters CHECK (char_length(device) <= 1000),
+    CONSTRAINT base_fingerprint_must_be_at_most_1000_characters CHECK (char_length(base_fingerprint) <= 1000),
+    CONSTRAINT encoder_must_be_at_most_1000_characters CHECK (char_length(encoder) <= 1000),
+    CONSTRAINT code_version_must_be_at_most_1000_characters CHECK (char_length(code_version) <= 1000),
+    CONSTRAINT choice_index_must_be_between_1_and_1000 CHECK (choice_index BETWEEN 1 AND 1000),
+    CONSTRAINT example_ids_must_be_a_list_of_at_most_1000 CHECK (example_ids = '{}' OR (array_ndims(example_ids) = 1 AND array_lower(example_ids, 1) = 1 AND cardinality(example_ids) <= 1000 AND num_nulls(VARIADIC example_ids) = 0)),
+    CONSTRAINT example_tasks_must_be_a_list_of_at_most_1000 CHECK (example_tasks = '{}' OR (array_ndims(example_tasks) = 1 AND array_lower(example_tasks, 1) = 1 AND cardinality(example_tasks) <= 1000 AND num_nulls(VARIADIC example_tasks) = 0)),
+    CONSTRAINT similarities_must_be_a_list_of_at_most_1000 CHECK (similarities = '{}' OR (array_ndims(similarities) = 1 AND array_lower(similarities, 1) = 1 AND cardinality(similarities) <= 1000 AND num_nulls(VARIADIC similarities) = 0)),
+    CONSTRAINT tasks_must_be_a_list_of_at_most_1000 CHECK (tasks = '{}' OR (array_ndims(tasks) = 1 AND array_lower(tasks, 1) = 1 AND cardinality(tasks) <= 1000 AND num_nulls(VARIADIC tasks) = 0)),
+    CONSTRAINT probabilities_must_be_a_list_of_at_most_1000 CHECK (probabilities = '{}' OR (array_ndims(probabilities) = 1 AND array_lower(probabilities, 1) = 1 AND cardinality(probabilities) <= 1000 AND num_nulls(VARIADIC probabilities) = 0)),
+    CONSTRAINT weights_must_be_a_list_of_at_most_1000 CHECK (weights = '{}' OR (array_ndims(weights) = 1 AND array_lower(weights, 1) = 1 AND cardinality(weights) <= 1000 AND num_nulls(VARIADIC weights) = 0)),
+    CONSTRAINT composed_tasks_must_be_a_list_of_at_most_1000 CHECK (composed_tasks = '{}' OR (array_ndims(composed_tasks) = 1 AND array_lower(composed_tasks, 1) = 1 AND cardinality(composed_tasks) <= 1000 AND num_nulls(VARIADIC composed_tasks) = 0)),
+    CONSTRAINT adapter_ids_must_be_a_list_of_at_most_1000 CHECK (adapter_ids = '{}' OR (array_ndims(adapter_ids) = 1 AND array_lower(adapter_ids, 1) = 1 AND cardinality(adapter_ids) <= 1000 AND num_nulls(VARIADIC adapter_ids) = 0)),
+    CONSTRAINT adapter_sha256_must_be_a_list_of_at_most_1000 CHECK (adapter_sha256 = '{}' OR (array_ndims(adapter_sha256) = 1 AND array_lower(adapter_sha256, 1) = 1 AND cardinality(adapter_sha256) <= 1000 AND num_nulls(VARIADIC adapter_sha256) = 0)),
+    CONSTRAINT adapter_weights_must_be_a_list_of_at_most_1000 CHECK (adapter_weights = '{}' OR (array_ndims(adapter_weights) = 1 AND array_lower(adapter_weights, 1) = 1 AND cardinality(adapter_weights) <= 1000 AND num_nulls(VARIADIC adapter_weights) = 0)),
+    CONSTRAINT choice_scores_must_be_a_list_of_at_most_1000 CHECK (choice_scores = '{}' OR (array_ndims(choice_scores) = 1 AND array_lower(choice_scores, 1) = 1 AND cardinality(choice_scores) <= 1000 AND num_nulls(VARIADIC choice_scores) = 0)),
+    CONSTRAINT choice_biases_must_be_a_list_of_at_most_1000 CHECK (choice_biases = '{}' OR (array_ndims(choice_biases) = 1 AND array_lower(choice_biases, 1) = 1 AND cardinality(choice_biases) <= 1000 AND num_nulls(VARIADIC choice_biases) = 0)),
+    CONSTRAINT label_scores_must_be_a_list_of_at_most_1000 CHECK (label_scores = '{}' OR (array_ndims(label_scores) = 1 AND array_lower(label_scores, 1) = 1 AND cardinality(label_scores) <= 1000 AND num_nulls(VARIADIC label_scores) = 0)),
+    CONSTRAINT score_weights_must_be_a_list_of_at_most_1000 CHECK (score_weights = '{}' OR (array_ndims(score_weights) = 1 AND array_lower(score_weights, 1) = 1 AND cardinality(score_weights) <= 1000 AND num_nulls(VARIADIC score_weights) = 0)),
+    CONSTRAINT calibration_examples_must_be_a_list_of_at_most_1000 CHECK (calibration_examples = '{}' OR (array_ndims(calibration_examples) = 1 AND array_lower(calibration_examples, 1) = 1 AND cardinality(calibration_examples) <= 1000 AND num_nulls(VARIADIC calibration_examples) = 0)),
+    CONSTRAINT expected_gains_must_be_a_list_of_at_most_1000 CHECK (expected_gains = '{}' OR (array_ndims(expected_gains) = 1 AND array_lower(expected_gains, 1) = 1 AND cardinality(expected_gains) <= 1000)),
+    CONSTRAINT each_example_has_a_task_and_a_similarity CHECK (cardinality(example_ids) = ALL (ARRAY[cardinality(example_tasks), cardinality(similarities)])),
+    CONSTRAINT each_task_has_a_probability_and_a_weight CHECK (cardinality(tasks) = ALL (ARRAY[cardinality(probabilities), cardinality(weights), coalesce(cardinality(expected_gains), cardinality(tasks))])),
+    CONSTRAINT each_adapter_has_a_task_a_sha256_and_a_weight CHECK (cardinality(adapter_ids) = ALL (ARRAY[cardinality(composed_tasks), cardinality(adapter_sha256), cardinality(adapter_weights)])),
+    CONSTRAINT names_in_a_trace_must_be_at_most_300_bytes CHECK (loracomp.longest_text(example_tasks || tasks || composed_tasks || adapter_sha256) <= 300),
     CONSTRAINT policy_settings_must_hold_numbers_where_policies_do CHECK (jsonb_typeof(policy_settings) = 'object' AND NOT jsonb_path_exists(policy_settings, '$ ? (@.k.type() <> "number" || @.k < -1000000 || @.k > 1000000 || @.temperature.type() <> "number" || @.temperature < -1000000 || @.temperature > 1000000 || @.top_p.type() <> "number" || @.top_p < -1000000 || @.top_p > 1000000 || @.max_adapters.type() <> "number" || @.max_adapters < -1000000 || @.max_adapters > 1000000 || @.density.type() <> "number" || @.density < -1000000 || @.density > 1000000)')),
     CONSTRAINT similarities_must_be_between_minus_2_and_2 CHECK (-2 <= ALL (similarities) AND 2 >= ALL (similarities)),
-    CONSTRAINT probabilities_must_be_between_0_and_1 CHECK (-0.001 <= ALL (probabilities) AND 1.001 >= ALL (probabilities)),
-    CONSTRAINT weights_must_be_between_0_and_1 CHECK (-0.001 <= ALL (weights) AND 1.001 >= ALL (weights)),
-    CONSTRAINT adapter_weights_must_be_between_0_and_1 CHECK (-0.001 <= ALL (adapter_weights) AND 1.001 >= ALL (adapter_weights)),
+    CONSTRAINT probabilities_must_be_between_0_and_1 CHECK (0 <= ALL (probabilities) AND 1.001 >= ALL (probabilities)),
+    CONSTRAINT weights_must_be_between_0_and_1 CHECK (0 <= ALL (weights) AND 1.001 >= ALL (weights)),
+    CONSTRAINT adapter_weights_must_be_between_0_and_1 CHECK (0 <= ALL (adapter_weights) AND 1.001 >= ALL (adapter_weights)),
     CONSTRAINT expected_gains_must_be_finite CHECK (-1e9 <= ALL (array_remove(expected_gains, NULL)) AND 1e9 >= ALL (array_remove(expected_gains, NULL))),
+    CONSTRAINT choice_scores_must_be_finite CHECK (-1e9 <= ALL (choice_scores) AND 1e9 >= ALL (choice_scores)),
     CONSTRAINT choice_biases_must_be_finite CHECK (-1e9 <= ALL (choice_biases) AND 1e9 >= ALL (choice_biases)),
     CONSTRAINT label_scores_must_be_finite CHECK (-1e9 <= ALL (label_scores) AND 1e9 >= ALL (label_scores)),
     CONSTRAINT score_weights_must_be_finite CHECK (-1e9 <= ALL (score_weights) AND 1e9 >= ALL (score_weights)),
@@ -659,7 +715,9 @@ CREATE TABLE loracomp.declaration (
     PRIMARY KEY (id),
     CONSTRAINT declaration_task_must_exist FOREIGN KEY(task_id) REFERENCES loracomp.task (id) ON DELETE SET NULL,
     CONSTRAINT sweep_must_be_a_known_one CHECK (sweep IN ('skip', 'source', 'answers')),
-    CONSTRAINT filter_must_be_a_json_object CHECK (jsonb_typeof(filter) = 'object')
+    CONSTRAINT filter_must_be_a_json_object CHECK (jsonb_typeof(filter) = 'object'),
+    CONSTRAINT filter_must_be_nested_at_most_32_deep CHECK (filter = '{}' OR NOT jsonb_path_exists(filter, 'strict $.**{33}')),
+    CONSTRAINT tags_must_be_nested_at_most_32_deep CHECK (tags = '{}' OR NOT jsonb_path_exists(tags, 'strict $.**{33}'))
 );
 CREATE UNIQUE INDEX a_view_shows_one_declaration ON loracomp.declaration (view);
 COMMENT ON TABLE loracomp.declaration IS 'Declarations by which a table gets its answers. create_answers makes one.';
@@ -703,6 +761,7 @@ CREATE TABLE loracomp.evaluation (
     PRIMARY KEY (name),
     CONSTRAINT evaluation_base_model_must_exist FOREIGN KEY(base_model) REFERENCES loracomp.base_model (name) ON UPDATE CASCADE,
     CONSTRAINT evaluation_name_must_not_be_blank CHECK (NOT loracomp.is_blank(name)),
+    CONSTRAINT evaluation_name_must_be_at_most_300_bytes CHECK (octet_length(name) <= 300),
     CONSTRAINT evaluated_split_must_be_train_validation_or_test CHECK (split IN ('train', 'validation', 'test')),
     CONSTRAINT evaluation_kind_must_be_predict_or_route CHECK (kind IN ('predict', 'route'))
 );
@@ -716,8 +775,8 @@ COMMENT ON COLUMN loracomp.evaluation.exclude_own IS 'Whether a job may not use 
 COMMENT ON COLUMN loracomp.evaluation.seed IS 'Seed of the random order in which examples are drawn.';
 COMMENT ON COLUMN loracomp.evaluation.created_by IS 'Role that started the evaluation.';
 COMMENT ON COLUMN loracomp.evaluation.created_at IS 'When the row was made.';
-COMMENT ON CONSTRAINT evaluation_kind_must_be_predict_or_route ON loracomp.evaluation IS 'one of predict, route';
 COMMENT ON CONSTRAINT evaluated_split_must_be_train_validation_or_test ON loracomp.evaluation IS 'one of train, validation, test';
+COMMENT ON CONSTRAINT evaluation_kind_must_be_predict_or_route ON loracomp.evaluation IS 'one of predict, route';
 CREATE TABLE loracomp.task_evidence (
     task_id INTEGER NOT NULL,
     base_model_id INTEGER NOT NULL,
@@ -727,6 +786,10 @@ CREATE TABLE loracomp.task_evidence (
     CONSTRAINT a_task_has_evidence_once_a_base_model PRIMARY KEY (task_id, base_model_id),
     CONSTRAINT evidence_task_must_exist FOREIGN KEY(task_id) REFERENCES loracomp.task (id) ON DELETE CASCADE,
     CONSTRAINT evidence_base_model_must_exist FOREIGN KEY(base_model_id) REFERENCES loracomp.base_model (id) ON DELETE CASCADE,
+    CONSTRAINT choices_must_be_a_list_of_at_most_1000 CHECK (choices = '{}' OR (array_ndims(choices) = 1 AND array_lower(choices, 1) = 1 AND cardinality(choices) <= 1000 AND num_nulls(VARIADIC choices) = 0)),
+    CONSTRAINT choices_must_be_at_most_1000000_characters_together CHECK (loracomp.texts_length(choices) <= 1000000),
+    CONSTRAINT adapter_ids_must_be_a_list_of_at_most_100000 CHECK (adapter_ids = '{}' OR (array_ndims(adapter_ids) = 1 AND array_lower(adapter_ids, 1) = 1 AND cardinality(adapter_ids) <= 100000 AND num_nulls(VARIADIC adapter_ids) = 0)),
+    CONSTRAINT log_likelihoods_must_be_a_list_of_at_most_100000 CHECK (log_likelihoods = '{}' OR (array_ndims(log_likelihoods) = 1 AND array_lower(log_likelihoods, 1) = 1 AND cardinality(log_likelihoods) <= 100000 AND num_nulls(VARIADIC log_likelihoods) = 0)),
     CONSTRAINT each_adapter_has_a_likelihood CHECK (cardinality(log_likelihoods) = cardinality(adapter_ids)),
     CONSTRAINT log_likelihoods_must_be_finite CHECK (-1e9 <= ALL (log_likelihoods) AND 0.001 >= ALL (log_likelihoods))
 );
@@ -801,6 +864,8 @@ CREATE TABLE loracomp.adapter (
     CONSTRAINT alpha_must_be_positive_and_finite CHECK (alpha BETWEEN 1e-6 AND 1e6),
     CONSTRAINT scaling_must_be_positive_and_finite CHECK (scaling BETWEEN 1e-9 AND 1e6),
     CONSTRAINT an_adapter_must_target_a_module CHECK (cardinality(target_modules) > 0),
+    CONSTRAINT config_must_be_nested_at_most_32_deep CHECK (config = '{}' OR NOT jsonb_path_exists(config, 'strict $.**{33}')),
+    CONSTRAINT training_must_be_nested_at_most_32_deep CHECK (training = '{}' OR NOT jsonb_path_exists(training, 'strict $.**{33}')),
     CONSTRAINT adapter_sha256_must_be_a_sha256 CHECK (sha256 ~ '^[0-9a-f]{64}$'),
     CONSTRAINT adapter_digest_must_be_a_sha256 CHECK (digest ~ '^[0-9a-f]{64}$')
 );
@@ -852,10 +917,10 @@ CREATE TABLE loracomp.answer_row (
 )
  WITH (fillfactor = 80);
 CREATE INDEX answer_row_drawn ON loracomp.answer_row (declaration_id, visitor) WHERE drawn;
-CREATE INDEX answer_row_feed ON loracomp.answer_row (declaration_id, changed_in);
-CREATE INDEX answer_row_progress ON loracomp.answer_row (declaration_id, status, answered_at);
-CREATE INDEX answer_row_job ON loracomp.answer_row (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX answer_row_example ON loracomp.answer_row (example_id) WHERE example_id IS NOT NULL;
+CREATE INDEX answer_row_job ON loracomp.answer_row (job_id) WHERE job_id IS NOT NULL;
+CREATE INDEX answer_row_progress ON loracomp.answer_row (declaration_id, status, answered_at);
+CREATE INDEX answer_row_feed ON loracomp.answer_row (declaration_id, changed_in);
 COMMENT ON TABLE loracomp.answer_row IS 'The answer to each row of a declaration''s table. The declaration''s view shows it.';
 COMMENT ON COLUMN loracomp.answer_row.declaration_id IS 'The declaration.';
 COMMENT ON COLUMN loracomp.answer_row.key IS 'Primary key of the row, as texts.';
@@ -894,7 +959,10 @@ CREATE TABLE loracomp.measurement (
     CONSTRAINT measured_base_model_must_exist FOREIGN KEY(base_model_id) REFERENCES loracomp.base_model (id) ON DELETE CASCADE,
     CONSTRAINT measured_normalization_must_be_none_characters_or_tokens CHECK (choice_normalization IN ('none', 'characters', 'tokens')),
     CONSTRAINT base_score_must_be_a_log_probability CHECK (base_score BETWEEN -1e9 AND 0.001),
-    CONSTRAINT gains_must_be_finite CHECK (-1e9 <= ALL (gains) AND 1e9 >= ALL (gains)),
+    CONSTRAINT gains_must_be_finite CHECK (-1e9 <= ALL (gains) AND 1e9 >= ALL (gains) AND num_nulls(VARIADIC gains) = 0),
+    CONSTRAINT worker_must_be_at_most_300_characters CHECK (char_length(worker) <= 300),
+    CONSTRAINT choice_scores_must_be_lists_of_numbers_by_adapter CHECK (jsonb_typeof(choice_scores) = 'object' AND NOT jsonb_path_exists(choice_scores, 'strict $.* ? (@.type() <> "array" || exists (@[*] ? (@.type() <> "number" || @ < -1000000000 || @ > 1000000000)))')),
+    CONSTRAINT choice_scores_must_be_nested_at_most_32_deep CHECK (choice_scores = '{}' OR NOT jsonb_path_exists(choice_scores, 'strict $.**{33}')),
     CONSTRAINT each_measured_adapter_has_a_gain CHECK (cardinality(gains) = cardinality(adapter_ids) AND cardinality(are_right) = cardinality(adapter_ids))
 );
 CREATE INDEX measurement_task ON loracomp.measurement (task_id, base_model_id, example_id);
@@ -1011,13 +1079,14 @@ CREATE TABLE loracomp.job (
     CONSTRAINT priority_must_be_between_minus_1000_and_1000 CHECK (priority BETWEEN -1000 AND 1000),
     CONSTRAINT idempotency_key_must_be_1_to_500_characters CHECK (idempotency_key <> '' AND char_length(idempotency_key) <= 500),
     CONSTRAINT tags_must_be_a_json_object CHECK (jsonb_typeof(tags) = 'object'),
+    CONSTRAINT tags_must_be_nested_at_most_32_deep CHECK (tags = '{}' OR NOT jsonb_path_exists(tags, 'strict $.**{33}')),
     CONSTRAINT exclude_tasks_must_be_a_list CHECK (array_ndims(exclude_tasks) = 1),
     CONSTRAINT exclude_tasks_must_not_hold_null CHECK (num_nulls(VARIADIC exclude_tasks) = 0),
     CONSTRAINT tasks_must_be_a_list_of_1_to_64 CHECK (tasks IS NULL OR (array_ndims(tasks) = 1 AND cardinality(tasks) BETWEEN 1 AND 64)),
     CONSTRAINT tasks_must_be_distinct_and_none_null CHECK (tasks IS NULL OR (num_nulls(VARIADIC tasks) = 0 AND loracomp.texts_are_distinct(tasks))),
     CONSTRAINT tasks_must_be_at_most_100000_characters_together CHECK (tasks IS NULL OR loracomp.texts_length(tasks) <= 100000),
     CONSTRAINT weights_must_be_one_for_each_of_the_tasks CHECK (weights IS NULL OR (tasks IS NOT NULL AND array_ndims(weights) = 1 AND cardinality(weights) = cardinality(tasks))),
-    CONSTRAINT weights_must_be_above_0_and_at_most_1 CHECK (weights IS NULL OR (num_nulls(VARIADIC weights) = 0 AND 0 < ALL (weights) AND 1 >= ALL (weights))),
+    CONSTRAINT weights_must_be_between_0_000001_and_1 CHECK (weights IS NULL OR (num_nulls(VARIADIC weights) = 0 AND 0.000001 <= ALL (weights) AND 1 >= ALL (weights))),
     CONSTRAINT system_text_must_not_be_blank CHECK (NOT loracomp.is_blank(system_text)),
     CONSTRAINT system_text_must_be_at_most_100000_characters CHECK (char_length(system_text) <= 100000),
     CONSTRAINT a_system_text_needs_the_chat_template CHECK (system_text IS NULL OR chat_template IS NOT FALSE),
@@ -1026,6 +1095,9 @@ CREATE TABLE loracomp.job (
     CONSTRAINT max_attempts_must_be_between_1_and_100 CHECK (max_attempts BETWEEN 1 AND 100),
     CONSTRAINT timeout_s_must_be_between_1_and_86400 CHECK (timeout_s BETWEEN 1 AND 86400),
     CONSTRAINT run_at_must_be_finite CHECK (isfinite(run_at)),
+    CONSTRAINT worker_must_be_at_most_300_characters CHECK (char_length(worker) <= 300),
+    CONSTRAINT error_code_must_be_at_most_100_characters CHECK (char_length(error_code) <= 100),
+    CONSTRAINT error_must_be_at_most_10000_characters CHECK (char_length(error) <= 10000),
     CONSTRAINT expected_must_be_one_of_the_choices CHECK (expected IS NULL OR choices IS NULL OR expected = ANY (choices)),
     CONSTRAINT example_id_is_for_evaluations_and_measuring CHECK (example_id IS NULL OR evaluation IS NOT NULL OR kind = 'measure'),
     CONSTRAINT jobs_of_kind_measure_come_from_measure_task CHECK (CASE kind WHEN 'measure' THEN num_nulls(example_id, expected, adapter_ids) = 0 AND evaluation IS NULL ELSE adapter_ids IS NULL END),
@@ -1034,15 +1106,15 @@ CREATE TABLE loracomp.job (
     CONSTRAINT an_ended_job_and_only_it_has_finished_at CHECK ((status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL))
 )
  WITH (fillfactor = 80, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_scale_factor = 0.005, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX job_to_measure ON loracomp.job (example_id) WHERE kind = 'measure';
 CREATE INDEX job_evaluation ON loracomp.job (evaluation) WHERE evaluation IS NOT NULL;
-CREATE INDEX job_day ON loracomp.job USING brin (((finished_at AT TIME ZONE 'UTC')::date));
 CREATE INDEX job_scheduled ON loracomp.job (scheduled, run_at) WHERE status = 'queued' AND (scheduled OR background);
 CREATE INDEX job_leases ON loracomp.job (lease_expires_at) WHERE status = 'running';
 CREATE INDEX job_queue ON loracomp.job (base_model, background, place, id) WHERE status = 'queued' AND NOT scheduled;
 CREATE INDEX job_suspects ON loracomp.job (base_model, background, expired_leases, place, id) WHERE status = 'queued' AND NOT scheduled AND expired_leases > 0;
+CREATE INDEX job_day ON loracomp.job USING brin (((finished_at AT TIME ZONE 'UTC')::date));
 CREATE INDEX job_finished ON loracomp.job (finished_at) WHERE finished_at IS NOT NULL;
 CREATE UNIQUE INDEX an_evaluation_asks_an_example_once_a_policy ON loracomp.job (evaluation, example_id, policy) WHERE example_id IS NOT NULL;
-CREATE INDEX job_to_measure ON loracomp.job (example_id) WHERE kind = 'measure';
 COMMENT ON TABLE loracomp.job IS 'Jobs: requests for predictions. INSERT a prompt here; read the answer in loracomp.job_result.';
 COMMENT ON COLUMN loracomp.job.id IS 'The job''s number.';
 COMMENT ON COLUMN loracomp.job.status IS 'queued, running, succeeded, failed or cancelled. Only SQL functions change it.';

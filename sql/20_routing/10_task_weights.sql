@@ -140,12 +140,13 @@ $$;
 COMMENT ON FUNCTION loracomp.check_gains IS
 'True if the arrays have one task and one number for each measured task; otherwise an error.';
 
--- Reads no table. exp raises an underflow below -745, so the exponent is clamped.
+-- Reads no table. The exponent is clamped, because exp raises an underflow below -745, and expected_gains multiplies the result
+-- with gains, which may be as small as 1e-45.
 CREATE FUNCTION loracomp.relative_share(
     similarity double precision, highest double precision, temperature double precision
 ) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN exp(greatest((similarity - highest) / temperature, -700));
+RETURN exp(greatest((similarity - highest) / temperature, -300));
 COMMENT ON FUNCTION loracomp.relative_share IS
 'An example''s term of the softmax over similarities, divided by that of the most similar example.';
 

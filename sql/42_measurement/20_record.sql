@@ -55,6 +55,16 @@ DECLARE
         ARRAY(SELECT r.job_id FROM unnest(results) AS r), ARRAY(SELECT r.lease_token FROM unnest(results) AS r)
     );
 BEGIN
+    IF EXISTS (
+        SELECT FROM unnest(results) AS r
+        JOIN loracomp.job AS j ON j.id = r.job_id
+        CROSS JOIN LATERAL jsonb_each(r.choice_scores) AS s (adapter, scores)
+        WHERE r.job_id = ANY (held_ids)
+            AND (CASE jsonb_typeof(s.scores) WHEN 'array' THEN jsonb_array_length(s.scores) END = cardinality(j.choices)) IS NOT TRUE
+    ) THEN
+        RAISE EXCEPTION 'choice_scores must have a list for each adapter, with a number for each choice'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     RETURN QUERY
     WITH held AS MATERIALIZED (
         SELECT r.*, j.example_id, j.adapter_ids AS asked, j.base_model, j.worker, j.prompt, j.choices, j.expected

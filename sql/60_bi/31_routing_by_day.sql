@@ -4,7 +4,7 @@
 --     loracomp.routing_by_day   both read it: a table with the names of hidden tasks, which views of bi mask
 --   routing_by_day_on           computes a day of it
 
--- Reads only.
+-- Reads only. It leaves out probabilities next to 0: views divide the sums, and Postgres raises an error if a quotient underflows.
 CREATE FUNCTION loracomp.routing_by_day_on(day date) RETURNS SETOF loracomp.routing_by_day
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -16,8 +16,8 @@ SELECT
     x.task,
     count(*) FILTER (WHERE x.place = 1) AS jobs_first,
     count(*) FILTER (WHERE x.weight > 0) AS jobs_inside,
-    sum(x.probability) AS mass,
-    sum(CASE WHEN x.probability > 0 THEN -x.probability * ln(x.probability) ELSE 0 END) / ln(2::double precision)
+    coalesce(sum(x.probability) FILTER (WHERE x.probability > 1e-200), 0) AS mass,
+    coalesce(sum(-x.probability * ln(x.probability)) FILTER (WHERE x.probability > 1e-200), 0) / ln(2::double precision)
         AS entropy
 FROM loracomp.jobs_on(routing_by_day_on.day) AS j
 INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
@@ -73,8 +73,8 @@ WITH compared AS (
         sum(x.entropy) FILTER (WHERE a.days = 0) AS entropy,
         sum(x.jobs_first) FILTER (WHERE a.days = 0) AS jobs,
         sum(x.jobs_first) FILTER (WHERE a.days > 0) AS jobs_before,
-        sum(x.mass) FILTER (WHERE a.days = 0) / sum(sum(x.mass) FILTER (WHERE a.days = 0)) OVER w AS p,
-        sum(x.mass) FILTER (WHERE a.days > 0) / sum(sum(x.mass) FILTER (WHERE a.days > 0)) OVER w AS q
+        sum(x.mass) FILTER (WHERE a.days = 0) / nullif(sum(sum(x.mass) FILTER (WHERE a.days = 0)) OVER w, 0) AS p,
+        sum(x.mass) FILTER (WHERE a.days > 0) / nullif(sum(sum(x.mass) FILTER (WHERE a.days > 0)) OVER w, 0) AS q
     FROM loracomp.routing_by_day AS x
     CROSS JOIN generate_series(0, 7) AS a (days)
     WHERE NOT x.is_evaluation

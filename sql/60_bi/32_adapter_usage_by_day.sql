@@ -3,7 +3,7 @@
 --     loracomp.adapter_usage_by_day   a table with the names of hidden tasks, which the view masks
 --   adapter_usage_by_day_on     computes a day of it
 
--- Reads only.
+-- Reads only. It leaves out weights next to 0, as routing_by_day_on does with probabilities.
 CREATE FUNCTION loracomp.adapter_usage_by_day_on(day date) RETURNS SETOF loracomp.adapter_usage_by_day
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -16,7 +16,7 @@ SELECT
     max(x.task) AS task,
     count(*) AS jobs,
     count(*) FILTER (WHERE x.place = 1) AS jobs_first,
-    sum(x.weight) AS weight
+    coalesce(sum(x.weight) FILTER (WHERE x.weight > 1e-200), 0) AS weight
 FROM loracomp.jobs_on(adapter_usage_by_day_on.day) AS j
 INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
 CROSS JOIN LATERAL unnest(p.adapter_ids, p.composed_tasks, p.adapter_weights)
@@ -42,7 +42,7 @@ SELECT
     u.jobs,
     u.jobs / sum(u.jobs_first) OVER w::double precision AS share_of_jobs,
     u.weight / u.jobs AS mean_weight,
-    u.weight / sum(u.weight) OVER w AS share,
+    u.weight / nullif(sum(u.weight) OVER w, 0) AS share,
     (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'adapter_usage_by_day') AS as_of
 FROM loracomp.adapter_usage_by_day AS u
 LEFT JOIN loracomp.adapter AS a ON u.adapter_id = a.id

@@ -1,10 +1,12 @@
 """What analysts see of tags and labels, and what reports remember of jobs that were purged."""
 
 import json
+import random
 
 import pytest
 from psycopg import errors
 
+from job_data import prediction_row, record
 from loracomp.database import connections as db
 from people_data import answer, claim, load, one, submit
 from people_fixtures import connect, values
@@ -87,6 +89,35 @@ def test_long_tags_and_labels_fit_into_the_report(connection: db.Connection, exa
         if purge:
             connection.execute(LATE)
         assert report(connection, "value, label, n", "answers_by_tag") == [(wide[:200], wide[:200], 1)]
+
+
+def test_the_longest_names_fit_into_every_report(connection: db.Connection) -> None:
+    """Of texts that don't compress: an index takes 2,704 bytes, and a report's key has several names."""
+    draws = random.Random(7)
+    wide = ["".join(chr(draws.randrange(0x20000, 0x2A000)) for _ in range(300)) for _ in range(7)]
+    policy, base_model, task, evaluation, tag, tagged_as, label = wide
+    load(connection)
+    connection.execute("UPDATE loracomp.base_model SET name = %s", [base_model[:75]])
+    connection.execute("UPDATE loracomp.task SET name = %s WHERE name = 'rte'", [task[:75]])
+    connection.execute("SELECT loracomp.set_policy(%s, '{}')", [policy[:75]])
+    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES (%s)", [evaluation[:75]])
+    connection.execute("SELECT loracomp.set_reported_tags(%s)", [[tag[:100]]])
+    asked = {"policy": policy[:75], "choices": [label, "b"], "tags": json.dumps({tag[:100]: tagged_as})}
+    named = {"tasks": [task[:75], "mnli"], "base_model": base_model[:75]}
+    for more in ({}, {"evaluation": evaluation[:75], "task": task[:75], "expected": label, "example_id": 1}):
+        job_id = submit(connection, **asked, **more)
+        claimed = "SELECT lease_token FROM loracomp.claim_jobs('w', %s, 1, '1 minute')"
+        token = one(connection, claimed, [base_model[:75]])["lease_token"]
+        row = prediction_row(job_id, output=label, probabilities=[0.6, 0.4], weights=[0.6, 0.4], **named)
+        row["policy_settings"] = {"name": policy[:75], "router": "retrieval"}
+        assert record(connection, {job_id: token}, [row]) == {job_id}
+    failing = submit(connection, **asked)
+    token = one(connection, claimed, [base_model[:75]])["lease_token"]
+    failed = "SELECT loracomp.fail_jobs(%s, %s, %s, '{error}', '{f}')"
+    connection.execute(failed, [[failing], [token], [wide[0][:100]]])
+    connection.execute("SELECT loracomp.refresh_reports()")
+    assert len(connection.execute("SELECT FROM bi.answers_by_tag").fetchall()) == 1
+    assert values(connection, "SELECT max(octet_length(reason)) FROM bi.jobs_by_day") == {400}
 
 
 REMEMBERED = {

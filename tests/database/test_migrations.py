@@ -145,6 +145,7 @@ def described(empty_database: str) -> str:
         CREATE FUNCTION loracomp.texts_are_not_blank(text[]) RETURNS boolean IMMUTABLE RETURN true;
         CREATE FUNCTION loracomp.texts_are_distinct(text[]) RETURNS boolean IMMUTABLE RETURN true;
         CREATE FUNCTION loracomp.texts_length(text[]) RETURNS bigint IMMUTABLE RETURN 0;
+        CREATE FUNCTION loracomp.longest_text(text[]) RETURNS integer IMMUTABLE RETURN 0;
     """
     with psycopg.connect(empty_database) as connection:
         connection.execute(helpers)

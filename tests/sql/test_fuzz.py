@@ -269,6 +269,32 @@ def test_jobs_are_refused_by_name_or_answered_by_a_real_worker(place: Scene) -> 
     assert value(place.owner, f"SELECT output FROM loracomp.prediction WHERE job_id = {honest}") == "AN HONEST QUESTION"
 
 
+JSON_COLUMNS = """
+SELECT c.oid::regclass::text AS relation, a.attname AS name,
+    ARRAY(
+        SELECT pg_get_expr(k.conbin, k.conrelid) FROM pg_constraint AS k
+        WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.conkey = ARRAY[a.attnum]
+    ) AS conditions
+FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.atttypid = 'jsonb'::regtype AND a.attnum > 0
+WHERE c.relnamespace = 'loracomp'::regnamespace AND c.relkind IN ('r', 'p') AND c.relname <> 'audit_event'
+"""
+
+
+def test_no_column_takes_json_that_readers_cannot_follow(place: Scene) -> None:
+    """The audit alone has no limit of its own: triggers write it, from rows that have one."""
+    columns = place.owner.execute(JSON_COLUMNS).fetchall()
+    assert columns
+    for column in columns:
+        for levels in (40, 4000):
+            given = '{"a":' * levels + "1" + "}" * levels
+            holds = "SELECT {} AS holds FROM (SELECT %s::jsonb AS {}) AS given"
+            refused = [
+                value(place.owner, holds.format(condition.replace("%", "%%"), column["name"]), [given]) is False
+                for condition in column["conditions"]
+            ]
+            assert any(refused), f"{column['relation']}.{column['name']}"
+
+
 FIELDS = st.sampled_from([column.name for column in tables.prediction.columns])
 ODD_TIMINGS = st.dictionaries(
     st.sampled_from(("encode", "route", "load", "predict", "record", "claim")), documents, max_size=3

@@ -882,6 +882,15 @@ def test_a_failure_that_no_retry_mends_is_final(connection: Connection):
     assert (row["status"], row["attempts"], row["error"]) == ("failed", 1, "cut it\\0\\ud800")
 
 
+def test_a_failure_of_any_length_is_recorded_as_far_as_it_fits(connection: Connection):
+    """Else the job would wait until its lease ends, and fail again."""
+    (job_id,) = add_jobs(connection, "a")
+    failure = Failure(job_id, "c" * 1000, "\ud800" + "x" * 1_000_000)
+    assert fail_jobs(connection, claim(connection), [failure]) == {job_id}
+    row = job(connection, job_id)
+    assert (len(row["error_code"]), len(row["error"]), row["error"][:9]) == (100, 10_000, "\\ud800xxx")
+
+
 def test_retries_wait_longer_each_time_and_not_equally_long(connection: Connection):
     delays = connection.execute(
         "SELECT n, min(d), max(d), count(DISTINCT d) AS distinct"

@@ -61,7 +61,8 @@ EXECUTE = {
     """,
 }
 OWNERS_ALONE = """
-    copy_comments give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place counter_name make_counter
+    copy_comments longest_text
+    give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place counter_name make_counter
     check_role_exists
     check_task_exists did_you_mean readable_roles
     check_tasks_exist check_name check_names check_traced with_settings tasks_that_saw

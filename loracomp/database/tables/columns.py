@@ -27,6 +27,9 @@ DIMENSIONS = 832
 `loracomp encoder set` may change the column's length in a database, so comparing tables with a database ignores it.
 """
 
+NAME_BYTES = 300
+"""Most bytes of the names of tasks, policies, base models and evaluations."""
+
 # What SQLAlchemy has no word for: a column's `info`, and what ALTER COLUMN does to it.
 IN_ROW = {"alter": "SET STORAGE PLAIN"}
 """Retrieval reads vectors where they stand, not from a TOAST table."""
@@ -117,6 +120,34 @@ def between(column: str, lowest: float, highest: float) -> CheckConstraint:
     words = f"between {lowest} and {highest}"
     name = f"{column} must be {words}".replace("-", "minus_")
     return CheckConstraint(f"{column} BETWEEN {lowest} AND {highest}", name=re.sub(r"\W", "_", name), comment=words)
+
+
+def at_most_characters(column: str, most: int) -> CheckConstraint:
+    """A constraint that a text is not longer than this."""
+    return check(f"{column}_must_be_at_most_{most}_characters", f"char_length({column}) <= {most}")
+
+
+def short_name(column: str, what: str) -> CheckConstraint:
+    """A constraint on the length of a name. Several names make up a report's key, and an index takes 2,704 bytes."""
+    return check(f"{what}_must_be_at_most_{NAME_BYTES}_bytes", f"octet_length({column}) <= {NAME_BYTES}")
+
+
+def listing(column: str, most: int, *, with_nulls: bool = False) -> CheckConstraint:
+    """A constraint that an array is a plain list: of one dimension, counted from 1, and usually without nulls."""
+    none_null = "" if with_nulls else f" AND num_nulls(VARIADIC {column}) = 0"
+    return check(
+        f"{column}_must_be_a_list_of_at_most_{most}",
+        f"{column} = '{{}}' OR (array_ndims({column}) = 1 AND array_lower({column}, 1) = 1 "
+        f"AND cardinality({column}) <= {most}{none_null})",
+    )
+
+
+def shallow(column: str) -> CheckConstraint:
+    """A constraint on the nesting of JSON, because programs read it recursively, and Python only 1,000 levels deep."""
+    return check(
+        f"{column}_must_be_nested_at_most_32_deep",
+        f"{column} = '{{}}' OR NOT jsonb_path_exists({column}, 'strict $.**{{33}}')",
+    )
 
 
 def texts() -> TypeEngine[Any]:

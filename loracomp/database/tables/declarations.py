@@ -29,6 +29,7 @@ from loracomp.database.tables.columns import (
     optional,
     references,
     required,
+    shallow,
     texts,
 )
 
@@ -73,6 +74,8 @@ declaration = Table(
     references("declaration_task_must_exist", "task_id", "loracomp.task.id", ondelete="SET NULL"),
     one_of("sweep", "skip source answers", "sweep_must_be_a_known_one"),
     check("filter_must_be_a_json_object", "jsonb_typeof(filter) = 'object'"),
+    shallow("filter"),
+    shallow("tags"),
     index("a_view_shows_one_declaration", "view", unique=True),
     comment="Declarations by which a table gets its answers. create_answers makes one.",
 )

@@ -11,6 +11,7 @@ from loracomp.database.tables.columns import (
     optional,
     references,
     required,
+    short_name,
 )
 
 evaluation = Table(
@@ -29,6 +30,7 @@ evaluation = Table(
     created_at(),
     references("evaluation_base_model_must_exist", "base_model", "loracomp.base_model.name", onupdate="CASCADE"),
     check("evaluation_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
+    short_name("name", "evaluation_name"),
     one_of("split", "train validation test", "evaluated_split_must_be_train_validation_or_test"),
     one_of("kind", "predict route", "evaluation_kind_must_be_predict_or_route"),
     comment="Evaluations: named sets of jobs whose right answers are known.",

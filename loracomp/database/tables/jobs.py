@@ -20,6 +20,7 @@ from loracomp.database.tables.columns import (
     NO_STATISTICS,
     TIME,
     RoleName,
+    at_most_characters,
     check,
     created_at,
     index,
@@ -29,6 +30,7 @@ from loracomp.database.tables.columns import (
     references,
     required,
     set_storage,
+    shallow,
     texts,
 )
 
@@ -203,6 +205,7 @@ job = Table(
         "idempotency_key_must_be_1_to_500_characters", "idempotency_key <> '' AND char_length(idempotency_key) <= 500"
     ),
     check("tags_must_be_a_json_object", "jsonb_typeof(tags) = 'object'"),
+    shallow("tags"),
     # num_nulls, because array_position raises for nested arrays, with an error that names no column.
     check("exclude_tasks_must_be_a_list", "array_ndims(exclude_tasks) = 1"),
     check("exclude_tasks_must_not_hold_null", "num_nulls(VARIADIC exclude_tasks) = 0"),
@@ -224,8 +227,8 @@ job = Table(
     ),
     # Postgres orders NaN above all numbers, so `1 >= ALL` excludes it.
     check(
-        "weights_must_be_above_0_and_at_most_1",
-        "weights IS NULL OR (num_nulls(VARIADIC weights) = 0 AND 0 < ALL (weights) AND 1 >= ALL (weights))",
+        "weights_must_be_between_0_000001_and_1",
+        "weights IS NULL OR (num_nulls(VARIADIC weights) = 0 AND 0.000001 <= ALL (weights) AND 1 >= ALL (weights))",
     ),
     check("system_text_must_not_be_blank", "NOT loracomp.is_blank(system_text)"),
     check("system_text_must_be_at_most_100000_characters", "char_length(system_text) <= 100000"),
@@ -235,6 +238,10 @@ job = Table(
     check("max_attempts_must_be_between_1_and_100", "max_attempts BETWEEN 1 AND 100"),
     check("timeout_s_must_be_between_1_and_86400", "timeout_s BETWEEN 1 AND 86400"),
     check("run_at_must_be_finite", "isfinite(run_at)"),
+    # A worker writes these; reports have the error's code in a key.
+    at_most_characters("worker", 300),
+    at_most_characters("error_code", 100),
+    at_most_characters("error", 10000),
     check("expected_must_be_one_of_the_choices", "expected IS NULL OR choices IS NULL OR expected = ANY (choices)"),
     check(
         "example_id_is_for_evaluations_and_measuring",

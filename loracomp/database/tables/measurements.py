@@ -3,7 +3,20 @@
 from sqlalchemy import ARRAY, REAL, BigInteger, Boolean, Double, Integer, PrimaryKeyConstraint, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from loracomp.database.tables.columns import TIME, check, index, metadata, one_of, optional, references, required, texts
+from loracomp.database.tables.columns import (
+    TIME,
+    at_most_characters,
+    check,
+    index,
+    listing,
+    metadata,
+    one_of,
+    optional,
+    references,
+    required,
+    shallow,
+    texts,
+)
 
 measurement = Table(
     "measurement",
@@ -57,7 +70,16 @@ measurement = Table(
         "choice_normalization", "none characters tokens", "measured_normalization_must_be_none_characters_or_tokens"
     ),
     check("base_score_must_be_a_log_probability", "base_score BETWEEN -1e9 AND 0.001"),
-    check("gains_must_be_finite", "-1e9 <= ALL (gains) AND 1e9 >= ALL (gains)"),
+    check("gains_must_be_finite", "-1e9 <= ALL (gains) AND 1e9 >= ALL (gains) AND num_nulls(VARIADIC gains) = 0"),
+    at_most_characters("worker", 300),
+    # Other workers fit evidence on them.
+    check(
+        "choice_scores_must_be_lists_of_numbers_by_adapter",
+        "jsonb_typeof(choice_scores) = 'object' AND NOT jsonb_path_exists(choice_scores, "
+        """'strict $.* ? (@.type() <> "array" """
+        """|| exists (@[*] ? (@.type() <> "number" || @ < -1000000000 || @ > 1000000000)))')""",
+    ),
+    shallow("choice_scores"),
     check(
         "each_measured_adapter_has_a_gain",
         "cardinality(gains) = cardinality(adapter_ids) AND cardinality(are_right) = cardinality(adapter_ids)",
@@ -82,6 +104,10 @@ task_evidence = Table(
     PrimaryKeyConstraint("task_id", "base_model_id", name="a_task_has_evidence_once_a_base_model"),
     references("evidence_task_must_exist", "task_id", "loracomp.task.id", ondelete="CASCADE"),
     references("evidence_base_model_must_exist", "base_model_id", "loracomp.base_model.id", ondelete="CASCADE"),
+    listing("choices", 1000),
+    check("choices_must_be_at_most_1000000_characters_together", "loracomp.texts_length(choices) <= 1000000"),
+    listing("adapter_ids", 100000),
+    listing("log_likelihoods", 100000),
     check("each_adapter_has_a_likelihood", "cardinality(log_likelihoods) = cardinality(adapter_ids)"),
     check("log_likelihoods_must_be_finite", "-1e9 <= ALL (log_likelihoods) AND 0.001 >= ALL (log_likelihoods)"),
     comment="Which adapters explain the labelled examples of a task that has none: routing weighs them by it.",

@@ -2,7 +2,7 @@
 
 from sqlalchemy import Double, Integer, Table, Text
 
-from loracomp.database.tables.columns import TIME, between, check, created_at, metadata, one_of, required
+from loracomp.database.tables.columns import TIME, between, check, created_at, metadata, one_of, required, short_name
 
 policy = Table(
     "policy",
@@ -99,6 +99,7 @@ policy = Table(
         default="64",
     ),
     check("policy_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
+    short_name("name", "policy_name"),
     one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
     between("k", 1, 200),
     between("temperature", 0.0001, 100),

@@ -33,6 +33,8 @@ from loracomp.database.tables.columns import (
     references,
     required,
     set_storage,
+    shallow,
+    short_name,
     texts,
 )
 from loracomp.records import AXES
@@ -58,6 +60,8 @@ base_model = Table(
     required("has_chat_template", Boolean, "Whether its tokenizer has a chat template.", default="false"),
     UniqueConstraint("name", name="base_model_name_is_taken"),
     check("base_model_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
+    short_name("name", "base_model_name"),
+    shallow("modules"),
     check("fingerprint_must_be_a_sha256", "fingerprint ~ '^[0-9a-f]{64}$'"),
     check("context_length_must_be_positive", "context_length BETWEEN 1 AND 100000000"),
     index("one_default_base_model", "is_default", "is_default", unique=True),
@@ -86,6 +90,7 @@ def _one_encoder(name: str, number: str, only: str, comment: str) -> Table:
         ),
         created_at(),
         check(only, "id = 1"),
+        short_name("name", "encoder_name"),
         check("an_index_takes_vectors_of_at_most_4000_dimensions", "dimensions BETWEEN 1 AND 4000"),
         comment=comment,
     )
@@ -116,6 +121,7 @@ task = Table(
     created_at(),
     UniqueConstraint("name", name="task_name_is_taken"),
     check("task_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
+    short_name("name", "task_name"),
     comment="Tasks, such as piqa, with training examples and adapters.",
 )
 
@@ -237,6 +243,8 @@ adapter = Table(
     check("alpha_must_be_positive_and_finite", "alpha BETWEEN 1e-6 AND 1e6"),
     check("scaling_must_be_positive_and_finite", "scaling BETWEEN 1e-9 AND 1e6"),
     check("an_adapter_must_target_a_module", "cardinality(target_modules) > 0"),
+    shallow("config"),
+    shallow("training"),
     check("adapter_sha256_must_be_a_sha256", "sha256 ~ '^[0-9a-f]{64}$'"),
     check("adapter_digest_must_be_a_sha256", "digest ~ '^[0-9a-f]{64}$'"),
     index("one_active_adapter_a_task_and_base_model", "task_id base_model_id", "status = 'active'", unique=True),

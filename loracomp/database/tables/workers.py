@@ -2,7 +2,18 @@
 
 from sqlalchemy import Double, Integer, Table, Text
 
-from loracomp.database.tables.columns import TIME, RoleName, check, count, metadata, one_of, optional, required
+from loracomp.database.tables.columns import (
+    TIME,
+    RoleName,
+    at_most_characters,
+    check,
+    count,
+    metadata,
+    one_of,
+    optional,
+    required,
+    short_name,
+)
 
 worker = Table(
     "worker",
@@ -29,6 +40,9 @@ worker = Table(
     count("released", "Number of jobs that the worker gave back without counting the attempt."),
     count("dropped", "Number of results that came too late, after the lease was lost, and were not recorded."),
     one_of("status", "idle busy stopping stopped", "worker_status_must_be_a_known_one"),
+    *(at_most_characters(column, 300) for column in ("name", "host", "code_version", "device")),
+    short_name("base_model", "base_model"),
+    check("counts_must_not_be_negative", "least(claimed, succeeded, failed, released, dropped) >= 0"),
     # Views add it to a timestamp; a value that no interval can hold would make them fail for everybody.
     check("silent_after_s_must_be_between_0_and_86400", "silent_after_s BETWEEN 0 AND 86400"),
     comment="Workers and what they last reported. The view worker_status shows who is alive.",
