@@ -50,6 +50,7 @@ COMMENT ON FUNCTION loracomp.longest_text IS 'Bytes of the longest text of the a
 
 -- ---- tables
 CREATE SEQUENCE loracomp.missed_hint START WITH 0 MINVALUE 0;
+CREATE SEQUENCE loracomp.late_answer_seen START WITH 0 MINVALUE 0;
 CREATE SEQUENCE loracomp.rescued_jobs START WITH 0 MINVALUE 0;
 CREATE SEQUENCE loracomp.refused_inserts START WITH 0 MINVALUE 0;
 CREATE TABLE loracomp.audit_event (
@@ -90,6 +91,12 @@ COMMENT ON COLUMN loracomp.audit_event.before IS 'The row before the change, wit
 COMMENT ON COLUMN loracomp.audit_event.after IS 'The row after the change, without prompts.';
 COMMENT ON COLUMN loracomp.audit_event.login IS 'Role that logged in, if the session had switched to another role (actor) by SET ROLE; otherwise null.';
 COMMENT ON CONSTRAINT action_must_be_insert_update_or_delete ON loracomp.audit_event IS 'one of insert, update, delete';
+CREATE TABLE loracomp.late_answer (
+    job_id BIGINT NOT NULL,
+    PRIMARY KEY (job_id)
+);
+COMMENT ON TABLE loracomp.late_answer IS 'Jobs whose answer is not in answer_row yet, because a session had locked the row. Claims copy it later.';
+COMMENT ON COLUMN loracomp.late_answer.job_id IS 'The job, which has ended.';
 CREATE TABLE loracomp.answer_hint (
     declaration_id INTEGER NOT NULL,
     written_in BIGINT DEFAULT (pg_current_xact_id())::text::bigint NOT NULL,
@@ -1210,6 +1217,7 @@ COMMENT ON SEQUENCE loracomp.rescued_jobs IS 'Counter: jobs taken back after the
 COMMENT ON SEQUENCE loracomp.refused_inserts IS
 'Counter: INSERT statements refused because a limit of the queue was reached.';
 COMMENT ON SEQUENCE loracomp.missed_hint IS 'The last transaction whose hints for declarations could not be written.';
+COMMENT ON SEQUENCE loracomp.late_answer_seen IS 'The last row of late_answer that a claim has looked at.';
 -- A sequence's first nextval gives its start. From now on each counts one.
 SELECT nextval('loracomp.rescued_jobs'), nextval('loracomp.refused_inserts');
 

@@ -1,6 +1,7 @@
 -- The claim: due jobs become running, leased to one worker.
 --   claim_jobs                  called by workers
 --     ask_rows                  makes jobs of rows of tables that have declarations: 47_answers/40_ask.sql
+--     take_late_answers         answers that could not be shown when they were recorded: 47_answers/50_outcome.sql
 --     rescue_jobs               queues or fails jobs whose lease has expired
 --       retry_delay             how long they wait before the next attempt (fail_jobs calls it too)
 --     wake_jobs                 makes scheduled jobs due whose run_at has come
@@ -42,7 +43,7 @@ BEGIN
     PERFORM loracomp.check_range('lease', extract(EPOCH FROM claim_jobs.lease), 0, 86400);
     -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
     LOCK TABLE loracomp.job IN ROW EXCLUSIVE MODE;
-    PERFORM loracomp.ask_rows();
+    PERFORM loracomp.ask_rows(), loracomp.take_late_answers();
     IF claim_jobs.from_start THEN
         PERFORM loracomp.rescue_jobs(), loracomp.wake_jobs();
     END IF;

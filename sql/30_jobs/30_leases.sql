@@ -5,7 +5,6 @@
 --   fail_jobs                   an attempt failed: queues the job for a retry, or ends it as failed
 --     retry_delay
 --   hold_jobs                   both, and those that record: locks the jobs whose token is still valid
---     wait_for_jobs             waits up to two seconds for jobs that other sessions have locked
 
 -- Extends leases whose token is still valid, until the job's timeout_s is over, counted from its claim. It does not wait for
 -- locks: a job that another session has locked (for example a submitter who is cancelling it) is reported as still held if its
@@ -102,17 +101,18 @@ $$;
 COMMENT ON FUNCTION loracomp.fail_jobs IS
 'Ends jobs as failed, or queues them for another attempt, if the lease token is still valid; returns these ids.';
 
--- Locks the jobs whose token is still valid, and returns their ids. It waits for those that other sessions have locked: a heartbeat holds
--- such a lock for a moment, but a submitter who cancels a job and leaves the transaction open holds it for long. So the wait ends after
--- two seconds, and the job is left until its lease expires; otherwise one submitter could stop every worker.
+-- Locks the jobs whose token is still valid, and returns their ids. Other sessions may have locked some of them: a heartbeat for a moment,
+-- but a submitter who cancels a job and leaves the transaction open for long. So it tries for two seconds, however many sessions have
+-- locked jobs, and what is locked then is left until its lease expires. Otherwise one submitter could stop every worker.
 CREATE FUNCTION loracomp.hold_jobs(ids bigint[], tokens bigint[]) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
+    give_up_at CONSTANT timestamptz := clock_timestamp() + interval '2 seconds';
     held bigint[];
 BEGIN
-    FOR try IN 1..2 LOOP
+    LOOP
         held := ARRAY(
             SELECT j.id
             FROM unnest(hold_jobs.ids, hold_jobs.tokens) AS i (id, token)
@@ -121,29 +121,15 @@ BEGIN
             ORDER BY j.id
             FOR UPDATE OF j SKIP LOCKED
         );
-        EXIT WHEN try = 2 OR cardinality(held) = cardinality(hold_jobs.ids);
-        PERFORM loracomp.wait_for_jobs(hold_jobs.ids, hold_jobs.tokens);
+        EXIT WHEN cardinality(held) = cardinality(hold_jobs.ids) OR clock_timestamp() > give_up_at OR NOT EXISTS (
+            SELECT FROM unnest(hold_jobs.ids, hold_jobs.tokens) AS i (id, token)
+            JOIN loracomp.job AS j ON (j.id, j.lease_token) = (i.id, i.token)
+            WHERE j.id = ANY (hold_jobs.ids) AND j.id <> ALL (held)
+        );
+        PERFORM pg_sleep(0.01);
     END LOOP;
     RETURN held;
 END
 $$;
 COMMENT ON FUNCTION loracomp.hold_jobs IS
-'Locks the jobs whose lease token is valid, unless other sessions keep them locked; returns their ids. For workers'' writes.';
-
-CREATE FUNCTION loracomp.wait_for_jobs(ids bigint[], tokens bigint[]) RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
-SET lock_timeout = '2s'
-AS $$
-BEGIN
-    PERFORM FROM unnest(wait_for_jobs.ids, wait_for_jobs.tokens) AS i (id, token)
-    JOIN loracomp.job AS j ON j.id = i.id AND j.lease_token = i.token
-    WHERE j.id = ANY (wait_for_jobs.ids)
-    ORDER BY j.id
-    FOR UPDATE OF j;
-EXCEPTION
-    WHEN lock_not_available OR deadlock_detected THEN
-        NULL;
-END
-$$;
-COMMENT ON FUNCTION loracomp.wait_for_jobs IS 'Waits up to two seconds for jobs that other sessions have locked. For hold_jobs.';
+'Locks the jobs whose lease token is valid, unless other sessions keep them locked for two seconds; returns their ids. For workers'' writes.';

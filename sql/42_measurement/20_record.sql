@@ -51,8 +51,12 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    held_ids CONSTANT bigint[] := loracomp.hold_jobs(
+    held_ids bigint[] := loracomp.hold_jobs(
         ARRAY(SELECT r.job_id FROM unnest(results) AS r), ARRAY(SELECT r.lease_token FROM unnest(results) AS r)
+    );
+    example_ids CONSTANT bigint[] := ARRAY(SELECT j.example_id FROM loracomp.job AS j WHERE j.id = ANY (held_ids));
+    free CONSTANT bigint[] := ARRAY(
+        SELECT e.id FROM loracomp.example AS e WHERE e.id = ANY (example_ids) FOR KEY SHARE SKIP LOCKED
     );
 BEGIN
     IF EXISTS (
@@ -65,6 +69,14 @@ BEGIN
         RAISE EXCEPTION 'choice_scores must have a list for each adapter, with a number for each choice'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    -- The foreign key would wait for a submitter who takes a correction back and leaves the transaction open: such a job is left until its
+    -- lease expires.
+    held_ids := ARRAY(
+        SELECT j.id FROM loracomp.job AS j
+        WHERE j.id = ANY (held_ids) AND (
+            j.example_id = ANY (free) OR NOT EXISTS (SELECT FROM loracomp.example AS e WHERE e.id = j.example_id)
+        )
+    );
     RETURN QUERY
     WITH held AS MATERIALIZED (
         SELECT r.*, j.example_id, j.adapter_ids AS asked, j.base_model, j.worker, j.prompt, j.choices, j.expected
@@ -184,18 +196,24 @@ $$;
 COMMENT ON FUNCTION loracomp.labelled_scores IS
 'For each task without an adapter that one of these jobs has measured: choices, right answer and scores of its measured examples.';
 
+-- It waits only briefly for a submitter who is dropping the task or its last examples: the next measurement brings new evidence.
 CREATE FUNCTION loracomp.record_evidence(
     task_id integer, base_model_id integer, choices text[], adapter_ids integer[], log_likelihoods double precision[]
 ) RETURNS void
-LANGUAGE sql SECURITY DEFINER
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET lock_timeout = '1s'
 AS $$
-INSERT INTO loracomp.task_evidence (task_id, base_model_id, choices, adapter_ids, log_likelihoods)
-SELECT t.id, b.id, record_evidence.choices, record_evidence.adapter_ids, record_evidence.log_likelihoods
-FROM loracomp.task AS t CROSS JOIN loracomp.base_model AS b
-WHERE t.id = record_evidence.task_id AND b.id = record_evidence.base_model_id
-ON CONFLICT ON CONSTRAINT a_task_has_evidence_once_a_base_model DO UPDATE SET
-    choices = excluded.choices, adapter_ids = excluded.adapter_ids, log_likelihoods = excluded.log_likelihoods;
+BEGIN
+    INSERT INTO loracomp.task_evidence (task_id, base_model_id, choices, adapter_ids, log_likelihoods)
+    SELECT t.id, b.id, record_evidence.choices, record_evidence.adapter_ids, record_evidence.log_likelihoods
+    FROM loracomp.task AS t CROSS JOIN loracomp.base_model AS b
+    WHERE t.id = record_evidence.task_id AND b.id = record_evidence.base_model_id
+    ON CONFLICT ON CONSTRAINT a_task_has_evidence_once_a_base_model DO UPDATE SET
+        choices = excluded.choices, adapter_ids = excluded.adapter_ids, log_likelihoods = excluded.log_likelihoods;
+EXCEPTION WHEN lock_not_available THEN
+    NULL;
+END
 $$;
 COMMENT ON FUNCTION loracomp.record_evidence IS 'Writes how likely a task''s labelled examples are under each adapter, in place of what was known.';
 

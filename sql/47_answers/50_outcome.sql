@@ -1,49 +1,113 @@
 -- What becomes of the jobs of declarations, copied to answer_row, where it stays when the jobs are purged.
 --   trigger take_answers        after an update of jobs
+--     copy_outcomes             what became of these jobs
+--   take_late_answers           called by claim_jobs: what could not be copied then
 --   trigger lose_answers        after jobs were erased
 --   answers_since               the answers that came since a cursor
+
+-- Waits for nobody: a submitter may have corrected a row and left the transaction open, and a worker that waited for her could record
+-- nobody's answers. Returns the jobs whose row is locked. A row that was corrected before it had an answer to its prompt gets its
+-- first answer here.
+CREATE FUNCTION loracomp.copy_outcomes(ids bigint[]) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    free CONSTANT bigint[] := ARRAY(
+        SELECT r.job_id FROM loracomp.answer_row AS r JOIN loracomp.job AS n ON n.id = r.job_id
+        WHERE r.job_id = ANY (ids) AND n.id = ANY (ids)
+            AND (n.finished_at IS NOT NULL OR r.status = 'failed') -- a failed job may be queued again
+        FOR UPDATE OF r SKIP LOCKED
+    );
+    written integer[];
+BEGIN
+    WITH outcome AS MATERIALIZED (
+        SELECT
+            r.declaration_id, r.key, n.finished_at, n.prompt, n.choices,
+            CASE n.status WHEN 'succeeded' THEN 'answered' WHEN 'failed' THEN 'failed' WHEN 'cancelled' THEN 'failed' ELSE 'asked' END AS status,
+            CASE WHEN n.finished_at IS NOT NULL THEN n.error END AS reason,
+            CASE WHEN n.choices IS NULL THEN ltrim(p.output, E' \t\r\n') ELSE p.output END AS answer,
+            loracomp.confidence(p.choice_scores) AS confidence,
+            CASE
+                WHEN p.composed_tasks = '{}' THEN 'base'
+                WHEN p.example_tasks[1] = (
+                    SELECT t.name FROM loracomp.declaration AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.id = r.declaration_id
+                ) AND p.calibration_examples <> '{}' THEN format('%s corrections', cardinality(p.calibration_examples))
+                WHEN p.job_id IS NOT NULL THEN 'mix'
+            END AS answered_by
+        FROM loracomp.answer_row AS r
+        JOIN loracomp.job AS n ON n.id = r.job_id AND n.id = ANY (free)
+        LEFT JOIN loracomp.prediction AS p ON p.job_id = n.id AND p.job_id = ANY (free)
+        WHERE r.job_id = ANY (free)
+    ),
+    ended AS (
+        UPDATE loracomp.answer_row AS r SET
+            status = o.status, reason = o.reason, answer = o.answer, confidence = o.confidence, answered_by = o.answered_by,
+            answered_at = o.finished_at, changed_in = pg_current_xact_id()::text::bigint,
+            first_answer = coalesce(r.first_answer, CASE WHEN r.correct IS NOT NULL AND o.answered_by NOT LIKE '% corrections' THEN (
+                SELECT o.answer FROM loracomp.example AS e
+                WHERE e.id = r.example_id AND (e.prompt, e.choices) IS NOT DISTINCT FROM (o.prompt, o.choices)
+            ) END)
+        FROM outcome AS o
+        WHERE r.declaration_id = o.declaration_id AND r.key = o.key
+        RETURNING r.declaration_id
+    )
+    SELECT array_agg(DISTINCT e.declaration_id) INTO written FROM ended AS e;
+    PERFORM pg_notify('loracomp_answers', a.view::text) FROM loracomp.declaration AS a
+    WHERE a.id = ANY (written) AND pg_notification_queue_usage() < 0.5;
+    RETURN ARRAY(
+        SELECT r.job_id FROM loracomp.answer_row AS r JOIN loracomp.job AS n ON n.id = r.job_id
+        WHERE r.job_id = ANY (ids) AND n.id = ANY (ids) AND (n.finished_at IS NOT NULL OR r.status = 'failed')
+        EXCEPT SELECT u.id FROM unnest(free) AS u (id)
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.copy_outcomes IS
+'Copies what became of declarations'' jobs to answer_row, and notifies listeners; returns the jobs whose row another session has locked.';
 
 CREATE FUNCTION loracomp.take_answers() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    written integer[];
+    ids CONSTANT bigint[] := ARRAY(SELECT n.id FROM new_job AS n WHERE n.status <> 'running');
 BEGIN
-    IF NOT EXISTS (SELECT FROM loracomp.declaration) OR NOT EXISTS (SELECT FROM new_job AS n WHERE n.status <> 'running') THEN
-        RETURN NULL;
+    IF ids <> '{}' AND EXISTS (SELECT FROM loracomp.declaration) THEN
+        INSERT INTO loracomp.late_answer (job_id) SELECT u.id FROM unnest(loracomp.copy_outcomes(ids)) AS u (id)
+        ON CONFLICT DO NOTHING;
     END IF;
-    WITH ended AS (
-        UPDATE loracomp.answer_row AS r SET
-            status = CASE n.status WHEN 'succeeded' THEN 'answered' WHEN 'failed' THEN 'failed' WHEN 'cancelled' THEN 'failed' ELSE 'asked' END,
-            reason = CASE WHEN n.finished_at IS NOT NULL THEN n.error END,
-            answer = CASE WHEN n.choices IS NULL THEN ltrim(p.output, E' \t\r\n') ELSE p.output END,
-            confidence = loracomp.confidence(p.choice_scores),
-            answered_by = CASE
-                WHEN p.composed_tasks = '{}' THEN 'base'
-                WHEN p.example_tasks[1] = (
-                    SELECT t.name FROM loracomp.declaration AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.id = r.declaration_id
-                ) AND p.calibration_examples <> '{}' THEN format('%s corrections', cardinality(p.calibration_examples))
-                WHEN p.job_id IS NOT NULL THEN 'mix'
-            END,
-            answered_at = n.finished_at,
-            changed_in = pg_current_xact_id()::text::bigint
-        FROM new_job AS n LEFT JOIN loracomp.prediction AS p ON p.job_id = n.id
-        WHERE r.job_id = n.id AND (n.finished_at IS NOT NULL OR r.status = 'failed') -- a failed job may be queued again
-        RETURNING r.declaration_id
-    )
-    SELECT array_agg(DISTINCT e.declaration_id) INTO written FROM ended AS e;
-    PERFORM pg_notify('loracomp_answers', a.view::text) FROM loracomp.declaration AS a
-    WHERE a.id = ANY (written) AND pg_notification_queue_usage() < 0.5;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION loracomp.take_answers IS 'Trigger: copies what became of declarations'' jobs to answer_row, and notifies listeners.';
+COMMENT ON FUNCTION loracomp.take_answers IS 'Trigger: copies what became of declarations'' jobs, and notes in late_answer what it could not copy.';
 
 CREATE TRIGGER take_answers AFTER UPDATE ON loracomp.job
 REFERENCING NEW TABLE AS new_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.take_answers();
 COMMENT ON TRIGGER take_answers ON loracomp.job IS 'Copies what became of declarations'' jobs.';
+
+-- A hundred at a time, from where the last call ended, so that rows that stay locked hold up no other.
+CREATE FUNCTION loracomp.take_late_answers() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    seen CONSTANT bigint := (SELECT s.last_value FROM loracomp.late_answer_seen AS s);
+    late CONSTANT bigint[] := ARRAY(
+        SELECT l.job_id FROM loracomp.late_answer AS l WHERE l.job_id > seen ORDER BY l.job_id LIMIT 100 FOR UPDATE SKIP LOCKED
+    );
+BEGIN
+    IF seen > 0 OR cardinality(late) = 100 THEN
+        PERFORM setval('loracomp.late_answer_seen', coalesce(late[100], 0));
+    END IF;
+    IF late <> '{}' THEN
+        DELETE FROM loracomp.late_answer AS l
+        USING (SELECT u.id FROM unnest(late) AS u (id) EXCEPT SELECT u.id FROM unnest(loracomp.copy_outcomes(late)) AS u (id)) AS done
+        WHERE l.job_id = done.id AND l.job_id = ANY (late);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.take_late_answers IS 'Copies answers whose row was locked when they were recorded. For claim_jobs.';
 
 -- Purged jobs leave their answers; erased ones don't.
 CREATE FUNCTION loracomp.lose_answers() RETURNS trigger

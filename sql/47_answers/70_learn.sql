@@ -69,10 +69,12 @@ CREATE TRIGGER unlabel_deleted AFTER DELETE ON loracomp.answer_row
 FOR EACH ROW WHEN (old.example_id IS NOT NULL) EXECUTE FUNCTION loracomp.unlabel();
 
 -- Inserts jobs in the name of the declaration's owner. If they can't be inserted, such as into a full queue, the next correction's
--- embedding tries again.
+-- embedding tries again. Nothing that is wrong with one declaration, or that its submitters have locked, may keep a worker from embedding
+-- the examples of others.
 CREATE FUNCTION loracomp.measure_corrections(example_ids bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
+SET lock_timeout = '1s'
 AS $$
 DECLARE
     d loracomp.declaration;
@@ -119,18 +121,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.policy_of IS 'Policy of a declaration''s next jobs: measured once sixteen corrections are measured.';
 
--- A corrected row is answered without its own label, so its new answer tells what the others brought.
+-- A corrected row is answered without its own label, so its new answer tells what the others brought. A worker that records measurements
+-- waits for no submitter: a row that she has locked is asked with the next measurement.
 CREATE FUNCTION loracomp.ask_corrected() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    WITH again AS (
-        UPDATE loracomp.answer_row AS r SET prompt_hash = ''
-        FROM loracomp.declaration AS a
+    WITH free AS MATERIALIZED (
+        SELECT r.declaration_id, r.key
+        FROM loracomp.declaration AS a JOIN loracomp.answer_row AS r ON r.declaration_id = a.id
         WHERE a.task_id IN (SELECT m.task_id FROM measured AS m) AND loracomp.policy_of(a) <> a.policy
-            AND r.declaration_id = a.id AND r.example_id IS NOT NULL AND r.prompt_hash <> ''
+            AND r.example_id IS NOT NULL AND r.prompt_hash <> ''
             AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = r.job_id AND j.policy = 'measured')
+        FOR UPDATE OF r SKIP LOCKED
+    ),
+    again AS (
+        UPDATE loracomp.answer_row AS r SET prompt_hash = '' FROM free AS f WHERE r.declaration_id = f.declaration_id AND r.key = f.key
         RETURNING r.declaration_id, r.key
     )
     INSERT INTO loracomp.answer_hint (declaration_id, key) SELECT g.declaration_id, g.key FROM again AS g;

@@ -71,7 +71,7 @@ OWNERS_ALONE = """
     compose_tasks trace_tasks fallback_reason
     calibration_examples adapter_worths pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs wake_jobs hold_jobs
-    succeed_jobs wait_for_jobs check_server check_objects check_work check_worker_name
+    succeed_jobs check_server check_objects check_work check_worker_name
     find_task check_setting check_columns prepare_job hint_job insert_incoming_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days

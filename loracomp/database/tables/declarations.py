@@ -36,6 +36,10 @@ from loracomp.database.tables.columns import (
 # The last transaction whose hints could not be written. A sequence keeps it although that part was rolled back.
 missed_hint = Sequence("missed_hint", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
 
+# The last row of late_answer that a claim has looked at: the next claim goes on from there. A sequence, because a row
+# would leave a dead tuple at each claim.
+late_answer_seen = Sequence("late_answer_seen", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
+
 declaration = Table(
     "declaration",
     metadata,
@@ -112,6 +116,13 @@ answer_row = Table(
     index("answer_row_drawn", "declaration_id visitor", "drawn"),
     comment="The answer to each row of a declaration's table. The declaration's view shows it.",
     postgresql_with={"fillfactor": "80"},
+)
+
+late_answer = Table(
+    "late_answer",
+    metadata,
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False, comment="The job, which has ended."),
+    comment="Jobs whose answer is not in answer_row yet, because a session had locked the row. Claims copy it later.",
 )
 
 answer_hint = Table(

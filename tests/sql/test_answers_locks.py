@@ -1,0 +1,198 @@
+"""What a submitter leaves open holds up no answer of anybody else, and loses none of her own."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+
+from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, adapter, as_alice, shown, tidy, work
+from job_data import BASE, add_jobs, claim, record
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
+from loracomp.engine.measuring import Measurement, record_measurements
+from loracomp.records import Failure, Job
+from loracomp.worker.leases import release_jobs, renew_leases
+from loracomp.worker.record import fail_jobs
+from people_fixtures import connect, value
+from routing_data import add_adapter
+from worker_helpers import wait_until
+
+SOON_S = 3
+"""Within which a worker's call returns, whatever a submitter holds; it waits two for a job that is being cancelled."""
+
+
+@pytest.fixture
+def alice(connection: Connection, database: str, logins: None) -> Iterator[Connection]:
+    """She has declared urgency over six tickets; three are answered, and one of these is corrected."""
+    connection.execute("SELECT loracomp.add_task('tea')")
+    add_adapter(connection, "tea", base_model=BASE)
+    with as_alice(database) as opened:
+        opened.execute(TICKETS)
+        opened.execute(URGENCY)
+        opened.execute(ADD_TICKETS, [1, 3])
+        work(connection)
+        opened.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+        opened.execute(ADD_TICKETS, [4, 6])
+        yield opened
+    tidy(connection)
+
+
+KEPT = {
+    "a correction": "UPDATE urgency SET correct = 'urgent'",
+    "a correction that is taken back": "UPDATE urgency SET correct = NULL",
+    "a correction by a function": "SELECT loracomp.correct_answer('urgency', id, 'urgent') FROM tickets",
+    "a correction of a seen row": "SELECT loracomp.correct_row('urgency', '{4}', 'not urgent')",
+    "rows to correct": "SELECT * FROM loracomp.rows_to_correct('urgency')",
+    "rows for a visitor": "SELECT * FROM loracomp.rows_to_correct('urgency', 4, 'eva')",
+    "all again": "SELECT loracomp.alter_answers('urgency', again => true)",
+    "another prompt": "SELECT loracomp.alter_answers('urgency', prompt => 'Is {subject} urgent?')",
+    "other choices": "SELECT loracomp.alter_answers('urgency', choices => '{urgent,so so}')",
+    "a pause": "SELECT loracomp.alter_answers('urgency', paused => true)",
+    "another declaration": "SELECT loracomp.create_answers('more', 'tickets', '{body}')",
+    "other rows": "UPDATE tickets SET body = 'other'",
+    "no rows": "TRUNCATE tickets",
+    "another table": "ALTER TABLE tickets ADD extra text",
+    "the table's lock": "LOCK TABLE tickets",
+    "another trigger": "DROP TRIGGER loracomp_correct ON urgency",
+    "her jobs' priority": "SELECT loracomp.set_priority(5, ids => ARRAY(SELECT id FROM loracomp.job))",
+}
+"""What keeps her answers. Undone or not, they are there in the end."""
+ENDING = {
+    "a dropped declaration": "SELECT loracomp.drop_answers('urgency')",
+    "a dropped table": "DROP TABLE tickets CASCADE",
+    "her jobs cancelled": "SELECT loracomp.cancel_jobs(ids => ARRAY(SELECT id FROM loracomp.job))",
+    "her jobs erased": "SELECT loracomp.erase_jobs(ids => ARRAY(SELECT id FROM loracomp.job))",
+}
+
+
+@pytest.mark.parametrize("what", [*KEPT, *ENDING])
+@pytest.mark.parametrize("undone", [True, False], ids=["undone", "done"])
+def test_what_a_submitter_leaves_open_holds_up_no_other_answer(
+    connection: Connection, alice: Connection, database: str, what: str, undone: bool
+) -> None:
+    jobs = claim(connection)
+    others = add_jobs(connection, "one of bob's")
+    jobs = (*jobs, *claim(connection, held=jobs))
+    assert len(jobs) == 4
+    with alice.transaction(force_rollback=undone), connect(database, "wendy") as worker:
+        worker.execute("SET statement_timeout = '10s'")
+        alice.execute((KEPT | ENDING)[what].encode())
+        began = time.monotonic()
+        assert renew_leases(worker, jobs, 60) >= {*others}
+        recorded = record(worker, tokens(jobs), [{"job_id": job.id, "output": "urgent"} for job in jobs])
+        assert time.monotonic() - began < SOON_S
+        assert recorded >= {*others}
+        assert what in ENDING or recorded == {job.id for job in jobs}
+        later = add_jobs(connection, "another of bob's")
+        began = time.monotonic()
+        assert {job.id for job in claim(worker)} >= {*later}
+        assert time.monotonic() - began < SOON_S
+    if what in ENDING and not undone:
+        return
+    expire(connection)
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => false)")
+
+    expected = 0 if what == "no rows" and not undone else 6
+
+    def are_answered() -> bool:
+        connection.execute("UPDATE loracomp.declaration SET retry_at = '-infinity'")
+        work(connection)
+        return [*shown(alice).values()] == [("answered", "urgent")] * expected
+
+    wait_until(are_answered, 10)
+
+
+def test_measurements_are_recorded_while_a_corrected_row_is_locked(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    """They bring the number of measured corrections to sixteen, from which on the corrected rows are asked again."""
+    alice.execute(ADD_TICKETS, [7, 20])
+    work(connection)
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id <= 16")
+    ids = value(connection, UNEMBEDDED)
+    connection.execute(EMBED, {"ids": ids, "n": len(ids)})
+    jobs = claim(connection, 100)
+    assert [job.kind for job in jobs] == ["measure"] * 16
+    results = [Measurement(job.id, "tokens", -1.0, True, (adapter(connection),), (0.5,), (True,)) for job in jobs]
+    with alice.transaction(), connect(database, "wendy") as worker:
+        worker.execute("SET statement_timeout = '10s'")
+        alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 3")
+        assert len(record_measurements(worker, jobs, results)) == 16
+    work(connection)
+    others = "SELECT count(*) FROM urgency WHERE answered_by LIKE '%% corrections' AND id <= 16 AND id <> %s"
+    assert value(alice, others, [3]) == 15
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 17")
+    work(connection)
+    assert value(alice, others, [0]) == 16, "the next measurement asks the row that was locked"
+
+
+def test_jobs_that_many_sessions_lock_are_waited_for_two_seconds_in_all(connection: Connection, database: str) -> None:
+    ids = add_jobs(connection, "a", "b", "c", "d")
+    jobs = claim(connection)
+    with ExitStack() as opened, ThreadPoolExecutor(1) as executor:
+        holders = [opened.enter_context(db.connect(database)) for _ in range(3)]
+        for holder, job_id in zip(holders, ids[:3], strict=True):
+            holder.execute("BEGIN")
+            holder.execute("SELECT loracomp.set_priority(0, ids => %s)", [[job_id]])
+            holder.execute("SELECT loracomp.cancel_jobs(ids => %s)", [[job_id]])
+
+        def let_go() -> None:
+            for holder in holders:
+                time.sleep(1.5)
+                holder.execute("ROLLBACK")
+
+        letting_go = executor.submit(let_go)
+        began = time.monotonic()
+        recorded = record(connection, tokens(jobs), [{"job_id": job.id} for job in jobs])
+        assert time.monotonic() - began < SOON_S
+        letting_go.result()
+    assert recorded == {ids[0], ids[3]}, "the first was let go meanwhile"
+
+
+def test_rows_that_stay_locked_hold_up_no_late_answer(connection: Connection, alice: Connection, database: str) -> None:
+    alice.execute(ADD_TICKETS, [7, 220])
+    work(connection)
+    alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
+    jobs = claim(connection, 1000)
+    while more := claim(connection, 1000, held=jobs):
+        jobs = (*jobs, *more)
+    (last,) = connection.execute("SELECT key[1] AS id FROM loracomp.answer_row ORDER BY job_id DESC LIMIT 1")
+    rows = [{"job_id": job.id, "output": "not urgent"} for job in jobs]
+    with alice.transaction(), db.connect(database) as other:
+        alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id <> %s", [last["id"]])
+        with other.transaction():
+            other.execute("SELECT FROM loracomp.answer_row WHERE key[1] = %s FOR UPDATE", [last["id"]])
+            assert len(record(connection, tokens(jobs), rows)) == 220
+        for _ in range(3):
+            claim(connection)
+        assert {*shown(other).values()} == {("stale", "urgent"), ("answered", "not urgent")}
+    for _ in range(4):
+        claim(connection)
+    assert {*shown(alice).values()} == {("answered", "not urgent")}
+    assert value(connection, "SELECT count(*) FROM loracomp.late_answer") == 0
+
+
+def test_failed_and_released_jobs_wait_for_no_correction(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    failing, released = claim(connection)[:2]
+    with alice.transaction(), connect(database, "wendy") as worker:
+        worker.execute("SET statement_timeout = '10s'")
+        alice.execute("UPDATE urgency SET correct = 'urgent'")
+        assert fail_jobs(worker, [failing], [Failure(failing.id, "too_long", "too long")]) == {failing.id}
+        release_jobs(worker, [released])
+    claim(connection, 0)
+    failed = "SELECT status FROM loracomp.answer_row WHERE job_id = %s"
+    assert (value(connection, failed, [failing.id]), value(connection, failed, [released.id])) == ("failed", "asked")
+
+
+def tokens(jobs: tuple[Job, ...]) -> dict[int, int]:
+    return {job.id: job.lease_token for job in jobs}
+
+
+def expire(connection: Connection) -> None:
+    """Leases of jobs whose answers could not be recorded because their submitter was cancelling them."""
+    connection.execute("UPDATE loracomp.job SET lease_expires_at = now() - interval '1 s' WHERE status = 'running'")
