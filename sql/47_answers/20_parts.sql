@@ -1,9 +1,11 @@
 -- What a declaration makes for itself, in schema loracomp_parts, where loracomp init leaves it in place:
 --   make_parts          makes or renews all of them
 --     hint_body         the body of hint_ID
---     read_body         the body of read_ID
---       filter_condition  the filter as SQL; the view has it too
+--     make_reader       makes read_ID
+--       read_body       its body
+--         filter_condition  the filter as SQL; the view has it too
 --     from_source       the table as SQL, and key_list columns of the key as SQL: for the view too
+--   renamed             the declaration with the names that its table and columns have now
 --   source_names        names of the table and of the declaration's columns, as they are now
 --   numbers_of          numbers of the columns with these names
 --   key_of              numbers of the columns of the primary key
@@ -11,6 +13,7 @@
 --   answers_ID          view: the answers of this declaration, for its owner to make the declaration's view of
 --   hint_ID             function of triggers on the table: notes which rows were written
 --   sees_ID             whether the reader of the view may see a row; it runs with the reader's rights
+--   names_ID            the names that the table and the columns of its key have now, for sees_ID
 --   correct_ID          function of the trigger on the view: UPDATE ... SET correct
 --   read_ID             reads rows and makes their prompts; the table's owner owns it, so it runs with that role's rights
 --
@@ -43,6 +46,41 @@ AS $$
     );
 $$;
 COMMENT ON FUNCTION loracomp.numbers_of IS 'The numbers of a table''s columns with these names.';
+
+-- Reads only the catalog. In the prompt and in the filter, names of columns are the new ones; a column that was dropped keeps its name.
+-- After dump and restore columns may have other numbers, so they are found by name.
+CREATE FUNCTION loracomp.renamed(d loracomp.declaration) RETURNS loracomp.declaration
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    before CONSTANT text[] := d.names;
+BEGIN
+    IF d.source_oid <> d.source THEN
+        d.columns := loracomp.numbers_of(d.source, before[2 : cardinality(d.columns) + 1]);
+        d.key_columns := loracomp.numbers_of(d.source, before[cardinality(d.columns) + 2 :]);
+    END IF;
+    d.names := ARRAY(
+        SELECT coalesce(n.now, n.name)
+        FROM ROWS FROM (unnest(before), unnest(loracomp.source_names(d.source, d.columns || d.key_columns)))
+            WITH ORDINALITY AS n (name, now, place)
+        ORDER BY n.place
+    );
+    IF d.names <> before THEN
+        d.prompt := (
+            SELECT string_agg(coalesce(
+                replace(replace(p.literal, '{', '{{'), '}', '}}'), format('{%s}', d.names[array_position(before[2 :], p.col) + 1])
+            ), '' ORDER BY p.place)
+            FROM loracomp.prompt_pieces(d.prompt) AS p
+        );
+        d.filter := (
+            SELECT coalesce(jsonb_object_agg(d.names[array_position(before[2 :], f.key) + 1], f.value), '{}') FROM jsonb_each(d.filter) AS f
+        );
+    END IF;
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.renamed IS 'A declaration with the names that its table and its columns have now.';
 
 -- Reads only. Empty for a table without one.
 CREATE FUNCTION loracomp.key_of(source regclass) RETURNS smallint[]
@@ -200,12 +238,42 @@ AS $make$
 $make$;
 COMMENT ON FUNCTION loracomp.read_body IS 'The body of the function that reads a declaration''s rows.';
 
-CREATE FUNCTION loracomp.make_parts(d loracomp.declaration) RETURNS void
+CREATE FUNCTION loracomp.make_reader(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET client_min_messages = warning
 AS $make$
 BEGIN
+    EXECUTE format($parts$
+        DROP FUNCTION IF EXISTS loracomp_parts.read_%1$s; -- another release may return something else
+        -- Who is given a function must have CREATE on its schema. Granting that on loracomp_parts, even for a moment, would change a row of
+        -- the catalog for which all other declarations that are being made would wait. So the function is made in a schema of its own.
+        CREATE SCHEMA loracomp_parts_%1$s;
+        CREATE FUNCTION loracomp_parts_%1$s.read_%1$s(keys jsonb, last text[], most integer)
+        RETURNS jsonb LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+        SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
+        AS %3$L;
+        REVOKE ALL ON FUNCTION loracomp_parts_%1$s.read_%1$s FROM public;
+        GRANT CREATE ON SCHEMA loracomp_parts_%1$s TO %2$I;
+        ALTER FUNCTION loracomp_parts_%1$s.read_%1$s OWNER TO %2$I;
+        ALTER FUNCTION loracomp_parts_%1$s.read_%1$s SET SCHEMA loracomp_parts;
+        DROP SCHEMA loracomp_parts_%1$s
+        $parts$,
+        d.id, d.owner, loracomp.read_body(d)
+    );
+END
+$make$;
+COMMENT ON FUNCTION loracomp.make_reader IS 'Makes or renews the function that reads a declaration''s rows.';
+
+CREATE FUNCTION loracomp.make_parts(d loracomp.declaration) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET client_min_messages = warning
+AS $make$
+DECLARE
+    of_any_name loracomp.declaration := d;
+BEGIN
+    of_any_name.names[1] := '%s';
     EXECUTE format($parts$
         CREATE OR REPLACE VIEW loracomp_parts.answers_%1$s AS
         SELECT
@@ -227,32 +295,42 @@ BEGIN
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp SET lock_timeout = '2s'
         AS %3$L; -- it stays everybody's: who makes a partition must have it, for the triggers that are copied; but nobody can name it
 
-        CREATE OR REPLACE FUNCTION loracomp_parts.sees_%1$s(key text[]) RETURNS boolean
+        CREATE OR REPLACE FUNCTION loracomp_parts.sees_%1$s(key text[], names text[]) RETURNS boolean
         LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
         AS %4$L;
+
+        CREATE OR REPLACE FUNCTION loracomp_parts.names_%1$s() RETURNS text[]
+        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
+        AS $names$
+            SELECT n.names[1] || n.names[cardinality(n.columns) + 2 :]
+            FROM loracomp.declaration AS a CROSS JOIN LATERAL loracomp.renamed(a) AS n WHERE a.id = %1$s
+        $names$;
 
         CREATE OR REPLACE FUNCTION loracomp_parts.correct_%1$s() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
         AS %5$L;
-
-        DROP FUNCTION IF EXISTS loracomp_parts.read_%1$s; -- another release may return something else
-        -- Who is given a function must have CREATE on its schema. Granting that on loracomp_parts, even for a moment, would change a row of
-        -- the catalog for which all other declarations that are being made would wait. So the function is made in a schema of its own.
-        CREATE SCHEMA loracomp_parts_%1$s;
-        CREATE FUNCTION loracomp_parts_%1$s.read_%1$s(keys jsonb, last text[], most integer)
-        RETURNS jsonb LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-        SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
-        AS %6$L;
-        REVOKE ALL ON FUNCTION loracomp_parts_%1$s.read_%1$s, loracomp_parts.correct_%1$s FROM public;
-        GRANT CREATE ON SCHEMA loracomp_parts_%1$s TO %2$I;
-        ALTER FUNCTION loracomp_parts_%1$s.read_%1$s OWNER TO %2$I;
-        ALTER FUNCTION loracomp_parts_%1$s.read_%1$s SET SCHEMA loracomp_parts;
-        DROP SCHEMA loracomp_parts_%1$s
+        REVOKE ALL ON FUNCTION loracomp_parts.correct_%1$s FROM public
         $parts$,
         d.id, d.owner, loracomp.hint_body(d),
         format(
-            'BEGIN RETURN EXISTS (SELECT FROM %s WHERE %s); END', loracomp.from_source(d),
-            loracomp.key_list(d, '%1$s = %3$s', key => '$1', separator => ' AND ')
+            -- Names are those of the statement that reads the view: another table may have the old ones since.
+            $sees$
+            DECLARE
+                is_seen boolean;
+            BEGIN
+                IF names = %1$L::text[] THEN
+                    RETURN EXISTS (SELECT FROM %2$s WHERE %3$s);
+                END IF;
+                EXECUTE format(%4$L, VARIADIC names) INTO is_seen USING key;
+                RETURN is_seen;
+            END
+            $sees$,
+            d.names[1] || d.names[cardinality(d.columns) + 2 :], loracomp.from_source(d),
+            loracomp.key_list(d, '%1$s = %3$s', key => '$1', separator => ' AND '),
+            format(
+                'SELECT EXISTS (SELECT FROM %s WHERE %s)', loracomp.from_source(of_any_name),
+                loracomp.key_list(d, 's.%%I = %3$s', key => '$1', separator => ' AND ')
+            )
         ),
         format(
             -- The view's first columns are the key, even if they were renamed. record_image_ne compares bytes and runs no user's code.
@@ -272,9 +350,9 @@ BEGIN
             END
             $correct$,
             d.id, loracomp.key_list(d, '%2$s'), loracomp.key_list(d, '%4$s')
-        ),
-        loracomp.read_body(d)
+        )
     );
+    PERFORM loracomp.make_reader(d);
 END
 $make$;
 COMMENT ON FUNCTION loracomp.make_parts IS 'Makes or renews what a declaration has in schema loracomp_parts.';

@@ -151,7 +151,7 @@ BEGIN
         SELECT %2$s, a.answer, a.confidence, coalesce(a.status, ''waiting'') AS status, a.reason, a.answered_by, a.answered_at, a.correct
         FROM %3$s LEFT JOIN loracomp_parts.answers_%4$s AS a ON a.key = ARRAY[%5$s]
         WHERE %6$s AND (
-            NOT (SELECT row_security_active(%7$L::regclass)) OR loracomp_parts.sees_%4$s(ARRAY[%5$s])
+            NOT (SELECT row_security_active(%7$L::regclass)) OR loracomp_parts.sees_%4$s(ARRAY[%5$s], (SELECT loracomp_parts.names_%4$s()))
         );
         CREATE TRIGGER loracomp_correct INSTEAD OF UPDATE ON %1$s FOR EACH ROW EXECUTE FUNCTION loracomp_parts.correct_%4$s();
         ALTER VIEW %1$s OWNER TO %8$I;
@@ -281,22 +281,26 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     d loracomp.declaration := loracomp.find_answers(alter_answers.name);
+    names CONSTANT text[] := d.names;
     looked loracomp.declaration;
 BEGIN
-    IF alter_answers.prompt IS NOT NULL THEN
-        looked := loracomp.check_source(d.source, alter_answers.prompt, d.filter);
-        d.prompt := looked.prompt;
-        d.columns := looked.columns;
-        d.names := looked.names;
-        PERFORM loracomp.make_parts(d);
+    IF num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0 THEN -- rows will be read
+        d := loracomp.renamed(d);
+        IF alter_answers.prompt IS NOT NULL THEN
+            looked := loracomp.check_source(d.source, alter_answers.prompt, d.filter);
+            d.prompt := looked.prompt;
+            d.columns := looked.columns;
+            d.names := looked.names;
+        END IF;
+        PERFORM loracomp.make_parts(d) WHERE alter_answers.prompt IS NOT NULL OR d.names <> names;
     END IF;
     d.choices := coalesce(alter_answers.choices, d.choices);
     d.policy := coalesce(alter_answers.policy, d.policy);
     d.priority := coalesce(alter_answers.priority, d.priority);
     PERFORM loracomp.check_request(d);
     UPDATE loracomp.declaration AS a SET
-        prompt = d.prompt, columns = d.columns, names = d.names, choices = d.choices, policy = d.policy, priority = d.priority,
-        paused = coalesce(alter_answers.paused, a.paused), round = a.round + coalesce(alter_answers.again, FALSE)::integer,
+        prompt = d.prompt, filter = d.filter, columns = d.columns, names = d.names, choices = d.choices, policy = d.policy,
+        priority = d.priority, paused = coalesce(alter_answers.paused, a.paused), round = a.round + coalesce(alter_answers.again, FALSE)::integer,
         trouble = NULL, retry_at = '-infinity'
     WHERE a.id = d.id;
     IF alter_answers.again OR num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0 THEN
@@ -336,7 +340,8 @@ BEGIN
     EXECUTE format(
         'DROP FUNCTION IF EXISTS loracomp_parts.hint_%1$s CASCADE; -- with the triggers of the table
         DROP VIEW IF EXISTS loracomp_parts.answers_%1$s;
-        DROP FUNCTION IF EXISTS loracomp_parts.sees_%1$s, loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s', d.id
+        DROP FUNCTION IF EXISTS
+            loracomp_parts.sees_%1$s, loracomp_parts.names_%1$s, loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s', d.id
     );
     PERFORM loracomp.delete_jobs(ARRAY(
         SELECT r.job_id FROM loracomp.answer_row AS r JOIN loracomp.job AS j ON j.id = r.job_id AND j.finished_at IS NULL

@@ -184,16 +184,8 @@ BEGIN
             d.names[1], array_to_string(now_names[cardinality(d.columns) + 2 :], ', ');
     END IF;
     IF now_names <> d.names THEN
-        d.prompt := (
-            SELECT string_agg(coalesce(
-                replace(replace(p.literal, '{', '{{'), '}', '}}'), format('{%s}', now_names[array_position(d.names[2 :], p.col) + 1])
-            ), '' ORDER BY p.place)
-            FROM loracomp.prompt_pieces(d.prompt) AS p
-        );
-        d.filter := (
-            SELECT coalesce(jsonb_object_agg(now_names[array_position(d.names[2 :], f.key) + 1], f.value), '{}') FROM jsonb_each(d.filter) AS f
-        );
-        UPDATE loracomp.declaration AS a SET prompt = d.prompt, filter = d.filter, names = now_names WHERE a.id = d.id;
+        d := loracomp.renamed(d);
+        UPDATE loracomp.declaration AS a SET prompt = d.prompt, filter = d.filter, names = d.names WHERE a.id = d.id;
         d := loracomp.look_at_all(d.id);
         PERFORM loracomp.make_parts(d);
     END IF;
@@ -237,10 +229,14 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
+    now_named CONSTANT loracomp.declaration := loracomp.renamed(d);
     read jsonb;
 BEGIN
     IF d.view IS NOT NULL AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN -- it keeps the types of the key's columns
         RAISE EXCEPTION 'the rows of % can''t be read: its view was dropped', d.names[1] USING ERRCODE = 'undefined_table';
+    END IF;
+    IF now_named.names <> d.names THEN -- a correction comes before the claim that follows a renamed table or column
+        PERFORM loracomp.make_reader(now_named);
     END IF;
     EXECUTE format('SELECT loracomp_parts.read_%s($1, $2, $3)', d.id) INTO read USING keys, last, most;
     RAISE EXCEPTION USING ERRCODE = 'LC001';

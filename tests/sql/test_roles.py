@@ -83,11 +83,12 @@ OWNERS_ALONE = """
     jobs_on changed_days roll_up close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on jobs_by_day_on
     answers_by_tag_on
-    prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body read_body make_parts make_view
+    prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body read_body make_reader make_parts
+    make_view renamed
     from_source key_of
     check_source check_text check_owner check_code check_request find_answers forget_answers
     ask_rows look_at_all ask_of take_hints ask_found read_rows follow_source
-    take_answers lose_answers write_correction
+    take_answers copy_outcomes take_late_answers lose_answers write_correction
     label_row unlabel measure_corrections policy_of
     ask_corrected forget_evidence accuracy_of
 """
