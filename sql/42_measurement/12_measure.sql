@@ -129,7 +129,8 @@ COMMENT ON FUNCTION loracomp.measure_adapter IS
 'without an adapter. Examples that it was trained on are left out and counted.';
 
 -- Inserts a job for each example that is not yet measured under all the adapters. It leaves out
--- measurements that are done or queued, and examples that an adapter was trained on.
+-- measurements that are done or queued, examples that an adapter was trained on, and those whose prompt no job can have: one of them
+-- would keep all the others from being measured.
 CREATE FUNCTION loracomp.queue_measurements(
     example_ids bigint[], adapter_ids integer[], base_model loracomp.base_model, policy text, priority integer,
     submitted_by name DEFAULT loracomp.caller()
@@ -155,6 +156,7 @@ BEGIN
     CROSS JOIN loracomp.adapter AS a
     JOIN loracomp.task AS o ON o.id = a.task_id
     WHERE a.id = ANY (queue_measurements.adapter_ids)
+        AND NOT loracomp.is_blank(e.prompt) AND char_length(e.prompt) <= 1000000
         AND NOT loracomp.has_learnt_from(a.training, o.name, t.name, e.split, e.content_hash)
         AND NOT EXISTS (
             SELECT FROM loracomp.measurement AS m

@@ -309,8 +309,11 @@ BEGIN
     IF num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0 THEN
         PERFORM loracomp.check_code(d.source); -- an administrator may have called
         UPDATE loracomp.answer_row AS r SET correct = NULL WHERE r.declaration_id = d.id AND r.correct <> ALL (d.choices);
-        UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_row(d, r.key, r.correct)
+        -- The answers to the old prompt are not the first ones to the new; copy_outcomes notes those.
+        UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_row(d, r.key, r.correct), first_answer = NULL
         WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL;
+        UPDATE loracomp.answer_row AS r SET correct = NULL, drawn = FALSE -- they have nothing to ask in the new words
+        WHERE r.declaration_id = d.id AND r.correct IS NOT NULL AND r.example_id IS NULL;
     END IF;
     PERFORM pg_notify('loracomp_job', '');
 END

@@ -96,12 +96,18 @@ BEGIN
     END IF;
     labelled := loracomp.label_row(d, write_correction.key, write_correction.correct);
     IF labelled IS NULL AND write_correction.correct IS NOT NULL THEN
-        RAISE EXCEPTION 'this row has nothing to ask' USING ERRCODE = 'no_data_found', HINT = 'the view has the reason';
+        RAISE EXCEPTION 'this row is not asked, so there is nothing to correct' USING ERRCODE = 'no_data_found', HINT = 'the view has the reason';
     END IF;
+    -- If the answer is that to another prompt, the first one is yet to come: copy_outcomes notes it.
     UPDATE loracomp.answer_row AS r SET
         correct = write_correction.correct, example_id = labelled,
         first_answer = CASE
-            WHEN r.correct IS NOT NULL THEN r.first_answer WHEN r.answered_by NOT LIKE '% corrections' THEN r.answer
+            WHEN EXISTS (
+                SELECT FROM loracomp.job AS j JOIN loracomp.example AS e ON (e.prompt, e.choices) IS DISTINCT FROM (j.prompt, j.choices)
+                WHERE j.id = r.job_id AND e.id = labelled
+            ) THEN NULL
+            WHEN r.correct IS NOT NULL THEN r.first_answer
+            WHEN r.status = 'answered' AND r.answered_by NOT LIKE '% corrections' THEN r.answer
         END
     WHERE r.declaration_id = d.id AND r.key = write_correction.key;
     INSERT INTO loracomp.audit_event (actor, entity, entity_id, entity_name, action, reason, after)

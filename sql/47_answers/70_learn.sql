@@ -9,7 +9,7 @@
 --   try_prompts                 the first prompts, without a declaration
 
 -- Rows with the same prompt and answer share an example. Its task is made with the first: only the owner's jobs may use it, and its
--- name can't be that of a task of a library. Null for no correction, and for a row that has nothing to ask.
+-- name can't be that of a task of a library. Null for no correction, and for a row whose prompt no job can have, as it is refused.
 CREATE FUNCTION loracomp.label_row(d loracomp.declaration, key text[], correct text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -21,7 +21,7 @@ BEGIN
     IF label_row.correct IS NOT NULL THEN
         row_prompt := loracomp.read_rows(d, jsonb_build_array(jsonb_build_object('key', label_row.key))) #>> '{0,prompt}';
     END IF;
-    IF row_prompt IS NULL THEN
+    IF row_prompt IS NULL OR loracomp.is_blank(row_prompt) OR char_length(row_prompt) > 1000000 THEN
         RETURN NULL;
     END IF;
     IF task IS NULL THEN
@@ -99,8 +99,11 @@ BEGIN
                 ),
                 model, 'measured', 0, d.owner
             );
-        EXCEPTION WHEN configuration_limit_exceeded OR no_data_found OR lock_not_available THEN
-            CONTINUE;
+        EXCEPTION
+            WHEN configuration_limit_exceeded OR no_data_found OR lock_not_available THEN
+                CONTINUE;
+            WHEN OTHERS THEN
+                RAISE WARNING 'the corrections of declaration % are not measured: %', d.id, sqlerrm;
         END;
     END LOOP;
 END
@@ -149,7 +152,8 @@ COMMENT ON FUNCTION loracomp.ask_corrected IS 'Trigger: once sixteen corrections
 CREATE TRIGGER ask_corrected AFTER INSERT ON loracomp.measurement REFERENCING NEW TABLE AS measured
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.ask_corrected();
 
--- Marks the rows that it draws at random, so that their accuracy is that of all rows; drawn rows that were not corrected yet come
+-- Marks the rows that it draws at random, so that their accuracy is that of all rows. While a changed row is asked again, its answer is
+-- that to its old prompt, so it is not drawn. Drawn rows that were not corrected yet come
 -- first. Corrections of the least confident rows teach less (docs/decisions.md). The declaration is locked, so two visitors
 -- don't get the same. Without a visitor a call repeats what was drawn and is not corrected.
 CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16, visitor text DEFAULT NULL)
@@ -169,7 +173,7 @@ BEGIN
     chosen := ARRAY( -- the visitor's rows that are not corrected yet
         SELECT r.job_id FROM loracomp.answer_row AS r
         WHERE r.declaration_id = d.id AND r.drawn AND r.visitor = rows_to_correct.visitor AND r.offered_at >= recent
-            AND r.answer IS NOT NULL AND r.correct IS NULL
+            AND r.status = 'answered' AND r.correct IS NULL
         LIMIT rows_to_correct.n
     );
     IF chosen = '{}' THEN
@@ -185,7 +189,7 @@ BEGIN
                     UNION ALL -- by an index: most rows of the table may be of other declarations
                     SELECT r.* FROM loracomp.answer_row AS r WHERE percent = 100 AND NOT r.drawn AND r.declaration_id = d.id
                 ) AS o
-                WHERE o.answer IS NOT NULL AND o.correct IS NULL AND (o.offered_at >= recent) IS NOT TRUE
+                WHERE o.status = 'answered' AND o.correct IS NULL AND (o.offered_at >= recent) IS NOT TRUE
                 ORDER BY o.drawn DESC, random() LIMIT rows_to_correct.n
             );
             EXIT WHEN cardinality(chosen) = rows_to_correct.n OR percent = 100;

@@ -7,7 +7,7 @@ import pytest
 from psycopg import errors
 
 from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, as_alice, shown, tidy, work
-from job_data import BASE
+from job_data import BASE, claim, record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
 from people_fixtures import connect, login, value
@@ -206,6 +206,96 @@ def test_accuracy_before_and_after_is_that_of_drawn_rows(connection: Connection,
     assert row["task"].startswith("answers/public.urgency-")
     assert row["per_minute"] == 12 and row["time_left"] == row["time_left"] * 0
     assert row["advice"] is None
+
+
+def test_a_changed_row_is_not_drawn_and_its_first_answer_is_that_to_its_new_prompt(
+    connection: Connection, alice: Connection
+) -> None:
+    """As all would be found wrong otherwise, though every answer is right."""
+    alice.execute(ADD_TICKETS, [7, 25])
+    work(connection, "urgent")
+    drawn = alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', 25)").fetchall()
+    assert len(drawn) == 25
+    alice.execute("UPDATE tickets SET body = 'other' WHERE id <= 13")
+    jobs = claim(connection, 100)
+    assert len(jobs) == 13
+    offered = alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', 25)").fetchall()
+    assert {row["prompt"].split()[-1] for row in offered} == {"wrong"} and len(offered) == 12
+    alice.execute("UPDATE urgency SET correct = CASE WHEN id <= 13 THEN 'not urgent' ELSE 'urgent' END")
+    assert listed(alice)["before"] == "not yet known (12 of 20 rows)"
+    tokens = {job.id: job.lease_token for job in jobs}
+    record(connection, tokens, [{"job_id": job.id, "output": "not urgent", "adapter_sha256": []} for job in jobs])
+    assert listed(alice)["before"] == "100 % (87 to 100, 25 rows)"
+
+
+def test_a_row_that_changed_after_its_answer_is_corrected_as_it_now_is(
+    connection: Connection, alice: Connection
+) -> None:
+    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id <= 2")
+    alice.execute("UPDATE tickets SET body = 'other' WHERE id <= 4")
+    alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id <= 4")
+    first = "SELECT array_agg(first_answer ORDER BY key) FROM loracomp.answer_row"
+    assert value(connection, first) == [None] * 6, "nobody has asked in these words yet"
+    work(connection, "not urgent")
+    assert value(connection, first) == ["not urgent"] * 4 + [None] * 2
+
+
+def test_before_counts_the_answers_to_another_prompt(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [7, 25])
+    work(connection, "not urgent")
+    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
+    alice.execute("UPDATE urgency SET correct = 'urgent'")
+    assert listed(alice)["before"].startswith("24 %")
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => 'Is {subject} urgent?')")
+    assert listed(alice)["before"] == "not yet known (0 of 20 rows)"
+    work(connection, "urgent")
+    assert listed(alice)["before"] == "100 % (87 to 100, 25 rows)"
+
+
+def test_a_row_that_is_refused_has_no_correction(connection: Connection, database: str, alice: Connection) -> None:
+    """A job can't have its prompt, so it could not be measured either."""
+    alice.execute("ALTER TABLE tickets ALTER subject DROP NOT NULL")
+    alice.execute("SELECT loracomp.create_answers('said', 'tickets', '{body}')")
+    alice.execute("INSERT INTO tickets (id, body) VALUES (7, U&'\\00A0'), (8, repeat('x', 1000001))")
+    work(connection)
+    for key in (7, 8):
+        with pytest.raises(errors.NoDataFound, match="this row is not asked, so there is nothing to correct"):
+            alice.execute("UPDATE said SET correct = 'urgent' WHERE id = %s", [key])
+    assert labelled(connection) == []
+
+
+def test_a_correction_goes_with_a_prompt_that_is_empty_in_other_words(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute("UPDATE tickets SET subject = NULL WHERE id = 1")
+    work(connection)
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id < 3")
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => '{subject}')")
+    assert labelled(connection) == [("row 2", "urgent")]
+    corrected = {row["id"]: row["correct"] for row in alice.execute("SELECT id, correct FROM urgency WHERE id < 3")}
+    assert corrected == {1: None, 2: "urgent"}
+
+
+@pytest.mark.parametrize("fault", ["a prompt that no job can have", "choices that no job can have"])
+def test_an_example_that_cannot_be_measured_holds_up_no_other(
+    connection: Connection, database: str, alice: Connection, fault: str
+) -> None:
+    alice.execute(ADD_TICKETS, [7, 9])
+    work(connection)
+    alice.execute(CORRECT, [1, 9])
+    task = listed(alice)["task"]
+    connection.execute("SELECT loracomp.add_task('others')")
+    connection.execute("SELECT loracomp.add_example('others', 'p', 'a', '{a,b}')")
+    if fault == "a prompt that no job can have":
+        connection.execute("SELECT loracomp.add_example(%s, U&'\\00A0', 'urgent', '{urgent,not urgent}')", [task])
+    else:
+        connection.execute("SELECT loracomp.add_example(%s, 'p', 'urgent', '{urgent}')", [task])
+    with connect(database, "wendy") as worker:
+        ids = value(connection, UNEMBEDDED)
+        assert len(ids) == 11
+        assert value(worker, EMBED, {"ids": ids, "n": len(ids)}) == 11
+    assert jobs(connection, "measure") == (9 if fault == "a prompt that no job can have" else 0)
 
 
 def test_eighty_corrections_propose_an_adapter(connection: Connection, alice: Connection) -> None:
