@@ -191,13 +191,7 @@ def test_another_submitter_does_not_wait(scene: Scene, statement: str) -> None:
         assert waiting(bob, [each.format(**scene.bob) for each in BOBS]) == []
 
 
-def to_record_beside() -> list[Any]:
-    held = pytest.mark.xfail(reason="recording an answer waits for whoever has locked the row of the declaration")
-    locking = ("rows_to_correct('", "correct_answer('alice_urgency', {asked}")
-    return [pytest.param(each, marks=held) if any(call in each for call in locking) else each for each in OPEN]
-
-
-@pytest.mark.parametrize("statement", to_record_beside())
+@pytest.mark.parametrize("statement", OPEN)
 def test_a_worker_asks_claims_and_records_what_is_anothers(scene: Scene, statement: str) -> None:
     with left_open(scene, statement), connect(scene.url, "wendy") as wendy:
         # Recording waits two seconds for jobs of the batch that somebody has locked, and leaves these out.
