@@ -169,9 +169,8 @@ class _Batch:
         gates = (self._left * self._right).gather(1, self._picked)
         gates[self._summed] = 0
         gates[self._summed, 0] = 1
-        gates = gates.repeat_interleave(A.shape[2], dim=1)[:, None].to(A.device)
         own_A, own_B = (self._factors(gates_, A.device, dtype) for gates_ in (self._left, self._right))
-        gating = None if self._summed.all() else gates
+        gating = None if self._summed.all() else _multiplying(gates, A.shape[2], A.device)
         for module_A, module_B in zip(A, B, strict=True):
             yield _adding_own(partial(own_A, module_A), partial(own_B, module_B), gating)
 
@@ -204,8 +203,7 @@ class _Batch:
 
     def _each(self, _: int, rank: int, device: torch.device) -> _Gating:
         """Gating for a batch in which no row sums factors: each adapter's A x is multiplied by one number."""
-        gates = (self._left * self._right).repeat_interleave(rank, dim=1)[:, None].to(device)
-        return lambda h: h.mul_(gates.to(h.device))
+        return _multiplying(self._left * self._right, rank, device)
 
     def _summing(self, adapters: int, rank: int, device: torch.device) -> _Gating:
         left, right = (side[:, None, :, None].to(device) for side in (self._left, self._right))
@@ -213,24 +211,42 @@ class _Batch:
 
         def gated(h: Tensor) -> Tensor:
             each: Tensor = h.view(*h.shape[:2], adapters, rank) * left.to(h.device)
+            if h.dtype == torch.float16:  # as in `_multiplying`
+                each = each.masked_fill_(left.to(h.device) == 0, 0)
             each = torch.where(summed.to(h.device), each.sum(2, keepdim=True), each)
             return (each * right.to(h.device)).flatten(2).to(h.dtype)
 
         return gated
 
 
-def _adding_own(own_A: Callable[[], Tensor], own_B: Callable[[], Tensor], gates: Tensor | None) -> _Hook:
-    """A hook that adds B (gates * A x) to a module's output, with a separate A and B for each row.
+def _multiplying(gates: Tensor, rank: int, device: torch.device) -> _Gating:
+    """Gating that multiplies each adapter's A x by one number; `gates` [rows, n].
 
-    x [rows, tokens, d_in], A [rows, rank, d_in], B [rows, rank, d_out], gates [rows, 1, rank].
+    Where the gate is 0 the result is 0, also if A x is infinite. An adapter that overflows in float16 would otherwise
+    spoil the rows that don't use it, because 0 times infinity is NaN.
+    """
+    by_element = gates.repeat_interleave(rank, dim=1)[:, None].to(device)
+    unused = by_element == 0
+
+    def multiplied(h: Tensor) -> Tensor:
+        h.mul_(by_element.to(h.device))
+        return h.masked_fill_(unused.to(h.device), 0) if h.dtype == torch.float16 else h
+
+    return multiplied
+
+
+def _adding_own(own_A: Callable[[], Tensor], own_B: Callable[[], Tensor], gated: _Gating | None) -> _Hook:
+    """A hook that adds B gated(A x) to a module's output, with a separate A and B for each row.
+
+    x [rows, tokens, d_in], A [rows, rank, d_in], B [rows, rank, d_out].
     """
 
     def add(_: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
         A = own_A()
         x = _by_row(args[0], len(A))
         h = torch.bmm(x, A.to(x.device).mT)
-        if gates is not None:
-            h.mul_(gates.to(x.device))
+        if gated is not None:
+            h = gated(h)
         output.view(*h.shape[:2], -1).baddbmm_(h, own_B().to(x.device))
         return output
 
@@ -256,10 +272,10 @@ def _adding_shared(A: Tensor, B: Tensor, gated: _Gating, rows: int) -> _Hook:
 
 
 def _columns(A: Tensor, ids: Tensor, module: nn.Module) -> Tensor:
-    """A's column for each token id, [rows, tokens, n * r]; scaled if the embedding scales its output (Gemma)."""
+    """A's column for each token id, [rows, tokens, n * r]; scaled if the embedding scales its output (Gemma, XGLM)."""
     columns = A[:, ids].movedim(0, -1).contiguous()
-    scale: Tensor | None = getattr(module, "embed_scale", None)
-    return columns if scale is None else columns * scale.to(columns)
+    scale: Tensor | float | None = getattr(module, "embed_scale", None)
+    return columns if scale is None else columns * torch.as_tensor(scale).to(columns)
 
 
 def _at_places(hook: _Hook, rows: int) -> _Hook:
@@ -280,9 +296,11 @@ def _at_places(hook: _Hook, rows: int) -> _Hook:
 
 
 def _by_row(x: Tensor, rows: int) -> Tensor:
-    """x as [rows, tokens, d]; some models (OPT) pass a module [rows * tokens, d]."""
+    """x as [rows, tokens, d]; some models pass [rows * tokens, d] (OPT) or [rows, 1, tokens, d] (DeepSeek-V3)."""
     if x.dim() == 2 and len(x) % rows == 0:
         return x.view(rows, -1, x.shape[1])
+    if x.dim() > 3 and len(x) == rows:
+        return x.flatten(1, -2)
     if x.shape[:-2] != (rows,):
         raise ValueError(f"a batch of shape {list(x.shape)} under compositions of {rows} rows")
     return x

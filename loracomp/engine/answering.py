@@ -138,15 +138,16 @@ class Answering:
             item.answer = answers.get(item) or _lease_lost()
 
     def _scores(self, items: Sequence[Asked]) -> dict[Asked, Answer | JobError]:
-        """Score items in one pass; those that are not finite are scored again alone, as others may overflow."""
+        """Score items in one pass; those that are not finite are scored again alone, as others may overflow.
+
+        A single item too: the stack of its pass has adapters of items that wait for a later pass.
+        """
         if not items:
             return {}
         run = partial(self._part, items)
         answers = dict(zip(items, halving_on_out_of_memory(run, items), strict=True))
         spoilt = [item for item, answer in answers.items() if _is_not_finite(answer)]
-        if len(items) > 1:
-            answers |= {item: run([item])[0] for item in spoilt}
-        return answers
+        return answers | {item: run([item])[0] for item in spoilt}
 
     def _part(self, items: Sequence[Asked], asked: Sequence[Asked]) -> list[Answer | JobError]:
         # After memory ran out or an adapter overflowed, a part is run with only the adapters that it uses.
@@ -166,7 +167,8 @@ class Answering:
 
     def _prepare(self, texts: Sequence[Text], tokens: int) -> Ready:
         mixes = [text.item.mix for text in texts]
-        if not self._of_texts.covers(mixes):
+        # A text is tried again alone because an adapter may overflow, so the stack must have no adapters of others.
+        if any(text.alone for text in texts) or not self._of_texts.covers(mixes):
             self._of_texts = self._stack_of(mixes)
         return self._of_texts.ready(mixes, tokens)
 

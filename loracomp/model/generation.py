@@ -176,7 +176,7 @@ class Texts:
     def _take(self, texts: Sequence[Text], logits: Tensor) -> None:
         """Add the next token to each text. If a text's logits are not finite, it is tried again in a pass of its own.
 
-        The reason is that another text of the pass may have made them so.
+        The reason is that the adapters of another text may have made them so, even of one that has ended.
         """
         scores = logits.float()
         largest, at = scores.max(-1)  # NaN if any logit is
@@ -188,7 +188,7 @@ class Texts:
             for place, token in zip(sampled, drawn, strict=True):
                 tokens[place] = token
         for text, token, is_finite in zip(texts, tokens, finite, strict=True):
-            text.alone = not is_finite and len(texts) > 1
+            text.alone = not (is_finite or text.alone)
             text.finite = bool(is_finite) or text.alone
             if is_finite:
                 text.tokens.append(token)

@@ -91,7 +91,7 @@ class Text:
         self.error: JobError | None = None
         """Why generation can't go on."""
         self.alone = False
-        """Whether it gets its next forward pass to itself, because its logits in a shared pass were not finite."""
+        """Whether its next forward pass has only this text and its own adapters, because its logits were not finite."""
         # On the CPU, so that a seed draws the same text on every device.
         self.generator = torch.Generator().manual_seed(prompt.seed)
         self._tokenizer = tokenizer

@@ -14,7 +14,7 @@ from loracomp.composition import layers
 from loracomp.composition.blocks import Factors
 from loracomp.composition.composer import Composer, ResidentAdapters
 from loracomp.composition.fidelity import merged
-from loracomp.composition.strategies import STRATEGIES, Mix
+from loracomp.composition.strategies import STRATEGIES, Mix, gated
 from loracomp.errors import JobError
 from loracomp.model.batching import batches
 from loracomp.model.scoring import encode_choices, log_likelihoods
@@ -456,6 +456,72 @@ def test_a_generation_that_is_too_long_or_not_finite_fails_alone(library, predic
     assert (too_long.code, not_finite.code) == ("prompt_too_long", "not_finite")
     assert f"adapters (ids: {HUGE})" in str(not_finite)
     assert fine.output_tokens == 8
+
+
+OVERFLOWING = {"A": (3e4, 1e-3), "B": (1e-3, 1e5)}
+"""Sizes of an adapter's factors of which one overflows in float16: A x in a pass, or B itself."""
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("overflows", OVERFLOWING)
+@pytest.mark.parametrize("token_budget", [16384, 1])  # in one pass, and each in its own
+def test_an_adapter_that_overflows_in_float16_fails_its_own_jobs_alone(overflows, shared, token_budget, monkeypatch):
+    """The healthy adapters are few, so that no pass makes a smaller stack, without the adapter that overflows."""
+    monkeypatch.setattr(layers._Batch, "shared_is_cheaper", lambda *_: shared)
+    base = as_base(tiny_llama().half(), letter_tokenizer())
+    library = Library(base.model)
+    sizes = OVERFLOWING[overflows]
+    factors = library.adapters[1].factors.items()
+    large = {module: Factors(f.A.sign() * sizes[0], f.B.sign() * sizes[1]) for module, f in factors}
+    library.adapters[HUGE] = replace(library.adapters[HUGE], factors=large)
+    compositions = [library.composition(*ids) for ids in ((HUGE,), (2,), ())]
+    requests = [ask(composition=each) for ask in (scored, written) for each in compositions]
+    alone = [Fetching(base, library.fetch).predict([request])[0] for request in requests]
+    for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]):
+        together = Fetching(base, library.fetch, token_budget=token_budget).predict([requests[at] for at in order])
+        for at, answer in zip(order, together, strict=True):
+            if at % 3 == 0:
+                assert (answer.code, f"adapters (ids: {HUGE})" in str(answer)) == ("not_finite", True)
+            else:
+                assert answer.output == alone[at].output
+
+
+def test_a_text_that_comes_after_an_adapter_overflowed_has_nothing_of_it(library):
+    """The adapters of a text that has ended stay in the stack of those that follow."""
+    base = as_base(tiny_llama().half(), letter_tokenizer())
+    factors = library.adapters[1].factors.items()
+    large = {module: Factors(f.A.sign() * 1e-3, f.B.sign() * 1e5) for module, f in factors}
+    library.adapters[HUGE] = replace(library.adapters[HUGE], factors=large)
+    bad, good = (written(composition=library.composition(each)) for each in (HUGE, 2))
+    predictor = Fetching(base, library.fetch)
+    expected = predictor.predict([good])[0].output
+    mixes = predictor.compose([good.composition, bad.composition], predictor.load([good.composition, bad.composition]))
+    answering = predictor.begin()
+    first, lost = answering.add(good, mixes[0]), answering.add(bad, mixes[1])
+    while answering:
+        answering.step()
+    after = answering.add(good, mixes[0])
+    while answering:
+        answering.step()
+    assert [each.answer.output for each in (first, after)] == [expected] * 2
+    assert lost.answer.code == "not_finite"
+
+
+def test_an_adapter_that_overflows_does_not_change_the_rows_that_do_not_use_it(library):
+    """They need not be tried again alone, at each token, while the other text goes on."""
+    narrow = as_base(tiny_llama().half(), letter_tokenizer())
+    factors = library.adapters[1].factors.items()
+    large = {module: Factors(f.A.sign() * 3e4, f.B * 0) for module, f in factors}
+    packed = library.adapters[2].packed(), replace(library.adapters[HUGE], factors=large).packed()
+    good, bad = (gated("cat", [each], [1.0]) for each in packed)
+    ids = torch.tensor([[5, 6, 7]] * 2)
+    for shared in (True, False):
+        with layers.AdapterStack(narrow.model, [good, bad]).composed([good, bad], shared=shared):
+            beside = narrow.model(ids).logits
+        with layers.AdapterStack(narrow.model, [good]).composed([good], shared=shared):
+            alone = narrow.model(ids[:1]).logits
+        assert beside[1].isnan().any()
+        torch.testing.assert_close(beside[:1], alone, rtol=1e-2, atol=1e-2)
 
 
 def test_a_batch_is_cut_by_the_token_budget_and_what_came_first_is_in_the_first_pass(base, library):
