@@ -119,8 +119,15 @@ class Answering:
         if rendered:
             prompt = render(tokenizer, prompt, request.system_text)
         if request.choices is not None:
-            shared = self._base.shares_prompts
-            return encode_choices(tokenizer, prompt, request.choices, limit, shared_prompt=shared, rendered=rendered)
+            return encode_choices(
+                tokenizer,
+                prompt,
+                request.choices,
+                limit,
+                shared_prompt=self._base.shares_prompts,
+                length_limits=self._base.length_limits,
+                rendered=rendered,
+            )
         assert request.max_new_tokens is not None  # never None here: a trigger sets it for jobs without choices
         tokens = encode_texts(tokenizer, [prompt], rendered=rendered)[0]
         check_length(len(tokens) + request.max_new_tokens, limit, "prompt and max_new_tokens")

@@ -10,6 +10,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import GenerateDecoderOnlyOutput
 
+from loracomp.model.longrope import frequencies_of, frequencies_of_rows, length_limits
 from loracomp.model.scoring import head_at, pad_right
 
 CACHE = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
@@ -22,6 +23,7 @@ class Forward:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._takes_positions = "position_ids" in signature(model.forward).parameters
+        self._length_limits = length_limits(model)
 
     @property
     def device(self) -> torch.device:
@@ -29,8 +31,12 @@ class Forward:
         device: torch.device = self._model.get_input_embeddings().weight.device
         return device
 
-    def after_rows(self, rows: Sequence[Sequence[int]], cache: Cache | None = None) -> Tensor:
-        """Logits after the last token of each row.
+    def frequencies(self, length: int) -> int:
+        """Keys of a text that has grown to this length are valid only if this number was the same before."""
+        return frequencies_of(length, self._length_limits)
+
+    def after_rows(self, rows: Sequence[Sequence[int]], lengths: Sequence[int], cache: Cache | None = None) -> Tensor:
+        """Logits after the last token of each row, which belongs to a text of so many tokens.
 
         `cache` holds keys and values of earlier tokens, equally many for each row; those of the rows are added to it.
         """
@@ -39,18 +45,21 @@ class Forward:
         positions = torch.arange(known, known + ids.shape[1], device=self.device).expand_as(ids)
         mask = torch.cat([mask.new_ones(len(rows), known), mask], dim=1)
         with head_at(self._model, [(row, len(tokens) - 1) for row, tokens in enumerate(rows)]):
-            return self._run(ids, mask, positions, cache)[0]
+            return self._run(ids, mask, positions, lengths, cache)[0]
 
-    def after_tokens(self, tokens: Sequence[int], mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+    def after_tokens(
+        self, tokens: Sequence[int], mask: Tensor, positions: Tensor, lengths: Sequence[int], cache: Cache
+    ) -> Tensor:
         """Logits after one new token of each row, whose earlier tokens are in `cache`."""
         ids = torch.tensor(tokens, device=self.device)[:, None]
-        return self._run(ids, mask, positions, cache)[:, -1]
+        return self._run(ids, mask, positions, lengths, cache)[:, -1]
 
-    def _run(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
+    def _run(self, ids: Tensor, mask: Tensor, positions: Tensor, lengths: Sequence[int], cache: Cache | None) -> Tensor:
         inputs = {"input_ids": ids, "attention_mask": mask, CACHE: cache, "use_cache": cache is not None}
         if self._takes_positions:
             inputs["position_ids"] = positions
-        logits: Tensor = self._model(**inputs).logits
+        with frequencies_of_rows(self._model, lengths):
+            logits: Tensor = self._model(**inputs).logits
         return logits
 
 

@@ -75,6 +75,7 @@ class Texts:
     def step(self) -> list[Text]:
         """Add a token to each text that there is room for; returns the texts that ended or are no longer wanted."""
         ended = self._remove_ended()
+        self._put_back([text for text in self._running if self._keys_are_stale(text)])
         joining = self._joining()
         if self._running:
             self._advance()
@@ -87,6 +88,10 @@ class Texts:
         self._stop_running(ended)
         self._waiting = deque(text for text in self._waiting if text not in ended)
         return ended
+
+    def _keys_are_stale(self, text: Text) -> bool:
+        """Whether with its last token a text has got so long that all its tokens must be read again."""
+        return self._forward.frequencies(text.width) != self._forward.frequencies(text.width - 1)
 
     def _joining(self) -> list[Text]:
         """The first waiting texts, as many as there is room for; at least one if none is running."""
@@ -113,8 +118,9 @@ class Texts:
         mask, positions = self._cache.inputs(self._forward.device)
         self._ready = self._ready or self._prepare(self._running, 1)
         last = [text.tokens[-1] for text in self._running]
+        lengths = [text.width for text in self._running]
         with self._ready():
-            logits = self._forward.after_tokens(last, mask, positions, self._cache.cache)
+            logits = self._forward.after_tokens(last, mask, positions, lengths, self._cache.cache)
         self._cache.advance()
         return logits
 
@@ -159,7 +165,8 @@ class Texts:
             return
         groups: dict[tuple[Hashable, ...], list[Text]] = {}
         for text in texts:
-            groups.setdefault((text.composition, *text.read[:ALIKE]), []).append(text)
+            frequencies = self._forward.frequencies(text.width)
+            groups.setdefault((text.composition, frequencies, *text.read[:ALIKE]), []).append(text)
         for group in groups.values():
             # Each text keeps its last token, because the logits after it are needed.
             read = sorted(text.read[:-1] for text in group)
@@ -171,7 +178,7 @@ class Texts:
         known = 0 if cache is None else cache.get_seq_length()
         rows = [text.read[known:until] for text in texts]
         with self._prepare(texts, max(map(len, rows)))():
-            return self._forward.after_rows(rows, cache)
+            return self._forward.after_rows(rows, [text.width for text in texts], cache)
 
     def _take(self, texts: Sequence[Text], logits: Tensor) -> None:
         """Add the next token to each text. If a text's logits are not finite, it is tried again in a pass of its own.

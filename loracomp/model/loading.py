@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from loracomp.errors import LoracompError, RefusedError, UsageError
+from loracomp.model.longrope import length_limits
 from loracomp.model.scoring import shares_prompts
 from loracomp.model.sources import absolute_source, converted_folder, fingerprint, resolve_source
 from loracomp.records import BaseModelDescription
@@ -38,6 +39,11 @@ class BaseModel(BaseModelDescription):
     tokenizer: PreTrainedTokenizerBase
     shares_prompts: bool
     """Whether choices are branches of one prompt (`scoring.shares_prompts`), and texts share what they begin with."""
+
+    @property
+    def length_limits(self) -> tuple[int, ...]:
+        """See `longrope.length_limits`."""
+        return length_limits(self.model)
 
 
 def load_base_model(

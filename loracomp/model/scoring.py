@@ -6,7 +6,7 @@ their prompt as branches, so that the prompt is computed only once.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loracomp.errors import JobError
 from loracomp.model.cpu import ROW_TOKENS
+from loracomp.model.longrope import frequencies_of, frequencies_of_rows
 
 
 class PlacesAtHead(NamedTuple):
@@ -65,6 +66,11 @@ class Row:
         """The token ids in the order in which the model reads them: the prompt, then each branch."""
         return (*self.prompt, *chain.from_iterable(self.branches))
 
+    @property
+    def length(self) -> int:
+        """Number of tokens of the prompt and its longest branch."""
+        return len(self.prompt) + max(map(len, self.branches), default=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -107,6 +113,7 @@ def encode_choices(
     context_length: int,
     *,
     shared_prompt: bool = True,
+    length_limits: Sequence[int] = (),
     rendered: bool = False,
 ) -> Question:
     """Tokenise a prompt and its choices by lm-evaluation-harness's rule.
@@ -118,8 +125,9 @@ def encode_choices(
 
     The choices are branches of one row, or of several rows if one would be longer than twice its prompt and than
     ROW_TOKENS. Without `shared_prompt` (for models that can't branch, `shares_prompts`) each choice has its own row. A
-    choice of one token needs no branch. After a prompt that a chat template has `rendered`, a choice follows without a
-    space, because it is the whole reply.
+    choice of one token needs no branch. Choices share a row only if prompt and choice are on the same side of each of
+    `length_limits` (`longrope.length_limits`), because the prompt's keys depend on that. After a prompt that a chat
+    template has `rendered`, a choice follows without a space, because it is the whole reply.
 
     Raises JobError 'prompt_too_long', which gives the number of tokens and the
     limit, and 'prompt_blank' if the prompt is only white space.
@@ -138,8 +146,12 @@ def encode_choices(
     # Minus 1, because the last token is only predicted and never an input.
     longest = len(start) + max(map(len, continuations)) - 1
     check_length(longest, context_length, "prompt and its longest choice")
+    limit = max(ROW_TOKENS, 2 * len(start)) if shared_prompt else 0
+    alike: dict[int, dict[int, list[int]]] = {}
+    for choice, ids in enumerate(continuations):
+        alike.setdefault(frequencies_of(len(start) + len(ids) - 1, length_limits), {})[choice] = ids
     return Question(
-        rows=tuple(_rows(tuple(start), continuations, max(ROW_TOKENS, 2 * len(start)) if shared_prompt else 0)),
+        rows=tuple(chain.from_iterable(_rows(tuple(start), each, limit) for each in alike.values())),
         prompt_tokens=len(start),
         token_counts=tuple(map(len, continuations)),
         character_counts=tuple(map(len, choices)),
@@ -153,13 +165,14 @@ def _continuation(tokenizer: PreTrainedTokenizerBase, start: list[int], whole: l
     return alone
 
 
-def _rows(prompt: tuple[int, ...], continuations: Sequence[list[int]], limit: int) -> Iterator[Row]:
+def _rows(prompt: tuple[int, ...], continuations: Mapping[int, list[int]], limit: int) -> Iterator[Row]:
     """Rows of at most `limit` tokens, or with one branch only. The first row also scores the choices of one token.
 
-    Equal choices share a branch, so that their scores are equal to the last bit.
+    `continuations` are by the number of their choice. Equal choices share a branch, so that their scores are equal to
+    the last bit.
     """
     equal: dict[tuple[int, ...], list[int]] = {}
-    for choice, ids in enumerate(continuations):
+    for choice, ids in continuations.items():
         equal.setdefault(tuple(ids), []).append(choice)
     last = len(prompt) - 1
     branches: list[tuple[int, ...]] = []
@@ -210,7 +223,8 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
         for each in row.scored
     ]
     place, token, choice = torch.tensor(scored, device=device).T
-    with head_at(model, list(places)), _sharpened(model, place, token):
+    lengths = [row.length for row in rows]
+    with frequencies_of_rows(model, lengths), head_at(model, list(places)), _sharpened(model, place, token):
         logits = model(**inputs, use_cache=False).logits[0]
     place, token, choice = place.to(logits.device), token.to(logits.device), choice.to(logits.device)
     # In parts, to avoid a float32 copy of all logits.

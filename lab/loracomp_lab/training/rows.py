@@ -116,7 +116,12 @@ def _row(example: Example, base: BaseModel, max_tokens: int) -> TrainingRow | No
         )
     try:
         question = encode_choices(
-            base.tokenizer, example.prompt, example.choices, max_tokens, shared_prompt=base.shares_prompts
+            base.tokenizer,
+            example.prompt,
+            example.choices,
+            max_tokens,
+            shared_prompt=base.shares_prompts,
+            length_limits=base.length_limits,
         )
     except JobError:
         return None
