@@ -36,8 +36,8 @@ test: install ## the tests, on embedded Postgres servers of their own; WORKERS=2
 test-data: install ## the tests that need the data sets in ../shared/data
 	$(BIN)/pytest lab/tests -m data
 
-test-slow: install ## the benchmarks, tiny: minutes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) tests/benchmarks -m slow
+test-slow: install ## the benchmarks, tiny, and all causal architectures of transformers: minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) tests/benchmarks tests/composition -m slow
 
 # Java's machine uses the signal that pytest's faulthandler takes for a crash.
 clients: install ## schema bi by ODBC and JDBC, an example by node; needs Debian's odbc-postgresql, libodbc2, libpostgresql-jdbc-java, default-jre-headless, npm

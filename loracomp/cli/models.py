@@ -41,6 +41,7 @@ def add_model(
     as_json: AsJson = False,
 ) -> None:
     """Load a base model, try it out, and register it by its name and the sha256 of its weights."""
+    from loracomp.composition.trial import try_adapters
     from loracomp.model.loading import describe_base_model
     from loracomp.model.trial import try_out
 
@@ -52,6 +53,13 @@ def add_model(
             with remarks.status("loading the model, to test it"):
                 model = load_base(source, revision=revision, device_map=settings.device_map)
                 try_out(model)
+                modules = try_adapters(model)
+            if lacking := sorted(model.modules.keys() - modules.keys()):
+                warn(
+                    f"adapters cannot change {len(lacking)} modules of this model, such as {lacking[0]}: "
+                    "those that name them will be refused"
+                )
+            model = replace(model, modules=modules)
         register_base_model(connection, replace(model, name=name or model.name), make_default=default)
     list_models(as_json)
 

@@ -1,21 +1,53 @@
-"""Tries out a base model before it is registered: runs what a worker will need, with a few tokens."""
+"""Tries out a base model before it is registered: compares what a worker will do with plain passes of the model.
+
+A plain pass is `model(input_ids)` over one row, without padding, and without positions, masks or a cache of ours.
+"""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from loracomp.errors import LoracompError, RefusedError
-from loracomp.model.generation import generate
+from loracomp.errors import JobError, LoracompError, RefusedError
+from loracomp.model.batching import unless_out_of_memory
+from loracomp.model.generation import ALIKE, Ready, Texts
 from loracomp.model.loading import BaseModel
-from loracomp.model.scoring import encode_choices, encode_texts, log_likelihoods
-from loracomp.model.text import Generated, Prompt
+from loracomp.model.scoring import Question, encode_choices, encode_texts, log_likelihoods
+from loracomp.model.text import Prompt, Text
 
-PROMPTS = ("A cup of tea", "A cup of tea with milk and a little sugar")
+PROMPTS = ("A cup of tea", "A cup of tea with milk and a little sugar", "A cup of tea")
 CHOICES = ("is hot", "sleeps", "and another one")
 NATS = {torch.float32: 1e-3}
-"""Largest allowed difference in nats of a choice's log-likelihood in a batch vs. alone; in 16 bits it is MORE_NATS."""
-MORE_NATS = 0.5
+"""Largest allowed difference in nats of a choice's log-likelihood from a plain pass; in 16 bits it is MORE_NATS."""
+MORE_NATS = 0.2
+MOVED = {torch.float32: 1e-3}
+"""Largest allowed share of probability that moves to other tokens, averaged over a text; in 16 bits MORE_MOVED."""
+MORE_MOVED = 0.02
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the rows of a trial go through the model, by the number of each row's prompt."""
+
+    serving: Callable[[Sequence[int], int], Ready] = lambda *_: nullcontext
+    """Prepares passes of a worker over rows of these prompts, with a number of tokens for each."""
+    plain: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext()
+    """A context for plain passes over a row of this prompt."""
+    rounding: float = 1
+    """How many times as large the differences may be in 16 bits."""
+
+    def allows(self, difference: float, dtype: torch.dtype, exact: Mapping[torch.dtype, float], other: float) -> bool:
+        """Whether the difference can be rounding; NaN can't."""
+        return difference <= exact.get(dtype, other * self.rounding)
+
+
+ALONE = Way()
+"""The base model without adapters."""
 
 
 @torch.inference_mode()
@@ -23,16 +55,49 @@ def try_out(base: BaseModel) -> None:
     """Raise RefusedError, which names the source, unless a worker can serve the model.
 
     The model must be causal (later tokens do not change earlier logits), give finite logits, have an embedding for each
-    token of its tokenizer, and score and generate in a padded batch the same as in a batch of one.
+    token of its tokenizer, and score and generate in a batch as in plain passes.
     """
     with _refused(base, "has no tokenizer that fits it"):
         _check_tokenizer(base)
     with _refused(base, "cannot run"):
         _check_logits(base)
     with _refused(base, "cannot score choices in a batch"):
-        _check_scores(base)
+        _in_doubt_exactly(base, check_scores)
     with _refused(base, "cannot generate in a batch"):
-        _check_generation(base)
+        _in_doubt_exactly(base, check_texts)
+
+
+def _in_doubt_exactly(base: BaseModel, check: Callable[[BaseModel], None]) -> None:
+    """Run a check; if it fails in 16 bits, again in float32, because the difference may be rounding."""
+    try:
+        check(base)
+    except RefusedError:
+        if base.model.dtype == torch.float32:
+            raise
+        with in_float32(base):
+            check(base)
+
+
+@contextlib.contextmanager
+def in_float32(base: BaseModel) -> Iterator[None]:
+    """Within this context the model computes in float32, unless it is quantised.
+
+    Raises RefusedError if memory doesn't suffice for that.
+    """
+    dtype = base.model.dtype
+    if dtype == torch.float32 or getattr(base.model, "is_quantized", False):
+        yield
+        return
+    try:
+        if unless_out_of_memory(base.model.float) is None:
+            raise _refusal(
+                base,
+                "gives other numbers in a batch, and there is too little memory to find out in float32 whether that is "
+                "only rounding: use a machine with more memory",
+            )
+        yield
+    finally:
+        base.model.to(dtype)
 
 
 @contextlib.contextmanager
@@ -72,29 +137,80 @@ def _check_logits(base: BaseModel) -> None:
         raise _refusal(base, "is no causal language model: later tokens change its output at earlier positions")
 
 
-def _check_scores(base: BaseModel) -> None:
+@torch.inference_mode()
+def check_scores(base: BaseModel, way: Way = ALONE) -> None:
+    """Raise RefusedError unless choices score in a batch as in plain passes."""
     questions = [
         encode_choices(base.tokenizer, prompt, CHOICES, base.context_length, shared_prompt=base.shares_prompts)
         for prompt in PROMPTS
     ]
-    together = log_likelihoods(base.model, questions)
-    alone = [log_likelihoods(base.model, [question])[0] for question in questions]
-    difference = max(float((a - b).abs().max()) for a, b in zip(together, alone, strict=True))
-    if not difference <= NATS.get(base.model.dtype, MORE_NATS):
-        raise _refusal(base, f"scores choices differently in a batch than alone (by {difference:.3g} nats)")
+    rows = [number for number, question in enumerate(questions) for _ in question.rows]
+    with way.serving(rows, max(len(row.tokens) for question in questions for row in question.rows))():
+        found = log_likelihoods(base.model, questions)
+    for number, (question, scores) in enumerate(zip(questions, found, strict=True)):
+        with way.plain(number):
+            expected = torch.stack([_plain_score(base, question, choice) for choice in range(len(CHOICES))])
+        difference = float((scores - expected).abs().max())
+        if not way.allows(difference, base.model.dtype, NATS, MORE_NATS):
+            raise _wrong(base, f"scores choices differently in a batch than in a plain pass (by {difference:.3g} nats)")
 
 
-def _check_generation(base: BaseModel) -> None:
-    # Two lengths and limits, so that one prompt is padded and one ends before the other.
-    prompts = [
-        Prompt(tokens, count) for tokens, count in zip(encode_texts(base.tokenizer, PROMPTS), (2, 5), strict=True)
-    ]
-    together = _generated(base, prompts)
-    alone = [_generated(base, [prompt])[0] for prompt in prompts]
-    # In 16 bits two tokens can have equal logits, so that either may be chosen: compare in float32 only.
-    if base.model.dtype == torch.float32 and [each.text for each in together] != [each.text for each in alone]:
-        raise _refusal(base, "generates different text in a batch than alone")
+def _plain_score(base: BaseModel, question: Question, choice: int) -> Tensor:
+    tokens = [each.token for row in question.rows for each in row.scored if each.choice == choice]
+    start = question.rows[0].prompt
+    likely = _plain_pass(base, [*start, *tokens[:-1]])
+    return likely[range(len(start) - 1, len(likely)), tokens].sum()
 
 
-def _generated(base: BaseModel, prompts: Sequence[Prompt]) -> list[Generated]:
-    return [each for each in generate(base.model, base.tokenizer, prompts) if isinstance(each, Generated)]
+def _plain_pass(base: BaseModel, tokens: Sequence[int]) -> Tensor:
+    """Log-probabilities [tokens, vocabulary] of what follows each token."""
+    ids = torch.tensor([tokens], device=base.model.get_input_embeddings().weight.device)
+    likely: Tensor = base.model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+    return likely
+
+
+class _WatchedTexts(Texts):
+    """Keeps the log-probabilities from which each token of a text was chosen."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.likely: defaultdict[Text, list[Tensor]] = defaultdict(list)
+
+    def _take(self, texts: Sequence[Text], logits: Tensor) -> None:
+        for text, scores in zip(texts, logits.float().log_softmax(-1), strict=True):
+            self.likely[text].append(scores)
+        super()._take(texts, logits)
+
+
+@torch.inference_mode()
+def check_texts(base: BaseModel, way: Way = ALONE) -> None:
+    """Raise RefusedError unless texts are generated in a batch as in plain passes.
+
+    A short text is running when two long ones join, which begin alike; they end at different steps.
+    """
+    short, longer = encode_texts(base.tokenizer, PROMPTS[:2])
+    long = (longer * ALIKE)[: min(ALIKE + 8, base.context_length - 8)]
+    prompts = [Prompt(short, 6), Prompt(long, 3), Prompt([*long[:-1], *short[:1]], 5)]
+    texts = _WatchedTexts(
+        base.model,
+        base.tokenizer,
+        lambda together, tokens: way.serving([text.item for text in together], tokens),
+        shares_prefixes=base.shares_prompts,
+    )
+    asked = [texts.add(prompts[0], item=0, composition=0)]
+    texts.step()
+    asked += [texts.add(prompts[1], item=1, composition=1), texts.add(prompts[2], item=1, composition=1)]
+    while texts:
+        texts.step()
+    for text in asked:
+        if isinstance(error := text.result(), JobError):
+            raise error
+        with way.plain(text.item):
+            expected = _plain_pass(base, text.read[:-1])[len(text.prompt.tokens) - 1 :].exp()
+        moved = float((torch.stack(texts.likely[text]).exp() - expected).abs().sum(-1).mean() / 2)
+        if not way.allows(moved, base.model.dtype, MOVED, MORE_MOVED):
+            raise _wrong(base, f"generates differently in a batch than in plain passes (by {moved:.2g} of probability)")
+
+
+def _wrong(base: BaseModel, what: str) -> RefusedError:
+    return _refusal(base, f"{what}: workers would give wrong answers with this architecture")

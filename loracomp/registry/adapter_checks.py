@@ -169,7 +169,10 @@ def _in_full(
 def _check_factors(factors: Mapping[str, Factors], ranks: Mapping[str, int], base: KnownBaseModel) -> None:
     for module, (A, B) in factors.items():
         if module not in base.modules:
-            raise RefusedError(f"module {module} is no linear layer or embedding of base model {base.name}")
+            raise RefusedError(
+                f"module {module} is no linear layer or embedding of base model {base.name}, or none that adapters can "
+                "change: train it without this module"
+            )
         (d_out, d_in), rank = base.modules[module], ranks[module]
         if tuple(A.shape) != (rank, d_in) or tuple(B.shape) != (d_out, rank):
             raise RefusedError(

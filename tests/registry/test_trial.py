@@ -15,13 +15,17 @@ from transformers import (
     BloomForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from loracomp.errors import LoracompError, NotFoundError, RefusedError
+from loracomp.registry.adapter_weights import stage_adapter
 from model_fixtures import letter_tokenizer, tiny_llama
 from people_fixtures import value
+from registry_data import write_adapter
 
 SMALL = {"vocab_size": 80, "hidden_size": 32}
 BERT = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -98,6 +102,26 @@ def test_a_mamba_works_once_its_longest_input_is_known(run, tmp_path):
     assert (row["architecture"], row["context_length"]) == ("MambaForCausalLM", 256)
 
 
+def test_modules_that_adapters_cannot_change_are_not_registered_and_adapters_of_them_refused(
+    run, connection, tmp_path, monkeypatch
+):
+    tried = "loracomp.composition.trial.try_adapters"
+    said: list[str] = []
+    monkeypatch.setattr("loracomp.cli.models.warn", said.append)
+    without = {f"model.layers.{layer}.self_attn.v_proj" for layer in (0, 1)}
+    monkeypatch.setattr(tried, lambda base: {name: of for name, of in base.modules.items() if name not in without})
+    run("model", "add", str(saved(tmp_path / "tiny", tiny_llama())))
+    assert "adapters cannot change 2 modules of this model, such as model.layers.0.self_attn.v_proj" in said[0]
+    connection.execute("SELECT loracomp.add_task('rte')")
+    for number, targets in enumerate((["q_proj"], ["q_proj", "v_proj"])):
+        write_adapter(tmp_path / str(number), model=tiny_llama(), target_modules=targets)
+    stage_adapter(connection, tmp_path / "0", task="rte", base_model="tiny", any_base=True)
+    with pytest.raises(
+        RefusedError, match=r"module model\.layers\.\d\.self_attn\.v_proj .* none that adapters can change"
+    ):
+        stage_adapter(connection, tmp_path / "1", task="rte", base_model="tiny", any_base=True)
+
+
 def write_incomplete(folder: Path) -> None:
     file = saved(folder, tiny_llama()) / "model.safetensors"
     weights = load_file(file)
@@ -141,8 +165,12 @@ def write_not_finite(folder: Path) -> None:
             lambda folder: saved(folder, T5ForConditionalGeneration(T5Config(vocab_size=80, d_model=32, num_layers=1))),
             "T5ForConditionalGeneration is no causal language model",
         ),
+        (
+            lambda folder: saved(folder, RobertaForCausalLM(RobertaConfig(**SMALL, **BERT, is_decoder=True))),
+            "RobertaForCausalLM.*workers would give wrong answers with this architecture",
+        ),
     ],
-    ids=["a weight is missing", "no tokenizer", "few embeddings", "NaN", "BERT", "BERT's other head", "T5"],
+    ids=["a weight is missing", "no tokenizer", "few embeddings", "NaN", "BERT", "BERT's other head", "T5", "RoBERTa"],
 )
 @pytest.mark.filterwarnings("ignore:.*is_decoder.*")
 def test_what_cannot_serve_is_refused_by_name(run, connection, tmp_path, write, says):
