@@ -30,18 +30,18 @@ EMBED = (
 
 
 @contextmanager
-def as_alice(url: str) -> Iterator[Connection]:
-    """A submitter who may make tables in schema public."""
+def as_alice(url: str, name: str = "alice") -> Iterator[Connection]:
+    """A submitter who may make tables in schema public; another one by name."""
     with db.connect(url) as owner:
-        owner.execute(f"GRANT CREATE ON SCHEMA public TO {login('alice')}".encode())
-        with connect(url, "alice") as opened:
+        owner.execute(f"GRANT CREATE ON SCHEMA public TO {login(name)}".encode())
+        with connect(url, name) as opened:
             yield opened
-        tidy(owner)
+        tidy(owner, name)
 
 
-def tidy(owner: Connection) -> None:
+def tidy(owner: Connection, name: str = "alice") -> None:
     """Drop all that is alice's, and what was declared over it."""
-    owner.execute(f"DROP OWNED BY {login('alice')} CASCADE".encode())
+    owner.execute(f"DROP OWNED BY {login(name)} CASCADE".encode())
     owner.execute("SELECT loracomp.forget_answers(a) FROM loracomp.declaration AS a")
 
 

@@ -49,7 +49,6 @@ $$;
 COMMENT ON FUNCTION loracomp.longest_text IS 'Bytes of the longest text of the array; 0 if there is none.';
 
 -- ---- tables
-CREATE SEQUENCE loracomp.missed_hint START WITH 0 MINVALUE 0;
 CREATE SEQUENCE loracomp.late_answer_seen START WITH 0 MINVALUE 0;
 CREATE SEQUENCE loracomp.rescued_jobs START WITH 0 MINVALUE 0;
 CREATE SEQUENCE loracomp.refused_inserts START WITH 0 MINVALUE 0;
@@ -1216,7 +1215,6 @@ ALTER TABLE loracomp.job ALTER COLUMN system_text SET STATISTICS 0;
 COMMENT ON SEQUENCE loracomp.rescued_jobs IS 'Counter: jobs taken back after their lease ran out.';
 COMMENT ON SEQUENCE loracomp.refused_inserts IS
 'Counter: INSERT statements refused because a limit of the queue was reached.';
-COMMENT ON SEQUENCE loracomp.missed_hint IS 'The last transaction whose hints for declarations could not be written.';
 COMMENT ON SEQUENCE loracomp.late_answer_seen IS 'The last row of late_answer that a claim has looked at.';
 -- A sequence's first nextval gives its start. From now on each counts one.
 SELECT nextval('loracomp.rescued_jobs'), nextval('loracomp.refused_inserts');

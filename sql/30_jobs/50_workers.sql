@@ -7,6 +7,7 @@
 -- Reads only. Otherwise one worker's login could hide that another's worker is gone, or say that it is.
 CREATE FUNCTION loracomp.check_worker_name(name text) RETURNS void
 LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     other CONSTANT name := (

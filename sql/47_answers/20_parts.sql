@@ -2,8 +2,9 @@
 --   make_parts          makes or renews all of them
 --     hint_body         the body of hint_ID
 --     make_reader       makes read_ID
---       read_body       its body
---         filter_condition  the filter as SQL; the view has it too
+--       read_body       its body: 22_read.sql
+--     filter_condition  the filter as SQL: for read_ID and the view
+--     key_fits          whether a key can be in an index, as SQL: for read_ID, hint_ID and the view
 --     from_source       the table as SQL, and key_list columns of the key as SQL: for the view too
 --   renamed             the declaration with the names that its table and columns have now
 --   source_names        names of the table and of the declaration's columns, as they are now
@@ -12,6 +13,7 @@
 --
 --   answers_ID          view: the answers of this declaration, for its owner to make the declaration's view of
 --   hint_ID             function of triggers on the table: notes which rows were written
+--   missed_ID           sequence: the last transaction whose hints could not be written; it keeps what is rolled back
 --   sees_ID             whether the reader of the view may see a row; it runs with the reader's rights
 --   names_ID            the names that the table and the columns of its key have now, for sees_ID
 --   correct_ID          function of the trigger on the view: UPDATE ... SET correct
@@ -134,6 +136,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.filter_condition IS 'A declaration''s filter as a condition of SQL.';
 
+-- Reads only the catalog. answer_row's index has keys of at most 2,704 bytes; the table's own index compresses longer ones. Only these
+-- types can be that long.
+CREATE FUNCTION loracomp.key_fits(d loracomp.declaration, key text) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT CASE WHEN count(*) > 0 THEN format('pg_catalog.pg_column_size(%s) OPERATOR(pg_catalog.<=) 2600', key_fits.key) ELSE 'true' END
+    FROM pg_attribute AS a
+    WHERE a.attrelid = d.source AND a.attnum = ANY (d.key_columns)
+        AND a.atttypid = ANY ('{text,varchar,bpchar,numeric}'::regtype[]);
+$$;
+COMMENT ON FUNCTION loracomp.key_fits IS 'SQL for whether a key is short enough to be asked.';
+
 -- Reads only the catalog. Statements are noted by one INSERT for all their rows. Triggers of a partitioned table are for each row, because
 -- those for statements are not run where a statement names a partition.
 CREATE FUNCTION loracomp.hint_body(d loracomp.declaration) RETURNS text
@@ -147,29 +162,29 @@ AS $make$
             END IF;
             CASE tg_level || ' ' || tg_op
                 WHEN 'STATEMENT INSERT' THEN
-                    INSERT INTO loracomp.answer_hint (declaration_id, key) SELECT %1$s, ARRAY[%3$s] FROM new_row;
+                    INSERT INTO loracomp.answer_hint (declaration_id, key) SELECT %1$s, ARRAY[%3$s] FROM new_row WHERE %9$s;
                 WHEN 'STATEMENT DELETE' THEN
-                    INSERT INTO loracomp.answer_hint (declaration_id, key) SELECT %1$s, ARRAY[%2$s] FROM old_row;
+                    INSERT INTO loracomp.answer_hint (declaration_id, key) SELECT %1$s, ARRAY[%2$s] FROM old_row WHERE %8$s;
                 WHEN 'STATEMENT UPDATE' THEN
                     INSERT INTO loracomp.answer_hint (declaration_id, key)
                     SELECT %1$s, k.key FROM old_row FULL JOIN new_row ON ARRAY[%2$s] = ARRAY[%3$s]
                     CROSS JOIN LATERAL (SELECT ARRAY[%2$s] UNION SELECT ARRAY[%3$s]) AS k (key)
-                    WHERE k.key[1] IS NOT NULL AND record_image_ne(ROW(%4$s), ROW(%5$s)); -- comparing images calls no user's code
+                    WHERE k.key[1] IS NOT NULL AND %10$s AND record_image_ne(ROW(%4$s), ROW(%5$s)); -- comparing images calls no user's code
                 WHEN 'STATEMENT TRUNCATE' THEN
                     INSERT INTO loracomp.answer_hint (declaration_id, key) VALUES (%1$s, '{}');
                 ELSE -- for each row; old or new may be null
                     INSERT INTO loracomp.answer_hint (declaration_id, key)
                     SELECT %1$s, k.key FROM (SELECT old.*) AS old_row CROSS JOIN (SELECT new.*) AS new_row
                     CROSS JOIN LATERAL (SELECT ARRAY[%2$s] UNION SELECT ARRAY[%3$s]) AS k (key)
-                    WHERE k.key[1] IS NOT NULL AND record_image_ne(ROW(%4$s), ROW(%5$s));
+                    WHERE k.key[1] IS NOT NULL AND %10$s AND record_image_ne(ROW(%4$s), ROW(%5$s));
             END CASE;
             IF found AND current_setting('loracomp.notify', true) IS DISTINCT FROM 'off' AND pg_notification_queue_usage() < 0.5 THEN
                 PERFORM pg_notify('loracomp_job', '');
             END IF;
             RETURN NULL;
         EXCEPTION WHEN OTHERS THEN -- the application's statement must not fail; all rows are looked at later
-            PERFORM setval('loracomp.missed_hint', greatest(pg_current_xact_id()::text::bigint, (
-                SELECT m.last_value FROM loracomp.missed_hint AS m
+            PERFORM setval('loracomp_parts.missed_%1$s', greatest(pg_current_xact_id()::text::bigint, (
+                SELECT m.last_value FROM loracomp_parts.missed_%1$s AS m
                 WHERE m.last_value < pg_snapshot_xmax(pg_current_snapshot())::text::bigint -- not that of a server restored from
             )));
             RETURN NULL;
@@ -177,7 +192,9 @@ AS $make$
         $body$,
         d.id, loracomp.key_list(d, '%2$s', 'old_row'), loracomp.key_list(d, '%2$s', 'new_row'),
         string_agg(format('old_row.%I', a.attname), ', '), string_agg(format('new_row.%I', a.attname), ', '),
-        loracomp.key_list(d, '%5$s'), cardinality(d.key_columns)
+        loracomp.key_list(d, '%5$s'), cardinality(d.key_columns),
+        loracomp.key_fits(d, format('ARRAY[%s]', loracomp.key_list(d, '%2$s', 'old_row'))),
+        loracomp.key_fits(d, format('ARRAY[%s]', loracomp.key_list(d, '%2$s', 'new_row'))), loracomp.key_fits(d, 'k.key')
     )
     FROM pg_attribute AS a
     WHERE a.attrelid = d.source AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' AND (
@@ -196,47 +213,6 @@ RETURN (
     FROM pg_catalog.pg_class AS c WHERE c.oid = (d).source
 );
 COMMENT ON FUNCTION loracomp.from_source IS 'A declaration''s table as SQL, without those that inherit from it. For make_parts.';
-
--- An array of rows with these keys, or (keys null) the next rows in the order of the key after `last`.
-CREATE FUNCTION loracomp.read_body(d loracomp.declaration) RETURNS text
-LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
-AS $make$
-    SELECT format($body$
-        BEGIN
-            IF current_user OPERATOR(pg_catalog.<>) %1$L::pg_catalog.name THEN
-                RAISE EXCEPTION 'the function that reads the rows must run with the rights of its owner';
-            END IF;
-            IF keys IS NOT NULL THEN
-                RETURN (SELECT pg_catalog.jsonb_agg(r) FROM (
-                    SELECT %3$s FROM pg_catalog.jsonb_to_recordset(keys) AS k (key pg_catalog.text[]) JOIN %2$s ON %4$s
-                ) AS r);
-            ELSIF last IS NULL THEN
-                RETURN (SELECT pg_catalog.jsonb_agg(r) FROM (SELECT %3$s FROM %2$s ORDER BY %5$s LIMIT most) AS r);
-            ELSE
-                RETURN (SELECT pg_catalog.jsonb_agg(r) FROM (
-                    SELECT %3$s FROM %2$s WHERE (%5$s) OPERATOR(pg_catalog.>) (%6$s) ORDER BY %5$s LIMIT most
-                ) AS r);
-            END IF;
-        END
-        $body$,
-        d.owner, loracomp.from_source(d),
-        format(
-            'ARRAY[%s] AS key, CASE WHEN %s OPERATOR(pg_catalog.~) ''[^ \t\r\n]'' THEN %s END AS prompt, %s AS passes',
-            loracomp.key_list(d, '%2$s'), p.given, p.prompt, loracomp.filter_condition(d)
-        ),
-        loracomp.key_list(d, '%1$s OPERATOR(pg_catalog.=) %3$s', separator => ' AND '),
-        loracomp.key_list(d, '%1$s'), loracomp.key_list(d, '%3$s', key => 'last')
-    )
-    FROM (
-        SELECT
-            string_agg(coalesce(v.value, quote_literal(t.literal)), ' OPERATOR(pg_catalog.||) ' ORDER BY t.place) AS prompt,
-            string_agg(v.value, ' OPERATOR(pg_catalog.||) ') AS given
-        FROM loracomp.prompt_pieces(d.prompt) AS t
-        CROSS JOIN LATERAL (SELECT 'pg_catalog.concat(s.' || quote_ident(t.col) || ')') AS v (value)
-    ) AS p;
-$make$;
-COMMENT ON FUNCTION loracomp.read_body IS 'The body of the function that reads a declaration''s rows.';
 
 CREATE FUNCTION loracomp.make_reader(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -290,6 +266,8 @@ BEGIN
             r.reason, r.answered_by, r.answered_at, r.correct, r.job_id
         FROM loracomp.answer_row AS r WHERE r.declaration_id = %1$s;
         GRANT SELECT ON loracomp_parts.answers_%1$s TO %2$I;
+
+        CREATE SEQUENCE IF NOT EXISTS loracomp_parts.missed_%1$s MINVALUE 0 START 0;
 
         CREATE OR REPLACE FUNCTION loracomp_parts.hint_%1$s() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp SET lock_timeout = '2s'

@@ -142,13 +142,18 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     view CONSTANT text := format('%I.%I', schema, name);
+    key_fits CONSTANT text := loracomp.key_fits(d, format('ARRAY[%s]', loracomp.key_list(d, '%2$s')));
     for_each_row CONSTANT boolean := ( -- a statement that names a parent runs no triggers for statements here
         SELECT c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid) FROM pg_class AS c WHERE c.oid = d.source
     );
 BEGIN
     EXECUTE format(
         'CREATE VIEW %1$s WITH (security_barrier) AS
-        SELECT %2$s, a.answer, a.confidence, coalesce(a.status, ''waiting'') AS status, a.reason, a.answered_by, a.answered_at, a.correct
+        SELECT
+            %2$s, a.answer, a.confidence,
+            coalesce(a.status, CASE WHEN %10$s THEN ''waiting'' ELSE ''refused'' END) AS status,
+            coalesce(a.reason, CASE WHEN a.status IS NULL AND NOT %10$s THEN ''the key is longer than 2600 bytes'' END) AS reason,
+            a.answered_by, a.answered_at, a.correct
         FROM %3$s LEFT JOIN loracomp_parts.answers_%4$s AS a ON a.key = ARRAY[%5$s]
         WHERE %6$s AND (
             NOT (SELECT row_security_active(%7$L::regclass)) OR loracomp_parts.sees_%4$s(ARRAY[%5$s], (SELECT loracomp_parts.names_%4$s()))
@@ -158,7 +163,7 @@ BEGIN
         COMMENT ON VIEW %1$s IS %9$L',
         view, loracomp.key_list(d, '%1$s'), loracomp.from_source(d), d.id, loracomp.key_list(d, '%2$s'),
         loracomp.filter_condition(d), d.names[1], d.owner,
-        format('Answers to the rows of %s, made by loracomp.create_answers.', d.names[1])
+        format('Answers to the rows of %s, made by loracomp.create_answers.', d.names[1]), key_fits
     );
     EXECUTE (
         SELECT string_agg(format(
@@ -344,7 +349,8 @@ BEGIN
         'DROP FUNCTION IF EXISTS loracomp_parts.hint_%1$s CASCADE; -- with the triggers of the table
         DROP VIEW IF EXISTS loracomp_parts.answers_%1$s;
         DROP FUNCTION IF EXISTS
-            loracomp_parts.sees_%1$s, loracomp_parts.names_%1$s, loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s', d.id
+            loracomp_parts.sees_%1$s, loracomp_parts.names_%1$s, loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s;
+        DROP SEQUENCE IF EXISTS loracomp_parts.missed_%1$s', d.id
     );
     PERFORM loracomp.delete_jobs(ARRAY(
         SELECT r.job_id FROM loracomp.answer_row AS r JOIN loracomp.job AS j ON j.id = r.job_id AND j.finished_at IS NULL

@@ -1,12 +1,18 @@
 -- Asking: a claim turns what hints name, and the pages of a look at all rows, into jobs.
 --   ask_rows                    called by claim_jobs
+--     must_look                 whether triggers may have missed rows
 --     look_at_all               begins a look at all rows; loracomp init calls it too
 --     ask_of                    one declaration: its hints, then the next page of its look at all rows
 --       follow_source           notices what became of the table: renamed, restored, dropped, another owner
---         forget_answers, check_owner, check_code, check_text, make_parts
---       take_hints              the keys that hints name
---       read_rows               rows with their prompts, read with the rights of the table's owner
---       ask_found               jobs for the rows whose prompt is new; what is gone is erased
+--         forget_some, check_owner, check_code, check_text, make_parts
+--       hinted_keys             the keys that hints name
+--       read_rows               rows with their prompts, read with the rights of the table's owner: 22_read.sql
+--       ask_these               as many of these rows as can be asked together; a row that can't be asked is marked
+--         ask_found             jobs for the rows whose prompt is new; what is gone is erased
+--
+-- All workers' claims wait for what is asked here, whosever rows they are. So a claim asks for 0.2 s, and begins no page after that;
+-- read_ID ends a page at a megabyte or after 0.1 s, and marks a row that can't be read; and a declaration whose rows still take more than
+-- a second to read, as a virtual column can, is left out for five times as long.
 
 -- One session at a time asks for a declaration; others pass over it. What fails is undone, noted, and tried again later.
 CREATE FUNCTION loracomp.ask_rows() RETURNS void
@@ -16,46 +22,52 @@ SET lock_timeout = '200ms'
 AS $$
 DECLARE
     d loracomp.declaration;
-    most integer;
-    newest_miss CONSTANT bigint := (
-        SELECT m.last_value FROM loracomp.missed_hint AS m
-        WHERE m.last_value < pg_snapshot_xmin(pg_current_snapshot())::text::bigint -- that transaction has ended
-    );
+    deadline CONSTANT timestamptz := clock_timestamp() + interval '0.2 seconds'; -- the claim waits
+    oldest CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 BEGIN
     FOR d IN
-        SELECT a.* FROM loracomp.declaration AS a
-        WHERE a.retry_at <= clock_timestamp() AND (
-            EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from)
-            OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
-            OR NOT a.paused AND (
-                newest_miss >= a.looked_from OR a.looked_at < now() - interval '1 day' -- triggers miss some: COPY by replication, a new partition
-                OR a.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = a.page_job AND j.status = 'queued')
-                OR a.source_oid <> a.source
+        SELECT a.* FROM (
+            SELECT o.id, row_number() OVER (PARTITION BY o.owner ORDER BY random()) AS turn FROM loracomp.declaration AS o
+            WHERE o.retry_at <= clock_timestamp() AND (
+                EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = o.id AND h.written_in >= o.hints_from)
+                OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (o.source, o.view)) < 2
+                OR NOT o.paused AND (
+                    loracomp.must_look(o, oldest)
+                    OR o.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = o.page_job AND j.status = 'queued')
+                    OR o.source_oid <> o.source
+                )
             )
-        )
-        ORDER BY random() -- so that none is left out for long where many have much to ask
-        FOR NO KEY UPDATE SKIP LOCKED
+        ) AS n
+        JOIN loracomp.declaration AS a ON a.id = n.id
+        ORDER BY n.turn, random() -- so that no owner is left out for long where others have many tables, or much to ask
+        FOR NO KEY UPDATE OF a SKIP LOCKED
     LOOP
-        EXIT WHEN clock_timestamp() > statement_timestamp() + interval '1 second'; -- the claim waits
-        FOREACH most IN ARRAY '{200,20,1}'::integer[] LOOP -- the owner's share of the queue may have less room
-            BEGIN
-                PERFORM loracomp.ask_of(CASE
-                    WHEN newest_miss >= d.looked_from OR d.looked_at < now() - interval '1 day' THEN loracomp.look_at_all(d.id)
-                    ELSE d
-                END, most);
-                EXIT;
-            EXCEPTION WHEN OTHERS THEN -- soon again if the queue is full, or the table is being vacuumed or gets an index
-                UPDATE loracomp.declaration AS a SET
-                    trouble = sqlerrm,
-                    retry_at = clock_timestamp() + make_interval(secs => CASE WHEN sqlstate IN ('53400', '55P03') THEN 1 ELSE 10 END)
-                WHERE a.id = d.id;
-                EXIT WHEN sqlstate <> '53400';
-            END;
-        END LOOP;
+        EXIT WHEN clock_timestamp() > deadline;
+        BEGIN
+            PERFORM loracomp.ask_of(CASE WHEN loracomp.must_look(d, oldest) THEN loracomp.look_at_all(d.id) ELSE d END, deadline);
+        EXCEPTION WHEN OTHERS THEN -- soon again if the queue is full, or the table is being vacuumed or gets an index
+            UPDATE loracomp.declaration AS a SET
+                trouble = left(sqlerrm, 1000),
+                retry_at = clock_timestamp() + make_interval(secs => CASE WHEN sqlstate IN ('53400', '55P03') THEN 1 ELSE 10 END)
+            WHERE a.id = d.id;
+        END;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks for the rows of declarations that were written since the last call. For claim_jobs.';
+
+-- Reads only. A look that is under way is ended first, or it might never end where triggers miss rows all the time. `oldest`: the
+-- transaction that missed a hint must have ended. Triggers also miss what they don't see: COPY by replication, a new partition.
+CREATE FUNCTION loracomp.must_look(d loracomp.declaration, oldest bigint) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT d.sweep IS NULL AND (
+        d.looked_at < now() - interval '1 day' OR coalesce(m.missed BETWEEN d.looked_from AND must_look.oldest - 1, FALSE)
+    )
+    FROM pg_sequence_last_value(to_regclass(format('loracomp_parts.missed_%s', d.id))) AS m (missed);
+$$;
+COMMENT ON FUNCTION loracomp.must_look IS 'Whether triggers may have missed rows of a declaration since the last look at all rows began.';
 
 -- From the start. The look `skip` stays one.
 CREATE FUNCTION loracomp.look_at_all(declaration_id integer) RETURNS loracomp.declaration
@@ -71,53 +83,67 @@ $$;
 COMMENT ON FUNCTION loracomp.look_at_all IS 'Begins a look at all rows of a declaration.';
 
 -- A look at all rows reads the table in the order of its key, then the answers, because the rows of some may be gone.
-CREATE FUNCTION loracomp.ask_of(d loracomp.declaration, most integer) RETURNS void
+CREATE FUNCTION loracomp.ask_of(d loracomp.declaration, deadline timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
+    most CONSTANT integer := 200;
     oldest CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+    hints tid[];
     found_by text;
     keys jsonb;
     found_rows jsonb;
-    is_last boolean;
     asked bigint;
+    began timestamptz;
+    slowest interval := '0';
 BEGIN
     d := loracomp.follow_source(d);
     IF d.id IS NULL THEN
         RETURN;
     END IF;
-    IF d.paused THEN -- one hint a row is enough; once a minute, as this reads them all
+    IF d.paused THEN -- one hint a row is enough; once a minute, and of the first 20,000, as this reads them all
         DELETE FROM loracomp.answer_hint AS h
-        WHERE h.declaration_id = d.id AND h.ctid NOT IN (
-            SELECT max(n.ctid) FROM loracomp.answer_hint AS n WHERE n.declaration_id = d.id GROUP BY n.key
+        WHERE h.ctid IN (
+            SELECT n.ctid FROM (
+                SELECT o.ctid, row_number() OVER (PARTITION BY o.key ORDER BY o.ctid DESC) AS place FROM (
+                    SELECT f.ctid, f.key FROM loracomp.answer_hint AS f
+                    WHERE f.declaration_id = d.id AND f.written_in >= d.hints_from ORDER BY f.written_in LIMIT 20000
+                ) AS o
+            ) AS n WHERE n.place > 1
         );
         UPDATE loracomp.declaration AS a SET retry_at = clock_timestamp() + interval '1 minute' WHERE a.id = d.id;
         RETURN;
     END IF;
     FOR part IN 1..10 LOOP -- several if they have nothing to ask; the claim that called waits
-        keys := loracomp.take_hints(d, most);
+        EXIT WHEN part > 1 AND clock_timestamp() > deadline;
+        hints := ARRAY(
+            SELECT h.ctid FROM loracomp.answer_hint AS h
+            WHERE h.declaration_id = d.id AND h.written_in >= d.hints_from ORDER BY h.written_in LIMIT most
+        );
         found_by := CASE
-            WHEN keys IS NOT NULL THEN 'hint'
+            WHEN hints <> '{}' THEN 'hint'
             WHEN NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = d.page_job AND j.status = 'queued') THEN d.sweep
         END;
         EXIT WHEN found_by IS NULL;
-        IF found_by = 'answers' THEN
-            keys := (
-                SELECT coalesce(jsonb_agg(jsonb_build_object('key', p.key) ORDER BY p.key), '[]') FROM (
-                    SELECT r.key FROM loracomp.answer_row AS r
-                    WHERE r.declaration_id = d.id AND r.key > coalesce(d.swept_to, '{}') ORDER BY r.key LIMIT most
-                ) AS p
-            );
-        END IF;
+        keys := CASE found_by WHEN 'hint' THEN loracomp.hinted_keys(d, hints) WHEN 'answers' THEN (
+            SELECT coalesce(jsonb_agg(jsonb_build_object('key', p.key) ORDER BY p.key), '[]') FROM (
+                SELECT r.key FROM loracomp.answer_row AS r
+                WHERE r.declaration_id = d.id AND r.key > coalesce(d.swept_to, '{}') ORDER BY r.key LIMIT most
+            ) AS p
+        ) END;
+        began := clock_timestamp();
         found_rows := loracomp.read_rows(d, keys, d.swept_to, most);
-        keys := coalesce(keys, found_rows, '[]');
-        asked := loracomp.ask_found(d, keys, found_rows, found_by);
-        IF found_by <> 'hint' THEN
-            is_last := jsonb_array_length(keys) < most;
+        slowest := greatest(slowest, clock_timestamp() - began);
+        SELECT a.asked, a.rows INTO asked, found_rows FROM loracomp.ask_these(d, found_rows, found_by) AS a;
+        IF found_by = 'hint' THEN -- rows that were not read this time keep theirs
+            DELETE FROM loracomp.answer_hint AS h
+            WHERE h.ctid = ANY (hints)
+                AND (h.key = '{}' OR h.key IN (SELECT f.key FROM jsonb_to_recordset(found_rows) AS f (key text[])));
+        ELSE
             UPDATE loracomp.declaration AS a SET
-                sweep = CASE WHEN NOT is_last THEN found_by WHEN found_by <> 'answers' THEN 'answers' END,
-                swept_to = CASE WHEN NOT is_last THEN ARRAY(SELECT jsonb_array_elements_text(keys -> -1 -> 'key')) END,
+                sweep = CASE WHEN found_rows <> '[]' THEN found_by WHEN found_by <> 'answers' THEN 'answers' END,
+                swept_to = CASE WHEN found_rows <> '[]' THEN ARRAY(SELECT jsonb_array_elements_text(found_rows -> -1 -> 'key')) END,
                 page_job = asked
             WHERE a.id = d.id;
         END IF;
@@ -135,9 +161,35 @@ BEGIN
             ) THEN a.hints_from ELSE oldest END
         WHERE a.id = d.id;
     END IF;
+    IF slowest > interval '1 second' THEN
+        UPDATE loracomp.declaration AS a SET retry_at = clock_timestamp() + 5 * slowest WHERE a.id = d.id;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_of IS 'Asks for rows of a declaration: those that hints name, and a page of a look at all rows.';
+
+-- Millions of answers are deleted by many claims.
+CREATE FUNCTION loracomp.forget_some(d loracomp.declaration) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    most CONSTANT integer := 2000;
+    jobs bigint[];
+BEGIN
+    WITH gone AS (
+        DELETE FROM loracomp.answer_row AS r
+        WHERE r.ctid = ANY (ARRAY(SELECT o.ctid FROM loracomp.answer_row AS o WHERE o.declaration_id = d.id LIMIT most))
+        RETURNING r.job_id
+    )
+    SELECT array_agg(g.job_id) INTO jobs FROM gone AS g;
+    PERFORM loracomp.delete_jobs(ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.id = ANY (jobs) AND j.finished_at IS NULL));
+    IF (cardinality(jobs) = most) IS NOT TRUE THEN
+        PERFORM loracomp.forget_answers(d);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.forget_some IS 'Deletes answers of a declaration whose table or view is gone, and the declaration with the last of them.';
 
 -- The declaration as it now is; null if its table or view is gone, and then it is forgotten. Raises if nothing may be read.
 CREATE FUNCTION loracomp.follow_source(d loracomp.declaration) RETURNS loracomp.declaration
@@ -162,7 +214,7 @@ BEGIN
     FROM pg_class AS s JOIN pg_class AS v ON v.oid = d.view WHERE s.oid = d.source;
     IF owner IS NULL THEN
         BEGIN
-            PERFORM loracomp.forget_answers(d);
+            PERFORM loracomp.forget_some(d);
         EXCEPTION WHEN dependent_objects_still_exist THEN -- pg_restore --clean of the user's schema alone made its view again
             GET STACKED DIAGNOSTICS users = PG_EXCEPTION_DETAIL;
             RAISE EXCEPTION 'the table or view of this declaration was dropped, but %: drop that, then declare again', users;
@@ -194,8 +246,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.follow_source IS 'Follows what became of a declaration''s table: renamed columns are renamed in the prompt.';
 
--- An array of objects; null if there are no hints. One without a key says that the table was emptied.
-CREATE FUNCTION loracomp.take_hints(d loracomp.declaration, most integer) RETURNS jsonb
+-- An array of objects. A hint without a key says that the table was emptied.
+CREATE FUNCTION loracomp.hinted_keys(d loracomp.declaration, hints tid[]) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -203,53 +255,20 @@ DECLARE
     keys jsonb;
     is_emptied boolean;
 BEGIN
-    WITH taken AS (
-        DELETE FROM loracomp.answer_hint AS h
-        WHERE h.ctid = ANY (ARRAY(
-            SELECT n.ctid FROM loracomp.answer_hint AS n
-            WHERE n.declaration_id = d.id AND n.written_in >= d.hints_from ORDER BY n.written_in LIMIT most
-        ))
-        RETURNING h.key
-    )
-    SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object('key', t.key)) FILTER (WHERE t.key <> '{}'), '[]'), bool_or(t.key = '{}')
-    INTO keys, is_emptied FROM taken AS t HAVING count(*) > 0;
+    SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object('key', h.key)) FILTER (WHERE h.key <> '{}'), '[]'), bool_or(h.key = '{}')
+    INTO keys, is_emptied FROM loracomp.answer_hint AS h WHERE h.ctid = ANY (hinted_keys.hints);
     IF is_emptied THEN
         PERFORM loracomp.look_at_all(d.id);
     END IF;
     RETURN keys;
 END
 $$;
-COMMENT ON FUNCTION loracomp.take_hints IS 'The keys of rows that hints name; the hints are deleted.';
-
--- Reads rows with the rights of the table's owner: those with these keys, or (null) the next ones after a key, in the order of the keys.
-CREATE FUNCTION loracomp.read_rows(
-    d loracomp.declaration, keys jsonb DEFAULT NULL, last text[] DEFAULT NULL, most integer DEFAULT NULL
-) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
-AS $$
-DECLARE
-    now_named CONSTANT loracomp.declaration := loracomp.renamed(d);
-    read jsonb;
-BEGIN
-    IF d.view IS NOT NULL AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN -- it keeps the types of the key's columns
-        RAISE EXCEPTION 'the rows of % can''t be read: its view was dropped', d.names[1] USING ERRCODE = 'undefined_table';
-    END IF;
-    IF now_named.names <> d.names THEN -- a correction comes before the claim that follows a renamed table or column
-        PERFORM loracomp.make_reader(now_named);
-    END IF;
-    EXECUTE format('SELECT loracomp_parts.read_%s($1, $2, $3)', d.id) INTO read USING keys, last, most;
-    RAISE EXCEPTION USING ERRCODE = 'LC001';
-EXCEPTION WHEN SQLSTATE 'LC001' THEN -- what else it may have done, such as a change of settings, is undone
-    RETURN read;
-END
-$$;
-COMMENT ON FUNCTION loracomp.read_rows IS 'Rows of a declaration''s table with their prompts, as a JSON array.';
+COMMENT ON FUNCTION loracomp.hinted_keys IS 'The keys of rows that hints name.';
 
 -- Returns a job from the middle of those that it asked. A row whose newest prompt is the one that was asked is left as it is. by: what
 -- found the rows, a hint or a look at all rows. The look `skip` only notes the rows that were there: without backfill, they are asked
 -- once a hint says that they have changed.
-CREATE FUNCTION loracomp.ask_found(d loracomp.declaration, keys jsonb, found_rows jsonb, by text) RETURNS bigint
+CREATE FUNCTION loracomp.ask_found(d loracomp.declaration, found_rows jsonb, by text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -263,13 +282,16 @@ BEGIN
     WITH given AS MATERIALIZED (
         SELECT
             f.key, f.prompt,
-            sha256(convert_to(jsonb_build_array(d.round, d.max_new_tokens, d.choices, f.prompt)::text, 'UTF8')) AS prompt_hash,
+            sha256(convert_to(
+                coalesce(f.fault, jsonb_build_array(d.round, d.max_new_tokens, d.choices, f.prompt)::text), 'UTF8'
+            )) AS prompt_hash,
             CASE
+                WHEN f.fault IS NOT NULL THEN f.fault
                 WHEN f.prompt IS NULL OR loracomp.is_blank(f.prompt) THEN 'all columns of the prompt are empty'
                 WHEN char_length(f.prompt) > 1000000 THEN 'the prompt is longer than 1000000 characters'
                 WHEN by = 'skip' THEN skipped
             END AS reason
-        FROM jsonb_to_recordset(found_rows) AS f (key text[], prompt text, passes boolean)
+        FROM jsonb_to_recordset(found_rows) AS f (key text[], prompt text, passes boolean, fault text)
         WHERE f.passes
     ),
     changed AS MATERIALIZED (
@@ -303,12 +325,11 @@ BEGIN
         (SELECT count(*) FROM given AS g), array_agg(c.obsolete),
         array_agg(c.job_id ORDER BY c.job_id) FILTER (WHERE c.job_id IS NOT NULL)
     INTO passing, obsolete, new_jobs FROM changed AS c;
-    IF passing < jsonb_array_length(keys) THEN
+    IF passing < jsonb_array_length(found_rows) THEN
         WITH gone AS (
             DELETE FROM loracomp.answer_row AS r
             USING (
-                SELECT k.key FROM jsonb_to_recordset(keys) AS k (key text[])
-                EXCEPT SELECT f.key FROM jsonb_to_recordset(found_rows) AS f (key text[], passes boolean) WHERE f.passes
+                SELECT f.key FROM jsonb_to_recordset(found_rows) AS f (key text[], passes boolean) WHERE NOT f.passes
             ) AS k
             WHERE r.declaration_id = d.id AND r.key = k.key
             RETURNING r.job_id
@@ -322,3 +343,34 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_found IS 'Inserts jobs for rows whose prompt is new, and erases what was asked for keys that were not found.';
+
+-- If a page can't be asked, half of it is tried, and so on to a single row; the other rows wait for the next call. The fault is that
+-- row's own if a job without its text is accepted.
+CREATE FUNCTION loracomp.ask_these(d loracomp.declaration, INOUT rows jsonb, by text, OUT asked bigint)
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    LOOP
+        BEGIN
+            asked := loracomp.ask_found(d, rows, by);
+            RETURN;
+        EXCEPTION
+            WHEN configuration_limit_exceeded OR data_exception OR integrity_constraint_violation OR program_limit_exceeded
+                OR internal_error OR out_of_memory
+            THEN
+                IF jsonb_array_length(rows) > 1 THEN
+                    rows := jsonb_path_query_array(rows, '$[0 to $last]', jsonb_build_object('last', jsonb_array_length(rows) / 2 - 1));
+                ELSIF sqlstate = '53400' OR rows -> 0 ->> 'fault' IS NOT NULL THEN
+                    RAISE;
+                ELSE
+                    PERFORM loracomp.check_request(d);
+                    rows := jsonb_build_array((rows -> 0) - 'prompt' || jsonb_build_object(
+                        'fault', 'it can''t be asked: ' || left(regexp_replace(sqlerrm, '".*"', '...'), 200)
+                    ));
+                END IF;
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION loracomp.ask_these IS 'Asks for the first of these rows that can be asked together, and returns them with a job of theirs.';

@@ -87,7 +87,7 @@ OWNERS_ALONE = """
     make_view renamed
     from_source key_of
     check_source check_text check_owner check_code check_request find_answers forget_answers
-    ask_rows look_at_all ask_of take_hints ask_found read_rows follow_source
+    ask_rows must_look look_at_all ask_of hinted_keys ask_these ask_found read_rows follow_source forget_some key_fits
     take_answers copy_outcomes take_late_answers lose_answers write_correction
     label_row unlabel measure_corrections policy_of
     ask_corrected forget_evidence accuracy_of

@@ -33,9 +33,6 @@ from loracomp.database.tables.columns import (
     texts,
 )
 
-# The last transaction whose hints could not be written. A sequence keeps it although that part was rolled back.
-missed_hint = Sequence("missed_hint", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
-
 # The last row of late_answer that a claim has looked at: the next claim goes on from there. A sequence, because a row
 # would leave a dead tuple at each claim.
 late_answer_seen = Sequence("late_answer_seen", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
