@@ -283,7 +283,7 @@ def shares_prompts(model: PreTrainedModel) -> bool:
         return False
     try:
         scores = [_second_branch(model, first) for first in ((1, 2, 3), (4, 5, 6))]
-    except (RuntimeError, ValueError, TypeError):
+    except Exception:  # the model's code may raise anything
         return False
     return torch.equal(*scores)
 

@@ -42,9 +42,12 @@ LARGEST = 3_000_000
 SCORED_WRONGLY = "camembert data2vec-text roberta xlm-roberta"
 GENERATED_WRONGLY = "bart bigbird_pegasus blenderbot marian mbart pegasus plbart roformer whisper"
 FIT = "biogpt deepseek_v3 phi3 xglm"
-PARTLY_FIT = ("deepseek_v4", "inkling_text", "phimoe")
+PARTLY_FIT = ("deepseek_v4", "inkling_text", "llama4_text", "phimoe")
 """Groups of inputs for one weight; an embedding that normalises what it gives; routers that give two tensors."""
-OTHERS_REFUSED = "blenderbot-small cpmant dory mvp openai-gpt prophetnet"
+OTHERS_REFUSED = """
+    blenderbot-small cpmant dory mvp openai-gpt prophetnet roberta-prelayernorm rwkv trocr
+    xlm xlm-roberta-xl xlnet xlstm
+"""
 NAMED = [*f"{SCORED_WRONGLY} {GENERATED_WRONGLY} {FIT}".split()]
 
 
