@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters clients dashboard test-dashboard test-web test-ray faults test-hosts test-containers dist test-dist test-lowest site bench engine gpu volume evaluation figures lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters clients dashboard test-dashboard test-web test-ray faults attack test-hosts test-containers dist test-dist test-lowest site bench engine gpu volume evaluation figures lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -92,6 +92,10 @@ MODEL ?= none
 KEEP ?=
 faults: install ## what dies, what was lost, what doubled, how long recovery took; JOBS=500 RUNS=3 for more, MODEL=real once
 	PYTHONPATH=.:tests $(BIN)/python trials/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL) $(if $(KEEP),--keep $(KEEP))
+
+STATEMENTS ?= 2000
+attack: install ## three logins send random statements while workers serve another submitter: what was late, lost or broken
+	PYTHONPATH=.:tests:trials/faults OMP_NUM_THREADS=1 $(BIN)/python trials/attack --statements $(STATEMENTS)
 
 SIZE ?= 60
 FAILOVERS ?= 3
