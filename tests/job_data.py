@@ -212,9 +212,12 @@ FROM jsonb_populate_record(NULL::loracomp.prediction, %(row)s) AS p
 
 
 def wait_for_a_lock(connection: Connection) -> None:
-    """Until another session of this database waits for one."""
+    """Until another session of this database waits for one, or sleeps before it tries again."""
+    waiting = (
+        "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+        " AND (wait_event_type = 'Lock' OR wait_event = 'PgSleep')"
+    )
     for _ in range(1000):
-        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         connection.execute("SELECT pg_stat_clear_snapshot()")
         if connection.execute(waiting).fetchone() is not None:
             return

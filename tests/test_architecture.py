@@ -73,6 +73,7 @@ NOT_CALLS |= {
 }
 NOT_CALLS |= {"object_drops", "other_grants", "user_views", "lockable_tables", "lock_patience", "table_users"}
 NOT_CALLS |= {"list_base_models", "show_next_encoder", "list_adapters", "known_digests", "list_policies"}
+NOT_CALLS |= {"composite_type", "vector_types", "others_in_schemas"}
 NOT_CALLS |= {"evaluation", "evaluation_accuracy", "evaluation_pair", "evaluation_rows"}
 NOT_CALLS |= {"retrieved_examples", "composed_adapters", "job_attempts", "newest_jobs", "queues", "reported_queues"}
 NOT_CALLS |= {"reported_workers", "reported_tasks", "transfer", "jobs_by_day", "failures", "waits", "accuracy"}

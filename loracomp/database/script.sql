@@ -70,10 +70,7 @@ BEGIN
         SELECT d.statement FROM loracomp.sql_object AS o, unnest(o.drops) WITH ORDINALITY AS d (statement, place)
         ORDER BY o.position DESC, d.place
     LOOP
-        -- Earlier installations noted pgvector's types without their schema. DROP looks for types and calls nothing.
-        SET LOCAL search_path = loracomp, public;
         EXECUTE statement;
-        SET LOCAL search_path = loracomp, pg_temp;
     END LOOP;
     DELETE FROM loracomp.sql_object;
 END

@@ -93,8 +93,7 @@ def drop(connection: Connection) -> Kept:
         run(connection, view.hollow)
     for drops in connection.scalars(select(sql_object.c.drops).order_by(sql_object.c.position.desc())):
         for statement in drops:
-            # Earlier installations noted pgvector's types without their schema. DROP looks for types and calls nothing.
-            run(connection, f"SET LOCAL search_path = {SCHEMA}, public; {statement}; {FIXED_PATH}")
+            run(connection, statement)
     run(connection, REVOKE)
     connection.execute(delete(sql_object))
     return Kept(grants, {view.name: view.definition for view in views})

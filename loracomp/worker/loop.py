@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
+from math import inf
 from threading import Event
 from time import perf_counter
 
@@ -77,6 +78,8 @@ class Worker:
         """Whether the model is in a step."""
         self._looked_at: float | None = None
         self._look_again = 0.0
+        self._look_s = 0.0
+        """Of the last look from the start of the queue."""
         self._turns = Turns(self._began)
         self._embed_again = self._began
         name, lease_s = settings.worker_name, settings.lease_s
@@ -196,12 +199,18 @@ class Worker:
                 from_start=from_start,
                 overtake=self._turns.overtakes(started, holds=bool(held)),
             )
+        except Exception:
+            self._look_s = inf
+            raise
         finally:
             # Under an old snapshot a look from the start reads all entries that the queue ever had, so spend at most a
-            # twentieth of the time on it. If it got no answer in time, the next claim does without.
+            # twentieth of the time on it. If it got no answer in time, the next claim does without. One look that is
+            # slow tells nothing: it may have waited for somebody's lock on a declared table, and jobs with priority or
+            # whose INSERT was slow to commit would wait for the next one.
             ended = perf_counter()
             if from_start:
-                self._look_again = ended + min(20 * (ended - started), LOOK_AGAIN_S)
+                self._look_again = ended + min(20 * min(ended - started, self._look_s), LOOK_AGAIN_S)
+                self._look_s = ended - started
         self._turns.note(ended, holds=bool(held), claimed=len(jobs))
         self._looked_at = ended
         metrics.LAST_LOOK.set_to_current_time()

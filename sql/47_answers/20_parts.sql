@@ -3,9 +3,9 @@
 --     hint_body         the body of hint_ID
 --     make_reader       makes read_ID
 --       read_body       its body: 22_read.sql
---     filter_condition  the filter as SQL: for read_ID and the view
---     key_fits          whether a key can be in an index, as SQL: for read_ID, hint_ID and the view
 --     from_source       the table as SQL, and key_list columns of the key as SQL: for the view too
+--   filter_condition    the filter as SQL: for read_ID and the view
+--   key_fits            whether a key can be in an index, as SQL: for read_ID, hint_ID and the view
 --   renamed             the declaration with the names that its table and columns have now
 --   source_names        names of the table and of the declaration's columns, as they are now
 --   numbers_of          numbers of the columns with these names

@@ -18,7 +18,7 @@
 CREATE FUNCTION loracomp.ask_rows() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
-SET lock_timeout = '200ms'
+SET lock_timeout = '20ms'
 AS $$
 DECLARE
     d loracomp.declaration;
@@ -57,15 +57,23 @@ $$;
 COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks for the rows of declarations that were written since the last call. For claim_jobs.';
 
 -- Reads only. A look that is under way is ended first, or it might never end where triggers miss rows all the time. `oldest`: the
--- transaction that missed a hint must have ended. Triggers also miss what they don't see: COPY by replication, a new partition.
+-- transaction that missed a hint must have ended. Triggers also miss what they don't see: COPY by replication, a new partition. Whoever is
+-- dropping the declaration has locked its sequence until the transaction ends. Nobody's claim may wait for that.
 CREATE FUNCTION loracomp.must_look(d loracomp.declaration, oldest bigint) RETURNS boolean
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
+SET lock_timeout = '1ms'
 AS $$
-    SELECT d.sweep IS NULL AND (
-        d.looked_at < now() - interval '1 day' OR coalesce(m.missed BETWEEN d.looked_from AND must_look.oldest - 1, FALSE)
-    )
-    FROM pg_sequence_last_value(to_regclass(format('loracomp_parts.missed_%s', d.id))) AS m (missed);
+BEGIN
+    RETURN d.sweep IS NULL AND (
+        d.looked_at < now() - interval '1 day' OR coalesce(
+            pg_sequence_last_value(to_regclass(format('loracomp_parts.missed_%s', d.id))) BETWEEN d.looked_from AND must_look.oldest - 1,
+            FALSE
+        )
+    );
+EXCEPTION WHEN lock_not_available OR undefined_table OR internal_error THEN -- it is being dropped, or has been meanwhile
+    RETURN FALSE;
+END
 $$;
 COMMENT ON FUNCTION loracomp.must_look IS 'Whether triggers may have missed rows of a declaration since the last look at all rows began.';
 

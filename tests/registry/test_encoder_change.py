@@ -206,7 +206,7 @@ def test_a_view_in_the_way_is_named_and_nothing_is_lost(
     connection: Connection, database: str, facts: list[int], shorter: Encoder
 ) -> None:
     connection.execute("CREATE VIEW public.mine AS SELECT example_id FROM loracomp.example_embedding")
-    with pytest.raises(RefusedError, match=r"view mine depends on table .*example_embedding"):
+    with pytest.raises(RefusedError, match=r"view public\.mine depends on table .*example_embedding"):
         set_encoder(database, shorter)
     assert name_of_encoder(connection) != "shorter"
     connection.execute("DROP VIEW public.mine")

@@ -736,8 +736,9 @@ def test_prediction_trace_and_succeeded_are_written_together(connection: Connect
     (job_id,) = add_jobs(connection, "a", choices=["no", "yes"])
     claimed = claim(connection, worker="host:1")
     row = prediction(
-        job_id, choice_index=2, choice_scores=[-3.5, -0.25], example_ids=[7, 5],
-        similarities=[0.5, 0.25], tasks=["rte"], timings={"predict": 1.5}, fallback=None,
+        job_id, choice_index=2, choice_scores=[-3.5, -0.25], example_ids=[7, 5], example_tasks=["rte", "rte"],
+        similarities=[0.5, 0.25], tasks=["rte"], probabilities=[1.0], weights=[1.0], timings={"predict": 1.5},
+        fallback=None,
     )  # fmt: skip
     assert record_predictions(connection, claimed, [row]) == {job_id}
     found = connection.execute("SELECT * FROM loracomp.prediction").fetchone()
@@ -755,14 +756,28 @@ def test_each_job_of_a_batch_gets_what_is_its_own_and_what_all_share(connection:
     ids = add_jobs(connection, *"abc", choices=["yes", "no"])
     batch = claim(connection)
     answers = [
-        {"output": "yes", "choice_index": 1, "choice_scores": [-1.5, -2.5], "example_ids": [3]},
+        {
+            "output": "yes",
+            "choice_index": 1,
+            "choice_scores": [-1.5, -2.5],
+            "example_ids": [3],
+            "example_tasks": ["rte"],
+            "similarities": [0.5],
+        },
         {
             "output": None,
             "policy_settings": {"name": "other"},
             "fallback": "no eligible task",
             "eligible_task_count": 0,
         },
-        {"output": "no", "choice_index": 2, "choice_scores": [-4.5, -3.5], "tasks": ['a "quoted", one', "b\\{}"]},
+        {
+            "output": "no",
+            "choice_index": 2,
+            "choice_scores": [-4.5, -3.5],
+            "tasks": ['a "quoted", one', "b\\{}"],
+            "probabilities": [0.75, 0.25],
+            "weights": [0.75, 0.25],
+        },
     ]
     rows = [
         prediction(id_, timings={"predict": 1.5, "claim": 0.5}, **own) for id_, own in zip(ids, answers, strict=True)
@@ -770,8 +785,10 @@ def test_each_job_of_a_batch_gets_what_is_its_own_and_what_all_share(connection:
     assert record_predictions(connection, batch, rows) == set(ids)
     assert record_predictions(connection, batch, []) == set()
     found = connection.execute("SELECT * FROM loracomp.prediction ORDER BY job_id").fetchall()
-    empty = {"choice_index": None, "choice_scores": None, "example_ids": [], "tasks": [], "fallback": None}
-    empty |= {"eligible_task_count": None}
+    empty = {"choice_index": None, "choice_scores": None, "fallback": None, "eligible_task_count": None}
+    empty |= {
+        name: [] for name in ("example_ids", "example_tasks", "similarities", "tasks", "probabilities", "weights")
+    }
     columns = ("output", *empty, "policy_settings")
     default = {"policy_settings": {"name": "default"}}
     assert [{name: row[name] for name in columns} for row in found] == [{**empty, **default, **own} for own in answers]

@@ -728,12 +728,12 @@ def test_heartbeats_go_on_after_any_error(connection: Connection, database: str,
     rename = "ALTER FUNCTION loracomp.{} RENAME TO {}"
     leases = Leases(lease_s=1)
     with beating(database, leases):
-        connection.execute(rename.format("renew_leases", "renamed").encode())
+        connection.execute(rename.format("renew_leases", "put_aside").encode())
         try:
             leases.hold(claim(connection, lease_s=60))
             wait_until(lambda: "heartbeat_missed" in caplog.text)
         finally:
-            connection.execute(rename.format("renamed", "renew_leases").encode())
+            connection.execute(rename.format("put_aside", "renew_leases").encode())
         claimed = job(connection, job_id)
         wait_until(lambda: job(connection, job_id)["lease_expires_at"] != claimed["lease_expires_at"])
 
