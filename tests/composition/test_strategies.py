@@ -111,7 +111,8 @@ def test_twins_at_w_and_1_minus_w(case, w):
     factor /= 4 if strategy in ("ties", "dare_ties") else 1
     one = dense(compose(strategy, [adapter], [1.0], **kwargs))
     twins = dense(compose(strategy, [adapter, replace(adapter, id=-1)], [w, 1 - w], **kwargs))
-    assert_same(twins, {module: factor * delta for module, delta in one.items()}, rtol=1e-4)
+    expected = {module: factor * delta for module, delta in one.items()}
+    assert_same(twins, expected, rtol=1e-4, atol=1e-5)  # terms of float32 may cancel
 
 
 @properties
