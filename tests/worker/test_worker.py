@@ -197,9 +197,18 @@ def test_a_busy_worker_leaves_jobs_to_idle_ones(
 ):
     # Longer than a commit may wait for the disk, for which the idle worker waits.
     monkeypatch.setattr("loracomp.worker.loop.GIVE_WAY_S", 60)
+    found: list[int] = []
+    claim_of_a_worker = Worker._claim
+
+    def noted(worker: Worker, *arguments: Any) -> tuple[Job, ...]:
+        jobs = claim_of_a_worker(worker, *arguments)
+        found.append(len(jobs))
+        return jobs
+
+    monkeypatch.setattr(Worker, "_claim", noted)
     (slow,) = add_jobs(connection, f"until {gate}")
     with working(database, worker="busy", listen=True):
-        wait_until(lambda: job(connection, slow)["status"] == "running")
+        wait_until(lambda: found[-2:] == [1, 0])  # it has the job, has looked for more, and gives way from now on
         with working(database, worker="idle", listen=True):
             wait_until(lambda: "idle" in reported(connection))
             others = [add_jobs(connection, "a")[0] for _ in range(3)]
