@@ -1,8 +1,8 @@
 -- Submission, by INSERT into loracomp.job, by submit_job, or by one of 12_submit_many.sql.
---   view incoming_job           the columns that submitters may fill
+--   submitter_columns           names of the columns that submitters may fill
 --   submit_job                  a job from arguments
 --     insert_job                inserts a job from a JSON object, or finds the one that has its idempotency key
---       job_from_json           a row of incoming_job, with defaults
+--       job_from_json           a row of loracomp.job, with defaults
 --   trigger check_columns       before the insert: refuses columns that the inserting role may not fill
 --   trigger prepare_job         after that: fills columns that were left out
 --     check_names               refuses names that don't exist
@@ -10,47 +10,24 @@
 --   trigger admit_jobs          after the insert: 15_limits.sql
 --   trigger hint_job            after the insert: wakes idle workers
 
--- COPY refuses a table with row security, but not a view with such a trigger.
-CREATE VIEW loracomp.incoming_job WITH (security_invoker) AS
-SELECT
-    j.prompt,
-    j.choices,
-    j.max_new_tokens,
-    j.stop,
-    j.temperature,
-    j.top_p,
-    j.seed,
-    j.policy,
-    j.base_model,
-    j.kind,
-    j.priority,
-    j.run_at,
-    j.tasks,
-    j.weights,
-    j.exclude_tasks,
-    j.idempotency_key,
-    j.tags,
-    j.max_attempts,
-    j.timeout_s,
-    j.chat_template,
-    j.system_text
-FROM loracomp.job AS j;
-COMMENT ON VIEW loracomp.incoming_job IS
-'Columns of loracomp.job that a submitter may fill; for COPY, which can''t write into a table with row-level security. A row whose '
-'idempotency_key and content are there already is skipped.';
-SELECT loracomp.copy_comments('loracomp.incoming_job', 'loracomp.job');
+CREATE FUNCTION loracomp.submitter_columns() RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '{
+    prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority, run_at, tasks, weights,
+    exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
+}'::text[];
+COMMENT ON FUNCTION loracomp.submitter_columns IS 'Names of the columns of loracomp.job that a submitter may fill.';
 
 -- Changes nothing; raises for a name that is not a column that submitters may fill. What is left out or null gets the table's default.
-CREATE FUNCTION loracomp.job_from_json(given jsonb) RETURNS loracomp.incoming_job
+CREATE FUNCTION loracomp.job_from_json(given jsonb) RETURNS loracomp.job
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    filled loracomp.incoming_job := jsonb_populate_record(NULL::loracomp.incoming_job, '{
+    filled loracomp.job := jsonb_populate_record(NULL::loracomp.job, '{
         "policy": "default", "kind": "predict", "priority": 0, "tags": {}, "exclude_tasks": [], "stop": [], "max_attempts": 3,
         "timeout_s": 600, "temperature": 0, "top_p": 1
     }');
-    columns text[];
     unknown text;
 BEGIN
     IF jsonb_typeof(given) IS DISTINCT FROM 'object' THEN
@@ -58,12 +35,11 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"prompt": "Is it wet?"}';
     END IF;
     filled.run_at := now();
-    columns := ARRAY(SELECT json_object_keys(to_json(filled)));
     SELECT string_agg(k.name, ', ' ORDER BY k.name) INTO unknown
-    FROM jsonb_object_keys(given) AS k (name) WHERE k.name <> ALL (columns);
+    FROM jsonb_object_keys(given) AS k (name) WHERE k.name <> ALL (loracomp.submitter_columns());
     IF unknown IS NOT NULL THEN
         RAISE EXCEPTION 'a job has no column % that you may fill', left(unknown, 200)
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'submitters may fill: ' || array_to_string(columns, ', ');
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'submitters may fill: ' || array_to_string(loracomp.submitter_columns(), ', ');
     END IF;
     RETURN jsonb_populate_record(filled, (
         SELECT jsonb_object_agg(g.name, g.value) FROM jsonb_each(given) AS g (name, value) WHERE g.value <> 'null'
@@ -71,7 +47,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.job_from_json IS
-'Makes a row of incoming_job from a JSON object; an unknown column name is refused. For insert_job.';
+'Makes a row of loracomp.job from a JSON object; a column that submitters may not fill is refused. For insert_job.';
 
 -- Inserts a job with the caller's rights. If the idempotency_key was used before, it returns that job; if a column differs, it
 -- raises. run_at is not compared, because its default differs in each call and retries change it.
@@ -80,7 +56,7 @@ LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    given loracomp.incoming_job := loracomp.job_from_json(job);
+    given loracomp.job := loracomp.job_from_json(job);
     inserted bigint;
     earlier loracomp.job;
     differing text;
@@ -90,7 +66,11 @@ BEGIN
             prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority, run_at,
             tasks, weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
         )
-        SELECT given.*
+        VALUES (
+            given.prompt, given.choices, given.max_new_tokens, given.stop, given.temperature, given.top_p, given.seed, given.policy,
+            given.base_model, given.kind, given.priority, given.run_at, given.tasks, given.weights, given.exclude_tasks,
+            given.idempotency_key, given.tags, given.max_attempts, given.timeout_s, given.chat_template, given.system_text
+        )
         ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO NOTHING
         RETURNING id INTO inserted;
         IF inserted IS NOT NULL THEN
@@ -106,7 +86,8 @@ BEGIN
     given.max_new_tokens := coalesce(given.max_new_tokens, 64);
     earlier.max_new_tokens := coalesce(earlier.max_new_tokens, 64);
     SELECT string_agg(g.name, ', ' ORDER BY g.name) INTO differing
-    FROM jsonb_each(to_jsonb(given) - 'run_at') AS g (name, value) WHERE g.value <> to_jsonb(earlier) -> g.name;
+    FROM jsonb_each(to_jsonb(given) - 'run_at') AS g (name, value)
+    WHERE g.name = ANY (loracomp.submitter_columns()) AND g.value <> to_jsonb(earlier) -> g.name;
     IF differing IS NOT NULL THEN
         RAISE EXCEPTION 'idempotency_key was used before, by job %, with another %', earlier.id, differing
             USING ERRCODE = 'unique_violation', CONSTRAINT = 'idempotency_key_was_used_before',
@@ -116,8 +97,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.insert_job IS
-'Inserts a job from a JSON object of columns of incoming_job, or finds the one with its idempotency key and content; returns its id. '
-'submit_job, submit_jobs and COPY call it.';
+'Inserts a job from a JSON object of its columns, or finds the one with its idempotency key and content; returns its id. '
+'submit_job and submit_jobs call it.';
 
 CREATE FUNCTION loracomp.submit_job(
     prompt text,
@@ -171,17 +152,13 @@ LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    yours text[];
+    yours text[] := loracomp.submitter_columns();
     untouched jsonb;
     wrong text;
 BEGIN
     IF pg_has_role(current_user, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = tg_relid), 'usage') THEN
         RETURN new;
     END IF;
-    yours := ARRAY(
-        SELECT a.attname::text FROM pg_attribute AS a
-        WHERE a.attrelid = 'loracomp.incoming_job'::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
-    );
     untouched := jsonb_build_object(
         'status', 'queued', 'attempts', 0, 'expired_leases', 0, 'scheduled', FALSE,
         'submitted_by', current_user, 'created_at', now(), 'background', FALSE

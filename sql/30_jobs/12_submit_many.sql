@@ -1,9 +1,7 @@
--- Submission of many jobs at once, from a table or a file. Everything here runs with the caller's rights.
+-- Submission of many jobs at once. Everything here runs with the caller's rights.
 --   submit_jobs                 inserts the valid jobs, and returns for each other one why it was refused
 --     submit_one
 --       insert_job
---   trigger insert_incoming_job makes the view incoming_job a target for COPY and INSERT ... SELECT
---     insert_job
 
 -- Inserts one job, or finds the existing one if its idempotency key was used before. If the job is refused, it returns the reason
 -- instead of raising.
@@ -60,18 +58,3 @@ $$;
 COMMENT ON FUNCTION loracomp.submit_jobs IS
 'Inserts the jobs of a JSON array of objects. Valid jobs are inserted; returns for each its position with its id, or with the reason why '
 'it was refused.';
-
-CREATE FUNCTION loracomp.insert_incoming_job() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    PERFORM loracomp.insert_job(to_jsonb(new));
-    RETURN new;
-END
-$$;
-COMMENT ON FUNCTION loracomp.insert_incoming_job IS
-'Trigger: inserts each row that is written into incoming_job as a job, unless its idempotency key and content are there already.';
-
-CREATE TRIGGER insert_incoming_job INSTEAD OF INSERT ON loracomp.incoming_job
-FOR EACH ROW EXECUTE FUNCTION loracomp.insert_incoming_job();

@@ -18,7 +18,6 @@ BEGIN
     );
 END
 $$;
-GRANT INSERT ON TABLE loracomp.incoming_job TO loracomp_submitter, loracomp_admin;
 GRANT SELECT ON TABLE loracomp.job, loracomp.prediction TO loracomp_submitter;
 GRANT SELECT ON TABLE
 loracomp.job_result,

@@ -256,7 +256,7 @@ def test_the_public_interface_calls_none(installed: str) -> None:
             alice.execute("SELECT loracomp.drop_answers('urgency')")
             for query in ("check_health", "refresh_reports"):
                 owner.execute(QUERIES[query], {"older_than": None})
-            alice.execute("INSERT INTO loracomp.incoming_job (prompt) VALUES ('by COPY')")
+            alice.execute("INSERT INTO loracomp.job (prompt) VALUES ('by INSERT')")
             owner.execute("UPDATE loracomp.policy SET name = 'default' WHERE name = 'default'")
         uncalled = values(safe, QUOTED)
     assert doctor.examine(url)

@@ -14,8 +14,8 @@ EXECUTE = {
     "loracomp_submitter": """
         submit_job submit_jobs cancel_job cancel_jobs set_priority erase_jobs
         retry_job wait_for_job explain_job readable_tasks readable_example
-        readable_adapter attempts_of white_space is_blank job_from_json insert_job submit_one confidence
-        texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
+        readable_adapter attempts_of white_space is_blank submitter_columns job_from_json insert_job submit_one
+        confidence texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_vote explain_route
         explain_composition explain_run estimated_rows
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
@@ -36,7 +36,7 @@ EXECUTE = {
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
-        readable_adapter attempts_of job_from_json insert_job submit_one confidence set_priority
+        readable_adapter attempts_of submitter_columns job_from_json insert_job submit_one confidence set_priority
         retry_job purge_jobs maintain job_ranges check_health refresh_reports
         database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model set_encoder
@@ -72,7 +72,7 @@ OWNERS_ALONE = """
     calibration_examples adapter_worths pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs wake_jobs hold_jobs
     succeed_jobs check_server check_objects check_work check_worker_name
-    find_task check_setting check_columns prepare_job hint_job insert_incoming_job check_room
+    find_task check_setting check_columns prepare_job hint_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
     content_hash has_learnt_from draw_examples likely_tasks queue_measurements active_adapters
@@ -106,13 +106,13 @@ REFUSED_COLUMNS = """
 """
 INSERTED_COLUMNS = {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), *REFUSED_COLUMNS.split())}
 WRITES = {
-    "loracomp_submitter": INSERTED_COLUMNS | {("incoming_job", "INSERT", "*")},
+    "loracomp_submitter": INSERTED_COLUMNS,
     "loracomp_worker": set(),
     "loracomp_analyst": set(),
     "loracomp_admin": INSERTED_COLUMNS
     | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
     | {("evaluation", "INSERT", column) for column in EVALUATION_COLUMNS.split()}
-    | {(table, "INSERT", "*") for table in ("adapter_part", "incoming_job")},
+    | {("adapter_part", "INSERT", "*")},
 }
 
 

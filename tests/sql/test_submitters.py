@@ -1,4 +1,4 @@
-"""What somebody who submits jobs meets: many at once, COPY, trying again, waiting, and what a job's result says."""
+"""What somebody who submits jobs meets: many at once, trying again, waiting, and what a job's result says."""
 
 import io
 import math
@@ -101,7 +101,6 @@ def test_a_conflict_of_keys_names_all_that_differs(connection: Connection, submi
     [
         "INSERT INTO loracomp.job (prompt, policy) VALUES ('a', '{}')",
         "SELECT loracomp.submit_job('a', policy => '{}')",
-        "INSERT INTO loracomp.incoming_job (prompt, policy) VALUES ('a', '{}')",
     ],
 )
 @pytest.mark.parametrize(("wrong", "meant"), [("mesured", "measured"), ("defalut", "default"), ("tie", "ties")])
@@ -159,14 +158,12 @@ def test_a_row_is_filled_as_an_insert_of_its_prompt_is(connection: Connection, s
     add_jobs(submitter, "a")
     submit_jobs(submitter, {"prompt": "a"}, {"prompt": "a", "priority": None, "stop": None})
     submitter.execute("SELECT loracomp.submit_job('a', policy => NULL)")
-    with submitter.cursor().copy("COPY loracomp.incoming_job (prompt, priority) FROM STDIN") as copy:
-        copy.write_row(("a", None))
     own = ("id", "created_at", "run_at", "place")
     plain, *others = (
         {name: value for name, value in job(connection, id_).items() if name not in own}
         for id_ in sorted(statuses(connection))
     )
-    assert others == [plain] * 4
+    assert others == [plain] * 3
 
 
 def test_the_same_keys_again_are_the_same_jobs(connection: Connection, submitter: Connection):
@@ -209,42 +206,6 @@ def test_a_json_array_is_text_that_any_client_can_send(submitter: Connection):
     assert none["refused"].startswith("a job must be a JSON object")
 
 
-def test_a_copy_is_repeated_and_skips_what_is_there(connection: Connection, submitter: Connection):
-    def load(*rows: str) -> None:
-        statement = "COPY loracomp.incoming_job (prompt, choices, policy, idempotency_key) FROM STDIN (FORMAT csv)"
-        with submitter.cursor().copy(statement) as copy:
-            copy.write("".join(f"{row}\n" for row in rows))
-
-    load('a,"{yes,no}",,1', "b,,,2")
-    before = statuses(connection)
-    load('a,"{yes,no}",default,1', "b,,,2", "b,,,2", "c,,,3")
-    assert len(statuses(connection)) == 3 and before.items() <= statuses(connection).items()
-    with pytest.raises(psycopg.errors.UniqueViolation, match="with another choices, prompt\n") as error:
-        load("d,,,4", "e,,,1")
-    assert "COPY incoming_job, line 2" in (error.value.diag.context or "")
-    assert len(statuses(connection)) == 3
-
-
-def test_copy_works_and_its_error_names_the_line(connection: Connection, submitter: Connection):
-    statement = "COPY loracomp.incoming_job (prompt, choices, tags) FROM STDIN (FORMAT csv)"
-    with submitter.cursor().copy(statement) as copy:
-        copy.write('a,"{yes,no}","{""row"": 1}"\nb,,"{""row"": null}"\n')
-    rows = submitter.execute("SELECT prompt, choices, max_new_tokens, tags FROM loracomp.job ORDER BY id").fetchall()
-    assert [tuple(row.values()) for row in rows] == [
-        ("a", ["yes", "no"], None, {"row": 1}),
-        ("b", None, 64, {"row": None}),
-    ]
-    with pytest.raises(psycopg.errors.CheckViolation) as error, submitter.cursor().copy(statement) as copy:
-        copy.write("a,,{}\n ,,{}\n")
-    assert error.value.diag.constraint_name == "prompt_must_not_be_blank"
-    assert "COPY incoming_job, line 2" in (error.value.diag.context or "")
-    with (
-        pytest.raises(psycopg.errors.FeatureNotSupported),
-        submitter.cursor().copy("COPY loracomp.job (prompt) FROM STDIN"),
-    ):
-        pass
-
-
 FOREIGN = {
     "status": "'succeeded'", "submitted_by": "'somebody'", "created_at": "now() - interval '1 day'",
     "place": "1", "background": "true", "scheduled": "true", "attempts": "1", "expired_leases": "1", "worker": "'w'",
@@ -271,24 +232,20 @@ def test_a_column_that_is_not_ones_own_is_named(submitter: Connection, column: s
 
 
 def test_every_column_of_a_job_is_either_to_fill_or_named(connection: Connection):
-    columns = {row["attname"] for row in connection.execute(COLUMNS_OF, ["loracomp.job"])}
-    to_fill = {row["attname"] for row in connection.execute(COLUMNS_OF, ["loracomp.incoming_job"])}
+    columns = {row["attname"] for row in connection.execute(COLUMNS_OF_A_JOB)}
+    to_fill = set(value(connection, "SELECT loracomp.submitter_columns()"))
     assert columns == {"id"} | to_fill | FOREIGN.keys() | ADMINISTRATORS.keys()
 
 
-COLUMNS_OF = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
+COLUMNS_OF_A_JOB = """
+SELECT attname FROM pg_attribute WHERE attrelid = 'loracomp.job'::regclass AND attnum > 0 AND NOT attisdropped
+"""
 
 
 def test_what_postgres_itself_refuses_names_the_column_too(submitter: Connection):
-    """Before any trigger runs: an identity column, and columns that the view for COPY lacks."""
+    """Before any trigger runs."""
     with pytest.raises(psycopg.errors.GeneratedAlways, match='column "id"'):
         submitter.execute("INSERT INTO loracomp.job (id, prompt) VALUES (1, 'a')")
-    for statement in (
-        "INSERT INTO loracomp.incoming_job (prompt, lease_token) VALUES ('a', 1)",
-        "COPY loracomp.incoming_job (prompt, lease_token) FROM STDIN",
-    ):
-        with pytest.raises(psycopg.errors.UndefinedColumn, match='column "lease_token"'):
-            submitter.execute(statement)
     for statement in ("UPDATE loracomp.job SET priority = 9", "DELETE FROM loracomp.job"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for table job"):
             submitter.execute(statement)
