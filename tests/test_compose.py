@@ -1,4 +1,4 @@
-"""docker-compose.yml and Dockerfile, as far as they can be checked without Docker."""
+"""docker-compose.yml and deploy/Dockerfile, as far as they can be checked without Docker."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ from loracomp.worker.endpoint import Endpoint
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 
 
 def command_lines(service: dict[str, Any]) -> list[list[str]]:
@@ -84,7 +84,7 @@ def test_a_workers_health_check_asks_its_endpoint_whether_it_is_ready(service: s
 def test_the_worker_has_a_login_of_its_own_and_time_to_stop() -> None:
     worker = SERVICES["worker"]
     assert "worker@" in worker["environment"]["LORACOMP_DATABASE_URL"]
-    assert "IN ROLE loracomp_worker" in (ROOT / "docker" / "worker-role.sh").read_text()
+    assert "IN ROLE loracomp_worker" in (ROOT / "deploy" / "worker-role.sh").read_text()
     assert int(worker["stop_grace_period"].removesuffix("s")) > Settings.model_fields["grace_s"].default
 
 
@@ -104,7 +104,8 @@ def test_a_container_has_no_rights_and_writes_only_where_it_must(service: str) -
 
 
 def test_what_the_image_is_built_of_is_there() -> None:
-    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    ignored = (ROOT / "deploy" / "Dockerfile.dockerignore").read_text().splitlines()
+    allowed = {line[1:] for line in ignored if line.startswith("!")}
     copies = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, flags=re.M)
     copied = {word for words in copies for word in words.split()}
     assert copied == allowed
@@ -112,7 +113,7 @@ def test_what_the_image_is_built_of_is_there() -> None:
 
 
 def test_the_trial_of_containers_has_a_stand_in_for_each_base_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "trials" / "containers"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "system" / "containers"))
     from bases import BASES
 
     named = {name for name in re.findall(r"^FROM (\S+)", DOCKERFILE, flags=re.M) if ":" in name}

@@ -134,7 +134,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_site_lists_every_page() -> None:
-    site = (ROOT / "website" / "mkdocs.yml").read_text()
+    site = (ROOT / "docs" / "website" / "mkdocs.yml").read_text()
     pages = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.parent != ROOT]
     assert [page for page in pages if f" {page}\n" not in site] == []
 

@@ -126,7 +126,7 @@ def test_settings_exist_and_secrets_are_referred_to(path: Path) -> None:
 @pytest.mark.parametrize("kind", ["Job", "Deployment"])
 def test_nothing_runs_as_root_or_writes_to_its_image(kind: str) -> None:
     assert pod(kind)["securityContext"]["runAsNonRoot"]
-    assert f"--uid {pod(kind)['securityContext']['runAsUser']}" in (ROOT / "Dockerfile").read_text()
+    assert f"--uid {pod(kind)['securityContext']['runAsUser']}" in (ROOT / "deploy" / "Dockerfile").read_text()
     assert not pod(kind)["automountServiceAccountToken"]
     for container in pod(kind)["containers"]:
         assert container["securityContext"] == {
@@ -136,7 +136,7 @@ def test_nothing_runs_as_root_or_writes_to_its_image(kind: str) -> None:
         }
         mounted = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
         assert mounted == {"home": "/var/lib/loracomp", "tmp": "/tmp"}
-    assert "ENV LORACOMP_HOME=/var/lib/loracomp" in (ROOT / "Dockerfile").read_text()
+    assert "ENV LORACOMP_HOME=/var/lib/loracomp" in (ROOT / "deploy" / "Dockerfile").read_text()
 
 
 def test_a_worker_has_time_to_stop_and_probes_ask_its_endpoint() -> None:

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from loracomp import __version__
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ROOT / "packages"
 
 
 def build(folder: Path, project: Path, *options: str) -> Path:
@@ -36,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The wheels of the lab and the library, by their folders' names."""
-    return {name: build(tmp_path_factory.mktemp(name), ROOT / name, "--wheel") for name in ("lab", "library")}
+    return {name: build(tmp_path_factory.mktemp(name), PACKAGES / name, "--wheel") for name in ("lab", "library")}
 
 
 def files(*folders: str, of: Path = ROOT) -> set[str]:
@@ -91,7 +92,7 @@ def test_the_sdist_has_what_the_wheel_is_built_of_and_what_people_read(wheel: Pa
     (sdist,) = wheel.parent.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    folders = ("loracomp", "migrations", "sql", "docs", "examples", "deploy", "monitoring", "dashboards/grafana")
+    folders = ("loracomp", "migrations", "sql", "docs", "examples", "deploy")
     single = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "PKG-INFO", ".gitignore"}
     assert packed == files(*folders) | single
 
@@ -99,7 +100,7 @@ def test_the_sdist_has_what_the_wheel_is_built_of_and_what_people_read(wheel: Pa
 def test_lab_and_library_are_packed_apart(wheel: Path, others: dict[str, Path]) -> None:
     assert wheel.stat().st_size < 2e6 < 20e6 < others["library"].stat().st_size < 40e6
     for name, path in others.items():
-        assert contents(path) == files(f"loracomp_{name}", of=ROOT / name)
+        assert contents(path) == files(f"loracomp_{name}", of=PACKAGES / name)
 
 
 def test_the_wheels_say_what_they_are(wheel: Path, others: dict[str, Path]) -> None:
@@ -118,7 +119,7 @@ def test_the_wheels_say_what_they_are(wheel: Path, others: dict[str, Path]) -> N
 
 
 def test_the_files_that_make_runs_are_there() -> None:
-    named = re.findall(r"(?<![\w/.])(?:tests|trials|website)/[\w/.]+\b", (ROOT / "Makefile").read_text())
+    named = re.findall(r"(?<![\w/.])(?:tests|deploy|docs|packages)/[\w/.]+\b", (ROOT / "Makefile").read_text())
     assert len(named) > 10 and [path for path in named if not (ROOT / path).exists()] == []
 
 

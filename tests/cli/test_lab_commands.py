@@ -27,7 +27,7 @@ def test_where_the_lab_is_missing_its_commands_say_how_to_install_it(command: st
 
 
 def test_the_lab_brings_the_commands_that_are_missing_without_it() -> None:
-    project = tomllib.loads((ROOT / "lab" / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "packages" / "lab" / "pyproject.toml").read_text())["project"]
     points = project["entry-points"]["loracomp.commands"]
     assert points.keys() == set(commands.LAB)
     assert all(callable(EntryPoint(name, value, "").load()) for name, value in points.items())

@@ -10,7 +10,7 @@ import yaml
 
 from test_metrics import DOCS, ROW
 
-FOLDER = Path(__file__).parents[2] / "monitoring"
+FOLDER = Path(__file__).parents[2] / "deploy" / "alerts"
 RULES = [rule for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
 
 

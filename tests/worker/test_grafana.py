@@ -13,7 +13,7 @@ from demo_fixtures import ROOT
 from loracomp import metrics
 from loracomp.worker.endpoint import DATABASE_METRICS, DatabaseSample
 
-DASHBOARD = json.loads((ROOT / "dashboards" / "grafana" / "loracomp.json").read_text())
+DASHBOARD = json.loads((ROOT / "deploy" / "dashboards" / "grafana" / "loracomp.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 EXPRESSIONS = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
 SUFFIXES: dict[Any, tuple[str, ...]] = {Counter: ("_total",), Gauge: ("",), Histogram: ("_bucket", "_sum", "_count")}

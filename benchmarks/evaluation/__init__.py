@@ -1,0 +1,1 @@
+"""Measures how well policies answer: `python -m benchmarks.evaluation --help`."""

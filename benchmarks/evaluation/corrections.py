@@ -1,0 +1,139 @@
+"""Which rows are worth correcting first: a random draw, the least confident ones, ones spread over the embeddings.
+
+    python -m benchmarks.evaluation.corrections FOLDER
+
+FOLDER has what few_labels scored. A third of a task's rows are asked; of the others, 16 at a time are corrected, and
+the policy `measured` answers by them. The tasks of the library, without the adapters of their families, choose a way;
+the unfamiliar tasks, whose rows are their validation rows, choose nothing.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from .few_labels import FIXED, Rows, _normalised, _of_prompts, _scored, measured
+from .plan import UNFAMILIAR
+
+DRAWS = 40
+"""Times that the rows of a task are divided and corrected."""
+TOGETHER = 16
+"""Rows that are chosen before their corrections count."""
+COUNTS = (16, 64)
+"""Numbers of corrections after which the rows that are asked are answered."""
+Places = npt.NDArray[np.int64]
+Chooser = Callable[[Rows, npt.NDArray[np.float64], Places, np.random.Generator], Places]
+"""Of rows, their confidences, and places of those that were chosen before: places of TOGETHER more."""
+
+
+def drawn(rows: Rows, _confidence: npt.NDArray[np.float64], before: Places, deal: np.random.Generator) -> Places:
+    """At random."""
+    return deal.permutation(_left(rows, before))[:TOGETHER]
+
+
+def unsure(rows: Rows, confidence: npt.NDArray[np.float64], before: Places, _: np.random.Generator) -> Places:
+    """The least confident ones."""
+    left = _left(rows, before)
+    return left[np.argsort(confidence[left], kind="stable")][:TOGETHER]
+
+
+def spread(rows: Rows, _confidence: npt.NDArray[np.float64], before: Places, deal: np.random.Generator) -> Places:
+    """Each the farthest from all that were chosen before; the first at random."""
+    return _farthest(rows, before, deal, _left(rows, before))
+
+
+def unsure_spread(rows: Rows, confidence: npt.NDArray[np.float64], before: Places, deal: np.random.Generator) -> Places:
+    """Spread over the least confident half."""
+    left = _left(rows, before)
+    return _farthest(
+        rows, before, deal, left[np.argsort(confidence[left], kind="stable")][: max(TOGETHER, len(left) // 2)]
+    )
+
+
+def _halves(other: Chooser) -> Chooser:
+    """Half of them drawn, the others in another way: what rows_to_correct can do, as it needs drawn rows."""
+
+    def halves(rows: Rows, confidence: npt.NDArray[np.float64], before: Places, deal: np.random.Generator) -> Places:
+        first = drawn(rows, confidence, before, deal)[: TOGETHER // 2]
+        rest = other(rows, confidence, np.concatenate([before, first]), deal)[: TOGETHER // 2]
+        return np.concatenate([first, rest])
+
+    return halves
+
+
+WAYS: dict[str, Chooser] = {
+    "drawn": drawn,
+    "unsure": unsure,
+    "spread": spread,
+    "unsure_spread": unsure_spread,
+    "half_unsure": _halves(unsure),
+    "half_spread": _halves(spread),
+}
+
+
+def _left(rows: Rows, before: Places) -> Places:
+    return np.setdiff1d(np.arange(len(rows["answers"])), before)
+
+
+def _farthest(rows: Rows, before: Places, deal: np.random.Generator, among: Places) -> Places:
+    vectors = _of_prompts(rows)
+    chosen = list(before) or [int(deal.choice(among))]
+    made = [] if len(before) else list(chosen)
+    nearest = (vectors @ vectors[chosen].T).max(axis=1)
+    while len(made) < TOGETHER:
+        candidates = np.setdiff1d(among, [*before, *made])
+        made.append(int(candidates[nearest[candidates].argmin()]))
+        nearest = np.maximum(nearest, vectors @ vectors[made[-1]])
+    return np.array(made)
+
+
+def right_after(way: Chooser, pool: Rows, asked: Rows, deal: np.random.Generator) -> list[float]:
+    """The share of right answers to `asked` after each of COUNTS corrections of rows of `pool`."""
+    chosen, scores, found = np.array([], np.int64), pool["mix"], []
+    while len(chosen) < max(COUNTS):
+        confidence = np.exp(_normalised(scores)).max(axis=1)
+        chosen = np.concatenate([chosen, way(pool, confidence, chosen, deal)])
+        corrected = _at(pool, chosen)
+        scores = measured(corrected, pool)
+        if len(chosen) in COUNTS:
+            found.append(float((measured(corrected, asked).argmax(axis=1) == asked["answers"]).mean()))
+    return found
+
+
+def _at(rows: Rows, places: Places) -> Rows:
+    return {name: values[places] for name, values in rows.items()}
+
+
+def compared(path: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """[draws, counts] for each way: the share of right answers."""
+    rows = _scored(path)
+    found: dict[str, Any] = {way: [] for way in WAYS}
+    for draw in range(DRAWS):
+        order = np.random.default_rng(draw).permutation(len(rows["answers"]))
+        asked, pool = np.split(order, [len(order) // 3])
+        for name, way in WAYS.items():
+            deal = np.random.default_rng([draw, 1])
+            found[name].append(right_after(way, _at(rows, pool), _at(rows, asked), deal))
+    return {way: np.array(each) for way, each in found.items()}
+
+
+def main(folder: Path) -> None:
+    """Print means over tasks, and by how much each way differs from a random draw, with its standard error."""
+    for kind, tasks in (("train", FIXED), ("validation", UNFAMILIAR)):
+        of = [compared(folder / f"{kind}_{task}.npz") for task in tasks]
+        for way in WAYS:
+            more = np.array([(each[way] - each["drawn"]).mean(axis=0) for each in of])  # [tasks, counts]
+            means = np.array([each[way].mean(axis=0) for each in of]).mean(axis=0)
+            errors = more.std(axis=0, ddof=1) / len(tasks) ** 0.5
+            said = (
+                f"{count}: {100 * mean:.1f} % ({100 * less:+.1f}, error {100 * error:.1f})"
+                for count, mean, less, error in zip(COUNTS, means, more.mean(axis=0), errors, strict=True)
+            )
+            print(f"{kind}, {len(tasks)} tasks, {way}: {'; '.join(said)}", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

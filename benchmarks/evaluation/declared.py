@@ -1,0 +1,121 @@
+"""How well a table's rows are answered after 0, 16 and 64 corrections, and by an adapter of their own.
+
+    python -m benchmarks.evaluation.declared ../shared/data [--rows 100] [--own 128] [--task subj]
+
+LORACOMP_DATABASE_URL names an empty database. A table holds a task's validation rows and is declared as a user would;
+rows drawn at random are corrected, and what is counted are others, which are never corrected. With --own, an adapter is
+trained on so many corrections, and the policies `default` and `measured` are compared with it. The tasks have no
+adapter in the library; some have twins there.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loracomp.cli.answers import train_answers
+from loracomp.config import Settings, load_settings
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.connections import Connection
+from loracomp.database.embedded import database_url
+from loracomp.engine.engine import Engine
+from loracomp.registry.library import load_library
+from loracomp.worker.loop import Worker
+from loracomp.worker.start import load_engine
+
+from .few_labels import Kind
+from .plan import UNFAMILIAR
+
+TASKS = (*UNFAMILIAR, "amazon_polarity", "mrpc", "scitail")
+"""Those without an adapter whose rows all have the same choices."""
+COUNTS = (16, 64)
+TABLE = "CREATE TABLE {0} (id integer PRIMARY KEY, prompt text, answer text)"
+DECLARE = "SELECT loracomp.create_answers('{0}_answer', '{0}', '{{prompt}}', choices => %(choices)s)"
+CORRECT = """
+UPDATE {0}_answer AS a SET correct = t.answer FROM {0} AS t
+WHERE t.id = a.id AND a.id <= %(count)s AND a.correct IS NULL
+"""
+COUNT = """
+SELECT round(100 * avg((a.answer = t.answer)::integer), 1)::float AS share
+FROM {0} AS t JOIN {0}_answer AS a USING (id) WHERE t.id > %(first)s
+"""
+SUBMIT = """
+INSERT INTO loracomp.job (prompt, choices, policy, tags)
+SELECT t.prompt, %(choices)s, p.policy, jsonb_build_object('of', '{0}', 'answer', t.answer)
+FROM {0} AS t, unnest('{{default,measured}}'::text[]) AS p (policy) WHERE t.id > %(first)s
+"""
+BY_POLICY = """
+SELECT policy, round(100 * avg((output = tags ->> 'answer')::integer), 1)::float AS share
+FROM loracomp.job_result WHERE tags ->> 'of' = '{0}' GROUP BY policy
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One task's rows in a table of its own; the first `kept` of them may be corrected."""
+
+    connection: Connection
+    engine: Engine
+    settings: Settings
+    task: str
+    kept: int
+
+    def run(self, statement: str, **values: object) -> list[dict[str, Any]]:
+        """The rows that it returns; {0} is the table's name."""
+        cursor = self.connection.execute(statement.format(self.task).encode(), values)
+        return cursor.fetchall() if cursor.description else []
+
+    def drain(self) -> None:
+        url = database_url(self.settings)
+        Worker(url, self.engine, base_model=self.engine.base_name, settings=self.settings, drain=True).run()
+
+    def share(self) -> float:
+        return float(self.run(COUNT, first=self.kept)[0]["share"])
+
+    def share_after(self, count: int) -> float:
+        """So many rows are corrected, and all are asked again."""
+        self.run(CORRECT, count=count)
+        self.drain()
+        self.run("SELECT loracomp.alter_answers('{0}_answer', again => true)")
+        self.drain()
+        return self.share()
+
+
+def answered(table: Table, data: Path, rows: int, own: int) -> dict[str, object]:
+    """Percentages of right answers to the task's last `rows` rows."""
+    examples = Kind("validation", (table.task,), table.kept + rows).examples(table.task, data)
+    choices = list(examples[0].choices or ())
+    table.run(TABLE)
+    for number, row in enumerate(examples, 1):
+        table.run(
+            "INSERT INTO {0} VALUES (%(id)s, %(prompt)s, %(answer)s)", id=number, prompt=row.prompt, answer=row.answer
+        )
+    table.run(DECLARE, choices=choices)
+    table.drain()
+    found: dict[str, object] = {"task": table.task, "rows": len(examples) - table.kept, "0": table.share()}
+    found |= {str(count): table.share_after(count) for count in (*COUNTS, own) if count}
+    if own:
+        train_answers(f"{table.task}_answer", force=True)
+        table.run(SUBMIT, choices=choices, first=table.kept)
+        table.drain()
+        found |= {f"own adapter, {row['policy']}": row["share"] for row in table.run(BY_POLICY)}
+    return found
+
+
+def main(data: Path, rows: int = 100, own: int = 0, task: Annotated[list[str] | None, typer.Option()] = None) -> None:
+    """Print a JSON line for each task."""
+    settings = load_settings().model_copy(update={"batch_size": 64})
+    schema.initialize(database_url(settings))
+    with db.connect(database_url(settings)) as connection:
+        load_library(connection, settings=settings)
+        engine = load_engine(settings, connection)
+        for name in task or TASKS:
+            table = Table(connection, engine, settings, name, max(*COUNTS, own))
+            print(json.dumps(answered(table, data, rows, own)), flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

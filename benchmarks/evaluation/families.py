@@ -1,0 +1,266 @@
+"""What policies are worth to a stranger's task: the rows of each task are asked without its whole family.
+
+    python -m benchmarks.evaluation.families --data ../shared/data --cache FOLDER
+
+All tasks of the family, and all adapters that learnt from one of them, leave the library, so that no twin of the task
+answers. Rules of routing are chosen on rows of *train* that training kept aside (`--part train`, half of them in
+phrasings), which the adapters that are left have never seen; rows of *validation*, in the tasks' own template and in
+held-out phrasings, are kept with the other results. Each score is computed once, and kept in the cache.
+"""
+
+import argparse
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from loracomp.composition.strategies import AdapterWeights
+from loracomp.config import load_settings
+from loracomp.engine.answering import Predictor
+from loracomp.model.encoder import Encoder, load_encoder
+from loracomp.model.loading import load_base_model
+from loracomp.records import Answer, Composition, Request
+from loracomp.registry.adapter_files import TRAINING
+from loracomp.registry.examples import Example
+from loracomp.registry.library_files import adapter_folder, packaged, read_examples_file, read_manifest
+from loracomp.registry.measurement_files import measurements_path, read_measurements
+from loracomp_lab.catalogue import Phrased, load_entry, read_examples
+from loracomp_lab.library_build import MEASURED_WORDS, PHRASED
+from loracomp_lab.measuring import NORMALIZATION, MeasuredAdapter, read_adapters
+from tests.routing_reference import Settings, expect, weigh, weigh_by_gain
+
+from .asked import asked_examples
+from .plan import LIBRARY
+from .results import add_rows
+
+Floats = npt.NDArray[np.float64]
+TOGETHER = 64
+"""Questions that are answered before their scores are written."""
+
+
+class Library:
+    """The shipped library in NumPy: examples with their tasks, and gains [examples, adapters]."""
+
+    def __init__(self) -> None:
+        folder = packaged()
+        self.families = {task: part.family for task, part in read_manifest(folder).tasks.items()}
+        self.tasks = list(self.families)
+        files = [read_examples_file(folder, task) for task in self.tasks]
+        self.vectors = np.concatenate([file.embeddings for file in files])
+        self.owners = np.repeat(np.arange(len(self.tasks)), [len(file.embeddings) for file in files])
+        hashes = [each.tobytes() for file in files for each in file.content_hashes]
+        self.gains = np.full((len(hashes), len(self.tasks)), np.nan)
+        for number, task in enumerate(self.tasks):
+            self._add_gains(number, folder, task, hashes)
+
+    def _add_gains(self, number: int, folder: Path, task: str, hashes: Sequence[bytes]) -> None:
+        if (measured := read_measurements(measurements_path(folder, task))) is None:
+            return
+        places = {hashes[place]: place for place in np.flatnonzero(self.owners == number)}
+        columns = [self.tasks.index(adapter) for adapter in measured.adapters]
+        for example, gains in zip(measured.examples, measured.gains().gains, strict=True):
+            if example.content_hash in places:
+                self.gains[places[example.content_hash], columns] = gains
+
+    def without_family(self, family: str) -> list[int]:
+        """Numbers of the tasks that are left without a family and the adapters that learnt from it."""
+        gone = {task for task, its in self.families.items() if its == family}
+        records = {task: json.loads((adapter_folder(packaged(), task) / TRAINING).read_text()) for task in self.tasks}
+        return [number for number, task in enumerate(self.tasks) if not gone & {task, *records[task]["tasks_seen"]}]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, and what of the library may answer it."""
+
+    task: str
+    family: str
+    example: Example
+    vector: Floats
+    library: Library
+    allowed: Sequence[int]
+    """Numbers of the tasks that may answer."""
+
+    @cached_property
+    def similarities(self) -> Floats:
+        """Cosine to each example; -1 where its task may not answer."""
+        found = self.library.vectors.astype(np.float64) @ self.vector
+        return np.where(np.isin(self.library.owners, self.allowed), found, -1.0)
+
+    def nearest(self, count: int) -> npt.NDArray[np.int64]:
+        """Places of the nearest examples, nearest first."""
+        return np.argsort(-self.similarities, kind="stable")[:count]
+
+
+Weights = dict[str, float]
+"""Of adapters by their tasks; empty: the base model alone."""
+
+
+def routed(asked: Asked, settings: Settings, k: int = 30) -> Weights:
+    """The weights of a policy of the usual kind."""
+    places = asked.nearest(k)
+    owners = asked.library.owners[places].tolist()
+    similarities = asked.similarities[places].tolist()
+    if settings.weighting == "measured":
+        gains = expect(similarities, asked.library.gains[places], settings)
+        gains[[number not in asked.allowed for number in range(len(gains))]] = np.nan
+        tasks, weights = range(len(gains)), weigh_by_gain(gains, settings)
+    else:
+        found = weigh(owners, similarities, settings)
+        tasks, weights = found.tasks, found.weights
+    return {asked.library.tasks[task]: float(weight) for task, weight in zip(tasks, weights, strict=True) if weight > 0}
+
+
+def everything(asked: Asked) -> Weights:
+    """All adapters that may answer, equally: the nearest to a general adapter that the library has."""
+    return {asked.library.tasks[task]: 1 / len(asked.allowed) for task in asked.allowed}
+
+
+RULES: dict[str, Callable[[Asked], Weights]] = {
+    "base": lambda _: {},
+    "default": lambda asked: routed(asked, Settings()),
+    "uniform": lambda asked: routed(asked, Settings(weighting="uniform")),
+    "nearest": lambda asked: routed(asked, Settings(max_adapters=1)),
+    "measured": lambda asked: routed(asked, Settings(weighting="measured", max_adapters=3), k=100),
+    "everything": everything,
+}
+
+
+class Scores:
+    """The choices' scores of questions under mixes; each is computed once, and kept in a file."""
+
+    def __init__(self, path: Path, predictor: Predictor, adapters: Sequence[MeasuredAdapter]) -> None:
+        self._path = path
+        self._predictor = predictor
+        self._weights = {adapter.task: adapter.weights for adapter in adapters}
+        self._by_id = {weights.id: weights for weights in self._weights.values()}
+        hashes = "".join(sorted(weights.sha256 for weights in self._weights.values()))
+        self.digest = hashlib.sha256(hashes.encode()).hexdigest()[:12]
+        lines = path.read_text().splitlines() if path.is_file() else []
+        self._known: dict[str, list[float]] = dict(json.loads(line) for line in lines if line.endswith("]]"))
+
+    def of(self, example: Example, weights: Weights) -> list[float]:
+        """The scores of a question that `complete` was given."""
+        return self._known[self._key(example, weights)]
+
+    def complete(self, asked: Iterable[tuple[Example, Weights]]) -> Iterator[int]:
+        """Compute what is missing; yields how many are left, after each write."""
+        missing = {self._key(*each): each for each in asked if self._key(*each) not in self._known}
+        todo = sorted(missing, key=lambda key: len(missing[key][0].prompt))
+        for start in range(0, len(todo), TOGETHER):
+            keys = todo[start : start + TOGETHER]
+            answers = self._predictor.predict([self._request(*missing[key]) for key in keys], self._fetch)
+            with self._path.open("a") as file:
+                for key, answer in zip(keys, answers, strict=True):
+                    assert isinstance(answer, Answer), answer
+                    self._known[key] = list(answer.choice_scores or ())
+                    file.write(json.dumps([key, self._known[key]]) + "\n")
+            yield len(todo) - start - len(keys)
+
+    def _key(self, example: Example, weights: Weights) -> str:
+        mix = sorted((self._weights[task].sha256, round(weight * 1e6)) for task, weight in weights.items())
+        return hashlib.sha256(example.digest + json.dumps(mix).encode()).hexdigest()[:24]
+
+    def _request(self, example: Example, weights: Weights) -> Request:
+        mixed = [self._weights[task] for task in weights]
+        ids, hashes = tuple(each.id for each in mixed), tuple(each.sha256 for each in mixed)
+        composition = Composition(ids, hashes, tuple(weights.values()), "cat")
+        return Request(example.prompt, example.choices, None, normalization=NORMALIZATION, composition=composition)
+
+    def _fetch(self, ids: Sequence[int]) -> list[AdapterWeights]:
+        return [self._by_id[id_] for id_ in ids]
+
+
+def kept_rows(task: str, folder: str) -> list[Example]:
+    """The train rows of a task that training kept aside and the library is measured on."""
+    measured = read_measurements(measurements_path(packaged(), task))
+    assert measured
+    hashes = {each.content_hash for each in measured.examples}
+    rows = read_examples(load_entry(task), "train", folder, phrased=PHRASED, max_words=MEASURED_WORDS)
+    return [row for row in rows if row.content_hash in hashes]
+
+
+def examples_of(part: str, data: str, rows: int) -> Iterator[tuple[str, Example]]:
+    """Task and example of a part's rows."""
+    for task in LIBRARY:
+        folder = f"{data}/{task}"
+        found = kept_rows(task, folder) if part == "train" else asked_examples(task, PARTS[part], folder)
+        # In the order of loracomp.draw_examples.
+        ordered = sorted(found, key=lambda each: hashlib.sha256(each.content_hash + bytes(4)).digest())
+        yield from ((task, example) for example in ordered[:rows])
+
+
+PARTS = {"train": "", "families": Phrased.OWN, "families_held_out": Phrased.HELD_OUT}
+"""Kinds of the prompts; rows of train are as the library's examples are."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder with TASK/validation.jsonl")
+    parser.add_argument("--part", choices=PARTS, default="train", help="which rows; train is for choosing rules")
+    parser.add_argument("--rows", type=int, default=24, help="rows a task")
+    parser.add_argument("--rules", default=",".join(RULES), help="some rules only, such as base,default")
+    parser.add_argument("--cache", type=Path, required=True, help="folder that keeps scores")
+    options = parser.parse_args(arguments)
+    right: dict[str, list[int]] = {}
+    manifest = read_manifest(packaged())
+    asked = ask(options.part, options.data, options.rows, load_encoder(manifest.encoder.source))
+    base = load_base_model(manifest.base_model.source, cache_dir=load_settings().home / "models")
+    options.cache.mkdir(parents=True, exist_ok=True)
+    scores = Scores(options.cache / f"{base.fingerprint[:8]}.jsonl", Predictor(base), read_adapters(packaged(), base))
+    for name in options.rules.split(","):
+        mixes = [(each.example, RULES[name](each)) for each in asked]
+        for left in scores.complete(mixes):
+            print(f"{name}: {left} left", flush=True)
+        right[name] = [int(np.argmax(scores.of(*each)) == each[0].answer_index) for each in mixes]
+    show(asked, right)
+    if options.part != "train":
+        keep(options.part, asked, right, scores.digest)
+
+
+def ask(part: str, data: str, rows: int, encoder: Encoder) -> list[Asked]:
+    """The questions of a part."""
+    library, found = Library(), list(examples_of(part, data, rows))
+    vectors = encoder.encode([(example.prompt, example.choices) for _, example in found]).astype(np.float64)
+    left = {family: library.without_family(family) for family in set(library.families.values())}
+    return [
+        Asked(task, library.families[task], example, vector, library, left[library.families[task]])
+        for (task, example), vector in zip(found, vectors, strict=True)
+    ]
+
+
+def show(asked: Sequence[Asked], right: dict[str, list[int]]) -> None:
+    """Print the accuracy of each rule on each task, in %, and the means over tasks."""
+    by_task: dict[str, list[int]] = defaultdict(list)
+    for place, each in enumerate(asked):
+        by_task[each.task].append(place)
+    shares = {
+        task: [100 * np.mean([values[place] for place in places]) for values in right.values()]
+        for task, places in by_task.items()
+    }
+    print(f"{'':22}" + "".join(f"{rule:>12}" for rule in right))
+    for task, values in [*shares.items(), ("mean", np.mean(list(shares.values()), axis=0))]:
+        print(f"{task:22}" + "".join(f"{value:12.1f}" for value in values))
+
+
+def keep(part: str, asked: Sequence[Asked], right: dict[str, list[int]], digest: str) -> None:
+    """Store the answers where `make figures` reads results."""
+    lines: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for rule, values in right.items():
+        for each, correct in zip(asked, values, strict=True):
+            about = {"part": part, "task": each.task, "family": each.family, "policy": rule, "router": "retrieval"}
+            row = each.example.source_ref.partition("#")[2]
+            lines[each.task].append(about | {"is_mix": "0", "row": row, "correct": str(correct), "digest": digest})
+    for task, rows in lines.items():
+        add_rows(Path(__file__).parent, part, task, rows)
+
+
+if __name__ == "__main__":
+    main()

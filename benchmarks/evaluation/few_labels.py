@@ -1,0 +1,295 @@
+"""What a few labelled rows are worth: to the mix of adapters, to classifiers on the rows' embeddings, and to both.
+
+    python -m benchmarks.evaluation.few_labels score ../shared/data FOLDER
+    python -m benchmarks.evaluation.few_labels compare FOLDER
+
+`score` scores rows under the base model and under the mix that answers where a task has no adapter, and keeps scores
+and embeddings, without text, in FOLDER. Killed, it goes on. For a task of the library, the mix lacks all adapters that
+have seen its family. `compare` draws labelled rows, lets each way answer the others, and writes
+docs/performance/few_labels.json, which `make figures` shows.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+from sklearn.linear_model import LogisticRegression
+
+from loracomp.composition.strategies import AdapterWeights
+from loracomp.config import load_settings
+from loracomp.engine.answering import Predictor
+from loracomp.engine.fitting import fit_classifier, fit_weights
+from loracomp.errors import JobError
+from loracomp.model.encoder import SHAPE, VIEWS, load_encoder
+from loracomp.model.loading import load_base_model
+from loracomp.records import Answer, Composition, Request
+from loracomp.registry.examples import Example
+from loracomp.registry.library_files import packaged, read_manifest
+from loracomp_lab.catalogue import load_entry, read_examples
+from loracomp_lab.catalogue.leaks import find_leaks
+from loracomp_lab.library_build import MEASURED_WORDS
+from loracomp_lab.measuring import NORMALIZATION, MeasuredAdapter, read_adapters
+
+from .labelled import labelled
+from .plan import LIBRARY, UNFAMILIAR
+
+TOGETHER = 16
+"""Rows that are scored and written together."""
+DRAWS = 10
+"""Times that labelled rows are drawn from those that there are."""
+KEPT = Path(__file__).parents[2] / "docs" / "performance" / "few_labels.json"
+app = typer.Typer()
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Rows of some tasks: those that may be labelled, or those that are asked."""
+
+    name: str
+    tasks: tuple[str, ...]
+    rows: int
+    """How many of each task; the first by content hash."""
+
+    def examples(self, task: str, data: Path) -> list[Example]:
+        """The rows, in the order of their content hashes, which is as good as random."""
+        found = self._read(task, data)
+        return sorted(found, key=lambda row: row.content_hash)[: self.rows]
+
+    def _read(self, task: str, data: Path) -> Iterator[Example]:
+        entry, folder = load_entry(task), str(data / task)
+        if self.name == "labelled" and task in UNFAMILIAR:
+            yield from labelled(task, data)
+        elif self.name == "validation":
+            yield from read_examples(entry, "validation", folder, max_words=MEASURED_WORDS)
+        else:
+            leaks = find_leaks(entry, folder).source_refs
+            rows = read_examples(entry, "train", folder, max_words=MEASURED_WORDS)
+            yield from (row for row in rows if row.source_ref not in leaks)
+
+
+FIXED = tuple(task for task in LIBRARY if isinstance(load_entry(task).doc_to_choice, list))
+"""Tasks of the library whose rows all have the same choices."""
+
+
+class Scorer:
+    """Scores rows, and keeps the scores in files."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        manifest = read_manifest(packaged())
+        base = load_base_model(manifest.base_model.source, cache_dir=load_settings().home / "models")
+        self._folder, self._data = folder, data
+        self._adapters = read_adapters(packaged(), base)
+        self._predictor = Predictor(base)
+        self._encoder = load_encoder(manifest.encoder.source)
+
+    def complete(self, kind: Kind, task: str) -> Iterator[str]:
+        """Score the rows that the task's file lacks; yields a sentence for each write."""
+        path = self._folder / f"{kind.name}_{task}.npz"
+        have = dict(np.load(path)) if path.is_file() else {}
+        if len(have.get("mix", ())) >= kind.rows:
+            return
+        rows = kind.examples(task, self._data)
+        if len(have.get("vectors", ())) != len(rows):
+            shown = [(row.prompt, row.choices) for row in rows]
+            have["vectors"] = self._encoder.encode(shown)
+            have["answers"] = np.array([row.answer_index for row in rows])
+        mixes = {"mix": self._mix(task), **({"base": Composition()} if kind.name == "validation" else {})}
+        for start in range(len(have.get("mix", ())), len(rows), TOGETHER):
+            batch = rows[start : start + TOGETHER]
+            for name, composition in mixes.items():
+                scores = self._scores(batch, composition)
+                have[name] = np.concatenate([have[name], scores]) if name in have else scores
+            np.savez(path.with_suffix(".new.npz"), **have)
+            path.with_suffix(".new.npz").replace(path)
+            yield f"{kind.name}, {task}: {start + len(batch)} of {len(rows)} rows"
+
+    def _mix(self, task: str) -> Composition:
+        """All adapters at equal weights; for a task of the library, but those that have seen a task of its family."""
+        family = load_entry(task).family if task in LIBRARY else None
+        others = [each.weights for each in self._adapters if family not in _families(each)]
+        ids, hashes = tuple(each.id for each in others), tuple(each.sha256 for each in others)
+        return Composition(ids, hashes, (1 / len(ids),) * len(ids), "cat")
+
+    def _scores(self, rows: Sequence[Example], composition: Composition) -> npt.NDArray[np.float64]:
+        asked = [
+            Request(row.prompt, row.choices, None, normalization=NORMALIZATION, composition=composition) for row in rows
+        ]
+        return np.array([_scores_of(answer) for answer in self._predictor.predict(asked, self._fetch)])
+
+    def _fetch(self, ids: Sequence[int]) -> list[AdapterWeights]:
+        return [each.weights for each in self._adapters if each.weights.id in ids]
+
+
+def _families(adapter: MeasuredAdapter) -> set[str]:
+    return {load_entry(task).family for task in adapter.training.get("tasks_seen") or [adapter.task]}
+
+
+def _scores_of(answer: Answer | JobError) -> tuple[float, ...]:
+    if isinstance(answer, JobError):
+        raise answer
+    assert answer.choice_scores is not None
+    return answer.choice_scores
+
+
+PARTS = (
+    Kind("train", FIXED, 160),
+    Kind("labelled", UNFAMILIAR, 64),
+    Kind("validation", UNFAMILIAR, 300),
+    Kind("validation", FIXED, 100),
+)
+
+
+@app.command()
+def score(data: Path, folder: Path) -> None:
+    """Complete the files in FOLDER."""
+    scorer = Scorer(folder, data)
+    for kind in PARTS:
+        for task in kind.tasks:
+            for sentence in scorer.complete(kind, task):
+                print(sentence, flush=True)
+
+
+Rows = dict[str, npt.NDArray[Any]]
+"""A file's arrays: `answers` [rows], `mix` and `base` [rows, choices], `vectors` [rows, dimensions]."""
+
+
+def majority(labelled: Rows, asked: Rows) -> npt.NDArray[np.float64]:
+    """The most frequent answer of the labelled rows; scores [asked, choices], as of all that follow."""
+    return np.tile(_right(labelled).mean(axis=0), (len(asked["mix"]), 1))
+
+
+def classifier(labelled: Rows, asked: Rows) -> npt.NDArray[np.float64]:
+    """A logistic regression on the embeddings of the prompts: a linear probe."""
+    scores = np.zeros_like(asked["mix"])
+    seen = np.unique(labelled["answers"])
+    if len(seen) == 1:
+        scores[:, seen] = 1
+        return scores
+    probe = LogisticRegression(C=10, max_iter=1000).fit(_of_prompts(labelled), labelled["answers"])
+    scores[:, seen] = probe.predict_proba(_of_prompts(asked))
+    return scores
+
+
+def nearest(labelled: Rows, asked: Rows, count: int = 5) -> npt.NDArray[np.float64]:
+    """Votes of the five nearest labelled rows, by their similarity."""
+    similar = _of_prompts(asked) @ _of_prompts(labelled).T
+    farther = similar < np.sort(similar, axis=1)[:, -count, None]
+    return np.where(farther, 0, similar) @ _right(labelled)
+
+
+def biased(labelled: Rows, asked: Rows, smoothing: float = 3, decay: float = 0.03) -> npt.NDArray[np.float64]:
+    """The mix with a bias for each choice, so that each is chosen as often as it is right; this was shipped before."""
+    scores, right = labelled["mix"], _right(labelled)
+    shares = (right.sum(axis=0) + smoothing) / (len(right) + smoothing * right.shape[1])
+    biases = np.zeros(len(shares))
+    for _ in range(300):
+        likely = np.exp(_normalised(scores + biases))
+        biases = biases - (likely.mean(axis=0) - shares + 2 * decay * biases)
+    return _normalised(asked["mix"] + biases)
+
+
+def product(labelled: Rows, asked: Rows) -> npt.NDArray[np.float64]:
+    """The probabilities of the mix with biases and of the classifier, multiplied."""
+    return biased(labelled, asked) + np.log(classifier(labelled, asked) + 1e-4)
+
+
+def measured(labelled: Rows, asked: Rows) -> npt.NDArray[np.float64]:
+    """What the policy `measured` does with a mix of given weights: it and the classifier are weighed."""
+    right = _right(labelled)
+    fitted = fit_classifier(labelled["vectors"].astype(np.float64), right)
+    weights = fit_weights(np.stack([labelled["mix"], fitted.left_out], axis=2), right)
+    scores: npt.NDArray[np.float64] = weights[0] * asked["mix"] + weights[1] * fitted(asked["vectors"]) + weights[2:]
+    return scores
+
+
+WAYS = {
+    "base": lambda _, asked: asked["base"],
+    "majority": majority,
+    "classifier": classifier,
+    "nearest": nearest,
+    "biased": biased,
+    "product": product,
+    "measured": measured,
+}
+COMPARED = (("unfamiliar", UNFAMILIAR, "labelled", (16, 64)), ("kept_out", FIXED, "train", (16, 64, 128)))
+"""Parts of the comparison: tasks, the kind of rows that are labelled, and how many of them."""
+OTHERS = ("majority", "classifier", "nearest", "biased")
+"""Single ones, which `measured` must not be worse than."""
+
+
+def _right(rows: Rows) -> npt.NDArray[np.float64]:
+    return np.eye(rows["mix"].shape[1])[rows["answers"]]
+
+
+def _of_prompts(rows: Rows) -> npt.NDArray[np.float64]:
+    """Unit embeddings of the prompts alone, from vectors that hold choices and shape too."""
+    prompts = rows["vectors"][:, : (rows["vectors"].shape[1] - SHAPE) // VIEWS].astype(np.float64)
+    return prompts / np.linalg.norm(prompts, axis=1, keepdims=True)
+
+
+def _normalised(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+
+
+def correct(labelled: Rows, asked: Rows, count: int) -> npt.NDArray[np.float64]:
+    """[ways, asked] in how many draws of `count` labelled rows each way answers each row rightly: a share."""
+    draws = 1 if count == len(labelled["answers"]) else DRAWS
+    found = np.zeros((len(WAYS), len(asked["answers"])))
+    for draw in range(draws):
+        drawn = np.random.default_rng([count, draw]).permutation(len(labelled["answers"]))[:count]
+        known = {name: values[drawn] for name, values in labelled.items()}
+        found += [way(known, asked).argmax(axis=1) == asked["answers"] for way in WAYS.values()]
+    return found / draws
+
+
+def interval(differences: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float, float]:
+    """Mean over tasks of the means over rows, and its 95 % interval by a bootstrap of each task's rows, in points."""
+    deal = np.random.default_rng(0)
+    means = [each[deal.integers(0, len(each), (2000, len(each)))].mean(axis=1) for each in differences]
+    low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
+    return tuple(round(100 * float(value), 1) for value in (np.mean([each.mean() for each in differences]), low, high))
+
+
+def figures(found: dict[str, npt.NDArray[np.float64]]) -> dict[str, Any]:
+    """From what `correct` found for each task: means and differences of `measured` from each other way."""
+    of = {way: [each[place] for each in found.values()] for place, way in enumerate(WAYS)}
+    less = {way: [mine - theirs for mine, theirs in zip(of["measured"], rows, strict=True)] for way, rows in of.items()}
+    return {
+        "rows": sum(each.shape[1] for each in found.values()),
+        "right": {way: interval(rows) for way, rows in of.items()},
+        "more": {way: interval(rows) for way, rows in less.items() if way != "measured"},
+        "tasks": {
+            task: {
+                "right": {way: round(100 * float(rows[place].mean()), 1) for way, rows in of.items()},
+                "more": {way: interval([less[way][place]]) for way in OTHERS},
+            }
+            for place, task in enumerate(found)
+        },
+    }
+
+
+@app.command()
+def compare(folder: Path) -> None:
+    """Write docs/performance/few_labels.json from the files in FOLDER."""
+    made = {}
+    for part, tasks, kind, counts in COMPARED:
+        read = {task: [_scored(folder / f"{each}_{task}.npz") for each in (kind, "validation")] for task in tasks}
+        for count in counts:
+            found = {task: correct(known, asked, count) for task, (known, asked) in read.items()}
+            made[f"{part}_{count}"] = figures(found)
+    KEPT.write_text(json.dumps(made) + "\n")
+
+
+def _scored(path: Path) -> Rows:
+    """The rows of a file that have been scored."""
+    rows = dict(np.load(path))
+    return {name: values[: len(rows["mix"])] for name, values in rows.items()}
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,125 @@
+"""Labelled rows of the tasks that are asked, with measured gains: what a user with a new task has.
+
+    python -m benchmarks.evaluation.labelled ../shared/data
+
+scores the rows of tasks that nothing in the library is like (DATA/TASK/labelled.jsonl) under each of the library's
+adapters alone, and keeps the scores, without text, in labelled_rows. Killed, it goes on.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from loracomp.config import load_settings
+from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
+from loracomp.engine.measuring import fit_evidence
+from loracomp.model.encoder import load_encoder
+from loracomp.model.loading import load_base_model
+from loracomp.registry.embeddings import load_embeddings
+from loracomp.registry.examples import Example
+from loracomp.registry.library_files import packaged, read_examples_file, read_manifest
+from loracomp.registry.measurement_files import MeasuredExamples, measurements_path, read_measurements
+from loracomp.registry.measurements import add_measurements
+from loracomp.registry.tasks import add_rows, add_task
+from loracomp_lab.catalogue import load_entry
+from loracomp_lab.catalogue.reading import rows_of
+from loracomp_lab.catalogue.templates import Templates
+from loracomp_lab.library_build import train_rows
+from loracomp_lab.library_writing import write_examples_file
+from loracomp_lab.measuring import MEASURED_WORDS, Measuring, read_adapters
+
+from .plan import UNFAMILIAR
+
+KEPT = Path(__file__).with_name("labelled_rows")
+"""What `score` has scored."""
+SUFFIX = "_labelled"
+"""Of the task that a library task's labelled rows stand in: its own rows are kept out with its adapter."""
+
+
+def add_labelled(connection: Connection, task: str, count: int, data: str, *, base_model: str) -> None:
+    """Give a task `count` rows that are measured; a task of the library a second task that holds them alone.
+
+    Their text comes from `data`, the rest from KEPT or the library's own measurements. Running it again
+    changes nothing.
+    """
+    kept = measurements_path(KEPT, task)
+    folder = KEPT if kept.is_file() else packaged()
+    name = task if folder is KEPT else task + SUFFIX
+    file, measured = read_examples_file(folder, task), read_measurements(measurements_path(folder, task))
+    assert measured
+    chosen = {example.content_hash for example in measured.examples[:count]}
+    places = [place for place, each in enumerate(file.content_hashes) if each.tobytes() in chosen]
+    if folder is not KEPT:
+        add_task(connection, name)
+    hashes = [file.content_hashes[place].tobytes() for place in places]
+    read = labelled(task, Path(data)) if folder is KEPT else train_rows(task, data, max_words=MEASURED_WORDS)
+    examples = [each for each in read if each.content_hash in chosen]
+    add_rows(connection, name, [{**asdict(each), "content_hash": each.content_hash.hex()} for each in examples])
+    values = {"task": name, "content_hashes": hashes}
+    new = connection.execute(QUERIES["find_unembedded"], values).fetchall()
+    vectors = dict(zip(hashes, file.embeddings[places], strict=True))
+    if new:
+        load_embeddings(connection, new, np.stack([vectors[row["content_hash"]] for row in new]))
+    add_measurements(connection, name, base_model, measured)
+    add_evidence(connection, name, measured, examples)
+
+
+def add_evidence(connection: Connection, task: str, measured: MeasuredExamples, examples: Sequence[Example]) -> None:
+    """What a worker would have written after measuring these examples."""
+    ids = {row["digest"]: row["id"] for row in connection.execute("SELECT id, digest FROM loracomp.adapter")}
+    scores = {each.content_hash: rows for each, rows in zip(measured.examples, measured.scores, strict=True)}
+    rows = [
+        {
+            "choices": each.choices,
+            "answer": each.answer,
+            "choice_scores": {
+                str(ids[digest]): of_adapter[: len(each.choices or ())].tolist()
+                for digest, of_adapter in zip(measured.adapters.values(), scores[each.content_hash][1:], strict=True)
+                if digest in ids and not np.isnan(of_adapter[0])
+            },
+        }
+        for each in examples
+    ]
+    if evidence := fit_evidence(rows):
+        about = connection.execute(
+            "SELECT t.id AS task_id, b.id AS base_model_id FROM loracomp.task AS t, loracomp.find_base_model(NULL) AS b"
+            " WHERE t.name = %s", [task]
+        ).fetchone()  # fmt: skip
+        assert about
+        connection.execute(QUERIES["record_evidence"], about | evidence)
+
+
+def leave_to_labelled(connection: Connection, task: str) -> None:
+    """Forget what is measured on the library's own rows of a task, so that a row counts once."""
+    connection.execute(
+        "DELETE FROM loracomp.measurement WHERE task_id = (SELECT id FROM loracomp.task WHERE name = %s)", [task]
+    )
+
+
+def labelled(task: str, data: Path) -> Iterator[Example]:
+    """The labelled rows of a task that has no train split, as examples to retrieve."""
+    entry = load_entry(task)
+    templates = Templates(task, entry.doc_to_text, entry.doc_to_choice, entry.doc_to_target)
+    for number, row in enumerate(rows_of(str(data / task), None, "labelled", "")):
+        if example := templates.example(row, "train", f"{task}/labelled#{number}"):
+            yield example
+
+
+def score(data: Path) -> None:
+    """Complete the files in KEPT."""
+    manifest = read_manifest(packaged())
+    base = load_base_model(manifest.base_model.source, cache_dir=load_settings().home / "models")
+    measuring, encoder = Measuring(base, read_adapters(packaged(), base)), load_encoder(manifest.encoder.source)
+    for task in UNFAMILIAR:
+        examples = list(labelled(task, data))
+        write_examples_file(KEPT, task, examples, encoder)
+        for scored in measuring.complete(measurements_path(KEPT, task), examples):
+            print(f"{task}: {scored} rows", flush=True)
+
+
+if __name__ == "__main__":
+    score(Path(sys.argv[1]))

@@ -1,1 +1,0 @@
-"""Measures how well policies answer: `python -m lab.benchmarks.evaluation --help`."""

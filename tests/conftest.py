@@ -1,0 +1,145 @@
+"""One embedded Postgres a session; a database of its own for each test, cloned from a migrated template."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+import forked
+from loracomp.database import connections as db
+from loracomp.database import embedded, schema
+
+pytest_plugins = ["demo_fixtures", "model_fixtures", "people_fixtures", "registry_data"]
+
+# Programs that tests start run this tree's code too; pytest's setting `pythonpath` is for its own process.
+_ROOT = Path(__file__).parents[1]
+_FOLDERS = [str(_ROOT / folder) for folder in (".", "packages/lab", "packages/library")]
+os.environ["PYTHONPATH"] = os.pathsep.join([*_FOLDERS, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+TEMPLATE = "loracomp_template"
+_numbers = count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):
+        os.environ["FORKED_PROGRAMS"] = str(forked.programs())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Workers start as forks, because to import torch and what goes with it takes each of them ten seconds."""
+    for spec in specs:
+        spec.python = f"{forked.programs() / 'script'} worker"
+
+
+def needs_demo(item: pytest.Item) -> bool:
+    """One process of xdist runs all that needs the demo, which takes half a minute."""
+    return "demo" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("demo" if needs_demo(item) else item.path.name))
+    items.sort(key=needs_demo, reverse=True)  # they take longest, and at the end no process is to work alone
+    if "LORACOMP_TEST_POOLER" in os.environ:
+        for item in items:
+            if item.get_closest_marker("session"):
+                item.add_marker(pytest.mark.skip(reason="a pooler in transaction mode keeps no session"))
+
+
+@contextmanager
+def place_for_a_server() -> Iterator[Path]:
+    """A data folder for an embedded server, to be stopped before this ends.
+
+    Not below pytest's own folder: each run of pytest as root closes that to the servers' user, those of other runs too.
+    """
+    with tempfile.TemporaryDirectory(prefix="loracomp-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / "postgres"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """URL of the maintenance database, as superuser: LORACOMP_TEST_SERVER, or an embedded server."""
+    given = os.environ.get("LORACOMP_TEST_SERVER")
+    if given:
+        yield given
+        return
+    with place_for_a_server() as data:
+        url = embedded.start(data)
+        with psycopg.connect(url, autocommit=True) as connection:
+            # What a test leaves need not outlive the machine; databases come and go many times as fast.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
+        yield url
+        embedded.stop(data)
+
+
+@pytest.fixture(scope="session")
+def programs(server: str) -> Path:
+    """Folder of pg_dump and the like, of the server's own release: the package's, or Debian's."""
+    with psycopg.connect(server) as connection:
+        release = connection.info.server_version // 10000
+    for folder in (embedded.psql_path().parent, Path(f"/usr/lib/postgresql/{release}/bin")):
+        program = folder / "pg_dump"
+        if program.exists() and f" {release}." in subprocess.check_output([program, "--version"], text=True):
+            return folder
+    pytest.skip(f"no pg_dump of PostgreSQL {release}")
+
+
+def url_of(server: str, name: str, user: str | None = None) -> str:
+    """Connection string of another database on the same server, maybe as another role."""
+    parameters = {**psycopg.conninfo.conninfo_to_dict(server), "dbname": name, **({"user": user} if user else {})}
+    return psycopg.conninfo.make_conninfo(**parameters)
+
+
+def create_database(server: str, name: str, template: str = "template0") -> str:
+    copy = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")  # half the time of the default, without fsync
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(copy.format(sql.Identifier(name), sql.Identifier(template)))
+    return url_of(server, name)
+
+
+def drop_database(server: str, name: str) -> None:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> Iterator[str]:
+    """Name of a migrated database that nobody connects to."""
+    name = f"{TEMPLATE}_{os.getpid()}"
+    schema.initialize(create_database(server, name))
+    yield name
+    drop_database(server, name)
+
+
+@pytest.fixture
+def database(server: str, template: str) -> Iterator[str]:
+    """URL of a fresh migrated database, as superuser."""
+    name = f"loracomp_{os.getpid()}_{next(_numbers)}"
+    yield create_database(server, name, template)
+    drop_database(server, name)
+
+
+@pytest.fixture
+def empty_database(server: str) -> Iterator[str]:
+    """URL of a fresh database with nothing in it."""
+    name = f"loracomp_{os.getpid()}_{next(_numbers)}"
+    yield create_database(server, name)
+    drop_database(server, name)
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[db.Connection]:
+    """Autocommit connection to a fresh migrated database, as superuser; rows are dicts."""
+    with db.connect(database) as opened:
+        yield opened
