@@ -1,43 +1,59 @@
-"""Creates the schema of 1.0, as 0001_tables.sql has it: frozen, and it imports nothing that may change."""
+"""Creates the tables as loracomp/database/tables describes them.
 
-from pathlib import Path
+Until 1.0 is tagged, a change of a table needs no migration. At the tag, the statements are written out here, so that
+this file imports nothing that may change.
+"""
+
+from itertools import groupby
+from typing import Any
 
 from alembic import op
+from sqlalchemy import create_mock_engine
+from sqlalchemy.schema import CreateIndex, SetConstraintComment
+
+from loracomp.database.tables import metadata
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
 
-TABLES = """
+
+def upgrade() -> None:
+    made: list[Any] = []
+    engine = create_mock_engine("postgresql+psycopg://", lambda statement, *_: made.append(statement))
+    metadata.create_all(engine, checkfirst=False)
+    for kind, statements in groupby(made, type):
+        # SQLAlchemy keeps indexes and constraints in sets, so their order would differ each time.
+        in_sets = kind in (CreateIndex, SetConstraintComment)
+        for statement in sorted(statements, key=lambda each: each.element.name) if in_sets else statements:
+            op.execute(statement)
+
+
+# Drops all that 0001 made, without CASCADE, so that what others made of it stands in the way.
+DROP = """
 DO $$
+DECLARE
+    what text;
+    names text;
 BEGIN
-    EXECUTE (
-        SELECT 'DROP TABLE ' || string_agg(oid::regclass::text, ', ') FROM pg_class
-        WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('r', 'p') AND relname <> 'alembic_version'
-    );
-    EXECUTE (
-        SELECT 'DROP SEQUENCE ' || string_agg(oid::regclass::text, ', ') FROM pg_class
-        WHERE relnamespace = 'loracomp'::regnamespace AND relkind = 'S'
-    );
+    FOREACH what IN ARRAY ARRAY['TYPE', 'TABLE', 'SEQUENCE', 'ROUTINE'] LOOP
+        SELECT string_agg(name, ', ') INTO names FROM (
+            SELECT CASE relkind WHEN 'c' THEN 'TYPE' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, oid::regclass::text
+            FROM pg_class
+            WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('r', 'p', 'S', 'c')
+                AND relname <> 'alembic_version'
+            UNION ALL
+            SELECT 'ROUTINE', oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace
+        ) AS made (kind, name)
+        WHERE kind = what;
+        EXECUTE format('DROP %s %s', what, names);
+    END LOOP;
+    DROP SCHEMA bi, loracomp_parts;
 END
 $$
 """
 
 
-def _run(source: str) -> None:
-    op.execute(source.replace(":", r"\:"))  # else alembic takes what follows a colon for a parameter
-
-
-def upgrade() -> None:
-    _run(Path(__file__).with_suffix(".sql").read_text())
-
-
 def downgrade() -> None:
-    op.execute("DROP TYPE loracomp.route_trace, loracomp.answer, loracomp.measured")
-    _run(TABLES)
-    op.execute(
-        "DROP FUNCTION loracomp.texts_are_not_blank(text[]), loracomp.texts_are_distinct(text[]), "
-        "loracomp.texts_length(text[]), loracomp.longest_text(text[]), loracomp.is_blank(text), loracomp.white_space()"
-    )
-    op.execute("DROP SCHEMA bi, loracomp_parts")
+    op.execute(DROP.replace(":", r"\:"))  # else alembic takes what follows a colon for a parameter

@@ -1,7 +1,6 @@
 """Migrations by alembic's own command: from nothing and back to nothing, and that they lead to loracomp.tables."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, create_mock_engine
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import create_engine
 
 from loracomp.database import connections as db
 from loracomp.database import revision, schema
@@ -137,24 +135,12 @@ def test_a_view_in_the_way_of_a_downgrade_is_named_and_nothing_is_lost(database:
 
 @pytest.fixture
 def described(empty_database: str) -> str:
-    """URL of a database made from loracomp.database.tables alone, with the functions that its constraints call."""
-    helpers = """
-        CREATE EXTENSION vector;
-        CREATE SCHEMA loracomp;
-        CREATE FUNCTION loracomp.is_blank(text) RETURNS boolean IMMUTABLE RETURN false;
-        CREATE FUNCTION loracomp.texts_are_not_blank(text[]) RETURNS boolean IMMUTABLE RETURN true;
-        CREATE FUNCTION loracomp.texts_are_distinct(text[]) RETURNS boolean IMMUTABLE RETURN true;
-        CREATE FUNCTION loracomp.texts_length(text[]) RETURNS bigint IMMUTABLE RETURN 0;
-        CREATE FUNCTION loracomp.longest_text(text[]) RETURNS integer IMMUTABLE RETURN 0;
-    """
+    """URL of a database made from loracomp.database.tables alone."""
     with psycopg.connect(empty_database) as connection:
-        connection.execute(helpers)
+        connection.execute("CREATE EXTENSION vector; CREATE SCHEMA loracomp")
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(empty_database))
     metadata.create_all(engine)
     engine.dispose()
-    with psycopg.connect(empty_database) as connection:
-        for column in (column for table in metadata.sorted_tables for column in table.columns if column.info):
-            connection.execute(f"ALTER TABLE {column.table} ALTER COLUMN {column.name} {column.info['alter']}".encode())
     return empty_database
 
 
@@ -195,20 +181,6 @@ def test_a_change_of_the_encoder_leaves_these_tables(database: str, minilm: Enco
     assert "loracomp_worker" not in granted["relacl"], "what sql/ does not grant its own roles is gone, as after init"
 
 
-NOT_OF_PREDICTION = """
-SELECT t.attname FROM pg_attribute AS t
-WHERE t.attrelid = 'loracomp.route_trace'::regclass AND t.attnum > 0 AND NOT t.attisdropped AND NOT EXISTS (
-    SELECT FROM pg_attribute AS p
-    WHERE p.attrelid = 'loracomp.prediction'::regclass AND (p.attname, p.atttypid) = (t.attname, t.atttypid)
-)
-"""
-
-
-def test_a_trace_holds_columns_of_prediction(database: str) -> None:
-    with db.connect(database) as connection:
-        assert connection.execute(NOT_OF_PREDICTION).fetchall() == []
-
-
 def test_a_database_of_before_the_first_release_is_refused_and_left_alone(database: str) -> None:
     with psycopg.connect(database) as connection:
         connection.execute("UPDATE loracomp.alembic_version SET version_num = '0022'")
@@ -217,35 +189,3 @@ def test_a_database_of_before_the_first_release_is_refused_and_left_alone(databa
         with pytest.raises(SchemaMismatchError, match=r"before the first release .* `loracomp db reset`"):
             function(database)
     assert objects(database) == before
-
-
-IMPORTED = re.compile(r"^\s*(?:from|import) (\S+)", flags=re.MULTILINE)
-
-
-def test_migrations_import_nothing_that_may_change() -> None:
-    found = {name for file in ROOT.glob("migrations/versions/*.py") for name in IMPORTED.findall(file.read_text())}
-    assert {name for name in found if name.startswith("loracomp")} == set()
-
-
-FIRST = ROOT / "migrations" / "versions" / "0001_tables.sql"
-WRITTEN = re.compile(r"(?<=^-- ---- tables\n).*?(?=^-- ----\n)", re.M | re.S)
-
-
-def test_the_first_migration_has_the_tables_as_they_are_described() -> None:
-    """Until 1.0 is tagged: REWRITE=1 writes them. From the tag on, 0001 stays as it is, and this test goes."""
-    made: list[str] = []
-    dialect = postgresql.dialect(paramstyle="named")
-    engine = create_mock_engine(
-        "postgresql+psycopg://", lambda each, *_: made.append(str(each.compile(dialect=dialect)))
-    )
-    metadata.create_all(engine, checkfirst=False)
-    for column in (column for table in metadata.sorted_tables for column in table.columns if column.info):
-        made.append(f"ALTER TABLE {column.table} ALTER COLUMN {column.name} {column.info['alter']}")
-    text = "".join(f"{each.strip()};\n" for each in made).replace("\t", "    ")
-    described = re.sub(r" +$|\n(?=\n)", "", text, flags=re.M)
-    (written,) = WRITTEN.findall(FIRST.read_text())
-    agree = set(written.split(";\n")) == set(described.split(";\n"))  # SQLAlchemy makes indexes in any order
-    if os.environ.get("REWRITE") and not agree:
-        FIRST.write_text(WRITTEN.sub(lambda _: described, FIRST.read_text()))
-    else:
-        assert agree, "REWRITE=1 writes the tables into 0001_tables.sql"

@@ -3,7 +3,16 @@
 from sqlalchemy import BigInteger, Column, Identity, Integer, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from loracomp.database.tables.columns import TIME, RoleName, index, metadata, one_of, optional, required
+from loracomp.database.tables.columns import (
+    TIME,
+    RoleName,
+    index,
+    metadata,
+    one_of,
+    optional,
+    partition,
+    required,
+)
 
 audit_event = Table(
     "audit_event",
@@ -44,4 +53,35 @@ audit_event = Table(
     "partitioned by ranges of job ids.",
     # Each partition has a primary key. The table can't, because a key would have to contain the columns of its ranges.
     postgresql_partition_by="RANGE (entity, entity_id)",
+)
+
+_LIKE = "LIKE loracomp.audit_event INCLUDING ALL EXCLUDING IDENTITY"
+_OF_JOBS = "loracomp_parts.audit_event_jobs"
+partition(
+    "audit_event_others",
+    f"({_LIKE}, PRIMARY KEY (id))",
+    "loracomp.audit_event",
+    "DEFAULT",
+    "Events of the registry.",
+)
+partition(
+    "audit_event_jobs",
+    f"({_LIKE}) PARTITION BY RANGE (entity_id)",
+    "loracomp.audit_event",
+    "FOR VALUES FROM ('job', 0) TO ('job', MAXVALUE)",
+    "Events of jobs.",
+)
+partition(
+    "audit_event_0",
+    f"({_LIKE}, PRIMARY KEY (id))",
+    _OF_JOBS,
+    "FOR VALUES FROM (0) TO (1000000)",
+    "Events of the jobs from 0 to 999999.",
+)
+partition(
+    "audit_event_job_others",
+    f"({_LIKE}, PRIMARY KEY (id))",
+    _OF_JOBS,
+    "DEFAULT",
+    "Events of erased jobs, and of jobs that have no other partition.",
 )

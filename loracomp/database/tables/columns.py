@@ -1,23 +1,30 @@
 """The schema, and the kinds of columns and constraints that its tables are made of."""
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     ARRAY,
+    DDL,
     BigInteger,
     CheckConstraint,
     Column,
+    Connection,
     DateTime,
     ForeignKeyConstraint,
     Index,
     MetaData,
+    Sequence,
     Table,
     Text,
     UniqueConstraint,
+    event,
     text,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
 SCHEMA = "loracomp"
@@ -30,7 +37,7 @@ DIMENSIONS = 832
 NAME_BYTES = 300
 """Most bytes of the names of tasks, policies, base models and evaluations."""
 
-# What SQLAlchemy has no word for: a column's `info`, and what ALTER COLUMN does to it.
+# SQLAlchemy has no words for storage and statistics: a column's `info` has what ALTER COLUMN does to it.
 IN_ROW = {"alter": "SET STORAGE PLAIN"}
 """Retrieval reads vectors where they stand, not from a TOAST table."""
 NOT_COMPRESSED = {"alter": "SET STORAGE EXTERNAL"}
@@ -60,6 +67,31 @@ class HalfVec(HALFVEC):  # type: ignore[misc]  # pgvector has no types
     def get_col_spec(self, **_: Any) -> str:
         """The type's name in CREATE TABLE."""
         return f"public.{super().get_col_spec()}"
+
+
+def _ddl(statement: str) -> DDL:
+    return DDL(statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
+
+
+def also(*statements: str) -> None:
+    """Statements that SQLAlchemy has no words for; create_all runs them after it has made all tables."""
+    for statement in statements:
+        event.listen(metadata, "after_create", _ddl(statement))
+
+
+for _schema in ("bi", "loracomp_parts"):
+    event.listen(metadata, "before_create", _ddl(f"CREATE SCHEMA IF NOT EXISTS {_schema}"))
+event.listen(metadata, "before_create", _ddl(Path(__file__).with_name("functions.sql").read_text()))
+also(
+    "COMMENT ON SCHEMA loracomp_parts IS 'Partitions of tables of schema loracomp, counters, and the parts of "
+    "declarations.'"
+)
+
+
+@event.listens_for(metadata, "after_create")
+def _alter_columns(_metadata: MetaData, connection: Connection, **_: object) -> None:
+    for column in (column for table in metadata.sorted_tables for column in table.columns if column.info):
+        connection.execute(_ddl(f"ALTER TABLE {column.table} ALTER COLUMN {column.name} {column.info['alter']}"))
 
 
 def required(name: str, kind: Any, comment: str, default: str | None = None, **options: Any) -> Column[Any]:
@@ -105,8 +137,41 @@ def unique_with_nulls(name: str, columns: str) -> UniqueConstraint:
 
 def set_storage(table: Table, how: dict[str, str], columns: str) -> None:
     """Set the `info` of columns, whose names are separated by spaces."""
-    for name in columns.split():
-        table.c[name].info.update(how)
+    for column in columns_of(table, columns):
+        column.info.update(how)
+
+
+def counter(name: str, comment: str) -> Sequence:
+    """A sequence whose last value is a count from 0: adding one takes no lock, and survives a rollback."""
+    # The first nextval only gives the start. From then on each counts one.
+    also(f"COMMENT ON SEQUENCE {SCHEMA}.{name} IS '{comment}'", f"SELECT nextval('{SCHEMA}.{name}')")
+    return Sequence(name, metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
+
+
+def composite_type(name: str, columns: Iterable[Column[Any]], comment: str) -> None:
+    """A type that has these columns of tables as its attributes, by name and type."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    attributes = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in columns)
+    also(f"CREATE TYPE {SCHEMA}.{name} AS ({attributes})", f"COMMENT ON TYPE {SCHEMA}.{name} IS '{comment}'")
+
+
+def columns_of(table: Table, names: str) -> list[Column[Any]]:
+    """Columns of a table, whose names are separated by spaces."""
+    return [table.c[name] for name in names.split()]
+
+
+def partition(name: str, definition: str, parent: str, values: str, comment: str) -> None:
+    """A partition, in schema loracomp_parts. The SQL function add_range makes more.
+
+    Row security without a policy keeps out everybody but the owner. Whoever reads through the table is held to the
+    table's policies alone.
+    """
+    also(
+        f"CREATE TABLE loracomp_parts.{name} {definition}",
+        f"COMMENT ON TABLE loracomp_parts.{name} IS '{comment}'",
+        f"ALTER TABLE loracomp_parts.{name} ENABLE ROW LEVEL SECURITY",
+        f"ALTER TABLE {parent} ATTACH PARTITION loracomp_parts.{name} {values}",
+    )
 
 
 def one_of(column: str, values: str, name: str) -> CheckConstraint:

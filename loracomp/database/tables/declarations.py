@@ -22,6 +22,7 @@ from loracomp.database.tables.columns import (
     SCHEMA,
     TIME,
     RoleName,
+    also,
     check,
     index,
     metadata,
@@ -36,6 +37,7 @@ from loracomp.database.tables.columns import (
 # The last row of late_answer that a claim has looked at: the next claim goes on from there. A sequence, because a row
 # would leave a dead tuple at each claim.
 late_answer_seen = Sequence("late_answer_seen", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
+also("COMMENT ON SEQUENCE loracomp.late_answer_seen IS 'The last row of late_answer that a claim has looked at.'")
 
 declaration = Table(
     "declaration",

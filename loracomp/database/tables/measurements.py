@@ -1,12 +1,14 @@
 """What adapters were measured to be worth on examples."""
 
-from sqlalchemy import ARRAY, REAL, BigInteger, Boolean, Double, Integer, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import ARRAY, REAL, BigInteger, Boolean, Column, Double, Integer, PrimaryKeyConstraint, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from loracomp.database.tables.columns import (
     TIME,
     at_most_characters,
     check,
+    columns_of,
+    composite_type,
     index,
     listing,
     metadata,
@@ -86,6 +88,20 @@ measurement = Table(
     ),
     index("measurement_task", "task_id base_model_id example_id"),
     comment="How much adapters improve the answers to examples: one row for each example and base model.",
+)
+
+composite_type(
+    "measured",
+    [
+        Column("job_id", BigInteger),
+        Column("lease_token", BigInteger),
+        *columns_of(
+            measurement,
+            "choice_normalization base_score base_is_right chat_template adapter_ids gains are_right choice_scores",
+        ),
+    ],
+    "What a worker measured for a job, with the token of its lease; the arrays have an element for each adapter. For "
+    "record_measurements.",
 )
 
 task_evidence = Table(

@@ -2,7 +2,17 @@
 
 from sqlalchemy import Double, Integer, Table, Text
 
-from loracomp.database.tables.columns import TIME, between, check, created_at, metadata, one_of, required, short_name
+from loracomp.database.tables.columns import (
+    TIME,
+    also,
+    between,
+    check,
+    created_at,
+    metadata,
+    one_of,
+    required,
+    short_name,
+)
 
 policy = Table(
     "policy",
@@ -126,4 +136,44 @@ policy = Table(
         comment="0, or between 4 and 1000",
     ),
     comment="Named settings of routing and merging. A job names a policy; its trace keeps the settings that were used.",
+)
+# What jobs use unless they say otherwise; one policy for each strategy; and the controls of an honest evaluation.
+also(
+    """
+INSERT INTO loracomp.policy (name, router, weighting, strategy, max_adapters, k, contrast, description) VALUES
+('default', 'retrieval', 'similarity', 'cat', 8, 30, 0,
+    'Similar examples choose the adapters; their exact weighted sum (cat).'),
+('cat', 'retrieval', 'similarity', 'cat', 8, 30, 0,
+    'As default, merged by Concatenation: exactly the weighted sum.'),
+('linear', 'retrieval', 'similarity', 'linear', 8, 30, 0,
+    'As default, merged by Linear, as the paper does.'),
+('ties', 'retrieval', 'similarity', 'ties', 8, 30, 0,
+    'As default, merged by TIES.'),
+('magnitude_prune', 'retrieval', 'similarity', 'magnitude_prune', 8, 30, 0,
+    'As default, merged by Magnitude Prune.'),
+('dare_linear', 'retrieval', 'similarity', 'dare_linear', 8, 30, 0,
+    'As default, merged by DARE and Linear.'),
+('dare_ties', 'retrieval', 'similarity', 'dare_ties', 8, 30, 0,
+    'As default, merged by DARE and TIES.'),
+('nearest', 'retrieval', 'similarity', 'linear', 1, 30, 0,
+    'The adapter of the most probable task alone.'),
+('contrast', 'retrieval', 'similarity', 'cat', 8, 30, 0.3,
+    'As default, minus 0.3 times the base model''s score of each choice.'),
+('nearest_contrast', 'retrieval', 'similarity', 'cat', 1, 30, 0.3,
+    'As nearest, minus 0.3 times the base model''s score of each choice.'),
+('uniform', 'retrieval', 'uniform', 'cat', 8, 30, 0,
+    'Control: the nucleus with equal weights.'),
+('base', 'base', 'similarity', 'linear', 8, 30, 0,
+    'Control: the base model alone.'),
+('own_task', 'own_task', 'similarity', 'linear', 1, 30, 0,
+    'Control: the adapter of the job''s own task alone.'),
+('own_task_contrast', 'own_task', 'similarity', 'cat', 8, 30, 0.3,
+    'Control: as own_task, minus 0.3 times the base model''s score of each choice.'),
+('random', 'random', 'similarity', 'cat', 8, 30, 0,
+    'Control: random adapters with the weights that retrieval gave.'),
+('random_parameters', 'random_parameters', 'similarity', 'cat', 8, 30, 0,
+    'Control: random numbers of the same norm.'),
+('measured', 'retrieval', 'measured', 'cat', 3, 100, 0,
+    'Adapters that measured examples expect to help; where none does, the base model.')
+"""
 )

@@ -1,19 +1,23 @@
 """Answers, each with its trace."""
 
-from sqlalchemy import ARRAY, BigInteger, Boolean, Double, Index, Integer, Table, Text, text
+from sqlalchemy import ARRAY, BigInteger, Boolean, Column, Double, Index, Integer, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from loracomp.database.tables.columns import (
     NAME_BYTES,
     NO_STATISTICS,
     NOT_COMPRESSED,
+    also,
     at_most_characters,
     check,
+    columns_of,
+    composite_type,
     created_at,
     listing,
     metadata,
     one_of,
     optional,
+    partition,
     required,
     set_storage,
     shallow,
@@ -240,3 +244,39 @@ set_storage(
     "composition_digest base_fingerprint expected_gains choice_biases",
 )
 set_storage(prediction, NO_STATISTICS, "output")
+
+composite_type(
+    "route_trace",
+    columns_of(
+        prediction,
+        "example_ids example_tasks similarities tasks probabilities weights composed_tasks adapter_ids adapter_sha256 "
+        "adapter_weights policy_settings fallback eligible_task_count expected_gains chat_template "
+        "calibration_examples",
+    ),
+    "What routing decided for a job: columns of loracomp.prediction, which holds it. Of workers'' own use.",
+)
+composite_type(
+    "answer",
+    [
+        prediction.c.job_id,
+        Column("lease_token", BigInteger),
+        *columns_of(
+            prediction,
+            "output choice_index choice_scores choice_biases label_scores score_weights prompt_tokens output_tokens "
+            "finish_reason composition_digest batch_size timings",
+        ),
+    ],
+    "What a worker answered to a job, with the token of its lease. For record_predictions.",
+)
+
+# How many predictions each router has: without it reports are planned for a half per cent of them.
+also("CREATE STATISTICS loracomp.prediction_router ON (policy_settings ->> 'router') FROM loracomp.prediction")
+
+for _name, _values, _comment in (
+    ("prediction_0", "FOR VALUES FROM (0) TO (1000000)", "Answers to the jobs from 0 to 999999."),
+    ("prediction_others", "DEFAULT", "Answers to jobs that have no other partition; usually none."),
+):
+    # Two rows fit on a page of 8 kB.
+    _like = "(LIKE loracomp.prediction INCLUDING ALL) WITH (toast_tuple_target = 4080)"
+    partition(_name, _like, "loracomp.prediction", _values, _comment)
+    also(f"ALTER TABLE loracomp_parts.{_name} ALTER COLUMN output SET STATISTICS 0")

@@ -1,12 +1,13 @@
 """Limits of the queue, and counters."""
 
-from sqlalchemy import BigInteger, Sequence, SmallInteger, Table
+from sqlalchemy import BigInteger, SmallInteger, Table
 
-from loracomp.database.tables.columns import SCHEMA, check, metadata, optional, required
+from loracomp.database.tables.columns import also, check, counter, metadata, optional, required
 
-# Sequences used as counters (their last value is the count): incrementing one takes no lock, and survives a rollback.
-rescued_jobs = Sequence("rescued_jobs", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
-refused_inserts = Sequence("refused_inserts", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
+rescued_jobs = counter("rescued_jobs", "Counter: jobs taken back after their lease ran out.")
+refused_inserts = counter(
+    "refused_inserts", "Counter: INSERT statements refused because a limit of the queue was reached."
+)
 
 queue_limit = Table(
     "queue_limit",
@@ -17,3 +18,4 @@ queue_limit = Table(
     check("per_submitter_must_be_between_1_and_1000000000", "per_submitter BETWEEN 1 AND 1000000000"),
     comment="How many jobs may wait. set_queue_limits changes it; jobs of administrators are not limited.",
 )
+also("INSERT INTO loracomp.queue_limit DEFAULT VALUES")

@@ -1,0 +1,48 @@
+-- Functions that constraints of the tables call, so they belong to the tables and not to sql/. They are in plpgsql, which keeps its plans:
+-- with functions in language sql each INSERT of a job took 0.1 ms more.
+
+-- Unicode's white space, and the four separators that Python counts as such.
+CREATE FUNCTION loracomp.white_space() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '\t-\r\u001c- \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000';
+COMMENT ON FUNCTION loracomp.white_space IS
+'White space as the inside of a regular expression''s brackets: the same on every server, where \s is not.';
+CREATE FUNCTION loracomp.is_blank(value text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE STRICT AS $$
+BEGIN
+    RETURN value COLLATE pg_catalog."C" OPERATOR(pg_catalog.!~)
+        ('[^' OPERATOR(pg_catalog.||) loracomp.white_space() OPERATOR(pg_catalog.||) ']');
+END
+$$;
+COMMENT ON FUNCTION loracomp.is_blank IS 'Whether a text has nothing but white space; null for null.';
+CREATE FUNCTION loracomp.texts_are_not_blank(texts text[]) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN NOT EXISTS (
+        SELECT FROM pg_catalog.unnest(texts) AS t (value) WHERE t.value IS NULL OR loracomp.is_blank(t.value)
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.texts_are_not_blank IS 'Whether no text of the array is null or only white space.';
+CREATE FUNCTION loracomp.texts_are_distinct(texts text[]) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN (
+        SELECT pg_catalog.count(DISTINCT t.value) OPERATOR(pg_catalog.=) pg_catalog.count(t.value)
+        FROM pg_catalog.unnest(texts) AS t (value)
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.texts_are_distinct IS 'Whether no text stands in the array twice.';
+CREATE FUNCTION loracomp.texts_length(texts text[]) RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN (
+        SELECT coalesce(pg_catalog.sum(pg_catalog.char_length(t.value)), 0) FROM pg_catalog.unnest(texts) AS t (value)
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.texts_length IS 'Characters of all texts of the array together.';
+CREATE FUNCTION loracomp.longest_text(texts text[]) RETURNS integer LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN (
+        SELECT coalesce(pg_catalog.max(pg_catalog.octet_length(t.value)), 0) FROM pg_catalog.unnest(texts) AS t (value)
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.longest_text IS 'Bytes of the longest text of the array; 0 if there is none.';
