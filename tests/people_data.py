@@ -1,5 +1,6 @@
 """Jobs in a database, answered as a worker would record them, for the tests of what people see."""
 
+from collections import defaultdict
 from typing import Any
 
 from psycopg import sql
@@ -120,6 +121,22 @@ def answer(connection: db.Connection, job_id: int, examples: dict[str, int], **c
         **columns,
     }
     assert record(connection, {job_id: token}, [row]) == {job_id}
+
+
+COLUMNS_OF_BI = """
+SELECT c.relname AS view, a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type
+FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+WHERE c.relnamespace = 'bi'::regnamespace AND c.relkind = 'v' AND a.attnum > 0
+ORDER BY c.relname, a.attnum
+"""
+
+
+def views(connection: db.Connection) -> dict[str, dict[str, str]]:
+    """Views of bi with their columns' types, as the catalog has them."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in connection.execute(COLUMNS_OF_BI):
+        found[row["view"]][row["name"]] = row["type"]
+    return dict(found)
 
 
 def fill_every_view(connection: db.Connection) -> None:

@@ -110,12 +110,3 @@ def test_what_the_image_is_built_of_is_there() -> None:
     copied = {word for words in copies for word in words.split()}
     assert copied == allowed
     assert all((ROOT / name).exists() for name in copied)
-
-
-def test_the_trial_of_containers_has_a_stand_in_for_each_base_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "system" / "containers"))
-    from bases import BASES
-
-    named = {name for name in re.findall(r"^FROM (\S+)", DOCKERFILE, flags=re.M) if ":" in name}
-    named |= {service["image"] for service in SERVICES.values() if "build" not in service}
-    assert {base.name.removeprefix("docker.io/").removeprefix("library/") for base in BASES} == named

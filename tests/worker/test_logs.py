@@ -1,17 +1,12 @@
-"""Log lines: for people, and for machines, with the jobs that they are about; and the docs name every event."""
+"""Log lines: for people, and for machines, with the jobs that they are about."""
 
-import ast
 import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from loracomp.worker.logfmt import configure, logfmt
-from test_architecture import MODULES, tree
-
-DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 @pytest.fixture
@@ -50,15 +45,3 @@ def test_a_line_for_machines(log: logging.Logger, capsys: pytest.CaptureFixture[
     assert failed == {"level": "warning", "logger": "loracomp.test", **said}
     assert raised["job"] == 8 and "KeyError: 'x'" in raised["traceback"]
     assert other["event"] == "100 %"
-
-
-def events() -> set[str]:
-    """First arguments of every call of `logfmt` in the package."""
-    calls = (node for path in MODULES for node in ast.walk(tree(path)) if isinstance(node, ast.Call))
-    return {ast.literal_eval(call.args[0]) for call in calls if ast.unparse(call.func) == "logfmt"}
-
-
-def test_the_docs_name_every_event() -> None:
-    page = DOCS.read_text()
-    assert len(events()) > 10
-    assert {event for event in events() if f"`{event}`" not in page} == set()

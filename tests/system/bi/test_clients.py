@@ -16,10 +16,9 @@ import sqlalchemy
 from psycopg.conninfo import conninfo_to_dict
 
 from conftest import create_database, drop_database, place_for_a_server, url_of
-from demo_fixtures import ROOT
 from loracomp.database import connections as db
 from loracomp.database import embedded, schema
-from people_data import fill_every_view
+from people_data import fill_every_view, views
 from people_fixtures import login
 
 JDBC_DRIVER = Path("/usr/share/java/postgresql.jar")
@@ -29,19 +28,6 @@ SELECT c.relname AS view, obj_description(c.oid, 'pg_class') AS comment,
 FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
 WHERE c.relnamespace = 'bi'::regnamespace AND c.relkind = 'v' AND a.attnum > 0 GROUP BY c.oid
 """
-
-
-def contract() -> dict[str, dict[str, str]]:
-    """Views of bi with their columns' types, as tests/bi_contract.txt lists them."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    for line in (ROOT / "tests" / "bi_contract.txt").read_text().splitlines():
-        name, _, kind = line.partition(" ")
-        view, _, column = name.partition(".")
-        found[view][column] = kind
-    return dict(found)
-
-
-VIEWS = contract()
 
 
 def comments(url: str) -> dict[str, dict[str, Any]]:
@@ -69,6 +55,13 @@ def engine(server: str, template: str, logins: None) -> Iterator[sqlalchemy.Engi
     drop_database(server, name)
 
 
+@pytest.fixture(scope="module")
+def of_bi(server: str, engine: sqlalchemy.Engine) -> dict[str, dict[str, str]]:
+    """Views of bi with their columns' types, as the server's catalog has them."""
+    with db.connect(url_of(server, str(engine.url.database))) as owner:
+        return views(owner)
+
+
 SQLALCHEMY_TYPES = {
     "bigint": sqlalchemy.BIGINT,
     "integer": sqlalchemy.INTEGER,
@@ -80,10 +73,12 @@ SQLALCHEMY_TYPES = {
 }
 
 
-def test_sqlalchemy_reflects_views_types_and_comments(engine: sqlalchemy.Engine) -> None:
+def test_sqlalchemy_reflects_views_types_and_comments(
+    engine: sqlalchemy.Engine, of_bi: dict[str, dict[str, str]]
+) -> None:
     inspector = sqlalchemy.inspect(engine)
-    assert set(inspector.get_view_names("bi")) == set(VIEWS)
-    for view, columns in VIEWS.items():
+    assert set(inspector.get_view_names("bi")) == set(of_bi)
+    for view, columns in of_bi.items():
         found = inspector.get_columns(view, "bi")
         assert [column["name"] for column in found] == list(columns)
         for column in found:
@@ -92,7 +87,7 @@ def test_sqlalchemy_reflects_views_types_and_comments(engine: sqlalchemy.Engine)
         assert inspector.get_table_comment(view, "bi")["text"]
 
 
-def test_pandas_reads_every_view_in_its_own_types(engine: sqlalchemy.Engine) -> None:
+def test_pandas_reads_every_view_in_its_own_types(engine: sqlalchemy.Engine, of_bi: dict[str, dict[str, str]]) -> None:
     """Integers with nulls are floats to pandas, and booleans with nulls objects."""
     kinds = {
         "bigint": "if",
@@ -103,7 +98,7 @@ def test_pandas_reads_every_view_in_its_own_types(engine: sqlalchemy.Engine) -> 
         "timestamp with time zone": "M",
         "date": "M",
     }
-    for view, columns in VIEWS.items():
+    for view, columns in of_bi.items():
         frame = pandas.read_sql_table(view, engine, schema="bi")
         assert list(frame.columns) == list(columns)
         assert len(frame), view
@@ -170,19 +165,19 @@ PYTHON_TYPES = {
 
 
 @pytest.mark.clients
-def test_odbc_lists_views_and_types(odbc: Any) -> None:
-    assert {row.table_name for row in odbc.cursor().tables(schema="bi", tableType="VIEW")} == set(VIEWS)
+def test_odbc_lists_views_and_types(odbc: Any, of_bi: dict[str, dict[str, str]]) -> None:
+    assert {row.table_name for row in odbc.cursor().tables(schema="bi", tableType="VIEW")} == set(of_bi)
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for row in odbc.cursor().columns(schema="bi"):
         found[row.table_name][row.column_name] = row.type_name
     assert found == {
-        view: {name: ODBC_TYPES[kind] for name, kind in columns.items()} for view, columns in VIEWS.items()
+        view: {name: ODBC_TYPES[kind] for name, kind in columns.items()} for view, columns in of_bi.items()
     }
 
 
 @pytest.mark.clients
-def test_odbc_reads_every_view(odbc: Any) -> None:
-    for view, columns in VIEWS.items():
+def test_odbc_reads_every_view(odbc: Any, of_bi: dict[str, dict[str, str]]) -> None:
+    for view, columns in of_bi.items():
         cursor = odbc.cursor().execute(f"SELECT * FROM bi.{view}")
         rows = cursor.fetchall()
         assert rows, view
@@ -232,7 +227,9 @@ def rows_of(result: Any, *names: str) -> Iterator[tuple[str, ...]]:
 
 
 @pytest.mark.clients
-def test_jdbc_lists_views_types_and_comments(jdbc: Any, served: dict[str, Any]) -> None:
+def test_jdbc_lists_views_types_and_comments(
+    jdbc: Any, served: dict[str, Any], of_bi: dict[str, dict[str, str]]
+) -> None:
     meta = jdbc.connection.getMetaData()
     expected = comments(served["owner"])
     assert dict(rows_of(meta.getTables(None, "bi", "%", ["VIEW"]), "TABLE_NAME", "REMARKS")) == {
@@ -247,13 +244,13 @@ def test_jdbc_lists_views_types_and_comments(jdbc: Any, served: dict[str, Any]) 
             (name, JDBC_TYPES[kind], remark)
             for (name, kind), remark in zip(columns.items(), expected[view]["columns"], strict=True)
         ]
-        for view, columns in VIEWS.items()
+        for view, columns in of_bi.items()
     }
 
 
 @pytest.mark.clients
-def test_jdbc_reads_every_view(jdbc: Any) -> None:
-    for view, columns in VIEWS.items():
+def test_jdbc_reads_every_view(jdbc: Any, of_bi: dict[str, dict[str, str]]) -> None:
+    for view, columns in of_bi.items():
         with jdbc.cursor() as cursor:
             cursor.execute(f"SELECT * FROM bi.{view}")
             rows = cursor.fetchall()

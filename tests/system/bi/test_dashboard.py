@@ -28,8 +28,7 @@ from conftest import place_for_a_server
 from demo_fixtures import ROOT
 from loracomp.database import connections as db
 from loracomp.database import embedded, schema
-from people_data import fill_every_view
-from test_clients import VIEWS
+from people_data import fill_every_view, views
 
 BUNDLE = ROOT / "deploy" / "dashboards" / "superset" / "bundle"
 LARGEST_PICTURE = 500_000  # bytes
@@ -100,11 +99,12 @@ def test_a_python_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
 # The bundle against schema bi.
 
 
-def test_datasets_are_views_with_all_their_columns() -> None:
+def test_datasets_are_views_with_all_their_columns(connection: db.Connection) -> None:
+    of_bi = views(connection)
     for name, dataset in DATASETS.items():
         assert (dataset["schema"], dataset["table_name"]) == ("bi", name)
         columns = {one["column_name"]: one["type"].lower() for one in dataset["columns"] if "expression" not in one}
-        assert columns == VIEWS[name]
+        assert columns == of_bi[name]
 
 
 def test_every_metric_is_a_number_or_a_text(connection: db.Connection) -> None:
