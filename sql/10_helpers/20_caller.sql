@@ -3,8 +3,6 @@
 --   caller_is_admin     whether it is an administrator or the owner
 --     caller
 --   may_read            whether a role may know of a task
---   readable_roles      of the roles that tasks are for: those whose tasks a role may know of
---     may_read
 
 -- Reads only. It also works inside a SECURITY DEFINER function, where current_user is the function's owner.
 CREATE FUNCTION loracomp.caller() RETURNS name
@@ -37,13 +35,3 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.may_read IS
 'Whether a role may know of a task with this reader_role: a member of it, an administrator, or the owner.';
-
--- Reads memberships, and the roles of all tasks. OFFSET 0, so that each role is looked up once, and not for each of its tasks.
-CREATE FUNCTION loracomp.readable_roles(reader name) RETURNS SETOF name
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT d.reader_role
-    FROM (SELECT DISTINCT t.reader_role FROM loracomp.task AS t WHERE t.reader_role IS NOT NULL OFFSET 0) AS d
-    WHERE loracomp.may_read(reader, d.reader_role);
-END;
-COMMENT ON FUNCTION loracomp.readable_roles IS 'The reader_roles of tasks that a role may know of.';

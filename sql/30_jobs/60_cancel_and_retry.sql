@@ -2,7 +2,7 @@
 --   cancel_job                  one job, by its submitter or an administrator
 --   cancel_jobs                 those of many jobs that have not ended
 --     lock_jobs                 the caller's jobs with these ids or tags; set_priority and erase_jobs call it too
---     give_reason               sets the reason for the audit
+--     give_reason               10_helpers/40_audit.sql
 --   retry_job                   queues one failed or cancelled job again, by its submitter or an administrator
 --     caller, caller_is_admin, check_room, give_reason
 --   set_priority                moves queued jobs in the queue
@@ -166,19 +166,3 @@ $$;
 COMMENT ON FUNCTION loracomp.set_priority IS
 'Changes the priority (-1000 to 1000) of those of these jobs that are queued, and returns how many; the audit keeps the old and '
 'the new one. Submitters may do this to their own jobs, administrators to all jobs.';
-
--- Sets the reason that the audit's triggers write in this transaction, and returns the previous one. The calling functions can't
--- use a SET clause instead, because Postgres lets only superusers set unknown parameters there.
-CREATE FUNCTION loracomp.give_reason(reason text) RETURNS text
-LANGUAGE plpgsql
-SET search_path = loracomp, pg_temp
-AS $$
-DECLARE
-    before CONSTANT text := current_setting('loracomp.reason', true);
-BEGIN
-    PERFORM set_config('loracomp.reason', give_reason.reason, true);
-    RETURN before;
-END
-$$;
-COMMENT ON FUNCTION loracomp.give_reason IS
-'Sets the reason that audit_event gets for changes of jobs in this transaction; returns the previous reason.';

@@ -6,7 +6,12 @@
 --   delete_task                 with its examples and adapters
 --   delete_examples
 --     each: find_task
+--       check_task_exists       raises if an administrator names no task
 --   list_tasks
+--   readable_tasks              tasks that the caller's jobs may use
+--     readable_roles            the roles whose tasks a role may know of
+--   check_tasks_exist           raises if a submitter names tasks that are none, or none that it may know of
+--     readable_roles
 
 -- Adds a task unless the name exists, and returns whether it was added; an existing task is not changed.
 CREATE FUNCTION loracomp.add_task(
@@ -165,3 +170,68 @@ GROUP BY t.id
 ORDER BY t.family, t.name;
 END;
 COMMENT ON FUNCTION loracomp.list_tasks IS 'Tasks with their numbers of examples, embeddings and active adapters.';
+
+-- Reads memberships, and the roles of all tasks. OFFSET 0, so that each role is looked up once, and not for each of its tasks.
+CREATE FUNCTION loracomp.readable_roles(reader name) RETURNS SETOF name
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT d.reader_role
+    FROM (SELECT DISTINCT t.reader_role FROM loracomp.task AS t WHERE t.reader_role IS NOT NULL OFFSET 0) AS d
+    WHERE loracomp.may_read(reader, d.reader_role);
+END;
+COMMENT ON FUNCTION loracomp.readable_roles IS 'The reader_roles of tasks that a role may know of.';
+
+-- Reads only, with its owner's rights, because row security shows tasks only to administrators.
+CREATE FUNCTION loracomp.readable_tasks() RETURNS TABLE (name text, family text, description text)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT t.name, t.family, t.description
+    FROM loracomp.task AS t
+    WHERE t.reader_role IS NULL OR t.reader_role IN (SELECT loracomp.readable_roles(loracomp.caller()))
+    ORDER BY t.family, t.name;
+$$;
+COMMENT ON FUNCTION loracomp.readable_tasks IS 'Tasks that the caller''s jobs may use; their names can be given as exclude_tasks.';
+
+-- Changes nothing; null passes. A task that the caller may not read is treated as unknown.
+CREATE FUNCTION loracomp.check_tasks_exist(field text, names text[]) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    known CONSTANT text[] := ARRAY(
+        SELECT t.name FROM loracomp.task AS t
+        WHERE t.reader_role IS NULL OR t.reader_role IN (SELECT loracomp.readable_roles(loracomp.caller()))
+    );
+    unknown CONSTANT text := (
+        SELECT string_agg(x.name || coalesce(loracomp.did_you_mean(x.name, known), ''), ', ' ORDER BY x.place)
+        FROM (SELECT u.name, min(u.place) AS place FROM unnest(names) WITH ORDINALITY AS u (name, place) GROUP BY u.name) AS x
+        WHERE x.name <> ALL (known)
+    );
+BEGIN
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION '% names tasks that do not exist: %', field, unknown
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = field || '_must_name_tasks',
+                HINT = 'remove these names: a task that does not exist is never used';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_tasks_exist IS 'Raises if some of these names are no task (or none that the caller may read).';
+
+-- Changes nothing; null passes. A mistyped name would make a search for trouble find none.
+CREATE FUNCTION loracomp.check_task_exists(task text) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF task IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = check_task_exists.task) THEN
+        RAISE EXCEPTION 'there is no task %', check_task_exists.task
+            USING ERRCODE = 'no_data_found', HINT = concat(
+                'loracomp task add creates one, loracomp task list shows the existing ones',
+                loracomp.did_you_mean(check_task_exists.task, ARRAY(SELECT t.name FROM loracomp.task AS t))
+            );
+    END IF;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_task_exists IS 'True if there is such a task, or if the name is null; otherwise raises.';

@@ -1,7 +1,103 @@
 -- Policies: named settings of routing and merging.
 --   set_policy
---     with_settings             20_routing/10_task_weights.sql
+--     with_settings             a policy with some settings replaced
+--       check_setting           raises if a constraint of loracomp.policy refuses a setting
+--   policy_with                 a named policy with some settings replaced
+--     with_settings
 --   trigger keep_default_policy   refuses to delete or rename the policy of jobs that name none
+
+-- Evaluates the table's own constraints, so that the range of a setting stands in one place; a constraint's comment has it in words.
+CREATE FUNCTION loracomp.check_setting(policy loracomp.policy, setting text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    condition text;
+    allowed text;
+    holds boolean;
+BEGIN
+    FOR condition, allowed IN
+        SELECT pg_get_expr(c.conbin, c.conrelid), obj_description(c.oid, 'pg_constraint')
+        FROM pg_catalog.pg_constraint AS c
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+        WHERE c.conrelid = 'loracomp.policy'::regclass AND c.contype = 'c' AND a.attname = check_setting.setting
+    LOOP
+        EXECUTE format('SELECT %s FROM (SELECT ($1).*) AS policy', condition) INTO holds USING check_setting.policy;
+        IF NOT holds THEN
+            RAISE EXCEPTION '% must be %, not %', check_setting.setting, allowed,
+                to_jsonb(check_setting.policy) ->> check_setting.setting USING ERRCODE = 'check_violation';
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_setting IS
+'Raises an error that names a setting of a policy and its allowed values, if a constraint of loracomp.policy refuses it.';
+
+CREATE FUNCTION loracomp.with_settings(
+    policy loracomp.policy,
+    settings jsonb,
+    known text[] DEFAULT
+    '{k,temperature,top_p,max_adapters,min_share,weighting,gain_prior,gain_margin,calibration_rows,min_similarity}'
+) RETURNS loracomp.policy
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    used loracomp.policy := with_settings.policy;
+    setting text;
+    wanted jsonb;
+BEGIN
+    IF jsonb_typeof(with_settings.settings) IS DISTINCT FROM 'object' THEN
+        RAISE EXCEPTION 'settings must be a JSON object, such as {"top_p": 0.9}'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    -- One by one, so that an error can name the setting.
+    FOR setting, wanted IN SELECT s.key, s.value FROM jsonb_each(with_settings.settings) AS s LOOP
+        IF setting <> ALL (known) THEN
+            RAISE EXCEPTION 'settings must not hold %: there are %', left(setting, 100),
+                array_to_string(known, ', ') USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        IF wanted = 'null' THEN
+            RAISE EXCEPTION '% must not be null', setting
+                USING ERRCODE = 'not_null_violation', HINT = 'leave it out to keep its value';
+        END IF;
+        BEGIN
+            used := jsonb_populate_record(used, jsonb_build_object(setting, wanted));
+        EXCEPTION WHEN data_exception THEN
+            RAISE EXCEPTION '% must be of type %, not %', setting, (
+                SELECT format_type(a.atttypid, NULL) FROM pg_catalog.pg_attribute AS a
+                WHERE a.attrelid = 'loracomp.policy'::regclass AND a.attname = setting
+            ), left(wanted::text, 100) USING ERRCODE = 'invalid_parameter_value';
+        END;
+        PERFORM loracomp.check_setting(used, setting);
+    END LOOP;
+    RETURN used;
+END
+$$;
+COMMENT ON FUNCTION loracomp.with_settings IS
+'A policy with some of its known settings replaced, such as {"top_p": 0.9}. An error names an unknown setting, or the allowed '
+'values of a setting.';
+
+CREATE FUNCTION loracomp.policy_with(policy text DEFAULT 'default', settings jsonb DEFAULT '{}') RETURNS loracomp.policy
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    used loracomp.policy;
+BEGIN
+    SELECT p.* INTO used FROM loracomp.policy AS p WHERE p.name = policy_with.policy;
+    IF used.name IS NULL THEN
+        RAISE EXCEPTION 'there is no policy %', policy_with.policy
+            USING ERRCODE = 'no_data_found', HINT = concat(
+                'loracomp.policy lists the existing ones, and for analysts bi.dim_policy',
+                loracomp.did_you_mean(policy_with.policy, ARRAY(SELECT p.name FROM loracomp.policy AS p))
+            );
+    END IF;
+    RETURN loracomp.with_settings(used, policy_with.settings);
+END
+$$;
+COMMENT ON FUNCTION loracomp.policy_with IS
+'The policy with this name, with some of its routing settings replaced; an argument for task_weights.';
 
 -- Changes the given settings of a policy. If there is no such policy, creates it, with defaults for the other settings.
 CREATE FUNCTION loracomp.set_policy(name text, settings jsonb) RETURNS loracomp.policy

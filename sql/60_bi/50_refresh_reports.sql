@@ -151,3 +151,6 @@ COMMENT ON VIEW bi.report_refresh IS
 'those of routing_by_day and jobs_by_day.';
 COMMENT ON COLUMN bi.report_refresh.age_s IS 'Seconds since the last refresh.';
 SELECT loracomp.copy_comments('bi.report_refresh', 'loracomp.report_refresh');
+
+CREATE TRIGGER audit_row AFTER INSERT OR UPDATE OR DELETE ON loracomp.reported_tag
+FOR EACH ROW EXECUTE FUNCTION loracomp.audit_row();

@@ -31,3 +31,6 @@ COMMENT ON COLUMN bi.evaluation.succeeded IS 'Number of its jobs that were answe
 COMMENT ON COLUMN bi.evaluation.failed IS 'Number of its jobs that failed.';
 COMMENT ON COLUMN bi.evaluation.cancelled IS 'Number of its jobs that were cancelled.';
 SELECT loracomp.copy_comments('bi.evaluation', 'loracomp.evaluation', 'bi.prediction');
+
+CREATE TRIGGER audit_row AFTER INSERT OR UPDATE OR DELETE ON loracomp.evaluation
+FOR EACH ROW EXECUTE FUNCTION loracomp.audit_row();

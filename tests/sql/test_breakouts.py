@@ -537,7 +537,7 @@ def test_analysts_cannot(scene: Scene, statement: str) -> None:
 
 ADMINS = {
     "an event": "INSERT INTO loracomp.audit_event (entity, action) VALUES ('policy', 'update')",
-    "no triggers": "ALTER TABLE loracomp.policy DISABLE TRIGGER audit_registry",
+    "no triggers": "ALTER TABLE loracomp.policy DISABLE TRIGGER audit_row",
     "replica": "SET session_replication_role = 'replica'",
     "no audit": "TRUNCATE loracomp.audit_event",
     "a job's events": "SET loracomp.purging = 'on'; DELETE FROM loracomp.audit_event WHERE entity = 'job'",

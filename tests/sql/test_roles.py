@@ -74,7 +74,7 @@ OWNERS_ALONE = """
     succeed_jobs check_server check_objects check_work check_worker_name
     find_task check_setting check_columns prepare_job hint_job check_room
     keep_default_policy
-    audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
+    audit_job_update audit_job_delete audit_row keep_audit_event recount_days
     content_hash has_learnt_from draw_examples likely_tasks queue_measurements active_adapters
     expected_gains
     audit_examples

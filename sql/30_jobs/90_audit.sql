@@ -72,3 +72,6 @@ FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_job_update();
 CREATE TRIGGER audit_job_delete AFTER DELETE ON loracomp.job
 REFERENCING OLD TABLE AS old_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_job_delete();
+
+CREATE TRIGGER audit_row AFTER INSERT OR UPDATE OR DELETE ON loracomp.queue_limit
+FOR EACH ROW EXECUTE FUNCTION loracomp.audit_row();
