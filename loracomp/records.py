@@ -94,7 +94,7 @@ class LabelledRow:
     """A prompt whose right choice is known."""
 
     prompt: str
-    answer: str
+    label: str
     vector: "npt.NDArray[np.floating]"
     """Its embedding, as `Encoder.encode` makes it."""
 

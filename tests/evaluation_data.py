@@ -44,7 +44,7 @@ def add_rows(
 def add_texts(connection: db.Connection, task: str, split: str, prompts: Sequence[str]) -> None:
     """Rows of an existing task with these prompts."""
     rows = [
-        {"split": split, "prompt": prompt, "choices": ["yes", "no"], "answer": "yes", "source_ref": reference}
+        {"split": split, "prompt": prompt, "choices": ["yes", "no"], "label": "yes", "source_ref": reference}
         | {"content_hash": one(connection, "SELECT encode(sha256(%s), 'hex') AS hash", [reference.encode()])["hash"]}
         for reference, prompt in ((f"{task}/{split}#{number}", prompt) for number, prompt in enumerate(prompts))
     ]

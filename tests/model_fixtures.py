@@ -156,9 +156,9 @@ class Fetching(Predictor):
 
 def direct(model, tokenizer, example: dict[str, Any]) -> tuple[float, bool | None]:
     """Log-probability of the right answer, a forward pass a choice; and whether it is chosen."""
-    texts = example["choices"] or [example["answer"]]
+    texts = example["choices"] or [example["label"]]
     scores = torch.tensor([mean_log_likelihood(model, tokenizer, example["prompt"], text) for text in texts])
-    right = texts.index(example["answer"])
+    right = texts.index(example["label"])
     if example["choices"] is None:
         return float(scores[0]), None
     return float(scores.log_softmax(0)[right]), bool(scores.argmax() == right)

@@ -11,8 +11,8 @@ from loracomp.database.queries import QUERIES
 from routing_data import BASE_MODEL, add_base_model, add_task
 
 ADD_EXAMPLE = """
-INSERT INTO loracomp.example (task_id, split, prompt, answer, source_ref, content_hash)
-SELECT t.id, 'train', %(prompt)s, %(answer)s, %(source_ref)s, sha256(convert_to(%(source_ref)s, 'UTF8'))
+INSERT INTO loracomp.example (task_id, split, prompt, label, source_ref, content_hash)
+SELECT t.id, 'train', %(prompt)s, %(label)s, %(source_ref)s, sha256(convert_to(%(source_ref)s, 'UTF8'))
 FROM loracomp.task AS t WHERE t.name = %(task)s RETURNING id
 """
 POLICY = """
@@ -50,7 +50,7 @@ def add_example(connection: db.Connection, task: str, number: int) -> int:
     given = {
         "task": task,
         "prompt": f"Does it rain in example {number} of {task}?",
-        "answer": "yes",
+        "label": "yes",
         "source_ref": f"{task}/train#{number}",
     }
     return one(connection, ADD_EXAMPLE, given)["id"]

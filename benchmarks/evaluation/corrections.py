@@ -75,7 +75,7 @@ WAYS: dict[str, Chooser] = {
 
 
 def _left(rows: Rows, before: Places) -> Places:
-    return np.setdiff1d(np.arange(len(rows["answers"])), before)
+    return np.setdiff1d(np.arange(len(rows["labels"])), before)
 
 
 def _farthest(rows: Rows, before: Places, deal: np.random.Generator, among: Places) -> Places:
@@ -99,7 +99,7 @@ def right_after(way: Chooser, pool: Rows, asked: Rows, deal: np.random.Generator
         corrected = _at(pool, chosen)
         scores = measured(corrected, pool)
         if len(chosen) in COUNTS:
-            found.append(float((measured(corrected, asked).argmax(axis=1) == asked["answers"]).mean()))
+            found.append(float((measured(corrected, asked).argmax(axis=1) == asked["labels"]).mean()))
     return found
 
 
@@ -112,7 +112,7 @@ def compared(path: Path) -> dict[str, npt.NDArray[np.float64]]:
     rows = _scored(path)
     found: dict[str, Any] = {way: [] for way in WAYS}
     for draw in range(DRAWS):
-        order = np.random.default_rng(draw).permutation(len(rows["answers"]))
+        order = np.random.default_rng(draw).permutation(len(rows["labels"]))
         asked, pool = np.split(order, [len(order) // 3])
         for name, way in WAYS.items():
             deal = np.random.default_rng([draw, 1])

@@ -32,23 +32,23 @@ from .plan import UNFAMILIAR
 TASKS = (*UNFAMILIAR, "amazon_polarity", "mrpc", "scitail")
 """Those without an adapter whose rows all have the same choices."""
 COUNTS = (16, 64)
-TABLE = "CREATE TABLE {0} (id integer PRIMARY KEY, prompt text, answer text)"
+TABLE = "CREATE TABLE {0} (id integer PRIMARY KEY, prompt text, label text)"
 DECLARE = "SELECT loracomp.create_answers('{0}_answer', '{0}', '{{prompt}}', choices => %(choices)s)"
 CORRECT = """
-UPDATE {0}_answer AS a SET correct = t.answer FROM {0} AS t
+UPDATE {0}_answer AS a SET correct = t.label FROM {0} AS t
 WHERE t.id = a.id AND a.id <= %(count)s AND a.correct IS NULL
 """
 COUNT = """
-SELECT round(100 * avg((a.answer = t.answer)::integer), 1)::float AS share
+SELECT round(100 * avg((a.answer = t.label)::integer), 1)::float AS share
 FROM {0} AS t JOIN {0}_answer AS a USING (id) WHERE t.id > %(first)s
 """
 SUBMIT = """
 INSERT INTO loracomp.job (prompt, choices, policy, tags)
-SELECT t.prompt, %(choices)s, p.policy, jsonb_build_object('of', '{0}', 'answer', t.answer)
+SELECT t.prompt, %(choices)s, p.policy, jsonb_build_object('of', '{0}', 'label', t.label)
 FROM {0} AS t, unnest('{{default,measured}}'::text[]) AS p (policy) WHERE t.id > %(first)s
 """
 BY_POLICY = """
-SELECT policy, round(100 * avg((output = tags ->> 'answer')::integer), 1)::float AS share
+SELECT policy, round(100 * avg((output = tags ->> 'label')::integer), 1)::float AS share
 FROM loracomp.job_result WHERE tags ->> 'of' = '{0}' GROUP BY policy
 """
 
@@ -91,7 +91,7 @@ def answered(table: Table, data: Path, rows: int, own: int) -> dict[str, object]
     table.run(TABLE)
     for number, row in enumerate(examples, 1):
         table.run(
-            "INSERT INTO {0} VALUES (%(id)s, %(prompt)s, %(answer)s)", id=number, prompt=row.prompt, answer=row.answer
+            "INSERT INTO {0} VALUES (%(id)s, %(prompt)s, %(label)s)", id=number, prompt=row.prompt, label=row.label
         )
     table.run(DECLARE, choices=choices)
     table.drain()

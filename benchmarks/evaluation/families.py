@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         mixes = [(each.example, RULES[name](each)) for each in asked]
         for left in scores.complete(mixes):
             print(f"{name}: {left} left", flush=True)
-        right[name] = [int(np.argmax(scores.of(*each)) == each[0].answer_index) for each in mixes]
+        right[name] = [int(np.argmax(scores.of(*each)) == each[0].label_index) for each in mixes]
     show(asked, right)
     if options.part != "train":
         keep(options.part, asked, right, scores.digest)

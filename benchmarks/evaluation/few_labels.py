@@ -97,7 +97,7 @@ class Scorer:
         if len(have.get("vectors", ())) != len(rows):
             shown = [(row.prompt, row.choices) for row in rows]
             have["vectors"] = self._encoder.encode(shown)
-            have["answers"] = np.array([row.answer_index for row in rows])
+            have["labels"] = np.array([row.label_index for row in rows])
         mixes = {"mix": self._mix(task), **({"base": Composition()} if kind.name == "validation" else {})}
         for start in range(len(have.get("mix", ())), len(rows), TOGETHER):
             batch = rows[start : start + TOGETHER]
@@ -155,22 +155,22 @@ def score(data: Path, folder: Path) -> None:
 
 
 Rows = dict[str, npt.NDArray[Any]]
-"""A file's arrays: `answers` [rows], `mix` and `base` [rows, choices], `vectors` [rows, dimensions]."""
+"""A file's arrays: `labels` [rows], `mix` and `base` [rows, choices], `vectors` [rows, dimensions]."""
 
 
 def majority(labelled: Rows, asked: Rows) -> npt.NDArray[np.float64]:
-    """The most frequent answer of the labelled rows; scores [asked, choices], as of all that follow."""
+    """The most frequent label of the labelled rows; scores [asked, choices], as of all that follow."""
     return np.tile(_right(labelled).mean(axis=0), (len(asked["mix"]), 1))
 
 
 def classifier(labelled: Rows, asked: Rows) -> npt.NDArray[np.float64]:
     """A logistic regression on the embeddings of the prompts: a linear probe."""
     scores = np.zeros_like(asked["mix"])
-    seen = np.unique(labelled["answers"])
+    seen = np.unique(labelled["labels"])
     if len(seen) == 1:
         scores[:, seen] = 1
         return scores
-    probe = LogisticRegression(C=10, max_iter=1000).fit(_of_prompts(labelled), labelled["answers"])
+    probe = LogisticRegression(C=10, max_iter=1000).fit(_of_prompts(labelled), labelled["labels"])
     scores[:, seen] = probe.predict_proba(_of_prompts(asked))
     return scores
 
@@ -223,7 +223,7 @@ OTHERS = ("majority", "classifier", "nearest", "biased")
 
 
 def _right(rows: Rows) -> npt.NDArray[np.float64]:
-    return np.eye(rows["mix"].shape[1])[rows["answers"]]
+    return np.eye(rows["mix"].shape[1])[rows["labels"]]
 
 
 def _of_prompts(rows: Rows) -> npt.NDArray[np.float64]:
@@ -238,12 +238,12 @@ def _normalised(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def correct(labelled: Rows, asked: Rows, count: int) -> npt.NDArray[np.float64]:
     """[ways, asked] in how many draws of `count` labelled rows each way answers each row rightly: a share."""
-    draws = 1 if count == len(labelled["answers"]) else DRAWS
-    found = np.zeros((len(WAYS), len(asked["answers"])))
+    draws = 1 if count == len(labelled["labels"]) else DRAWS
+    found = np.zeros((len(WAYS), len(asked["labels"])))
     for draw in range(draws):
-        drawn = np.random.default_rng([count, draw]).permutation(len(labelled["answers"]))[:count]
+        drawn = np.random.default_rng([count, draw]).permutation(len(labelled["labels"]))[:count]
         known = {name: values[drawn] for name, values in labelled.items()}
-        found += [way(known, asked).argmax(axis=1) == asked["answers"] for way in WAYS.values()]
+        found += [way(known, asked).argmax(axis=1) == asked["labels"] for way in WAYS.values()]
     return found / draws
 
 

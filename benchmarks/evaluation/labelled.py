@@ -75,7 +75,7 @@ def add_evidence(connection: Connection, task: str, measured: MeasuredExamples, 
     rows = [
         {
             "choices": each.choices,
-            "answer": each.answer,
+            "label": each.label,
             "choice_scores": {
                 str(ids[digest]): of_adapter[: len(each.choices or ())].tolist()
                 for digest, of_adapter in zip(measured.adapters.values(), scores[each.content_hash][1:], strict=True)

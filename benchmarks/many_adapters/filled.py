@@ -37,7 +37,7 @@ UPDATE loracomp.adapter SET
     training = '{"tasks_seen": []}'
 """
 ADD_PARTS = "INSERT INTO loracomp.adapter_part (adapter_id, part, bytes) SELECT a.id, 0, %b FROM loracomp.adapter AS a"
-GIVE_TEXTS = "UPDATE loracomp.example SET prompt = source_ref, choices = '{yes,no}', answer = 'yes'"
+GIVE_TEXTS = "UPDATE loracomp.example SET prompt = source_ref, choices = '{yes,no}', label = 'yes'"
 ADD_EVALUATION = "INSERT INTO loracomp.evaluation (name, base_model) VALUES ('growth', %s)"
 ADD_JOBS = """
 INSERT INTO loracomp.job (prompt, choices, task, expected, evaluation, submitted_by)

@@ -77,7 +77,7 @@ def import_examples(
     data: Annotated[
         Path,
         typer.Argument(
-            help="A .jsonl or .csv file (may be .gz) with prompt, choices, answer, split, or a folder of such files."
+            help="A .jsonl or .csv file (may be .gz) with prompt, choices, label, split, or a folder of such files."
         ),
     ],
     *,

@@ -142,11 +142,11 @@ SELECT loracomp.add_embeddings(
 
 -- name: stored_examples
 SELECT
-    e.split, e.prompt, e.choices, e.answer, e.content_hash, e.hash_version,
+    e.split, e.prompt, e.choices, e.label, e.content_hash, e.hash_version,
     pg_catalog.concat_ws(', ', e.source_ref, 'example ' || e.id::text) AS source_ref
 FROM loracomp.example AS e
 JOIN loracomp.task AS t ON t.id = e.task_id
-WHERE t.name = %(task)s AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
+WHERE t.name = %(task)s AND e.prompt IS NOT NULL AND e.label IS NOT NULL
 ORDER BY e.id
 
 -- name: stage_adapter

@@ -80,5 +80,5 @@ def read_labelled(
         "example_ids": sorted({id_ for job in held for id_ in wanted[job.id]}),
     }
     found = connection.execute(QUERIES["read_labelled"], given, binary=True)
-    rows = {row["example_id"]: LabelledRow(row["prompt"], row["answer"], row["embedding"].to_numpy()) for row in found}
+    rows = {row["example_id"]: LabelledRow(row["prompt"], row["label"], row["embedding"].to_numpy()) for row in found}
     return {job.id: tuple(rows[id_] for id_ in wanted[job.id] if id_ in rows) for job in held}

@@ -90,8 +90,8 @@ class Calibrator:
         """The scores [rows, choices] of rows' choices; NaN for a row that cannot be scored."""
         assert request.choices is not None
         scores = np.full((len(rows), len(request.choices)), np.nan)
-        # A row's answer may have been changed since routing.
-        places = [place for place, row in enumerate(rows) if row.answer in request.choices]
+        # A row's label may have been changed since routing.
+        places = [place for place, row in enumerate(rows) if row.label in request.choices]
         asked = [replace(request, prompt=rows[place].prompt, choice_biases=()) for place in places]
         answers = self._predictor.answer(asked, [mix] * len(asked), lambda _: wanted())
         if error := next((each for each in answers if isinstance(each, JobError) and each.code in FATAL), None):
@@ -106,7 +106,7 @@ def _key(request: Request, rows: Sequence[LabelledRow]) -> bytes:
     """What decides the scores of the rows: a digest, so that a worker keeps no text of an example that is erased."""
     # Nothing is drawn for choices, so what samples a text decides nothing.
     shared = replace(request, prompt="", temperature=0.0, top_p=1.0, seed=0)
-    digest = hashlib.sha256(repr((shared, [(row.prompt, row.answer) for row in rows])).encode())
+    digest = hashlib.sha256(repr((shared, [(row.prompt, row.label) for row in rows])).encode())
     for row in rows:
         digest.update(row.vector.tobytes())
     return digest.digest()
@@ -119,7 +119,7 @@ def _others(prompt: str, rows: Sequence[LabelledRow]) -> npt.NDArray[np.bool_]:
 
 def _fit(choices: Sequence[str], rows: Sequence[LabelledRow], scores: Numbers) -> Fitted:
     """Fit on rows with these scores [rows, choices] under the composition."""
-    right = np.eye(len(choices))[[choices.index(row.answer) for row in rows]]
+    right = np.eye(len(choices))[[choices.index(row.label) for row in rows]]
     classifier = fit_classifier(np.array([row.vector for row in rows], np.float64), right)
     weights = fit_weights(np.stack([scores, classifier.left_out], axis=2), right)
     return Fitted((float(weights[0]), float(weights[1])), weights[2:], classifier)

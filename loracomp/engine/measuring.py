@@ -29,7 +29,7 @@ class MeasurementPlan:
     """What to score for one job of kind 'measure', as `plan_measurements` returns it."""
 
     job_id: int
-    answer: str
+    expected: str
     """The right answer."""
     choice_normalization: str
     """`normalization` of a `Request`."""
@@ -44,7 +44,9 @@ class MeasurementPlan:
         The choices are scored. Without choices it is the right answer, whose log-likelihood is divided by its number
         of tokens.
         """
-        choices, normalization = (job.choices, self.choice_normalization) if job.choices else ((self.answer,), "tokens")
+        choices, normalization = (
+            (job.choices, self.choice_normalization) if job.choices else ((self.expected,), "tokens")
+        )
         pairs = zip(self.adapter_ids, self.adapter_sha256, strict=True)
         alone = Composition(), *(Composition((id_,), (sha256,), (1.0,), "cat") for id_, sha256 in pairs)
         asked = Request(job.prompt, choices, None, normalization=normalization, chat_template=self.chat_template)
@@ -73,7 +75,7 @@ class MeasurementPlan:
             return answer.choice_scores[0], None
         highest = max(answer.choice_scores)
         total = highest + math.log(sum(math.exp(score - highest) for score in answer.choice_scores))
-        return answer.choice_scores[choices.index(self.answer)] - total, answer.output == self.answer
+        return answer.choice_scores[choices.index(self.expected)] - total, answer.output == self.expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ def fit_evidence(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     adapters = sorted(set.intersection(*({*row["choice_scores"]} for row in used)), key=int)
     if len(used) < FEWEST or not adapters:
         return None
-    right = np.array([[choice == row["answer"] for choice in choices] for row in used], np.float64)
+    right = np.array([[choice == row["label"] for choice in choices] for row in used], np.float64)
     scores = [
         [[row["choice_scores"][adapter][row["choices"].index(choice)] for choice in choices] for row in used]
         for adapter in adapters

@@ -1,4 +1,4 @@
-"""Reads examples from a user's files, JSON lines or CSV, with the fields prompt, choices, answer and split."""
+"""Reads examples from a user's files, JSON lines or CSV, with the fields prompt, choices, label and split."""
 
 import csv
 import gzip
@@ -20,13 +20,13 @@ SPLITS = ("train", "validation", "test")
 
 
 class Line(BaseModel):
-    """One line of a file: the prompt, the choices (none if the answer is free text), the right answer, the split."""
+    """One line of a file: the prompt, the choices (none for free text), the label (the right answer), the split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     prompt: str
     choices: list[str] | None = None
-    answer: str
+    label: str
     split: Literal["train", "validation", "test"] = "train"
 
     @model_validator(mode="after")
@@ -37,8 +37,8 @@ class Line(BaseModel):
             return self
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices) or not all(map(str.strip, self.choices)):
             raise ValueError("choices must be two or more, distinct, none blank; leave them out for free text")
-        if self.answer not in self.choices:
-            raise ValueError(f"answer {self.answer!r} is not one of the choices")
+        if self.label not in self.choices:
+            raise ValueError(f"label {self.label!r} is not one of the choices")
         return self
 
 
@@ -62,7 +62,7 @@ def read_files(path: Path, task: str) -> list[Example]:
 
 
 def read_lines(path: Path, task: str) -> Iterator[Example]:
-    """The examples in a file, in order. content_hash covers prompt, choices and answer, but not the split.
+    """The examples in a file, in order. content_hash covers prompt, choices and label, but not the split.
 
     A row without a split gets the split that the file is named after (test.jsonl), otherwise train. In CSV, choices
     are a JSON array or texts separated by |; an empty cell means no value. Raises NotFoundError, or RefusedError naming
@@ -101,10 +101,10 @@ def _json_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _csv_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        if lacking := [name for name in ("prompt", "answer") if name not in (reader.fieldnames or [])]:
+        if lacking := [name for name in ("prompt", "label") if name not in (reader.fieldnames or [])]:
             raise RefusedError(
                 f"{path}: the first line must name the columns, and lacks {' and '.join(lacking)}: write "
-                "prompt,choices,answer,split"
+                "prompt,choices,label,split"
             )
         for row in reader:
             if None in row or None in row.values():
@@ -130,12 +130,12 @@ def _example(row: dict[str, Any], place: str, source_ref: str) -> Example:
         line = Line.model_validate(row)
     except ValidationError as error:
         raise RefusedError(f"{place}: {wrong_fields(error)}") from None
-    content = canonical_json({"prompt": line.prompt, "choices": line.choices, "answer": line.answer})
+    content = canonical_json({"prompt": line.prompt, "choices": line.choices, "label": line.label})
     return Example(
         split=line.split,
         prompt=line.prompt,
         choices=tuple(line.choices) if line.choices else None,
-        answer=line.answer,
+        label=line.label,
         content_hash=hashlib.sha256(content.encode()).digest(),
         source_ref=source_ref,
     )

@@ -18,8 +18,8 @@ class Example:
     prompt: str
     choices: tuple[str, ...] | None
     """The possible answers; None if the answer is free text."""
-    answer: str
-    """The text of the right choice, or the free text that is the right answer."""
+    label: str
+    """The gold label: the text of the right choice, or the free text that is the right answer."""
     content_hash: bytes
     """Sha256 of the row's raw fields as canonical JSON, so that the same row has the same hash from any source."""
     source_ref: str
@@ -27,9 +27,9 @@ class Example:
     hash_version: int = HASH_VERSION
 
     @property
-    def answer_index(self) -> int:
-        """Index of the answer among the choices, from 0."""
-        return (self.choices or ()).index(self.answer)
+    def label_index(self) -> int:
+        """Index of the label among the choices, from 0."""
+        return (self.choices or ()).index(self.label)
 
     @property
     def digest(self) -> bytes:

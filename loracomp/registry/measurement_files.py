@@ -20,7 +20,7 @@ class Asked:
     """A measured example, without its text."""
 
     content_hash: bytes
-    answer: int
+    label: int
     """Index of the right choice, from 0."""
     digest: bytes
     """Sha256 of the prompt and choices that were scored."""
@@ -62,14 +62,14 @@ class MeasuredExamples:
 
     def gains(self) -> Gains:
         """The gain of each adapter on each example: log softmax of the right choice, minus that of the base model."""
-        answers = np.array([example.answer for example in self.examples], dtype=int)
+        labels = np.array([example.label for example in self.examples], dtype=int)
         scores = np.where(np.isnan(self.scores), -np.inf, self.scores).astype(np.float64)
         measured = np.isfinite(scores[:, :, 0])
         highest = np.where(measured, scores.max(2, initial=-np.inf), 0)
         totals = highest + np.log(np.where(measured, np.exp(scores - highest[:, :, None]).sum(2), 1))
-        right = np.take_along_axis(scores, answers[:, None, None], 2)[:, :, 0]
+        right = np.take_along_axis(scores, labels[:, None, None], 2)[:, :, 0]
         logs = np.where(measured, right - totals, np.nan)
-        are_right = measured & (scores.argmax(2) == answers[:, None])
+        are_right = measured & (scores.argmax(2) == labels[:, None])
         return Gains(logs[:, 0], are_right[:, 0], logs[:, 1:] - logs[:, :1], are_right[:, 1:])
 
 
@@ -85,10 +85,10 @@ def read_measurements(path: Path) -> MeasuredExamples | None:
     try:
         with safe_open(path, framework="numpy") as file:
             about = json.loads(file.metadata()[ABOUT])
-            rows = (file.get_tensor(name) for name in ("content_hashes", "answers", "digests"))
+            rows = (file.get_tensor(name) for name in ("content_hashes", "labels", "digests"))
             examples = tuple(
-                Asked(content_hash.tobytes(), int(answer), digest.tobytes())
-                for content_hash, answer, digest in zip(*rows, strict=True)
+                Asked(content_hash.tobytes(), int(label), digest.tobytes())
+                for content_hash, label, digest in zip(*rows, strict=True)
             )
             scores = file.get_tensor("scores")
         found = MeasuredExamples(about["base_model"], about["normalization"], about["adapters"], examples, scores)

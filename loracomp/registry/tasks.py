@@ -69,7 +69,7 @@ def draw(rows: Iterable[T], limit: int | None, seed: int = 0) -> list[T]:
 
 
 def _row(example: Example) -> dict[str, Any]:
-    texts = (example.prompt, *(example.choices or ()), example.answer)
+    texts = (example.prompt, *(example.choices or ()), example.label)
     if any(storable(text) != text for text in texts):
         raise RefusedError(f"row {example.source_ref}: contains a NUL character or half a surrogate pair; remove it")
     return asdict(example) | {"content_hash": example.content_hash.hex()}

@@ -142,7 +142,7 @@ BEGIN ATOMIC
             LIMIT 1000
         ) AS measured
         JOIN loracomp.example AS e ON e.id = measured.example_id AND e.split = 'train'
-            AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
+            AND e.prompt IS NOT NULL AND e.label IS NOT NULL
             AND e.choices @> calibration_examples.choices AND e.choices <@ calibration_examples.choices
         ORDER BY e.content_hash
         LIMIT (settings).calibration_rows

@@ -260,15 +260,15 @@ COMMENT ON FUNCTION loracomp.route_jobs IS
 
 -- Reads only. A worker calls it for the calibration_examples of route_jobs.
 CREATE FUNCTION loracomp.read_labelled(job_ids bigint[], tokens bigint[], example_ids bigint[])
-RETURNS TABLE (example_id bigint, prompt text, answer text, embedding public.halfvec)
+RETURNS TABLE (example_id bigint, prompt text, label text, embedding public.halfvec)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
-    SELECT e.id, e.prompt, e.answer, v.embedding
+    SELECT e.id, e.prompt, e.label, v.embedding
     FROM loracomp.example AS e
     JOIN loracomp.example_embedding AS v ON v.example_id = e.id
     JOIN loracomp.task AS t ON t.id = e.task_id
-    WHERE e.id = ANY (read_labelled.example_ids) AND e.split = 'train' AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
+    WHERE e.id = ANY (read_labelled.example_ids) AND e.split = 'train' AND e.prompt IS NOT NULL AND e.label IS NOT NULL
         AND EXISTS (SELECT FROM loracomp.measurement AS m WHERE m.example_id = e.id)
         AND EXISTS (
             SELECT FROM unnest(read_labelled.job_ids, read_labelled.tokens) AS u (id, token)

@@ -29,17 +29,17 @@ BEGIN
     RETURN QUERY
     WITH given AS MATERIALIZED (
         SELECT
-            r.split, r.prompt, r.choices, r.answer, r.source_ref, r.hash_version,
+            r.split, r.prompt, r.choices, r.label, r.source_ref, r.hash_version,
             decode(r.content_hash, 'hex') AS content_hash,
             r.place,
             row_number() OVER same_row AS time,
             first_value(r.split) OVER same_row AS first_split
         FROM ROWS FROM (
             jsonb_to_recordset(examples) AS (
-                split text, prompt text, choices text[], answer text,
+                split text, prompt text, choices text[], label text,
                 source_ref text, content_hash text, hash_version smallint
             )
-        ) WITH ORDINALITY AS r (split, prompt, choices, answer, source_ref, content_hash, hash_version, place)
+        ) WITH ORDINALITY AS r (split, prompt, choices, label, source_ref, content_hash, hash_version, place)
         WINDOW same_row AS (PARTITION BY r.content_hash ORDER BY r.place)
     ),
     judged AS MATERIALIZED (
@@ -53,7 +53,7 @@ BEGIN
                 WHEN e.id IS NULL THEN 'added'
                 WHEN g.prompt IS NULL THEN 'unchanged'
                 WHEN e.prompt IS NULL THEN 'filled'
-                WHEN (e.prompt, e.choices, e.answer) IS DISTINCT FROM (g.prompt, g.choices, g.answer) THEN 'changed'
+                WHEN (e.prompt, e.choices, e.label) IS DISTINCT FROM (g.prompt, g.choices, g.label) THEN 'changed'
                 ELSE 'unchanged'
             END AS outcome
         FROM given AS g
@@ -61,15 +61,15 @@ BEGIN
     ),
     added AS (
         INSERT INTO loracomp.example
-            (task_id, split, prompt, choices, answer, source_ref, content_hash, hash_version)
-        SELECT target, j.split, j.prompt, j.choices, j.answer, j.source_ref, j.content_hash, coalesce(j.hash_version, 1)
+            (task_id, split, prompt, choices, label, source_ref, content_hash, hash_version)
+        SELECT target, j.split, j.prompt, j.choices, j.label, j.source_ref, j.content_hash, coalesce(j.hash_version, 1)
         FROM judged AS j
         WHERE j.outcome = 'added'
         ORDER BY j.place
     ),
     written AS (
         UPDATE loracomp.example AS e
-        SET prompt = j.prompt, choices = j.choices, answer = j.answer, source_ref = coalesce(j.source_ref, e.source_ref)
+        SET prompt = j.prompt, choices = j.choices, label = j.label, source_ref = coalesce(j.source_ref, e.source_ref)
         FROM judged AS j
         WHERE e.id = j.id AND j.outcome IN ('filled', 'changed')
     ),
@@ -82,27 +82,27 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.add_examples IS
-'Adds examples given as a JSON array of objects (split, prompt, choices, answer, source_ref, content_hash in hex,
+'Adds examples given as a JSON array of objects (split, prompt, choices, label, source_ref, content_hash in hex,
 hash_version). Returns the outcome of each: added, filled, changed, unchanged, or other_split (not added).';
 
 -- The same bytes as loracomp.registry.examples.canonical_json of a line of a file, so that it is the same row.
-CREATE FUNCTION loracomp.content_hash(prompt text, answer text, choices text[]) RETURNS bytea
+CREATE FUNCTION loracomp.content_hash(prompt text, label text, choices text[]) RETURNS bytea
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN sha256(convert_to(format(
-    '{"answer":%s,"choices":%s,"prompt":%s}', to_json(answer), coalesce(to_json(choices), 'null'), to_json(prompt)
+    '{"choices":%s,"label":%s,"prompt":%s}', coalesce(to_json(choices), 'null'), to_json(label), to_json(prompt)
 ), 'UTF8'));
 COMMENT ON FUNCTION loracomp.content_hash IS 'What an example of these texts is known by; a row imported from a file has the same.';
 
 -- Adds an example, as an import of this row would. Workers embed it.
 CREATE FUNCTION loracomp.add_example(
-    task text, prompt text, answer text, choices text[] DEFAULT NULL, split text DEFAULT 'train'
+    task text, prompt text, label text, choices text[] DEFAULT NULL, split text DEFAULT 'train'
 ) RETURNS text
 LANGUAGE sql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
     SELECT a.outcome FROM loracomp.add_examples(add_example.task, jsonb_build_array(jsonb_build_object(
-        'split', add_example.split, 'prompt', add_example.prompt, 'answer', add_example.answer,
+        'split', add_example.split, 'prompt', add_example.prompt, 'label', add_example.label,
         'choices', add_example.choices,
-        'content_hash', encode(loracomp.content_hash(add_example.prompt, add_example.answer, add_example.choices), 'hex')
+        'content_hash', encode(loracomp.content_hash(add_example.prompt, add_example.label, add_example.choices), 'hex')
     ))) AS a;
 $$;
 COMMENT ON FUNCTION loracomp.add_example IS

@@ -51,11 +51,11 @@ BEGIN ATOMIC
     SELECT e.id, row_number() OVER (ORDER BY sha256(e.content_hash || int4send(draw_examples.seed)), e.id)
     FROM loracomp.example AS e
     WHERE e.task_id = draw_examples.task_id AND e.split = draw_examples.split
-        AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
+        AND e.prompt IS NOT NULL AND e.label IS NOT NULL
         AND coalesce(EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id) = embedded, TRUE);
 END;
 COMMENT ON FUNCTION loracomp.draw_examples IS
-'Rows of a task''s split that have text and answer, with an embedding, without one, or (null) both, with their positions in a random order '
+'Rows of a task''s split that have text and label, with an embedding, without one, or (null) both, with their positions in a random order '
 'given by the seed.';
 
 -- Reads no table. An adapter without a training record is assumed to be trained on all train rows of its own task.

@@ -61,7 +61,7 @@ BEGIN
         RAISE EXCEPTION 'task % has no % example to measure: % are there, and its adapter has learnt from all of them', task,
             split, learnt
             USING ERRCODE = 'no_data_found',
-                HINT = 'import rows with text and answer that the adapter was not trained on; its training record names the '
+                HINT = 'import rows with text and label that the adapter was not trained on; its training record names the '
                     'tasks that it was trained on (tasks_seen) and the rows that were kept aside (kept_aside)';
     END IF;
     drawn := drawn[:coalesce(measure_task.rows, cardinality(drawn))];
@@ -101,7 +101,7 @@ BEGIN
     known := ARRAY(
         SELECT m.example_id FROM loracomp.measurement AS m
         JOIN loracomp.example AS e ON e.id = m.example_id
-        WHERE m.base_model_id = model.id AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
+        WHERE m.base_model_id = model.id AND e.prompt IS NOT NULL AND e.label IS NOT NULL
             -- Include tasks without an adapter, which are never among the nearest, because any adapter may help with them.
             AND (m.task_id = ANY (likely) OR NOT EXISTS (
                 SELECT FROM loracomp.adapter AS a
@@ -147,7 +147,7 @@ BEGIN
         kind, prompt, choices, policy, base_model, task, expected, example_id, adapter_ids, priority, submitted_by
     )
     SELECT
-        'measure', e.prompt, e.choices, queue_measurements.policy, queue_measurements.base_model.name, t.name, e.answer,
+        'measure', e.prompt, e.choices, queue_measurements.policy, queue_measurements.base_model.name, t.name, e.label,
         e.id, array_agg(a.id ORDER BY a.id), queue_measurements.priority, queue_measurements.submitted_by
     FROM unnest(queue_measurements.example_ids) WITH ORDINALITY AS u (example_id, place)
     JOIN loracomp.example AS e ON e.id = u.example_id

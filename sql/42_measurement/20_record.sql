@@ -10,7 +10,7 @@
 CREATE FUNCTION loracomp.plan_measurements(job_ids bigint[])
 RETURNS TABLE (
     job_id bigint,
-    answer text,
+    expected text,
     choice_normalization text,
     adapter_ids integer[],
     adapter_sha256 text[],
@@ -89,7 +89,7 @@ BEGIN
         FROM held AS h
         JOIN loracomp.base_model AS b ON b.name = h.base_model
         JOIN loracomp.example AS e ON e.id = h.example_id
-            AND (e.prompt, e.choices, e.answer) IS NOT DISTINCT FROM (h.prompt, h.choices, h.expected)
+            AND (e.prompt, e.choices, e.label) IS NOT DISTINCT FROM (h.prompt, h.choices, h.expected)
         ORDER BY e.id, h.job_id DESC
     ),
     -- Two jobs of a batch may measure the same example; if their policies or its text differ, only the newest one counts, because
@@ -162,11 +162,11 @@ COMMENT ON FUNCTION loracomp.record_measurements IS
 -- Reads at most 256 examples of a task, with at most 20 choices, so that the fit takes less than a second; only those that were
 -- measured as the newest one was, because other scores can't be compared. A task with an adapter has no need of evidence.
 CREATE FUNCTION loracomp.labelled_scores(job_ids bigint[])
-RETURNS TABLE (task_id integer, base_model_id integer, choices text[], answer text, choice_scores jsonb)
+RETURNS TABLE (task_id integer, base_model_id integer, choices text[], label text, choice_scores jsonb)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
-SELECT t.task_id, t.base_model_id, e.choices, e.answer, m.choice_scores
+SELECT t.task_id, t.base_model_id, e.choices, e.label, m.choice_scores
 FROM (
     SELECT DISTINCT e.task_id, b.id AS base_model_id
     FROM loracomp.job AS j
@@ -194,7 +194,7 @@ WHERE NOT EXISTS (
 ORDER BY t.task_id, t.base_model_id, e.id;
 $$;
 COMMENT ON FUNCTION loracomp.labelled_scores IS
-'For each task without an adapter that one of these jobs has measured: choices, right answer and scores of its measured examples.';
+'For each task without an adapter that one of these jobs has measured: choices, label and scores of its measured examples.';
 
 -- It waits only briefly for a submitter who is dropping the task or its last examples: the next measurement brings new evidence.
 CREATE FUNCTION loracomp.record_evidence(

@@ -8,7 +8,7 @@
 --   compare_with_corrections    an adapter that was trained on corrections, with what they are worth without it
 --   try_prompts                 the first prompts, without a declaration
 
--- Rows with the same prompt and answer share an example. Its task is made with the first: only the owner's jobs may use it, and its
+-- Rows with the same prompt and label share an example. Its task is made with the first: only the owner's jobs may use it, and its
 -- name can't be that of a task of a library. Null for no correction, and for a row whose prompt no job can have, as it is refused.
 CREATE FUNCTION loracomp.label_row(d loracomp.declaration, key text[], correct text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE

@@ -5,11 +5,11 @@
 -- Reads only. Returns no row if the example was deleted, if the caller may not read its task, or if no job of the caller's retrieved it:
 -- otherwise a submitter could list all examples by counting.
 CREATE FUNCTION loracomp.readable_example(job_id bigint, id bigint)
-RETURNS TABLE (source_ref text, prompt text, answer text)
+RETURNS TABLE (source_ref text, prompt text, label text)
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1
 SET search_path = loracomp, pg_temp
 AS $$
-    SELECT e.source_ref, e.prompt, e.answer
+    SELECT e.source_ref, e.prompt, e.label
     FROM loracomp.example AS e
     INNER JOIN loracomp.task AS t ON e.task_id = t.id
     WHERE e.id = readable_example.id
@@ -32,7 +32,7 @@ SELECT
     x.similarity,
     e.source_ref,
     e.prompt,
-    e.answer
+    e.label
 FROM loracomp.prediction AS p
 CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
 WITH ORDINALITY AS x (example_id, task, similarity, place)
@@ -44,5 +44,5 @@ COMMENT ON COLUMN loracomp.retrieved_example.task IS 'Task of the example.';
 COMMENT ON COLUMN loracomp.retrieved_example.similarity IS 'Cosine similarity of the example to the job, -1 to 1.';
 COMMENT ON COLUMN loracomp.retrieved_example.source_ref IS 'Where the example came from, such as piqa/train#1532.';
 COMMENT ON COLUMN loracomp.retrieved_example.prompt IS 'The example''s text; null if the reader may not read it, or if a library shipped the example without text.';
-COMMENT ON COLUMN loracomp.retrieved_example.answer IS 'The example''s right answer; null if its text is null.';
+COMMENT ON COLUMN loracomp.retrieved_example.label IS 'The example''s label, which is its right answer; null if its text is null.';
 SELECT loracomp.copy_comments('loracomp.retrieved_example', 'loracomp.job_result');

@@ -50,7 +50,7 @@ BEGIN
         WHERE t.name = u.name
     );
     IF empty_tasks IS NOT NULL THEN
-        RAISE EXCEPTION 'no % rows with text and answer of: %', split, empty_tasks
+        RAISE EXCEPTION 'no % rows with text and label of: %', split, empty_tasks
             USING ERRCODE = 'no_data_found', HINT = format(
                 'loracomp task import-catalogue TASK --split %s brings them, or loracomp evaluate --data; loracomp task list '
                 'shows tasks', split
@@ -59,7 +59,7 @@ BEGIN
     RETURN QUERY
     WITH asked AS MATERIALIZED (
         SELECT
-            t.name AS task, p.name AS policy, e.id AS example_id, e.prompt, e.choices, e.answer, x.place,
+            t.name AS task, p.name AS policy, e.id AS example_id, e.prompt, e.choices, e.label, x.place,
             -- Policies with router own_task are not affected: without its own task such a policy would be the base model.
             CASE WHEN start_evaluation.exclude_own AND o.router <> 'own_task' THEN seen.names ELSE '{}' END AS excluded,
             t.place AS task_place, p.place AS policy_place
@@ -77,7 +77,7 @@ BEGIN
             kind, prompt, choices, policy, base_model, exclude_tasks, task, expected, evaluation, example_id, submitted_by
         )
         SELECT
-            start_evaluation.kind, a.prompt, a.choices, a.policy, model, a.excluded, a.task, a.answer,
+            start_evaluation.kind, a.prompt, a.choices, a.policy, model, a.excluded, a.task, a.label,
             start_evaluation.name, a.example_id, loracomp.caller()
         FROM asked AS a
         WHERE NOT EXISTS (

@@ -104,7 +104,7 @@ def test_what_is_added_follows_from_the_rows_scores_under_the_same_composition(
 ) -> None:
     calibrated = Calibrator(predictor).calibrated(request_, VECTOR, ROWS, composed(predictor, request_))
     direct = np.array([scores(predictor, replace(request_, prompt=row.prompt)) for row in ROWS])
-    right = np.eye(len(CHOICES))[[CHOICES.index(row.answer) for row in ROWS]]
+    right = np.eye(len(CHOICES))[[CHOICES.index(row.label) for row in ROWS]]
     classifier = fit_classifier(VECTORS.astype(np.float64), right)
     weights = fit_weights(np.stack([direct, classifier.left_out], axis=2), right)
     np.testing.assert_allclose(calibrated.score_weights, weights[:2], atol=1e-4)
@@ -134,7 +134,7 @@ def test_rows_are_scored_once_for_each_composition_choices_and_rows(predictor: C
     ):
         calibrator.calibrated(changed, VECTOR, ROWS, composed(predictor, changed))
     calibrator.calibrated(
-        request_, VECTOR, (*ROWS[:-1], replace(ROWS[-1], answer="yes" if ROWS[-1].answer == "no" else "no")), mix
+        request_, VECTOR, (*ROWS[:-1], replace(ROWS[-1], label="yes" if ROWS[-1].label == "no" else "no")), mix
     )
     assert predictor.asked == 5 * len(ROWS), "a corrected answer is another row"
 
@@ -158,7 +158,7 @@ def test_a_row_that_can_not_be_scored_is_left_out(predictor: Counting, request_:
     found = calibrator.calibrated(request_, VECTOR, (*ROWS, too_long), mix).choice_biases
     np.testing.assert_allclose(found, calibrator.calibrated(request_, VECTOR, ROWS, mix).choice_biases, atol=1e-9)
     assert calibrator.calibrated(request_, VECTOR, (too_long,), mix) == request_
-    renamed = replace(ROWS[0], answer="perhaps")
+    renamed = replace(ROWS[0], label="perhaps")
     assert calibrator.calibrated(request_, VECTOR, (*ROWS, renamed), mix).choice_biases == pytest.approx(found)
 
 

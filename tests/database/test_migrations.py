@@ -164,7 +164,7 @@ def test_a_change_of_the_encoder_leaves_these_tables(database: str, minilm: Enco
     with db.connect(database) as connection:
         connection.execute("GRANT SELECT ON loracomp.example_embedding TO loracomp_worker, pg_monitor")
         add_task(connection, "tea")
-        row = {"split": "train", "prompt": "Is tea hot?", "answer": "yes", "content_hash": "a" * 64}
+        row = {"split": "train", "prompt": "Is tea hot?", "label": "yes", "content_hash": "a" * 64}
         add_rows(connection, "tea", [row])
         embed_examples(connection, minilm)
     before = definitions(database), objects(database)

@@ -252,8 +252,8 @@ def test_the_catalogue_is_whole():
 def test_a_row_becomes_the_prompt_and_its_choices(task, tmp_path):
     row, prompt, choices, answer = ROWS[task]
     (example,) = read(task, tmp_path, [row])
-    assert (example.prompt, example.choices, example.answer) == (prompt, choices, answer)
-    assert example.choices[example.answer_index] == answer
+    assert (example.prompt, example.choices, example.label) == (prompt, choices, answer)
+    assert example.choices[example.label_index] == answer
     assert (example.split, example.source_ref) == ("validation", f"{task}/validation#0")
 
 
@@ -276,7 +276,7 @@ def test_a_task_of_free_text_has_no_choices(tmp_path):
     entry = load_entry(entry_file(tmp_path, doc_to_choice=None, doc_to_target="{{ colour | upper }}"))
     data = write_rows(tmp_path, [{"question": "Which?", "colour": "red"}], "train")
     (example,) = read_examples(entry, "train", data)
-    assert (example.choices, example.answer) == (None, "RED")
+    assert (example.choices, example.label) == (None, "RED")
 
 
 @pytest.mark.parametrize(
@@ -389,5 +389,5 @@ def test_the_real_data_is_read(task):
         examples = list(read_examples(load_entry(task), split, str(DATA / task)))
         lines = len((DATA / task / f"{split}.jsonl").read_bytes().splitlines())
         assert 0.98 * lines <= len(examples) <= lines  # a few rows have two equal choices
-        assert all(example.prompt and example.answer for example in examples)
+        assert all(example.prompt and example.label for example in examples)
         assert len({example.content_hash for example in examples}) == len(examples)

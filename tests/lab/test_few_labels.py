@@ -9,14 +9,14 @@ from loracomp.model.encoder import SHAPE
 
 
 def made_up(rows: int, seed: int, *, mix: float, embedding: float) -> dict[str, np.ndarray]:
-    """Rows of two choices whose mix and embedding show the answer this clearly; the mix prefers the first choice."""
+    """Rows of two choices whose mix and embedding show the label this clearly; the mix prefers the first choice."""
     deal = np.random.default_rng(seed)
-    answers = deal.integers(0, 2, rows)
-    right = np.eye(2)[answers]
+    labels = deal.integers(0, 2, rows)
+    right = np.eye(2)[labels]
     vectors = deal.normal(0, 0.1, (rows, 2 * 10 + SHAPE))
-    vectors[:, 0] += embedding * (answers - 0.5)
+    vectors[:, 0] += embedding * (labels - 0.5)
     scores = deal.normal(0, 1, (rows, 2)) + mix * right + [2, 0]
-    return {"answers": answers, "base": scores, "mix": scores, "vectors": vectors.astype(np.float32)}
+    return {"labels": labels, "base": scores, "mix": scores, "vectors": vectors.astype(np.float32)}
 
 
 @pytest.mark.parametrize(("mix", "embedding"), [(3, 0), (0, 1), (2, 0.3)])

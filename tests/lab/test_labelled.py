@@ -21,7 +21,7 @@ def test_labelled_rows_have_text_and_a_right_answer(connection: Connection, task
     for _ in range(2):
         add_labelled(connection, task, 5, str(DATA), base_model=BASE)
         rows = connection.execute(
-            "SELECT e.split, e.prompt, e.answer = ANY (e.choices) AS is_one FROM loracomp.example AS e"
+            "SELECT e.split, e.prompt, e.label = ANY (e.choices) AS is_one FROM loracomp.example AS e"
             " JOIN loracomp.task AS t ON t.id = e.task_id WHERE t.name = %s",
             [name],
         ).fetchall()

@@ -131,7 +131,7 @@ def test_gains_are_those_of_a_direct_computation_on_rows_that_training_kept_asid
         by_hash = {row.content_hash: row for row in rows}
         for place, content_hash in enumerate(hashes):
             example = by_hash[content_hash]
-            asked = {"prompt": example.prompt, "choices": example.choices, "answer": example.answer}
+            asked = {"prompt": example.prompt, "choices": example.choices, "label": example.label}
             expected, right = direct(tiny_llama(), base.tokenizer, {**asked, "choices": list(example.choices or ())})
             assert gains.base_scores[place] == pytest.approx(expected, abs=1e-4)
             assert gains.bases_are_right[place] == right

@@ -36,7 +36,7 @@ def test_a_row_is_put_in_the_words_of_a_template_and_a_wording() -> None:
     found = phrase(phraser({"text": "{{ it }}\n{{ ask }}"}))
     assert found.prompt == "Puddles everywhere.\nDry or wet?"
     assert sorted(found.choices or ()) == ["rainy", "sunny"]
-    assert found.answer == "rainy"
+    assert found.label == "rainy"
     assert (found.content_hash, found.source_ref) == (EXAMPLE.content_hash, EXAMPLE.source_ref)
 
 
@@ -58,7 +58,7 @@ def test_marked_options_are_answered_with_their_mark(marks: str, names: tuple[st
         found = phrase(each, seed)
         assert found.choices == names
         shown = dict(line.split(" ", 1) for line in found.prompt.split("\n")[1:])
-        assert shown[marks.replace(marks.strip("().")[0], found.answer)] == "rainy"
+        assert shown[marks.replace(marks.strip("().")[0], found.label)] == "rainy"
 
 
 def test_a_prompt_may_be_in_lower_case() -> None:
@@ -69,7 +69,7 @@ def test_choices_of_the_row_stay_where_the_wording_has_none() -> None:
     each = phraser({"text": "{{ it }}"}, {}, labels=None)
     assert sorted(phrase(each).choices or ()) == ["no", "yes"]
     own = phraser({"text": "{{ it }}"}, {}, labels=None, choices="{{ [text, 'Sun.'] }}")
-    assert phrase(own).answer == "Sun."
+    assert phrase(own).label == "Sun."
     assert set(phrase(own).choices or ()) == {"Puddles everywhere.", "Sun."}
 
 
@@ -132,7 +132,7 @@ def test_every_entry_can_be_phrased_in_all_ways(task: str, kind: Phrased, tmp_pa
     for seed in range(60):
         (found,) = read_examples(entry, "validation", str(tmp_path), phrased=kind, seed=seed)
         assert found.prompt
-        assert found.answer in (found.choices or ())
+        assert found.label in (found.choices or ())
         assert len(found.choices or ()) == len(own[2])
         assert "{{" not in found.prompt
 
@@ -182,7 +182,7 @@ def test_an_entry_of_ones_own_may_bring_its_phrasings(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(entry))
     (tmp_path / "train.jsonl").write_text(json.dumps({"text": "Drops.", "label": 1}) + "\n")
     (found,) = read_examples(load_entry(str(file)), "train", phrased=1.0)
-    assert (found.prompt, found.answer) == ("Drops. Dry or wet?", "rainy")
+    assert (found.prompt, found.label) == ("Drops. Dry or wet?", "rainy")
     file.write_text(yaml.safe_dump(entry | {"doc_to_choice": None, "doc_to_target": "text"}))
     with pytest.raises(RefusedError, match="phrasings need choices"):
         load_entry(str(file))

@@ -112,8 +112,8 @@ def test_the_loss_is_the_choices_cross_entropy_plus_the_right_ones_loss_a_token(
     assert row.question.token_counts == (3, 6)  # " yes", " never"; "es" is one token of the tests' tokenizer
     scores = torch.tensor([-5.0, -4.0])
     competing = [float(score) / divisor for score, divisor in zip(scores, divisors, strict=True)]
-    cross_entropy = math.log(sum(map(math.exp, competing))) - competing[row.answer]
-    expected = cross_entropy - 0.25 * float(scores[row.answer]) / row.question.token_counts[row.answer]
+    cross_entropy = math.log(sum(map(math.exp, competing))) - competing[row.label]
+    expected = cross_entropy - 0.25 * float(scores[row.label]) / row.question.token_counts[row.label]
     assert choice_loss([scores], [row], config) == pytest.approx(expected)
     assert choice_loss([scores, scores], [row, row], config) == pytest.approx(expected)
 
@@ -454,7 +454,7 @@ def train_command(database, folders, tmp_path, monkeypatch):
 
 def own_file(path, numbers=range(24)):
     rows = [f"so {'so ' * n}a letter,yes|never,{'never' if n % 2 else 'yes'},train\n" for n in numbers]
-    path.write_text("".join(["prompt,choices,answer,split\n", *rows, '"So, so... a letter!",yes|never,yes,test\n']))
+    path.write_text("".join(["prompt,choices,label,split\n", *rows, '"So, so... a letter!",yes|never,yes,test\n']))
     return path
 
 
@@ -476,7 +476,7 @@ def test_a_task_of_the_database_is_trained_on_its_examples(connection, train_com
 def test_ones_own_files_are_trained_on_as_they_are_imported(train_command, folders, tmp_path):
     own_file(tmp_path / "rows.csv")
     lines = [
-        {"prompt": row.prompt, "choices": row.choices, "answer": row.answer, "split": row.split}
+        {"prompt": row.prompt, "choices": row.choices, "label": row.label, "split": row.split}
         for row in read_lines(tmp_path / "rows.csv", "letters")
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[0]]))
@@ -509,6 +509,6 @@ def test_a_task_with_too_few_examples_to_train_on_says_what_to_do(connection, tr
         with pytest.raises(UsageError, match=rf"task letters: {found}, and a training needs 16: import more .*measure"):
             train_command("letters", *output)
     free_text = tmp_path / "free.jsonl"
-    free_text.write_text("".join(json.dumps({"prompt": f"a {n}", "answer": "b"}) + "\n" for n in range(16)))
+    free_text.write_text("".join(json.dumps({"prompt": f"a {n}", "label": "b"}) + "\n" for n in range(16)))
     with pytest.raises(UsageError, match=r"row letters/free.jsonl#\d+ has no choices: .* can't learn free text"):
         train_command("letters", "--data", str(free_text), *output, "--base-model", folders[0])

@@ -42,7 +42,7 @@ def row(number: int, **columns: Any) -> dict[str, Any]:
     return {
         "split": "train",
         "prompt": f"How many are {number} and {number}?",
-        "answer": str(2 * number),
+        "label": str(2 * number),
         "content_hash": sha256(str(number).encode()).hexdigest(),
         **columns,
     }

@@ -28,10 +28,10 @@ from loracomp.registry.example_files import read_lines
 from loracomp.registry.tasks import add_rows, add_task, draw, import_examples
 
 LINES = [
-    {"prompt": "Is the sea salty?", "choices": ["yes", "no"], "answer": "yes"},
-    {"prompt": "Is ice warm?", "choices": ["yes", "no"], "answer": "no", "split": "validation"},
-    {"prompt": "Name a colour of the sky.", "answer": "blue"},
-    {"prompt": "Do cats bark?", "choices": ["yes", "no"], "answer": "no", "split": "test"},
+    {"prompt": "Is the sea salty?", "choices": ["yes", "no"], "label": "yes"},
+    {"prompt": "Is ice warm?", "choices": ["yes", "no"], "label": "no", "split": "validation"},
+    {"prompt": "Name a colour of the sky.", "label": "blue"},
+    {"prompt": "Do cats bark?", "choices": ["yes", "no"], "label": "no", "split": "test"},
 ]
 
 
@@ -47,7 +47,7 @@ def unit_vectors(count: int, dimensions: int) -> np.ndarray:
 
 def stored(connection) -> list[dict]:
     return connection.execute(
-        "SELECT e.split, e.prompt, e.choices, e.answer, e.source_ref, v.embedding FROM loracomp.example AS e "
+        "SELECT e.split, e.prompt, e.choices, e.label, e.source_ref, v.embedding FROM loracomp.example AS e "
         "LEFT JOIN loracomp.example_embedding AS v ON v.example_id = e.id ORDER BY e.id"
     ).fetchall()
 
@@ -74,13 +74,13 @@ def test_a_file_is_imported_whole_and_only_train_rows_are_embedded(connection, d
 @pytest.mark.parametrize(
     "row",
     [
-        {"prompt": "Is the sea salty?", "choices": ["yes", "no"], "answer": "yes"},
-        {"prompt": 'He said: "A\\B"\n\tand \x7f\x01\b\f\r, déjà vu \U0001f600\u2028.', "answer": "/ <&> '"},
+        {"prompt": "Is the sea salty?", "choices": ["yes", "no"], "label": "yes"},
+        {"prompt": 'He said: "A\\B"\n\tand \x7f\x01\b\f\r, déjà vu \U0001f600\u2028.', "label": "/ <&> '"},
     ],
 )
 def test_a_row_that_sql_added_is_that_of_a_file(connection, tmp_path, row):
     add_task(connection, "facts")
-    added = "SELECT loracomp.add_example('facts', %(prompt)s, %(answer)s, %(choices)s) AS outcome"
+    added = "SELECT loracomp.add_example('facts', %(prompt)s, %(label)s, %(choices)s) AS outcome"
     values = {"choices": None, **row}
     assert [connection.execute(added, values).fetchone()["outcome"] for _ in range(2)] == ["added", "unchanged"]
     with (tmp_path / "facts.csv").open("w", encoding="utf-8", newline="") as file:
@@ -93,7 +93,7 @@ def test_a_row_that_sql_added_is_that_of_a_file(connection, tmp_path, row):
 def test_an_import_that_was_killed_goes_on_where_it_stopped(connection, database, tmp_path, minilm, monkeypatch):
     set_encoder(database, minilm)
     add_task(connection, "facts")
-    lines = [{"prompt": f"What comes after {number}?", "answer": str(number + 1)} for number in range(10)]
+    lines = [{"prompt": f"What comes after {number}?", "label": str(number + 1)} for number in range(10)]
     examples = list(read_lines(write_lines(tmp_path / "facts.jsonl", lines), "facts"))
     monkeypatch.setattr(embeddings, "EMBEDDED_TOGETHER", 4)
     shown: list[str] = []
@@ -120,7 +120,7 @@ def test_an_import_that_was_killed_goes_on_where_it_stopped(connection, database
 
 def test_two_imports_at_once_embed_and_store_each_row_once(database, tmp_path, minilm, monkeypatch):
     set_encoder(database, minilm)
-    lines = [{"prompt": f"What comes after {number}?", "answer": str(number + 1)} for number in range(40)]
+    lines = [{"prompt": f"What comes after {number}?", "label": str(number + 1)} for number in range(40)]
     examples = list(read_lines(write_lines(tmp_path / "facts.jsonl", lines), "facts"))
     monkeypatch.setattr(embeddings, "EMBEDDED_TOGETHER", 16)
     monkeypatch.setattr(tasks, "ROWS_TOGETHER", 16)
@@ -198,7 +198,7 @@ def test_an_example_without_text_gets_it_by_its_hash_and_keeps_its_embedding(con
     load_embeddings(connection, rows, vector)
     assert import_examples(connection, "facts", [example]).counts == {"filled": 1}
     (row,) = stored(connection)
-    assert (row["prompt"], row["answer"], row["source_ref"]) == (example.prompt, "yes", "facts/facts.jsonl#1")
+    assert (row["prompt"], row["label"], row["source_ref"]) == (example.prompt, "yes", "facts/facts.jsonl#1")
     np.testing.assert_allclose(row["embedding"].to_numpy(), vector[0], atol=1e-4)
     assert [each["outcome"] for each in add_rows(connection, "facts", [shipped])] == ["unchanged"]
     assert stored(connection)[0]["prompt"] == example.prompt
@@ -220,15 +220,15 @@ def test_a_row_whose_prompt_is_worded_anew_is_embedded_again(connection, databas
     ("line", "says"),
     [
         ("{", "line 2: .*JSON"),
-        ('{"answer": "a"}', "line 2: prompt: Field required"),
-        ('{"prompt": "  ", "answer": "a"}', "line 2: .*prompt is blank"),
-        ('{"prompt": "a", "answer": 1}', "line 2: answer: .*string"),
-        ('{"prompt": "a", "answer": "a", "choices": ["a"]}', "line 2: .*choices must be two or more"),
-        ('{"prompt": "a", "answer": "a", "choices": ["a", "a"]}', "line 2: .*distinct"),
-        ('{"prompt": "a", "answer": "a", "choices": ["a", " "]}', "line 2: .*none blank"),
-        ('{"prompt": "a", "answer": "c", "choices": ["a", "b"]}', "line 2: answer 'c' is not one of the choices"),
-        ('{"prompt": "a", "answer": "a", "split": "dev"}', "line 2: split: .*'train', 'validation' or 'test'"),
-        ('{"prompt": "a", "answer": "a", "label": 1}', "line 2: label: Extra inputs"),
+        ('{"label": "a"}', "line 2: prompt: Field required"),
+        ('{"prompt": "  ", "label": "a"}', "line 2: .*prompt is blank"),
+        ('{"prompt": "a", "label": 1}', "line 2: label: .*string"),
+        ('{"prompt": "a", "label": "a", "choices": ["a"]}', "line 2: .*choices must be two or more"),
+        ('{"prompt": "a", "label": "a", "choices": ["a", "a"]}', "line 2: .*distinct"),
+        ('{"prompt": "a", "label": "a", "choices": ["a", " "]}', "line 2: .*none blank"),
+        ('{"prompt": "a", "label": "c", "choices": ["a", "b"]}', "line 2: label 'c' is not one of the choices"),
+        ('{"prompt": "a", "label": "a", "split": "dev"}', "line 2: split: .*'train', 'validation' or 'test'"),
+        ('{"prompt": "a", "label": "a", "answer": 1}', "line 2: answer: Extra inputs"),
     ],
 )
 def test_a_wrong_line_is_named_with_its_field(tmp_path, line, says):

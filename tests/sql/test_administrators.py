@@ -166,7 +166,7 @@ def test_activating_what_is_unmeasured_or_unused_warns(two_versions: Connection)
 
 def test_an_adapter_that_helps_on_retrieved_examples_is_not_warned_of(two_versions: Connection):
     heard: list[Any] = []
-    example = {"task": "rte", "prompt": "a", "answer": "b", "source_ref": "rte/train#1"}
+    example = {"task": "rte", "prompt": "a", "label": "b", "source_ref": "rte/train#1"}
     two_versions.execute(ADD_EXAMPLE, example)
     two_versions.execute(
         "INSERT INTO loracomp.example_embedding SELECT id, task_id, array_fill(1, '{832}')::vector "
@@ -283,10 +283,10 @@ def test_an_empty_variable_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> No
 # --- files of examples
 
 ROWS = [
-    {"prompt": "Is tea hot?", "choices": ["yes", "no"], "answer": "yes"},
-    {"prompt": "Is ice\ncold?", "answer": "It is.", "split": "test"},
+    {"prompt": "Is tea hot?", "choices": ["yes", "no"], "label": "yes"},
+    {"prompt": "Is ice\ncold?", "label": "It is.", "split": "test"},
 ]
-AS_CSV = 'prompt,choices,answer,split\nIs tea hot?,yes | no,yes,\n"Is ice\ncold?",,It is.,test\n'
+AS_CSV = 'prompt,choices,label,split\nIs tea hot?,yes | no,yes,\n"Is ice\ncold?",,It is.,test\n'
 
 
 def hashes(path: Path) -> list[tuple[bytes, str]]:
@@ -312,7 +312,7 @@ def test_every_kind_of_file_gives_the_same_examples(tmp_path: Path):
 
 def test_a_folders_files_say_which_split_they_are(tmp_path: Path):
     for name, row in (("train.jsonl", ROWS[0]), ("validation.jsonl", ROWS[0] | {"prompt": "b"}), ("test.csv", None)):
-        (tmp_path / name).write_text(json.dumps(row) if row else "prompt,answer\nc,d\n")
+        (tmp_path / name).write_text(json.dumps(row) if row else "prompt,label\nc,d\n")
     (tmp_path / "notes.txt").write_text("not read")
     assert [split for _, split in hashes(tmp_path)] == ["test", "train", "validation"]
 
@@ -320,21 +320,21 @@ def test_a_folders_files_say_which_split_they_are(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("a.csv", "question,answer\na,b\n", "the first line must name the columns, and lacks prompt"),
-        ("a.csv", "", "lacks prompt and answer"),
-        ("a.csv", "prompt,answer\na,b,c\n", "line 2: the number of cells differs from the first line's"),
-        ("a.csv", "prompt,answer\na\n", "line 2: the number of cells differs from the first line's"),
-        ("a.csv", 'prompt,answer\n"a,b\n', "line 1: not CSV: unexpected end"),
-        ("a.csv", "prompt,choices,answer\na,[x,a\n", "line 2: choices: .*list"),
-        ("a.csv", "prompt,label,answer\na,1,b\n", "line 2: label: Extra inputs"),
-        ("a.csv", "prompt,choices,answer\na,b|c,d\n", "line 2: answer 'd' is not one of the choices"),
+        ("a.csv", "question,label\na,b\n", "the first line must name the columns, and lacks prompt"),
+        ("a.csv", "", "lacks prompt and label"),
+        ("a.csv", "prompt,label\na,b,c\n", "line 2: the number of cells differs from the first line's"),
+        ("a.csv", "prompt,label\na\n", "line 2: the number of cells differs from the first line's"),
+        ("a.csv", 'prompt,label\n"a,b\n', "line 1: not CSV: unexpected end"),
+        ("a.csv", "prompt,choices,label\na,[x,a\n", "line 2: choices: .*list"),
+        ("a.csv", "prompt,label,answer\na,1,b\n", "line 2: answer: Extra inputs"),
+        ("a.csv", "prompt,choices,label\na,b|c,d\n", "line 2: label 'd' is not one of the choices"),
         (
             "a.csv",
-            "prompt,answer\ncaf\u00e9,a\n".encode("latin-1"),
+            "prompt,label\ncaf\u00e9,a\n".encode("latin-1"),
             "line 2: no UTF-8 .*: save the file as UTF-8",
         ),
         ("a.jsonl.gz", "not packed", "cannot be read"),
-        ("a.csv.gz", gzip.compress(b"prompt,answer\n\xe9,b\n", mtime=0), "line 2: no UTF-8 .*: save the file as UTF-8"),
+        ("a.csv.gz", gzip.compress(b"prompt,label\n\xe9,b\n", mtime=0), "line 2: no UTF-8 .*: save the file as UTF-8"),
         ("a.csv.gz", gzip.compress(AS_CSV.encode(), mtime=0)[:-30] + bytes(30), "cannot be read"),
         ("a.jsonl", "[1]\n", "line 1: a row is a JSON object, not list"),
         ("a.jsonl", "[" * 100_000, "line 1: not JSON"),

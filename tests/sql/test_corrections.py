@@ -17,9 +17,9 @@ CORRECT = (
     "UPDATE urgency SET correct = CASE WHEN id %% 2 = 0 THEN 'urgent' ELSE 'not urgent' END WHERE id BETWEEN %s AND %s"
 )
 LABELLED = """
-SELECT e.prompt, e.answer, e.choices, t.reader_role
+SELECT e.prompt, e.label, e.choices, t.reader_role
 FROM loracomp.example AS e JOIN loracomp.task AS t ON t.id = e.task_id
-WHERE t.name LIKE 'answers/%%' ORDER BY e.prompt, e.answer
+WHERE t.name LIKE 'answers/%%' ORDER BY e.prompt, e.label
 """
 
 
@@ -38,7 +38,7 @@ def alice(connection: Connection, database: str, logins: None) -> Iterator[Conne
 
 
 def labelled(owner: Connection) -> list[tuple[str, str]]:
-    return [(row["prompt"], row["answer"]) for row in owner.execute(LABELLED)]
+    return [(row["prompt"], row["label"]) for row in owner.execute(LABELLED)]
 
 
 def jobs(owner: Connection, kind: str) -> int:
@@ -58,7 +58,7 @@ def test_a_correction_is_a_labelled_example_until_it_is_taken_back(connection: C
     (row,) = connection.execute(LABELLED)
     assert row == {
         "prompt": "Ticket: row 1 wrong",
-        "answer": "not urgent",
+        "label": "not urgent",
         "choices": ["urgent", "not urgent"],
         "reader_role": login("alice"),
     }

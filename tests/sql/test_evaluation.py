@@ -141,7 +141,7 @@ def test_rows_that_would_retrieve_themselves_are_not_asked(connection: db.Connec
 
 def test_rows_without_text_or_answer_are_not_asked(connection: db.Connection) -> None:
     connection.execute("UPDATE loracomp.example SET prompt = NULL WHERE source_ref = 'tea/validation#4'")
-    connection.execute("UPDATE loracomp.example SET answer = NULL WHERE source_ref = 'tea/validation#5'")
+    connection.execute("UPDATE loracomp.example SET label = NULL WHERE source_ref = 'tea/validation#5'")
     start(connection, "tea", "base")
     assert len(jobs(connection)) == 8
 
@@ -156,9 +156,9 @@ def test_free_text_is_asked_for_by_length(connection: db.Connection) -> None:
 @pytest.mark.parametrize(
     ("tasks", "policies", "changes", "error", "message"),
     [
-        ("tea nix", "base", {}, errors.NoDataFound, "no validation rows with text and answer of: nix"),
+        ("tea nix", "base", {}, errors.NoDataFound, "no validation rows with text and label of: nix"),
         ("tea", "base nix", {}, errors.ForeignKeyViolation, "policy nix does not exist"),
-        ("tea ore", "base", {"split": "test"}, errors.NoDataFound, "no test rows with text and answer of: ore, tea"),
+        ("tea ore", "base", {"split": "test"}, errors.NoDataFound, "no test rows with text and label of: ore, tea"),
         ("", "base", {}, errors.InvalidParameterValue, "tasks and policies must name at least one each"),
         ("tea", "", {}, errors.InvalidParameterValue, "tasks and policies must name at least one each"),
         ("tea", "base", {"rows_a_task": 0}, errors.InvalidParameterValue, "rows_a_task must be between 1"),

@@ -127,7 +127,7 @@ WHERE id = ANY (%s)
 """
 MEASURING = """
 INSERT INTO loracomp.job (prompt, choices, kind, example_id, expected, adapter_ids, task)
-SELECT e.prompt, e.choices, 'measure', e.id, e.answer, ARRAY(SELECT a.id FROM loracomp.adapter AS a ORDER BY a.id), 'rte'
+SELECT e.prompt, e.choices, 'measure', e.id, e.label, ARRAY(SELECT a.id FROM loracomp.adapter AS a ORDER BY a.id), 'rte'
 FROM loracomp.example AS e WHERE e.id = 1 RETURNING id
 """
 

@@ -110,7 +110,7 @@ def test_retrieved_examples_and_composed_adapters(connection: db.Connection, exa
         (place, example_id, reference) for place, (reference, example_id) in enumerate(examples.items(), start=1)
     ]
     assert (rows[0]["task"], rows[0]["similarity"]) == ("rte", 0.9)
-    assert (rows[0]["prompt"], rows[0]["answer"]) == ("Does it rain in example 1 of rte?", "yes")
+    assert (rows[0]["prompt"], rows[0]["label"]) == ("Does it rain in example 1 of rte?", "yes")
     rows = connection.execute("SELECT * FROM loracomp.composed_adapter ORDER BY place").fetchall()
     assert [(row["task"], row["weight"], row["adapter"], row["version"]) for row in rows] == [
         ("rte", 0.62, "rte", 1),

@@ -378,9 +378,9 @@ def calibrated(connection: db.Connection, shared: Shared, count: int = 4, **chan
     at = TASKS * 40
     ids = nearest(shared, at)
     only(connection, ids, [[-0.5, 0.4, NAN, 0.2, NAN, 0.0]] * 30)
-    columns = {"prompt": "Free!", "choices": CHOICES, "answer": "spam", "split": "train", **changes}
+    columns = {"prompt": "Free!", "choices": CHOICES, "label": "spam", "split": "train", **changes}
     connection.execute(
-        "UPDATE loracomp.example SET prompt = %(prompt)s, choices = %(choices)s, answer = %(answer)s,"
+        "UPDATE loracomp.example SET prompt = %(prompt)s, choices = %(choices)s, label = %(label)s,"
         " split = %(split)s WHERE id = ANY (%(ids)s)",
         {**columns, "ids": ids[:count]},
     )
@@ -432,7 +432,7 @@ def test_choices_of_a_task_without_an_adapter_are_calibrated_under_all_measured_
         ({"choices": ["spam"]}, {}),
         ({"split": "validation"}, {}),
         ({"prompt": None}, {}),
-        ({"answer": None}, {}),
+        ({"label": None}, {}),
         ({}, {"exclude_tasks": ["t6"]}),
         ({}, {"calibration_rows": 0}),
         ({}, {"weighting": "similarity"}),
@@ -558,7 +558,7 @@ def test_only_who_holds_a_job_with_the_same_choices_reads_rows_for_calibration(
                 "SELECT * FROM loracomp.read_labelled(%s, %s::bigint[], %s)", [[job_id], [token], ids]
             ).fetchall()
             connection.execute("RESET ROLE")
-        assert {(row["prompt"], row["answer"]) for row in rows} <= {("Free!", "spam")}
+        assert {(row["prompt"], row["label"]) for row in rows} <= {("Free!", "spam")}
         return sorted(row["example_id"] for row in rows)
 
     assert read() == ids

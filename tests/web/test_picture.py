@@ -99,7 +99,7 @@ def page(text: str) -> str:
         "choices": [text, "b"], "choice_scores": [-1.0, -2.0], "choice_biases": None, "choice_index": 1,
         "batch_size": 1, "timings": {"claim": 1.0},
     }  # fmt: skip
-    example = {"task": text, "similarity": 0.5, "prompt": text, "answer": text, "source_ref": text}
+    example = {"task": text, "similarity": 0.5, "prompt": text, "label": text, "source_ref": text}
     adapter = {"task": text, "named": text, "weight": 1.0}
     attempt = dict.fromkeys(("worker", "started_at", "outcome", "reason"), text)
     drawn_of = picture(job, [example], [adapter])

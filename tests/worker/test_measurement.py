@@ -75,14 +75,14 @@ def add_examples(
     ids = []
     for prompt in prompts:
         row = connection.execute(
-            "INSERT INTO loracomp.example (task_id, split, prompt, choices, answer, content_hash)"
-            " SELECT id, %(split)s, %(prompt)s, %(choices)s, %(answer)s, sha256(convert_to(%(prompt)s, 'UTF8'))"
+            "INSERT INTO loracomp.example (task_id, split, prompt, choices, label, content_hash)"
+            " SELECT id, %(split)s, %(prompt)s, %(choices)s, %(label)s, sha256(convert_to(%(prompt)s, 'UTF8'))"
             " FROM loracomp.task WHERE name = %(task)s RETURNING id",
             {
                 "split": split,
                 "prompt": prompt,
                 "choices": choices,
-                "answer": (choices or ["as it was"])[0],
+                "label": (choices or ["as it was"])[0],
                 "task": task,
             },
         ).fetchone()
@@ -229,7 +229,7 @@ def many(server: str, template: str) -> Iterator[Connection]:
     name = f"{template}_many"
     with connect(create_database(server, name, template)) as opened:
         load(opened, 3, [12] * 40)
-        opened.execute("UPDATE loracomp.example SET prompt = 'p', choices = '{a,b}', answer = 'a'")
+        opened.execute("UPDATE loracomp.example SET prompt = 'p', choices = '{a,b}', label = 'a'")
         opened.execute("""UPDATE loracomp.adapter SET training = '{"tasks_seen": []}'""")
         yield opened
     drop_database(server, name)
@@ -308,7 +308,7 @@ def test_an_example_that_changed_meanwhile_is_not_measured_by_its_old_text(conne
     assert measurements(connection) == {}
     assert measure_task(connection, "tea")["added"] == 1
     answer_all(connection)
-    again = {"split": "train", "prompt": "a third", "choices": CHOICES, "answer": "no"}
+    again = {"split": "train", "prompt": "a third", "choices": CHOICES, "label": "no"}
     rows = json.dumps([{**again, "content_hash": hash_of(connection, example)}])
     connection.execute("SELECT loracomp.add_examples('tea', %s::jsonb)", [rows])
     assert measurements(connection) == {}, "another text is another example"

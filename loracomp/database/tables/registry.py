@@ -133,7 +133,7 @@ example = Table(
     required("split", Text, "train, validation or test. Only train examples are retrieved."),
     optional("prompt", Text, "Text shown to the model; null if a library ships the example without its text."),
     optional("choices", texts(), "Possible answers; null if the answer is free text."),
-    optional("answer", Text, "The right answer; one of the choices if there are any."),
+    optional("label", Text, "The right answer (gold label); one of the choices if there are any."),
     optional("source_ref", Text, "Where the row came from, such as piqa/train#1532."),
     required("content_hash", LargeBinary, "Sha256 of the raw fields as canonical JSON."),
     required("hash_version", SmallInteger, "Version of the way in which content_hash is computed.", default="1"),
@@ -144,10 +144,10 @@ example = Table(
     one_of("split", "train validation test", "split_must_be_train_validation_or_test"),
     check("content_hash_must_be_a_sha256", "octet_length(content_hash) = 32"),
     check("an_example_needs_a_prompt_or_a_source_ref", "prompt IS NOT NULL OR source_ref IS NOT NULL"),
-    check("answer_must_be_one_of_the_choices", "choices IS NULL OR answer IS NULL OR answer = ANY (choices)"),
+    check("label_must_be_one_of_the_choices", "choices IS NULL OR label IS NULL OR label = ANY (choices)"),
     comment="Examples of tasks, by split. Text may be missing: a library ships only embeddings and references.",
 )
-set_storage(example, NO_STATISTICS, "prompt choices answer")
+set_storage(example, NO_STATISTICS, "prompt choices label")
 
 # A change of the encoder makes a second table like this one, next_embedding, which takes its place in the end.
 example_embedding = Table(

@@ -89,7 +89,7 @@ def write_measurements(path: Path, measured: MeasuredExamples) -> None:
     tensors = {
         "content_hashes": _bytes_of([example.content_hash for example in measured.examples]),
         "digests": _bytes_of([example.digest for example in measured.examples]),
-        "answers": np.array([example.answer for example in measured.examples], np.uint8),
+        "labels": np.array([example.label for example in measured.examples], np.uint8),
         "scores": measured.scores.astype(np.float32),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -145,7 +145,7 @@ class Measuring:
             for column, name in enumerate((BASE, *adapters.values())):
                 if (known := scores[digest].get(name)) is not None:
                     row[column, : len(known)] = known[:width]
-        rows = tuple(Asked(e.content_hash, e.answer_index, digest) for digest, e in asked.items())
+        rows = tuple(Asked(e.content_hash, e.label_index, digest) for digest, e in asked.items())
         write_measurements(path, MeasuredExamples(self._base.fingerprint, NORMALIZATION, adapters, rows, table))
 
 

@@ -126,7 +126,7 @@ class Phraser:
         assert example.choices is not None
         columns = {column: self._render(text, row, example) for column, text in self._columns.items()}
         texts = self._worded(row, example, wording)
-        answer = texts[example.answer_index]
+        label = texts[example.label_index]
         shown = rng.sample(texts, len(texts))
         marks = _marks(template.marks, len(shown)) if template.marks else []
         ask = self._render(self._texts[wording.ask], {**columns, "listed": _listed(shown)}, example)
@@ -146,7 +146,7 @@ class Phraser:
             example,
             prompt=prompt.lower() if template.lower else prompt,
             choices=tuple(choices),
-            answer=choices[shown.index(answer)],
+            label=choices[shown.index(label)],
         )
 
     def _fits(self, wording: Wording) -> bool:

@@ -1,4 +1,4 @@
-"""Turns a dataset's row into a prompt, its choices and the answer, by sandboxed Jinja templates."""
+"""Turns a dataset's row into a prompt, its choices and the label, by sandboxed Jinja templates."""
 
 import hashlib
 from collections.abc import Mapping
@@ -61,8 +61,8 @@ class Templates:
         target = self._call("doc_to_target", self._target, row, source_ref)
         if target == -1 or (choices is not None and not _are_choices(choices)):
             return None
-        answer = str(target).strip() if choices is None else self._answer(choices, target, source_ref)
-        return Example(split, prompt, choices, answer, self._hash(row), source_ref)
+        label = str(target).strip() if choices is None else self._label(choices, target, source_ref)
+        return Example(split, prompt, choices, label, self._hash(row), source_ref)
 
     def inputs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """The unchanged texts of the columns that doc_to_text reads from the row; values of other types as JSON."""
@@ -85,7 +85,7 @@ class Templates:
             raise self._wrong("doc_to_choice", source_ref, f"gives {type(value).__name__}, not a list")
         return tuple(str(choice).strip() for choice in value)
 
-    def _answer(self, choices: tuple[str, ...], target: Any, source_ref: str) -> str:
+    def _label(self, choices: tuple[str, ...], target: Any, source_ref: str) -> str:
         if isinstance(target, int) and 0 <= target < len(choices):
             return choices[target]
         if isinstance(target, str) and target.strip() in choices:

@@ -25,7 +25,7 @@ class TrainingRow:
     """A tokenised example and the index of its right choice, from 0."""
 
     question: Question
-    answer: int
+    label: int
     digest: bytes
     """Sha256 that identifies the example: `Example.digest`."""
 
@@ -125,7 +125,7 @@ def _row(example: Example, base: BaseModel, max_tokens: int) -> TrainingRow | No
         )
     except JobError:
         return None
-    return TrainingRow(question, example.answer_index, example.digest)
+    return TrainingRow(question, example.label_index, example.digest)
 
 
 def training_order(epochs: Sequence[Sequence[TrainingRow]], config: TrainingConfig) -> list[TrainingRow]:

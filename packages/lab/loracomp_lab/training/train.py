@@ -89,7 +89,7 @@ def accuracies(model: PreTrainedModel, rows: Sequence[TrainingRow]) -> dict[str,
             batch = ordered[start : start + SCORED_TOGETHER]
             for row, score in zip(batch, log_likelihoods(model, [row.question for row in batch]), strict=True):
                 for name, normalization in NORMALIZATIONS.items():
-                    right[name] += int(normalize(score, row.question, normalization).argmax()) == row.answer
+                    right[name] += int(normalize(score, row.question, normalization).argmax()) == row.label
     return {name: round(count / len(rows), 4) for name, count in right.items()}
 
 

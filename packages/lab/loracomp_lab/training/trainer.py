@@ -44,9 +44,9 @@ def choice_loss(scores: Sequence[Tensor], rows: Sequence[TrainingRow], config: T
 
 def _row_loss(score: Tensor, row: TrainingRow, config: TrainingConfig) -> Tensor:
     counts = score.new_tensor(row.question.token_counts)
-    right = torch.tensor(row.answer, device=score.device)
+    right = torch.tensor(row.label, device=score.device)
     loss = cross_entropy(score / counts**config.length_exponent, right)
-    loss = loss - config.lm_weight * score[row.answer] / counts[row.answer]
+    loss = loss - config.lm_weight * score[row.label] / counts[row.label]
     if config.unlikelihood:
         wrong = torch.arange(len(counts), device=score.device) != right
         loss = loss - config.unlikelihood * torch.log1p(-(score / counts)[wrong].exp().clamp(max=1 - 1e-6)).mean()
