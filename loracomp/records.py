@@ -81,9 +81,8 @@ class Routed:
     job_id: int
     composition: Composition
     normalization: str
-    contrast: float
     chat_template: bool
-    """normalization, contrast and chat_template are as in `Request`."""
+    """normalization and chat_template are as in `Request`."""
     calibration_examples: tuple[int, ...]
     """Ids of the labelled examples on which biases of the choices are fitted; empty: the choices have no biases."""
     trace: Trace
@@ -109,8 +108,6 @@ class Request:
     stop: tuple[str, ...] = ()
     normalization: str = "none"
     """What a choice's log-likelihood is divided by: none (lm-eval's acc), its characters (acc_norm) or its tokens."""
-    contrast: float = 0.0
-    """A choice's log-likelihood is the composition's minus `contrast` times the base model's."""
     choice_biases: tuple[float, ...] = ()
     """Added to the normalised log-likelihoods, one for each choice; empty: nothing."""
     label_scores: tuple[float, ...] = ()

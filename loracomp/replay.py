@@ -40,7 +40,6 @@ class _Stored(BaseModel):
     adapter_sha256: list[str]
     adapter_weights: list[FiniteFloat]
     choice_normalization: Literal["none", "characters", "tokens"]
-    contrast: FiniteFloat
     strategy: str
     density: FiniteFloat
     seed: int = Field(ge=0, lt=2**31)
@@ -105,8 +104,6 @@ def replay(
     request = _request(trace, stored)
     if not by_merging:
         return _compared(trace, engine.predict(connection, [request])[0], tolerance)
-    if request.contrast:
-        return Replay(trace["job_id"], "impossible", "its policy has contrast: two mixes can't be merged at once")
     return _merged(engine, connection, trace, request, tolerance)
 
 
@@ -143,7 +140,6 @@ def _request(trace: dict[str, Any], stored: _Stored) -> Request:
         max_new_tokens=trace["max_new_tokens"],
         stop=tuple(trace["stop"]),
         normalization=stored.choice_normalization,
-        contrast=stored.contrast,
         choice_biases=tuple(stored.choice_biases or ()),
         label_scores=tuple(stored.label_scores or ()),
         score_weights=(of_mix, of_labels),

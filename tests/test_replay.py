@@ -26,7 +26,6 @@ SETTINGS = {
     "density": 0.5,
     "seed": 0,
     "router": "base",
-    "contrast": 0,
 }
 SHA256 = "a" * 64
 
@@ -76,7 +75,6 @@ def honest(connection: Connection, engine: Engine) -> dict[str, Any]:
         ({"policy_settings": {**SETTINGS, "seed": 1.5}}, "seed: Input should be a valid integer"),
         ({"policy_settings": {**SETTINGS, "seed": 10**400}}, "seed: Input should be less than"),
         ({"policy_settings": {**SETTINGS, "router": None}}, "router: Input should be a valid string"),
-        ({"policy_settings": {**SETTINGS, "contrast": []}}, "contrast: Input should be a valid number"),
         ({"policy_settings": {**SETTINGS, "seed": "\x1b[2J"}}, "seed: Input should be a valid integer"),
         (
             {"composed_tasks": ["rte"], "adapter_ids": [7], "adapter_sha256": [SHA256], "adapter_weights": [1]},

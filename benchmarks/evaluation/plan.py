@@ -16,9 +16,6 @@ POLICIES = (
     "ties",
     "magnitude_prune",
     "nearest",
-    "contrast",
-    "nearest_contrast",
-    "own_task_contrast",
     "measured",
     "measured_always",
     "uniform",
@@ -37,7 +34,7 @@ ADDED_POLICIES: dict[str, dict[str, str | int]] = {
 """Policies that the evaluation adds. The controls of linear use linear too, because it changes the norm of a mix."""
 CONTROLS = frozenset({"uniform", "random", "random_parameters", *ADDED_POLICIES})
 """Policies that are evaluated on fewer rows, because they are only for comparison."""
-OWN = frozenset({"base", "own_task", "own_task_contrast"})
+OWN = frozenset({"base", "own_task"})
 """Policies that are not evaluated with the own task excluded: it would change nothing, or make no sense."""
 STAGES = (50, 100, 250, None)
 """Numbers of rows for each task, evaluated for all tasks in turn, so that a stopped run has a useful report."""

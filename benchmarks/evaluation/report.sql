@@ -58,9 +58,9 @@ ANALYZE report.measured;
 -- Columns of the page, in this order; other policies follow by name.
 CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
 SELECT coalesce(array_position(ARRAY[
-    'base', 'own_task', 'own_task_contrast', 'nearest', 'nearest_contrast', 'default', 'contrast', 'linear', 'linear_rescaled',
+    'base', 'own_task', 'nearest', 'default', 'linear', 'linear_rescaled',
     'ties', 'magnitude_prune', 'measured', 'measured_always', 'uniform', 'random', 'random_parameters', 'uniform_linear', 'random_linear'
-], policy), 12);
+], policy), 9);
 $$;
 
 CREATE VIEW report.answer AS

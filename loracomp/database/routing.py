@@ -53,7 +53,6 @@ def route(
                     random_parameters=row["random_parameters"],
                 ),
                 normalization=row["choice_normalization"],
-                contrast=row["contrast"],
                 chat_template=row["chat_template"],
                 calibration_examples=tuple(row["calibration_examples"] or ()),
                 trace=row["trace"],

@@ -38,14 +38,9 @@ class Asked:
         return self.encoded
 
     @property
-    def mixes(self) -> tuple[Mix, ...]:
-        """The mixes under which choices are scored: the composition; with contrast also the base model alone."""
-        return (self.mix, BASE_ALONE) if self.request.contrast and self.mix.adapters else (self.mix,)
-
-    @property
     def rows(self) -> int:
         """Number of rows that it needs in a pass."""
-        return len(self.mixes) * len(self.question.rows)
+        return len(self.question.rows)
 
     @property
     def width(self) -> int:
@@ -163,14 +158,12 @@ class Answering:
 
     @torch.inference_mode()
     def _score(self, adapters: AdapterStack, items: Sequence[Asked]) -> list[Answer | JobError]:
-        asked = [(item.question, mix) for item in items for mix in item.mixes]
-        rows = [mix for question, mix in asked for _ in question.rows]
+        rows = [item.mix for item in items for _ in item.question.rows]
         with adapters.composed(rows, max(item.width for item in items)):
-            on_device = log_likelihoods(self._base.model, [question for question, _ in asked])
+            on_device = log_likelihoods(self._base.model, [item.question for item in items])
         # One copy from the device, which waits for the whole pass.
-        given = torch.split(torch.cat(on_device).cpu(), [len(each) for each in on_device])
-        scores = iter(given)
-        return [_chosen(item, *(next(scores) for _ in item.mixes)) for item in items]
+        scores = torch.split(torch.cat(on_device).cpu(), [len(each) for each in on_device])
+        return [_chosen(item, own) for item, own in zip(items, scores, strict=True)]
 
     def _prepare(self, texts: Sequence[Text], tokens: int) -> Ready:
         mixes = [text.item.mix for text in texts]
@@ -183,15 +176,13 @@ class Answering:
         return AdapterStack(self._base.model, mixes)
 
 
-def _chosen(item: Asked, composed: Tensor, base: Tensor | None = None) -> Answer | JobError:
+def _chosen(item: Asked, log_likelihoods: Tensor) -> Answer | JobError:
     """The answer with the highest score; among equal scores, the first choice.
 
-    `composed` and `base` are the choices' log-likelihoods [choices] under the composition and, if the request uses
-    contrast, under the base model.
+    `log_likelihoods` [choices] are those of the request's choices under its mix.
     """
     assert item.request.choices is not None
-    contrasted = composed if base is None else composed - item.request.contrast * base
-    normalized = normalize(contrasted, item.question, item.request.normalization).tolist()
+    normalized = normalize(log_likelihoods, item.question, item.request.normalization).tolist()
     scores = _calibrated(item.request, normalized)
     if not all(map(math.isfinite, scores)):
         return _not_finite(item)

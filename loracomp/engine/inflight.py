@@ -98,7 +98,6 @@ def _request(job: Job, routed: Routed) -> Request:
         max_new_tokens=job.max_new_tokens,
         stop=job.stop,
         normalization=routed.normalization,
-        contrast=routed.contrast,
         composition=routed.composition,
         temperature=job.temperature,
         top_p=job.top_p,

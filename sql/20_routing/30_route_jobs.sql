@@ -192,7 +192,6 @@ RETURNS TABLE (
     seed integer,
     random_parameters boolean,
     choice_normalization text,
-    contrast double precision,
     chat_template boolean,
     calibration_examples bigint[],
     trace loracomp.route_trace
@@ -227,7 +226,7 @@ AS $$
     SELECT
         r.job_id, c.adapter_ids, c.adapter_sha256, c.adapter_weights, (r.settings).strategy, (r.settings).density,
         (r.settings).seed, (r.settings).router = 'random_parameters', (r.settings).choice_normalization,
-        (r.settings).contrast, r.chat_template, r.calibration_examples,
+        r.chat_template, r.calibration_examples,
         -- The order of loracomp.route_trace's attributes; the worker passes the value to record_predictions unread.
         ROW(
             r.example_ids,

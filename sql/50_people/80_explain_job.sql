@@ -159,8 +159,7 @@ SELECT concat_ws(
         WHEN 'stop' THEN 'a text of stop' WHEN 'length' THEN 'max_new_tokens' WHEN 'end_of_text' THEN 'end of text'
     END,
     format(
-        'Scores (log-likelihood in nats%s, normalised by: %s%s); confidence %s',
-        ', minus ' || nullif(prediction.policy_settings ->> 'contrast', '0') || ' times the base model''s',
+        'Scores (log-likelihood in nats, normalised by: %s%s); confidence %s',
         prediction.policy_settings ->> 'choice_normalization',
         CASE
             WHEN prediction.choice_biases IS NOT null THEN format(

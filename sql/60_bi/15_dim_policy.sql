@@ -14,7 +14,6 @@ SELECT
     p.density,
     p.seed,
     p.choice_normalization,
-    p.contrast,
     p.created_at,
     p.updated_at,
     p.min_share,

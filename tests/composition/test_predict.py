@@ -571,29 +571,6 @@ def test_another_error_is_not_taken_for_lack_of_memory(base, predictor):
         predictor.predict([scored(), scored()])
 
 
-def test_contrast_takes_a_share_of_what_the_base_model_gives_off_each_choice(base, library, predictor):
-    """In a batch with jobs that have none; the base model alone, and text, are as they are."""
-    mixed = [library.composition(*range(i % 3, i % 3 + 1 + i % 3), strategy=STRATEGIES[i % 6]) for i in range(8)]
-    requests = [
-        scored(f"Number {'x' * i} is:", composition=c, contrast=0.3 * (i % 2), normalization="tokens")
-        for i, c in enumerate([*mixed, Composition(), Composition()])
-    ]
-    shapes = forwards(base.model)
-    answers = predictor.predict(requests)
-    assert sum(rows for rows, _ in shapes) == 10 + 4
-    for request, answer in zip(requests, answers, strict=True):
-        expected = scores_alone(base, library, request)
-        if request.composition.adapter_ids:
-            alone = scores_alone(base, library, replace(request, composition=Composition()))
-            expected = expected - request.contrast * alone
-        counts = encode_choices(base.tokenizer, request.prompt, request.choices, TINY_CONTEXT).token_counts
-        expected = expected / torch.tensor(counts)
-        torch.testing.assert_close(torch.tensor(answer.choice_scores), expected, rtol=1e-5, atol=1e-5)
-        assert answer.choice_index == int(expected.argmax()) + 1
-    text = written(composition=mixed[0])
-    assert predictor.predict([replace(text, contrast=0.3)]) == predictor.predict([text])
-
-
 def test_compositions_and_adapters_stay_between_batches(library, predictor):
     requests = [scored(composition=library.composition(1, 2)), scored(composition=library.composition(2, 3))]
     first = predictor.predict(requests)

@@ -278,7 +278,7 @@ def test_the_step_returns_records_in_order(connection: db.Connection, encoder: s
     jobs = [a_job(id_) for id_ in add_jobs(connection, 1, "random_parameters") + add_jobs(connection, 1, "base")]
     routed, alone = route(connection, jobs, np.repeat(QUERY, 2, axis=0), encoder, INPUT_FORMAT_VERSION)
     assert (routed.job_id, alone.job_id) == (jobs[0].id, jobs[1].id)
-    assert (routed.normalization, routed.contrast) == ("tokens", 0)
+    assert routed.normalization == "tokens"
     composition = routed.composition
     assert (composition.strategy, composition.density, composition.seed) == ("cat", 0.5, 0)
     assert composition.random_parameters and not alone.composition.random_parameters

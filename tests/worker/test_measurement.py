@@ -546,8 +546,6 @@ def test_choices_of_a_new_task_are_calibrated_and_replayed(
     assert apart.cosine is not None
     assert 0 < apart.cosine < 1
     assert f"norm ratio {apart.norm_ratio:.3f}, cosine {apart.cosine:.3f}" in apart.detail
-    contrasted = {**first, "policy_settings": {**first["policy_settings"], "contrast": 0.5}}
-    assert "contrast" in replay(engine, connection, contrasted, by_merging=True).detail
     broken = replay(engine, connection, {**first, "choice_biases": [0.1]})
     assert (broken.outcome, "choice_biases differ in length" in broken.detail) == ("impossible", True)
 
