@@ -55,8 +55,6 @@ class Composition:
     """One of `loracomp.composition.strategies.STRATEGIES`."""
     density: float = 1.0
     seed: int = 0
-    random_parameters: bool = False
-    """Whether each adapter's factors are replaced by random ones of the same norm: a control in evaluations."""
 
     def digest(self, base_fingerprint: str, scalings: Sequence[Scaling]) -> str:
         """Sha256 in hex of everything that decides the result: base model, merge settings, adapters and weights.
@@ -66,7 +64,7 @@ class Composition:
         """
         weights = (round(weight * 1_000_000) for weight in self.weights)
         adapters = sorted(zip(self.adapter_sha256, scalings, weights, strict=True))
-        content = [base_fingerprint, self.strategy, round(self.density, 6), self.seed, self.random_parameters, adapters]
+        content = [base_fingerprint, self.strategy, round(self.density, 6), self.seed, adapters]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

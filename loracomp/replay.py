@@ -43,7 +43,6 @@ class _Stored(BaseModel):
     strategy: str
     density: FiniteFloat
     seed: int = Field(ge=0, lt=2**31)
-    router: str
     choices: list[str] | None
     choice_biases: list[FiniteFloat] | None
     label_scores: list[FiniteFloat] | None
@@ -67,7 +66,6 @@ class _Stored(BaseModel):
             strategy=self.strategy,
             density=self.density,
             seed=self.seed,
-            random_parameters=self.router == "random_parameters",
         )
 
 

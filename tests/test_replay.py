@@ -74,7 +74,6 @@ def honest(connection: Connection, engine: Engine) -> dict[str, Any]:
         ),
         ({"policy_settings": {**SETTINGS, "seed": 1.5}}, "seed: Input should be a valid integer"),
         ({"policy_settings": {**SETTINGS, "seed": 10**400}}, "seed: Input should be less than"),
-        ({"policy_settings": {**SETTINGS, "router": None}}, "router: Input should be a valid string"),
         ({"policy_settings": {**SETTINGS, "seed": "\x1b[2J"}}, "seed: Input should be a valid integer"),
         (
             {"composed_tasks": ["rte"], "adapter_ids": [7], "adapter_sha256": [SHA256], "adapter_weights": [1]},

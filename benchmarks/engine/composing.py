@@ -38,7 +38,7 @@ def _held(bench: Workbench, strategy: str) -> dict[str, float]:
     adapters = [factors for each in bench.library if each.id in used for factors in each.factors.values()]
     held = {
         "loaded": storage_nbytes(chain.from_iterable(each.blocks.values() for each in loaded.values())),
-        "prepared": composer.prepared.nbytes,
+        "prepared": composer.masks.nbytes,
         "merged": storage_nbytes(chain.from_iterable(each.blocks.values() for each in merged)),
         "a pass's copy": storage_nbytes(AdapterStack(bench.base.model, mixes).blocks.values()),
     }

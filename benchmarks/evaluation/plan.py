@@ -19,20 +19,16 @@ POLICIES = (
     "measured",
     "measured_always",
     "uniform",
-    "random",
-    "random_parameters",
     "uniform_linear",
-    "random_linear",
 )
 """Policies to evaluate, in this order, if the database has them. Add your own policy here to compare it."""
 ADDED_POLICIES: dict[str, dict[str, str | int]] = {
     "linear_rescaled": {"strategy": "linear_rescaled"},
     "measured_always": {"weighting": "measured", "strategy": "cat", "k": 100, "max_adapters": 3, "gain_margin": -1000},
     "uniform_linear": {"weighting": "uniform", "strategy": "linear"},
-    "random_linear": {"router": "random", "strategy": "linear"},
 }
-"""Policies that the evaluation adds. The controls of linear use linear too, because it changes the norm of a mix."""
-CONTROLS = frozenset({"uniform", "random", "random_parameters", *ADDED_POLICIES})
+"""Policies that the evaluation adds. The control of linear uses linear too, because it changes the norm of a mix."""
+CONTROLS = frozenset({"uniform", *ADDED_POLICIES})
 """Policies that are evaluated on fewer rows, because they are only for comparison."""
 OWN = frozenset({"base", "own_task"})
 """Policies that are not evaluated with the own task excluded: it would change nothing, or make no sense."""

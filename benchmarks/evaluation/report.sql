@@ -34,7 +34,7 @@ CREATE TABLE report.measured (
 COMMENT ON TABLE report.measured IS 'A line a job, as in benchmarks/evaluation/rows.';
 COMMENT ON COLUMN report.measured.part IS 'How the rows were asked: the names in benchmarks/evaluation/plan.py.';
 COMMENT ON COLUMN report.measured.task IS 'Task that the row comes from.';
-COMMENT ON COLUMN report.measured.router IS 'retrieval, or a control: base, own_task, random, random_parameters.';
+COMMENT ON COLUMN report.measured.router IS 'retrieval, or a control: base or own_task.';
 COMMENT ON COLUMN report.measured.is_mix IS '1 for a retrieved mix weighted by similarity: what is compared with controls.';
 COMMENT ON COLUMN report.measured.row IS 'Number of the row in validation.jsonl, from 0.';
 COMMENT ON COLUMN report.measured.excluded IS 'Tasks whose adapters and examples were kept out.';
@@ -59,7 +59,7 @@ ANALYZE report.measured;
 CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
 SELECT coalesce(array_position(ARRAY[
     'base', 'own_task', 'nearest', 'default', 'linear', 'linear_rescaled',
-    'ties', 'magnitude_prune', 'measured', 'measured_always', 'uniform', 'random', 'random_parameters', 'uniform_linear', 'random_linear'
+    'ties', 'magnitude_prune', 'measured', 'measured_always', 'uniform', 'uniform_linear'
 ], policy), 9);
 $$;
 

@@ -1,6 +1,6 @@
 """Adapters in few tensors: modules of the same shape are stacked, so that one operation changes all layers at once.
 
-And what strategies do to stacked tensors: masks and random changes, as pure functions.
+And what strategies do to stacked tensors: masks, as pure functions.
 """
 
 import hashlib
@@ -202,12 +202,6 @@ def elect_and_average(tensors: Tensor, dim: int, scales: Tensor | None = None) -
     agreeing = (tensors * elected).clamp_(min=0)  # magnitudes
     count = agreeing.sign().sum(dim, keepdim=True).clamp_(min=1)
     return agreeing.div_(count.mul_(elected))
-
-
-def noise_of_same_norm(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian noise in float32 with the tensor's shape and Frobenius norm."""
-    noise: Tensor = torch.randn(tensor.shape, generator=generator).to(tensor.device)
-    return noise * float(tensor.float().norm() / noise.norm())
 
 
 def seeded_generator(use: str, seed: int, sha256: str, module: str) -> torch.Generator:

@@ -3,13 +3,13 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
 
 from loracomp import metrics
-from loracomp.composition.blocks import move, nbytes
+from loracomp.composition.blocks import Mask, move, nbytes
 from loracomp.composition.strategies import (
     AdapterWeights,
     Mix,
@@ -18,7 +18,6 @@ from loracomp.composition.strategies import (
     gated,
     mask,
     mask_name,
-    randomize,
 )
 from loracomp.errors import JobError, UsageError
 from loracomp.model.loading import BaseModel
@@ -105,7 +104,6 @@ class ResidentAdapters:
         return replace(packed, stored=move(packed.stored, self._device))
 
 
-T = TypeVar("T")
 BASE_ALONE = Mix()
 
 
@@ -114,8 +112,7 @@ class Composer:
 
     def __init__(self, base: BaseModel, *, cache_bytes: int) -> None:
         self._base = base
-        self.prepared: ByteLimitedCache[tuple[object, ...], Any] = ByteLimitedCache(cache_bytes, "compositions")
-        """Masks, and adapters with random factors."""
+        self.masks: ByteLimitedCache[tuple[object, ...], Mask] = ByteLimitedCache(cache_bytes, "compositions")
         self._mixes: WeakValueDictionary[Composition, Mix] = WeakValueDictionary()
         """Mixes in use: one that elects is merged once for all jobs that run under it."""
 
@@ -149,8 +146,6 @@ class Composer:
             return error
         except UsageError as error:
             return JobError(str(error), code="composition_refused")
-        if composition.random_parameters:
-            used = [self._randomized(adapter, composition.seed) for adapter in used]
         prepared = [self._masked(composition, adapter) for adapter in used]
         return gated(composition.strategy, prepared, composition.weights)
 
@@ -178,18 +173,8 @@ class Composer:
         if not (name := mask_name(strategy, density, seed)):
             return adapter
         # The mask alone is kept, because it refers to no adapter: those that are evicted must leave memory.
-        kept = self._keeping(
-            (adapter.key, name), lambda: mask(strategy, adapter, density=density, seed=seed), lambda mask: mask.nbytes
-        )
+        key = adapter.key, name
+        if (kept := self.masks.get(key)) is None:
+            kept = mask(strategy, adapter, density=density, seed=seed)
+            self.masks.put(key, kept, kept.nbytes)
         return adapter.masked(kept)
-
-    def _randomized(self, adapter: PackedAdapter, seed: int) -> PackedAdapter:
-        key = adapter.key, f"random {seed}"
-        return self._keeping(key, lambda: randomize(adapter, seed), lambda random: nbytes(random.stored))
-
-    def _keeping(self, key: tuple[object, ...], make: Callable[[], T], size: Callable[[T], int]) -> T:
-        kept: T | None = self.prepared.get(key)
-        if kept is None:
-            kept = make()
-            self.prepared.put(key, kept, size(kept))
-        return kept

@@ -30,7 +30,6 @@ from loracomp.composition.blocks import (
     drawn_with,
     elect_and_average,
     mask_of,
-    noise_of_same_norm,
     pack,
     seeded_generator,
     stack,
@@ -52,7 +51,7 @@ class PackedAdapter:
 
     id: int
     sha256: str
-    """Sha256 of the safetensors bytes. Together with the policy's seed it seeds random masks and factors."""
+    """Sha256 of the safetensors bytes. Together with the policy's seed it seeds random masks."""
     scaling: float
     """alpha / r, or alpha / sqrt(r) with rsLoRA."""
     stored: Blocks
@@ -247,12 +246,6 @@ def _roots(adapters: Sequence[PackedAdapter], modules: Sequence[str], device: to
         return None
     roots = [[adapter.roots.get(module, 1.0) for adapter in adapters] for module in modules]
     return torch.tensor(roots, device=device)[:, :, None, None]
-
-
-def randomize(adapter: PackedAdapter, seed: int) -> PackedAdapter:
-    """The adapter with each factor replaced by random numbers of the same Frobenius norm: a control in evaluations."""
-    noise = _drawn(adapter, "random_parameters", seed, noise_of_same_norm)
-    return replace(adapter, stored=noise, prepared=f"{adapter.prepared}, random {seed}")
 
 
 def _drawn(

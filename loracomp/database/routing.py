@@ -50,7 +50,6 @@ def route(
                     strategy=row["strategy"],
                     density=row["density"],
                     seed=row["seed"],
-                    random_parameters=row["random_parameters"],
                 ),
                 normalization=row["choice_normalization"],
                 chat_template=row["chat_template"],

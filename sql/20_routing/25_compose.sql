@@ -1,43 +1,7 @@
 -- From the weights of tasks to what a worker composes, and to what the trace says about it.
 --   compose_tasks               the adapters of the tasks that the policy's router picks
---     pick_tasks
 --   trace_tasks                 what the trace says of each task
 --   fallback_reason             why no adapter is composed
-
--- Changes nothing and reads no table. The router random draws by md5, which gives the same on every server and release.
-CREATE FUNCTION loracomp.pick_tasks(
-    router text,
-    tasks integer[],
-    weights double precision[],
-    eligible integer[],
-    own_task integer,
-    seed integer,
-    job_id bigint
-) RETURNS TABLE (task_id integer, weight double precision)
-LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 4
-BEGIN ATOMIC
-    SELECT u.task_id, u.weight
-    FROM unnest(tasks, weights) AS u (task_id, weight)
-    WHERE router IN ('retrieval', 'random_parameters') AND u.weight > 0
-    UNION ALL
-    SELECT own_task, 1.0
-    WHERE router = 'own_task' AND own_task = ANY (eligible)
-    UNION ALL
-    SELECT drawn.task_id, kept.weight
-    FROM (
-        SELECT u.weight, row_number() OVER (ORDER BY u.weight DESC, u.place) AS turn
-        FROM unnest(weights) WITH ORDINALITY AS u (weight, place)
-        WHERE u.weight > 0
-    ) AS kept
-    JOIN (
-        SELECT u.task_id, row_number() OVER (ORDER BY md5(concat_ws('/', seed, job_id, u.task_id))) AS turn
-        FROM unnest(eligible) AS u (task_id)
-    ) AS drawn USING (turn)
-    WHERE router = 'random';
-END;
-COMMENT ON FUNCTION loracomp.pick_tasks IS
-'Tasks to compose, with weights, by router. retrieval and random_parameters: the tasks that routing kept. own_task: the job''s '
-'own task. random: eligible tasks drawn by seed and job, with the number and weights of those that routing kept. base: none.';
 
 -- Changes nothing. It returns a set, as trace_tasks does, because Postgres inserts only such a function into its caller's query.
 CREATE FUNCTION loracomp.compose_tasks(
@@ -46,9 +10,7 @@ CREATE FUNCTION loracomp.compose_tasks(
     tasks integer[],
     weights double precision[],
     eligible integer[],
-    own_task integer,
-    seed integer,
-    job_id bigint
+    own_task integer
 ) RETURNS TABLE (
     task_ids integer[],
     names text[],
@@ -66,7 +28,14 @@ BEGIN ATOMIC
         coalesce(array_agg(c.weight), '{}')
     FROM (
         SELECT p.task_id, t.name, a.id AS adapter_id, a.sha256, p.weight
-        FROM loracomp.pick_tasks(router, tasks, weights, eligible, own_task, seed, job_id) AS p
+        FROM (
+            SELECT u.task_id, u.weight
+            FROM unnest(tasks, weights) AS u (task_id, weight)
+            WHERE router = 'retrieval' AND u.weight > 0
+            UNION ALL
+            SELECT own_task, 1.0
+            WHERE router = 'own_task' AND own_task = ANY (eligible)
+        ) AS p
         JOIN loracomp.task AS t ON t.id = p.task_id
         JOIN loracomp.base_model AS b ON b.name = base_model
         JOIN loracomp.adapter AS a ON a.task_id = p.task_id AND a.base_model_id = b.id AND a.status = 'active'
@@ -74,7 +43,8 @@ BEGIN ATOMIC
     ) AS c;
 END;
 COMMENT ON FUNCTION loracomp.compose_tasks IS
-'The composition of one job, largest weight first: the tasks of pick_tasks with their active adapters for the base model.';
+'The composition of one job, largest weight first: the tasks that its policy''s router picks, with their active adapters for the base '
+'model. retrieval picks the tasks that routing kept, own_task the job''s own task, base none.';
 
 -- Changes nothing. A control may compose a task that retrieval did not find; its probability is 0.
 CREATE FUNCTION loracomp.trace_tasks(

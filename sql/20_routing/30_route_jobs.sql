@@ -190,7 +190,6 @@ RETURNS TABLE (
     strategy text,
     density double precision,
     seed integer,
-    random_parameters boolean,
     choice_normalization text,
     chat_template boolean,
     calibration_examples bigint[],
@@ -225,7 +224,7 @@ AS $$
     )
     SELECT
         r.job_id, c.adapter_ids, c.adapter_sha256, c.adapter_weights, (r.settings).strategy, (r.settings).density,
-        (r.settings).seed, (r.settings).router = 'random_parameters', (r.settings).choice_normalization,
+        (r.settings).seed, (r.settings).choice_normalization,
         r.chat_template, r.calibration_examples,
         -- The order of loracomp.route_trace's attributes; the worker passes the value to record_predictions unread.
         ROW(
@@ -247,7 +246,7 @@ AS $$
     CROSS JOIN LATERAL loracomp.compose_tasks(
         r.base_model, CASE WHEN r.is_pinned THEN 'retrieval' ELSE (r.settings).router END,
         CASE WHEN NOT r.is_pinned THEN r.task_ids WHEN r.pinned_tasks <@ r.eligible THEN r.pinned_tasks END,
-        coalesce(r.pinned_weights, r.weights), r.eligible, r.own_task, (r.settings).seed, r.job_id
+        coalesce(r.pinned_weights, r.weights), r.eligible, r.own_task
     ) AS c
     CROSS JOIN LATERAL loracomp.trace_tasks(r.task_ids, r.probabilities, r.gains, c.task_ids, c.adapter_weights) AS t
     ORDER BY r.place;

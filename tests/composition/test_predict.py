@@ -584,18 +584,8 @@ def test_what_a_strategy_keeps_holds_no_adapter_in_memory(base, library):
     composer = Composer(base, cache_bytes=1 << 20)
     assert isinstance(composer.compose([library.composition(1, 2, strategy="ties")], adapters)[0], Mix)
     del adapters
-    assert len(composer.prepared) == 2
+    assert len(composer.masks) == 2
     assert factors() is None
-
-
-def test_random_parameters_answer_otherwise_and_always_the_same(base, library, predictor):
-    control = library.composition(1, 2, random_parameters=True, seed=3)
-    real, random = predictor.predict(
-        [scored(composition=library.composition(1, 2, seed=3)), scored(composition=control)]
-    )
-    assert random.choice_scores != pytest.approx(real.choice_scores, rel=0.01)
-    again = Fetching(base, library.fetch).predict([scored(composition=control)])[0]
-    assert again.choice_scores == pytest.approx(random.choice_scores, rel=1e-5)
 
 
 def test_nothing_asked_nothing_answered(predictor):

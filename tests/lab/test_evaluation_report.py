@@ -39,7 +39,7 @@ def test_breadth_first_and_controls_less() -> None:
     assert stages(None) == [50, 100, 250, None]
     assert stages(100) == [50, 100]
     assert stages(70) == [50, 70]
-    units = [unit("base", rows=300), unit("random", rows=300), unit("base", task="cb", rows=65)]
+    units = [unit("base", rows=300), unit("uniform", rows=300), unit("base", task="cb", rows=65)]
     assert [count for _, count in lacking(units, {}, 50, 30)] == [50, 30, 50]
     assert [count for _, count in lacking(units, {}, None, 100)] == [300, 100, 65]
     assert lacking(units, dict(zip(units, (300, 100, 65), strict=True)), None, 100) == []

@@ -144,7 +144,7 @@ def test_a_batch_of_many_policies_and_scopes_is_each_alone(connection: db.Connec
     jobs = [
         job
         for excluded in ([], ["near"], ["far"])
-        for job in add_jobs(connection, 3, "default", "nearest", "random", exclude_tasks=excluded)
+        for job in add_jobs(connection, 3, "default", "nearest", "uniform", exclude_tasks=excluded)
     ]
     together = route_jobs(connection, jobs, np.repeat(QUERY, len(jobs), axis=0))
     assert together == [row for job in jobs for row in route_jobs(connection, [job], QUERY)]
@@ -164,38 +164,6 @@ def test_own_task_is_composed_alone_whatever_is_retrieved(connection: db.Connect
     row = route_one(connection, policy="own_task", task="far")
     assert (row["composed_tasks"], row["adapter_weights"], row["fallback"]) == (["far"], [1], None)
     assert (row["tasks"], row["probabilities"], row["weights"]) == (["near", "far"], [1, 0], [0, 1])
-
-
-def test_random_keeps_the_number_and_the_weights(connection: db.Connection) -> None:
-    retrieved = route_one(connection)
-    jobs = add_jobs(connection, 60, "random")
-    found = route_jobs(connection, jobs, np.repeat(QUERY, 60, axis=0))
-    assert {tuple(row["adapter_weights"]) for row in found} == {tuple(retrieved["adapter_weights"])}
-    assert len({tuple(row["composed_tasks"]) for row in found}) == 6, "every ordered pair of three is drawn"
-    assert all(set(row["composed_tasks"]) <= set(TASKS) for row in found)
-    for row in found:
-        by_task = dict(zip(row["tasks"], row["weights"], strict=True))
-        assert [by_task[task] for task in row["composed_tasks"]] == row["adapter_weights"]
-        assert row["probabilities"] == retrieved["probabilities"]
-
-
-def test_random_is_drawn_by_seed_and_job(connection: db.Connection) -> None:
-    jobs, vectors = add_jobs(connection, 20, "random"), np.repeat(QUERY, 20, axis=0)
-    drawn = [row["composed_tasks"] for row in route_jobs(connection, jobs, vectors)]
-    assert drawn == [row["composed_tasks"] for row in route_jobs(connection, jobs, vectors)]
-    set_policy(connection, "random", seed=1)
-    assert drawn != [row["composed_tasks"] for row in route_jobs(connection, jobs, vectors)]
-
-
-def test_random_draws_only_what_is_eligible(connection: db.Connection) -> None:
-    jobs = add_jobs(connection, 30, "random", exclude_tasks=["far"])
-    found = route_jobs(connection, jobs, np.repeat(QUERY, 30, axis=0))
-    assert {task for row in found for task in row["composed_tasks"]} == {"near", "middle"}
-
-
-def test_random_parameters_route_as_retrieval(connection: db.Connection) -> None:
-    row, retrieved = route_one(connection, policy="random_parameters"), route_one(connection)
-    assert row | {"job_id": 0, "policy_settings": {}} == retrieved | {"job_id": 0, "policy_settings": {}}
 
 
 # The base model alone
@@ -275,13 +243,12 @@ def encoder(connection: db.Connection) -> str:
 
 
 def test_the_step_returns_records_in_order(connection: db.Connection, encoder: str) -> None:
-    jobs = [a_job(id_) for id_ in add_jobs(connection, 1, "random_parameters") + add_jobs(connection, 1, "base")]
+    jobs = [a_job(id_) for id_ in add_jobs(connection, 1, "default") + add_jobs(connection, 1, "base")]
     routed, alone = route(connection, jobs, np.repeat(QUERY, 2, axis=0), encoder, INPUT_FORMAT_VERSION)
     assert (routed.job_id, alone.job_id) == (jobs[0].id, jobs[1].id)
     assert routed.normalization == "tokens"
     composition = routed.composition
     assert (composition.strategy, composition.density, composition.seed) == ("cat", 0.5, 0)
-    assert composition.random_parameters and not alone.composition.random_parameters
     traced, alone_traced = unfolded(connection, routed.trace), unfolded(connection, alone.trace)
     assert traced["example_tasks"] == ["near", "near", "middle", "middle", "far", "far"]
     assert (traced["tasks"], traced["composed_tasks"]) == (TASKS, ["near", "middle"])

@@ -361,15 +361,6 @@ def test_a_new_version_is_not_used_by_its_predecessors_gains(connection: db.Conn
     assert route_at(connection, shared, 0)["composed_tasks"] == ["t1"]
 
 
-def test_random_draws_among_tasks_with_an_adapter(connection: db.Connection, shared: Shared) -> None:
-    set_policy(connection, router="random")
-    only(connection, nearest(shared, 0), [[0.5, 0.25, NAN, NAN, NAN, NAN]] * 30)
-    for seed in range(10):
-        set_policy(connection, seed=seed)
-        row = route_at(connection, shared, 0)
-        np.testing.assert_allclose(row["adapter_weights"], [2 / 3, 1 / 3], atol=1e-6)
-
-
 CHOICES = ["spam", "ham"]
 
 

@@ -166,7 +166,7 @@ def test_rescore_by_a_policy_is_what_it_makes_of_the_stored_examples(connection:
 
 def test_rescore_of_a_control_is_what_retrieval_would_do(connection: db.Connection, query: Any) -> None:
     _, trace = stored(connection, query)
-    assert_same(as_tuples(rescore(connection, stored(connection, query, "random")[0])), expected(trace, {}))
+    assert_same(as_tuples(rescore(connection, stored(connection, query, "base")[0])), expected(trace, {}))
 
 
 def test_weights_that_a_job_pinned_stay_as_they_are(connection: db.Connection, query: Any) -> None:

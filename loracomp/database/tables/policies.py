@@ -22,7 +22,7 @@ policy = Table(
     required(
         "router",
         Text,
-        "How adapters are chosen: retrieval; or, for comparison, own_task, random, random_parameters or base.",
+        "How adapters are chosen: retrieval; or, for comparison, own_task or base.",
         default="'retrieval'",
     ),
     required("k", Integer, "Number of nearest examples to retrieve.", default="30"),
@@ -59,7 +59,7 @@ policy = Table(
     required(
         "seed",
         Integer,
-        "Seed of the random masks of dare_*, and of the routers random and random_parameters.",
+        "Seed of the random masks of dare_*.",
         default="0",
     ),
     required(
@@ -104,7 +104,7 @@ policy = Table(
     ),
     check("policy_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
     short_name("name", "policy_name"),
-    one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
+    one_of("router", "retrieval own_task base", "router_must_be_a_known_one"),
     between("k", 1, 200),
     between("temperature", 0.0001, 100),
     between("top_p", 0.0001, 1),
@@ -156,10 +156,6 @@ INSERT INTO loracomp.policy (name, router, weighting, strategy, max_adapters, k,
     'Control: the base model alone.'),
 ('own_task', 'own_task', 'similarity', 'linear', 1, 30,
     'Control: the adapter of the job''s own task alone.'),
-('random', 'random', 'similarity', 'cat', 8, 30,
-    'Control: random adapters with the weights that retrieval gave.'),
-('random_parameters', 'random_parameters', 'similarity', 'cat', 8, 30,
-    'Control: random numbers of the same norm.'),
 ('measured', 'retrieval', 'measured', 'cat', 3, 100,
     'Adapters that measured examples expect to help; where none does, the base model.')
 """
