@@ -54,7 +54,6 @@ class Composition:
     strategy: str = "linear"
     """One of `loracomp.composition.strategies.STRATEGIES`."""
     density: float = 1.0
-    seed: int = 0
 
     def digest(self, base_fingerprint: str, scalings: Sequence[Scaling]) -> str:
         """Sha256 in hex of everything that decides the result: base model, merge settings, adapters and weights.
@@ -64,7 +63,7 @@ class Composition:
         """
         weights = (round(weight * 1_000_000) for weight in self.weights)
         adapters = sorted(zip(self.adapter_sha256, scalings, weights, strict=True))
-        content = [base_fingerprint, self.strategy, round(self.density, 6), self.seed, adapters]
+        content = [base_fingerprint, self.strategy, round(self.density, 6), adapters]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -42,7 +42,6 @@ class _Stored(BaseModel):
     choice_normalization: Literal["none", "characters", "tokens"]
     strategy: str
     density: FiniteFloat
-    seed: int = Field(ge=0, lt=2**31)
     choices: list[str] | None
     choice_biases: list[FiniteFloat] | None
     label_scores: list[FiniteFloat] | None
@@ -65,7 +64,6 @@ class _Stored(BaseModel):
             weights=tuple(self.adapter_weights),
             strategy=self.strategy,
             density=self.density,
-            seed=self.seed,
         )
 
 

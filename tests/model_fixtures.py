@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loracomp.composition.blocks import Factors
-from loracomp.composition.strategies import AdapterWeights, PackedAdapter, check_settings, gated, mask, mask_name, merge
+from loracomp.composition.strategies import TRIMMING, AdapterWeights, PackedAdapter, check_settings, gated, merge, trim
 from loracomp.config import load_settings
 from loracomp.engine.answering import Predictor
 from loracomp.model.loading import BaseModel, adaptable_modules, load_base_model
@@ -173,18 +173,16 @@ def mean_log_likelihood(model, tokenizer, prompt: str, text: str) -> float:
 
 
 def compose(
-    strategy: str, adapters: Sequence[AdapterWeights], weights: Sequence[float], *, density: float = 1.0, seed: int = 0
+    strategy: str, adapters: Sequence[AdapterWeights], weights: Sequence[float], *, density: float = 1.0
 ) -> dict[str, Factors]:
     """Each module's factors in float32, merged step by step as `Composer` and `merge` do."""
     check_settings(strategy, len(adapters), weights, density)
-    prepared = prepare(strategy, [adapter.packed() for adapter in adapters], density=density, seed=seed)
+    prepared = prepare(strategy, [adapter.packed() for adapter in adapters], density=density)
     return merge(gated(strategy, prepared, weights))
 
 
-def prepare(
-    strategy: str, adapters: Sequence[PackedAdapter], *, density: float, seed: int
-) -> tuple[PackedAdapter, ...]:
+def prepare(strategy: str, adapters: Sequence[PackedAdapter], *, density: float) -> tuple[PackedAdapter, ...]:
     """Mask each adapter as the strategy does, before gates are applied."""
-    if not mask_name(strategy, density, seed):
+    if strategy not in TRIMMING:
         return tuple(adapters)
-    return tuple(adapter.masked(mask(strategy, adapter, density=density, seed=seed)) for adapter in adapters)
+    return tuple(adapter.masked(trim(adapter, density)) for adapter in adapters)

@@ -11,7 +11,7 @@ from .plan import Part, Unit
 
 # Settings that a policy's answers may not depend on: ROUTING if its router gives one adapter or none, MERGING if only
 # routing weights are measured.
-ROUTING = frozenset({"k", "temperature", "top_p", "max_adapters", "min_share", "min_similarity", "weighting", "seed"})
+ROUTING = frozenset({"k", "temperature", "top_p", "max_adapters", "min_share", "min_similarity", "weighting"})
 MERGING = frozenset({"strategy", "density", "choice_normalization"})
 
 BASE_MODEL = "SELECT fingerprint FROM loracomp.find_base_model(NULL)"

@@ -3,7 +3,6 @@
 And what strategies do to stacked tensors: masks, as pure functions.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -124,8 +123,6 @@ class Mask:
     """Different for each different mask of an adapter."""
     bits: Mapping[tuple[int, int], Factors]
     """For each shape the packed bits of A and B, in the order in which a block stores them."""
-    rescale: float = 1.0
-    """Unless this is 1, the elements that are kept are divided by it, in float32."""
 
     @property
     def nbytes(self) -> int:
@@ -135,20 +132,19 @@ class Mask:
     def of(self, blocks: Blocks) -> dict[tuple[int, int], Block]:
         """A copy of an adapter's blocks in which only the elements that are kept are not zero."""
         return {
-            shape: Block(modules, self._kept(A, self.bits[shape].A), self._kept(B.mT, self.bits[shape].B).mT)
+            shape: Block(modules, _kept(A, self.bits[shape].A), _kept(B.mT, self.bits[shape].B).mT)
             for shape, (modules, A, B) in blocks.items()
         }
 
-    def _kept(self, side: Tensor, bits: Tensor) -> Tensor:
-        side = side if self.rescale == 1 else side.float()
-        kept = side * unpack_bits(bits, side.shape, side.dtype)
-        return kept if self.rescale == 1 else kept.div_(self.rescale)
+
+def _kept(side: Tensor, bits: Tensor) -> Tensor:
+    return side * unpack_bits(bits, side.shape, side.dtype)
 
 
-def mask_of(name: str, kept: Blocks, rescale: float = 1.0) -> Mask:
+def mask_of(name: str, kept: Blocks) -> Mask:
     """The mask that keeps the elements that are True in `kept`, which has an adapter's blocks as booleans."""
     bits = {shape: Factors(pack_bits(A), pack_bits(B.mT)) for shape, (_, A, B) in kept.items()}
-    return Mask(name, bits, rescale)
+    return Mask(name, bits)
 
 
 def pack_bits(flags: Tensor) -> Tensor:
@@ -184,12 +180,6 @@ def are_largest(tensors: Tensor, density: float) -> Tensor:
     return keep.view_as(tensors)
 
 
-def drawn_with(density: float, tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """For each element True with probability `density`, as in DARE (arXiv 2311.03099), which divides by `density`."""
-    drawn: Tensor = torch.rand(tensor.shape, generator=generator) < density
-    return drawn.to(tensor.device)
-
-
 def elect_and_average(tensors: Tensor, dim: int, scales: Tensor | None = None) -> Tensor:
     """Sign election and disjoint merge of TIES (arXiv 2306.01708), for each element of tensors stacked along `dim`.
 
@@ -202,12 +192,3 @@ def elect_and_average(tensors: Tensor, dim: int, scales: Tensor | None = None) -
     agreeing = (tensors * elected).clamp_(min=0)  # magnitudes
     count = agreeing.sign().sum(dim, keepdim=True).clamp_(min=1)
     return agreeing.div_(count.mul_(elected))
-
-
-def seeded_generator(use: str, seed: int, sha256: str, module: str) -> torch.Generator:
-    """A random generator seeded from the use, the policy's seed, the adapter and the module.
-
-    It runs on the CPU, so that a replay on another device draws the same numbers.
-    """
-    key = hashlib.sha256(f"{use}/{seed}/{sha256}/{module}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)

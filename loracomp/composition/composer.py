@@ -11,13 +11,13 @@ import torch
 from loracomp import metrics
 from loracomp.composition.blocks import Mask, move, nbytes
 from loracomp.composition.strategies import (
+    TRIMMING,
     AdapterWeights,
     Mix,
     PackedAdapter,
     check_settings,
     gated,
-    mask,
-    mask_name,
+    trim,
 )
 from loracomp.errors import JobError, UsageError
 from loracomp.model.loading import BaseModel
@@ -169,12 +169,11 @@ class Composer:
         return adapter
 
     def _masked(self, composition: Composition, adapter: PackedAdapter) -> PackedAdapter:
-        strategy, density, seed = composition.strategy, composition.density, composition.seed
-        if not (name := mask_name(strategy, density, seed)):
+        if composition.strategy not in TRIMMING:
             return adapter
         # The mask alone is kept, because it refers to no adapter: those that are evicted must leave memory.
-        key = adapter.key, name
-        if (kept := self.masks.get(key)) is None:
-            kept = mask(strategy, adapter, density=density, seed=seed)
-            self.masks.put(key, kept, kept.nbytes)
-        return adapter.masked(kept)
+        key = adapter.key, composition.density
+        if (mask := self.masks.get(key)) is None:
+            mask = trim(adapter, composition.density)
+            self.masks.put(key, mask, mask.nbytes)
+        return adapter.masked(mask)

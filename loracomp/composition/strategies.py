@@ -2,18 +2,17 @@
 
 An adapter changes a module's weight by B @ A, with A [r, d_in] and B [d_out, r]. A strategy has two steps. First it
 *prepares* each adapter by a mask that does not depend on the weights: magnitude_prune and TIES (arXiv 2306.01708) keep
-its largest elements, DARE (arXiv 2311.03099) random ones, cat and linear all. Then it multiplies each adapter's A and B
-by two numbers, its *gates*; only these depend on the job's weights. In between, ties and dare_ties elect signs among
-the adapters of a mix. An adapter adds nothing to a module that it lacks; lower ranks are padded with zeros.
+its largest elements, the other strategies all. Then it multiplies each adapter's A and B by two numbers, its *gates*;
+only these depend on the job's weights. In between, ties elects signs among the adapters of a mix. An adapter adds
+nothing to a module that it lacks; lower ranks are padded with zeros.
 
-The result equals that of PEFT 0.21 (`LoraModel.add_weighted_adapter`, `utils.merge_utils`), with five exceptions: PEFT
+The result equals that of PEFT 0.21 (`LoraModel.add_weighted_adapter`, `utils.merge_utils`), with four exceptions: PEFT
 refuses different ranks; a single adapter follows the strategy too (PEFT uses linear); rsLoRA's scaling counts once
-(PEFT's merge is sqrt(r) too strong); among equal magnitudes the first are kept (PEFT: any); DARE's masks depend only on
-seed, adapter and module (PEFT: the global generator).
+(PEFT's merge is sqrt(r) too strong); among equal magnitudes the first are kept (PEFT: any).
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -27,19 +26,17 @@ from loracomp.composition.blocks import (
     Mask,
     ModuleFactors,
     are_largest,
-    drawn_with,
     elect_and_average,
     mask_of,
     pack,
-    seeded_generator,
     stack,
     unpack,
 )
 from loracomp.errors import UsageError
 
-STRATEGIES = ("linear", "cat", "ties", "magnitude_prune", "dare_linear", "dare_ties", "linear_rescaled")
-ELECTING = ("ties", "dare_ties")
-"""Strategies that elect signs among the adapters of a mix."""
+STRATEGIES = ("linear", "cat", "ties", "magnitude_prune", "linear_rescaled")
+TRIMMING = ("ties", "magnitude_prune")
+"""Strategies that keep only the largest elements of each adapter's factors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +48,7 @@ class PackedAdapter:
 
     id: int
     sha256: str
-    """Sha256 of the safetensors bytes. Together with the policy's seed it seeds random masks."""
+    """Sha256 of the safetensors bytes."""
     scaling: float
     """alpha / r, or alpha / sqrt(r) with rsLoRA."""
     stored: Blocks
@@ -164,7 +161,7 @@ def gated(strategy: str, prepared: Sequence[PackedAdapter], weights: Sequence[fl
         return Mix(adapters, tuple(g), (1.0,) * len(g))
     roots = [math.sqrt(abs(each)) for each in g]
     left = tuple(map(math.copysign, roots, g))
-    electing, rescaled = strategy in ELECTING, strategy == "linear_rescaled"
+    electing, rescaled = strategy == "ties", strategy == "linear_rescaled"
     return Mix(adapters, left, tuple(roots), summed_factors=True, electing=electing, rescaled=rescaled)
 
 
@@ -207,25 +204,9 @@ def gate(mix: Mix, A: Tensor, B: Tensor) -> Factors:
     return Factors((A * left).flatten(1, 2), (B * right).transpose(1, 2).flatten(2))
 
 
-def mask_name(strategy: str, density: float, seed: int) -> str:
-    """A name for the mask, different for each different mask; empty if the strategy masks nothing."""
-    if strategy in ("dare_linear", "dare_ties"):
-        return f"dropped {density} {seed}"
-    return f"trimmed {density}" if strategy in ("magnitude_prune", "ties") else ""
-
-
-def mask(strategy: str, adapter: PackedAdapter, *, density: float, seed: int) -> Mask:
-    """The elements of an adapter that a strategy keeps; independent of the adapters that it is merged with.
-
-    magnitude_prune and ties keep the largest elements of each A and B ("trim" in TIES), dare_linear and dare_ties keep
-    random elements and rescale them. Raises ValueError for the other strategies, which mask nothing.
-    """
-    name = mask_name(strategy, density, seed)
-    if name.startswith("dropped"):
-        drawn = _drawn(adapter, "dare", seed, lambda each, draw: drawn_with(density, each, draw))
-        return mask_of(name, drawn, density)
-    if not name:
-        raise ValueError(f"strategy {strategy} masks nothing")
+def trim(adapter: PackedAdapter, density: float) -> Mask:
+    """The mask of the largest elements of each A and B, whatever adapter it is merged with: "trim" in TIES."""
+    name = f"trimmed {density}"
     if adapter.ranks:
         each = ((module, (A[None], B[None])) for module, (A, B) in _factors(adapter))
         largest = {module: Factors(*(are_largest(side, density)[0] for side in sides)) for module, sides in each}
@@ -246,17 +227,6 @@ def _roots(adapters: Sequence[PackedAdapter], modules: Sequence[str], device: to
         return None
     roots = [[adapter.roots.get(module, 1.0) for adapter in adapters] for module in modules]
     return torch.tensor(roots, device=device)[:, :, None, None]
-
-
-def _drawn(
-    adapter: PackedAdapter, use: str, seed: int, draw: Callable[[Tensor, torch.Generator], Tensor]
-) -> dict[tuple[int, int], Block]:
-    """Blocks of what `draw` makes of each module's A and B; it gets a generator seeded for that module."""
-    drawn = {}
-    for module, (A, B) in _factors(adapter):
-        generator = seeded_generator(use, seed, adapter.sha256, module)
-        drawn[module] = Factors(draw(A, generator), draw(B, generator))
-    return pack(drawn)
 
 
 def _factors(adapter: PackedAdapter) -> Iterator[tuple[str, Factors]]:

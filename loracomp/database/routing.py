@@ -49,7 +49,6 @@ def route(
                     weights=tuple(row["adapter_weights"]),
                     strategy=row["strategy"],
                     density=row["density"],
-                    seed=row["seed"],
                 ),
                 normalization=row["choice_normalization"],
                 chat_template=row["chat_template"],

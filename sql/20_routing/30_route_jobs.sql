@@ -189,7 +189,6 @@ RETURNS TABLE (
     adapter_weights double precision[],
     strategy text,
     density double precision,
-    seed integer,
     choice_normalization text,
     chat_template boolean,
     calibration_examples bigint[],
@@ -224,8 +223,7 @@ AS $$
     )
     SELECT
         r.job_id, c.adapter_ids, c.adapter_sha256, c.adapter_weights, (r.settings).strategy, (r.settings).density,
-        (r.settings).seed, (r.settings).choice_normalization,
-        r.chat_template, r.calibration_examples,
+        (r.settings).choice_normalization, r.chat_template, r.calibration_examples,
         -- The order of loracomp.route_trace's attributes; the worker passes the value to record_predictions unread.
         ROW(
             r.example_ids,

@@ -120,7 +120,7 @@ BEGIN
     UPDATE loracomp.policy AS p SET
         description = after.description, router = after.router, k = after.k, temperature = after.temperature,
         top_p = after.top_p, max_adapters = after.max_adapters, min_similarity = after.min_similarity,
-        weighting = after.weighting, strategy = after.strategy, density = after.density, seed = after.seed,
+        weighting = after.weighting, strategy = after.strategy, density = after.density,
         choice_normalization = after.choice_normalization, min_share = after.min_share,
         gain_prior = after.gain_prior, gain_margin = after.gain_margin,
         chat_template = after.chat_template, calibration_rows = after.calibration_rows, updated_at = now()

@@ -12,7 +12,6 @@ SELECT
     p.weighting,
     p.strategy,
     p.density,
-    p.seed,
     p.choice_normalization,
     p.created_at,
     p.updated_at,

@@ -59,7 +59,7 @@ COMMENT ON COLUMN bi.prediction.own_task IS 'Task of the example that the job wa
 COMMENT ON COLUMN bi.prediction.example_id IS
 'Id of the example that the job was made from, the same for all policies; only known for evaluations.';
 COMMENT ON COLUMN bi.prediction.router IS 'How tasks were chosen: by retrieval, or by a control: own_task or base.';
-COMMENT ON COLUMN bi.prediction.strategy IS 'How adapters were merged: linear, linear_rescaled, cat, ties, magnitude_prune, dare_*.';
+COMMENT ON COLUMN bi.prediction.strategy IS 'How adapters were merged: linear, linear_rescaled, cat, ties or magnitude_prune.';
 COMMENT ON COLUMN bi.prediction.base_model IS 'Base model that answered, or that the job asked for.';
 COMMENT ON COLUMN bi.prediction.is_correct IS 'Whether the answer was right; null if the right answer is not known.';
 COMMENT ON COLUMN bi.prediction.nearest_task IS 'Task of the train example that is most similar to the job.';

@@ -62,7 +62,7 @@ def mix_of(library, composition):
     if composition is None:
         return Mix()
     strategy, numbers, weights, density = composition
-    prepared = prepare(strategy, [library[i] for i in numbers], density=density, seed=0)
+    prepared = prepare(strategy, [library[i] for i in numbers], density=density)
     return gated(strategy, prepared, weights[: len(numbers)])
 
 

@@ -18,7 +18,7 @@ from model_fixtures import compose, linear_shapes, peft_twin, prepare, random_ad
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 reads it
 
 SHAPES = {"a": (7, 5), "b": (4, 6), "c": (5, 5)}
-DETERMINISTIC = ("linear", "cat", "ties", "magnitude_prune")
+PEFTS = ("linear", "cat", "ties", "magnitude_prune")
 
 
 def prepared(strategy, adapters, **settings):
@@ -26,9 +26,9 @@ def prepared(strategy, adapters, **settings):
     return [unpack(each.blocks) for each in prepare(strategy, [adapter.packed() for adapter in adapters], **settings)]
 
 
-def mixed(strategy, adapters, weights, *, density=1.0, seed=0):
+def mixed(strategy, adapters, weights, *, density=1.0):
     packed = [adapter.packed() for adapter in adapters]
-    return gated(strategy, prepare(strategy, packed, density=density, seed=seed), weights)
+    return gated(strategy, prepare(strategy, packed, density=density), weights)
 
 
 def dense(factors):
@@ -58,7 +58,7 @@ def cases(draw, strategies=STRATEGIES):
         for number in range(count)
     ]
     weights = [draw(st.floats(0.05, 1.0)) for _ in range(count)]
-    settings_ = {"density": draw(st.sampled_from([0.2, 0.5, 0.9, 1.0])), "seed": draw(st.integers(0, 9))}
+    settings_ = {"density": draw(st.sampled_from([0.2, 0.5, 0.9, 1.0]))}
     return draw(st.sampled_from(strategies)), adapters, weights, settings_
 
 
@@ -108,7 +108,7 @@ def test_twins_at_w_and_1_minus_w(case, w):
     """cat, rescaled: they are one. Else cross terms give (sqrt w + sqrt(1 - w))^2 of it; averaging leaves a quarter."""
     strategy, (adapter, *_), _, kwargs = case
     factor = 1.0 if strategy in ("cat", "linear_rescaled") else (math.sqrt(w) + math.sqrt(1 - w)) ** 2
-    factor /= 4 if strategy in ("ties", "dare_ties") else 1
+    factor /= 4 if strategy == "ties" else 1
     one = dense(compose(strategy, [adapter], [1.0], **kwargs))
     twins = dense(compose(strategy, [adapter, replace(adapter, id=-1)], [w, 1 - w], **kwargs))
     expected = {module: factor * delta for module, delta in one.items()}
@@ -119,7 +119,7 @@ def test_twins_at_w_and_1_minus_w(case, w):
 @given(cases())
 def test_a_weight_of_zero_and_a_missing_adapter_are_the_same_where_masks_see_one_adapter(case):
     strategy, adapters, weights, kwargs = case
-    if strategy in ("ties", "dare_ties"):  # signs are elected by all, whatever they weigh
+    if strategy == "ties":  # signs are elected by all, whatever they weigh
         return
     with_zero = dense(compose(strategy, adapters, [0.0, *weights[1:]], **kwargs))
     without = dense(compose(strategy, adapters[1:], weights[1:], **kwargs))
@@ -171,27 +171,6 @@ def test_negative_weights_subtract():
         assert_same(minus, {module: -delta for module, delta in one.items()})
 
 
-def test_dare_masks_follow_from_seed_adapter_and_module_alone():
-    x, y = random_adapter(SHAPES, seed=1), random_adapter(SHAPES, seed=2)
-    state = torch.get_rng_state()
-    alone = prepared("dare_linear", [x], density=0.5, seed=3)[0]
-    beside = prepared("dare_linear", [y, x], density=0.5, seed=3)[1]
-    assert torch.equal(state, torch.get_rng_state())  # the global generator is left alone
-    for module in SHAPES:
-        assert torch.equal(alone[module].A, beside[module].A)
-    other_seed = prepared("dare_linear", [x], density=0.5, seed=4)[0]
-    assert not torch.equal(alone["a"].B, other_seed["a"].B)
-    other_adapter = prepared("dare_linear", [replace(x, sha256="f" * 64)], density=0.5, seed=3)[0]
-    assert not torch.equal(alone["a"].B, other_adapter["a"].B)
-
-
-def test_dare_keeps_about_density_and_the_expected_value():
-    adapter = random_adapter({"a": (200, 300)}, rank=64, seed=1)
-    kept = prepared("dare_linear", [adapter], density=0.25, seed=0)[0]["a"].A
-    assert (kept != 0).float().mean() == pytest.approx(0.25, abs=0.02)
-    torch.testing.assert_close(kept[kept != 0], adapter.factors["a"].A[kept != 0] / 0.25)
-
-
 def test_equal_magnitudes_are_kept_from_the_first():
     two = torch.tensor([[1.0, -1.0, 2.0, 1.0, 0.5], [0.5, 3.0, -0.5, -4.0, 0.1]])
     for dtype in (torch.float32, torch.bfloat16):
@@ -209,7 +188,7 @@ def test_eight_booleans_are_kept_in_a_byte(flags):
 
 def test_of_a_masked_adapter_only_its_mask_takes_memory():
     adapter = random_adapter({"a": (80, 40), "b": (24, 40)}, seed=1).packed()
-    (masked,) = prepare("ties", [adapter], density=0.5, seed=0)
+    (masked,) = prepare("ties", [adapter], density=0.5)
     assert masked.stored is adapter.stored
     assert masked.mask.nbytes * 32 == nbytes(adapter.stored)  # a bit for each float32
 
@@ -217,7 +196,7 @@ def test_of_a_masked_adapter_only_its_mask_takes_memory():
 def test_an_adapter_equals_another_that_is_prepared_alike_from_the_same_file():
     one, same, changed = (random_adapter(SHAPES, seed=1).packed() for _ in range(3))
     changed = replace(changed, sha256="f" * 64)
-    (masked,), (again,) = (prepare("ties", [each], density=0.5, seed=0) for each in (one, same))
+    (masked,), (again,) = (prepare("ties", [each], density=0.5) for each in (one, same))
     assert (one, masked) == (same, again)
     assert len({one, same, masked, again, changed}) == 3
 
@@ -275,7 +254,7 @@ def assert_factors_equal(got, expected):
         torch.testing.assert_close(got[module].B, expected[module].B, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("strategy", DETERMINISTIC)
+@pytest.mark.parametrize("strategy", PEFTS)
 @pytest.mark.parametrize("density", [0.3, 1.0])
 def test_factors_equal_pefts(strategy, density):
     model = tiny_llama()
@@ -285,7 +264,7 @@ def test_factors_equal_pefts(strategy, density):
     assert_factors_equal(compose(strategy, adapters, weights, density=density), expected)
 
 
-@pytest.mark.parametrize("strategy", DETERMINISTIC)
+@pytest.mark.parametrize("strategy", PEFTS)
 def test_factors_equal_pefts_where_adapters_target_different_modules(strategy):
     model = tiny_llama()
     adapters = [
@@ -296,20 +275,6 @@ def test_factors_equal_pefts_where_adapters_target_different_modules(strategy):
     got = compose(strategy, adapters, [0.5, 0.3, 0.2], density=0.4)
     for module in got:  # PEFT's cat leaves rows of zeros where an adapter lacks the module
         torch.testing.assert_close(got[module].B @ got[module].A, expected[module].B @ expected[module].A)
-
-
-@pytest.mark.parametrize("strategy", ["dare_linear", "dare_ties"])
-def test_dare_equals_pefts_once_the_masks_are_the_same(strategy, monkeypatch):
-    """PEFT draws from the global generator: it is given our masks, in the order in which it asks for them."""
-    model = tiny_llama()
-    shapes = linear_shapes(model, "q_proj", "v_proj")
-    adapters = [random_adapter(shapes, seed=i) for i in (1, 2)]
-    masks = [prepared("dare_linear", [adapter], density=0.5, seed=7)[0] for adapter in adapters]
-    drawn = [masked[module][side] for module in shapes for side in (0, 1) for masked in masks]
-    monkeypatch.setattr(torch, "bernoulli", lambda _: (drawn.pop(0) != 0).float())
-    expected = peft_merge(model, adapters, [0.6, 0.4], strategy, 0.5)
-    assert drawn == []
-    assert_factors_equal(compose(strategy, adapters, [0.6, 0.4], density=0.5, seed=7), expected)
 
 
 def test_differs_from_peft_in_rslora_which_it_scales_twice():
@@ -357,12 +322,12 @@ def test_equals_peft_on_the_real_base_model(smollm2):
     weights = [0.45, 0.3, 0.15, 0.1]
     base, peft_logits, peft_factors = model(text).logits, {}, {}
     with peft_twin(model, adapters) as wrapped:
-        for strategy in DETERMINISTIC:
+        for strategy in PEFTS:
             wrapped.add_weighted_adapter(list("0123"), weights, strategy, combination_type=strategy, density=0.5)
             wrapped.set_adapter(strategy)
             peft_logits[strategy] = wrapped(text).logits
             peft_factors[strategy] = merged_factors(wrapped, strategy, shapes)
-    for strategy in DETERMINISTIC:
+    for strategy in PEFTS:
         composed = compose(strategy, adapters, weights, density=0.5)
         assert_factors_equal(composed, peft_factors[strategy])
         with merged(model, composed):

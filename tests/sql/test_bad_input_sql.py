@@ -197,7 +197,6 @@ def test_the_message_names_the_field_and_the_way_out(connection: Connection):
             for value in (-1.1, 1.1, NAN, -INFINITE)
         ),
         *(({"max_adapters": value}, "max_adapters_must_be_between_1_and_64") for value in (0, 65)),
-        ({"seed": -1}, "seed_must_not_be_negative"),
         ({"router": "psychic"}, "router_must_be_a_known_one"),
         ({"weighting": "random"}, "weighting_must_be_similarity_uniform_or_measured"),
         ({"strategy": "svd"}, "strategy_must_be_a_known_one"),

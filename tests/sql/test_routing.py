@@ -248,7 +248,7 @@ def test_the_step_returns_records_in_order(connection: db.Connection, encoder: s
     assert (routed.job_id, alone.job_id) == (jobs[0].id, jobs[1].id)
     assert routed.normalization == "tokens"
     composition = routed.composition
-    assert (composition.strategy, composition.density, composition.seed) == ("cat", 0.5, 0)
+    assert (composition.strategy, composition.density) == ("cat", 0.5)
     traced, alone_traced = unfolded(connection, routed.trace), unfolded(connection, alone.trace)
     assert traced["example_tasks"] == ["near", "near", "middle", "middle", "far", "far"]
     assert (traced["tasks"], traced["composed_tasks"]) == (TASKS, ["near", "middle"])

@@ -63,7 +63,7 @@ prediction = Table(
     optional(
         "composition_digest",
         Text,
-        "Sha256 over what decides the answer: base model, adapters, scalings, weights, strategy, density, seed.",
+        "Sha256 over what decides the answer: base model, adapters, scalings, weights, strategy, density.",
     ),
     required("prompt_tokens", Integer, "Number of tokens in the prompt.", default="0"),
     required("output_tokens", Integer, "Number of tokens scored or generated.", default="0"),
