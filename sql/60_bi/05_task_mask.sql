@@ -1,5 +1,5 @@
 -- Which tasks with a reader_role a role may know of, and the labels that it sees in place of the names of the others.
---   task_mask           the names that it may not know, each with its label, for the views of bi and for rescore_route
+--   task_mask           the names that it may not know, each with its label, for the views of bi
 --     caller, may_read
 --   masked_tasks        a list of names with the labels of task_mask
 --   masked_adapter      an adapter's name, or a label if its task is hidden

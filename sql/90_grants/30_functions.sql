@@ -62,7 +62,6 @@ TO loracomp_worker, loracomp_admin;
 -- Analysts, and administrators.
 GRANT EXECUTE ON FUNCTION
 loracomp.route,
-loracomp.rescore_route,
 loracomp.task_weights,
 loracomp.policy_with,
 bi.wilson_interval,

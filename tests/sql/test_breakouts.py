@@ -491,21 +491,15 @@ def test_an_analyst_learns_no_hidden_tasks_name(database: str, logins: None) -> 
         owner.execute("UPDATE loracomp.task SET name = 'SECRET-new' WHERE name = 'SECRET-old'")
         owner.execute("SELECT loracomp.refresh_reports()")
         relations = values(owner, "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'bi'::regnamespace")
-        calls = {
-            f"loracomp.rescore_route({job_id})",
-            f"loracomp.rescore_route({job_id}, '{{\"top_p\": 1}}')",
-            f"loracomp.rescore_route({job_id}, '{{\"gain_margin\": 0.1}}')",
-        }
         seen = {}
         for name in ("ana", "adam", "member"):
             if name == "member":
                 owner.execute(f"GRANT {login('readers')} TO {login('ana')}")
             with connect(database, name.replace("member", "ana")) as reader:
-                texts = [str(reader.execute(f"SELECT * FROM {r}".encode()).fetchall()) for r in relations | calls]
+                texts = [str(reader.execute(f"SELECT * FROM {r}".encode()).fetchall()) for r in relations]
                 seen[name] = sum("SECRET" in text for text in texts)
                 if name == "ana":
                     assert values(reader, "SELECT composition FROM bi.prediction") == {"hidden task 3 0.62 + mnli 0.38"}
-                    assert values(reader, f"SELECT task FROM {min(calls, key=len)}") >= {"hidden task 3", "mnli"}
                     assert "hidden adapter 3" in values(reader, "SELECT adapter FROM bi.composed_adapter")
                     assert "hidden adapter 3" in values(reader, "SELECT adapter FROM bi.transfer")
                     assert "hidden task 3" in values(reader, "SELECT task FROM bi.transfer")

@@ -29,7 +29,7 @@ EXECUTE = {
         database_metrics maintain oldest_worker
     """,
     "loracomp_analyst": """
-        route rescore_route task_weights policy_with wilson_interval mcnemar_p
+        route task_weights policy_with wilson_interval mcnemar_p
         check_similarities check_range composition_text seconds_between may_read masked_tasks
         caller masked_adapter compute_seconds confidence check_gains relative_share
         answers_since estimated_rows
@@ -48,7 +48,7 @@ EXECUTE = {
         set_policy
         erase_example erase_submitter
         erase_jobs add_embeddings
-        tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p
+        tune_routing route task_weights policy_with wilson_interval mcnemar_p
         start_evaluation caller may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
@@ -65,11 +65,11 @@ OWNERS_ALONE = """
     give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place counter_name make_counter
     check_role_exists
     check_task_exists did_you_mean readable_roles
-    check_tasks_exist check_name check_names check_traced with_settings tasks_that_saw
+    check_tasks_exist check_name check_names with_settings tasks_that_saw
     checked_embedding check_encoder_unchanged usable_tasks narrowed_tasks
     search_exactly nearest_examples reduce_embedding reduce_embeddings asked_routes route_query
     compose_tasks trace_tasks fallback_reason
-    calibration_examples adapter_worths pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued
+    calibration_examples adapter_worths in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs wake_jobs hold_jobs
     succeed_jobs check_server check_objects check_work check_worker_name
     find_task check_setting check_columns prepare_job hint_job check_room
@@ -283,7 +283,6 @@ BREAKOUTS = {
     "an adapter compared with corrections": "SELECT loracomp.compare_with_corrections(1)",
     "what examples expect": "SELECT loracomp.expected_gains('{1}', '{1}', '{1}', '{1}', loracomp.policy_with())",
     "what a new task is calibrated on": "SELECT loracomp.read_labelled('{1}', '{1}', '{1}')",
-    "what a trace would have given": "SELECT loracomp.rescore_route(1)",
     "adapters on tasks": "SELECT FROM bi.transfer",
     "adapters": "SELECT loracomp.read_adapters('{1}')",
     "triggers' functions": "SELECT loracomp.prepare_job()",
@@ -455,10 +454,6 @@ def test_analysts_and_administrators_read_bi(scene: Scene, name: str) -> None:
         for view in values(connection, VIEWS):
             connection.execute(f"SELECT * FROM bi.{view}")
         assert values(connection, "SELECT job_id FROM bi.prediction") == {scene.alices, scene.bobs}
-        rescored = (
-            f"SELECT task, weight FROM loracomp.rescore_route({scene.bobs}, '{{\"max_adapters\": 1}}') WHERE in_nucleus"
-        )
-        assert one(connection, rescored) == {"task": "rte", "weight": 1}
         weights = "SELECT weight FROM loracomp.task_weights('{1}', '{0.5}', loracomp.policy_with('linear'))"
         assert values(connection, weights) == {1}
         connection.execute("SELECT loracomp.route(%s::vector)", [str(VECTOR)])

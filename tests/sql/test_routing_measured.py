@@ -1,8 +1,7 @@
-"""Weighting by measured gains: equal to NumPy, in route_jobs, route and rescore_route; scope, words, and secrets."""
+"""Weighting by measured gains: equal to NumPy, in route_jobs and route; scope, words, and secrets."""
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -475,18 +474,6 @@ def test_what_has_an_adapter_or_is_hidden_or_not_measured_calibrates_nothing(
     assert ask(connection, shared, at)["calibration_examples"] is None
 
 
-def test_a_calibrated_trace_is_rescored_as_it_was(connection: db.Connection, shared: Shared) -> None:
-    ids, at = calibrated(connection, shared)
-    job_id = stored(connection, shared, at, choices=CHOICES)
-    equal = dict.fromkeys(["t0", "t1", "t3", "t5"], 0.25)
-    assert composed(rescored(connection, job_id)) == equal
-    similar = rescored(connection, job_id, weighting="similarity", min_share=0.99)
-    assert len(composed(similar)) == 1, "min_share holds for another weighting"
-    assert "4 labelled examples" in explained(connection, job_id)
-    connection.execute("DELETE FROM loracomp.measurement WHERE example_id = %s", [ids[0]])
-    assert composed(rescored(connection, job_id)) == equal, "by the trace alone"
-
-
 def test_adapters_are_weighed_by_how_likely_they_make_the_labelled_examples(
     connection: db.Connection, shared: Shared
 ) -> None:
@@ -514,7 +501,6 @@ def test_adapters_are_weighed_by_how_likely_they_make_the_labelled_examples(
     total = 1 + np.exp(-2)
     assert weights == pytest.approx({"t1": 1 / total, "t0": np.exp(-2) / total})
     job_id = stored(connection, shared, at, choices=CHOICES)
-    assert composed(rescored(connection, job_id)) == pytest.approx(weights, abs=1e-4)
     assert "weights by labelled rows" in explained(connection, job_id)
     note(["ham", "neither", "spam"], found)
     assert len({*ask(connection, shared, at)["adapter_weights"]}) == 1, "of other choices"
@@ -588,65 +574,6 @@ def stored(
     )
     connection.execute("UPDATE loracomp.job SET status = 'succeeded', finished_at = now() WHERE id = %s", [job_id])
     return job_id
-
-
-def rescored(connection: db.Connection, job_id: int, **settings: Any) -> dict[str, tuple[float, float | None]]:
-    rows = connection.execute("SELECT * FROM loracomp.rescore_route(%s, %s)", [job_id, Jsonb(settings)])
-    return {row["task"]: (round(row["weight"], 5), row["expected_gain"]) for row in rows}
-
-
-def composed(found: dict[str, tuple[float, float | None]]) -> dict[str, float]:
-    return {task: weight for task, (weight, _) in found.items() if weight}
-
-
-def test_a_trace_is_rescored_by_other_margins_without_the_measurements(
-    connection: db.Connection, shared: Shared
-) -> None:
-    only(connection, nearest(shared, 0), [[0.11, 0.33, 0.22, -0.11, NAN, NAN]] * 30)
-    job_id = stored(connection, shared, 0)
-    trace = connection.execute("SELECT * FROM loracomp.job_trace WHERE job_id = %s", [job_id]).fetchone()
-    assert trace
-    in_trace = dict(zip(trace["tasks"], zip(trace["weights"], trace["expected_gains"], strict=True), strict=True))
-    connection.execute("DELETE FROM loracomp.measurement")
-    again = rescored(connection, job_id)
-    assert {task: gain for task, (_, gain) in again.items()} == {task: gain for task, (_, gain) in in_trace.items()}
-    assert {task: weight for task, (weight, _) in again.items()} == pytest.approx(
-        {task: weight for task, (weight, _) in in_trace.items()}, abs=1e-5
-    )
-    assert composed(rescored(connection, job_id, gain_margin=0.15)) == {"t1": 0.6, "t2": 0.4}
-    assert composed(rescored(connection, job_id, max_adapters=1)) == {"t1": 1.0}
-    assert composed(rescored(connection, job_id, gain_margin=0.5)) == {}
-    assert composed(rescored(connection, job_id, weighting="similarity"))
-
-
-@pytest.mark.parametrize(
-    "changes", [{"k": 20}, {"temperature": 0.2}, {"gain_prior": 1.0}, {"calibration_rows": 0}, {"min_similarity": 0.9}]
-)
-def test_a_trace_has_the_gains_of_its_own_settings_alone(
-    connection: db.Connection, shared: Shared, changes: dict[str, Any]
-) -> None:
-    only(connection, nearest(shared, 0), [[0.11, 0.33, 0.22, -0.11, NAN, NAN]] * 30)
-    job_id = stored(connection, shared, 0)
-    refused = pytest.raises(psycopg.errors.InvalidParameterValue, match="the expected gains of its own k, temperature")
-    with refused, connection.transaction():
-        rescored(connection, job_id, **changes)
-    assert composed(rescored(connection, job_id, weighting="similarity", **changes))
-
-
-@pytest.mark.parametrize("changes", [{}, {"choice_normalization": "none"}, {"chat_template": "always"}])
-def test_a_trace_has_no_gains_for_a_policy_that_scores_otherwise(
-    connection: db.Connection, shared: Shared, changes: dict[str, str]
-) -> None:
-    only(connection, nearest(shared, 0), [[0.11, 0.33, 0.22, -0.11, NAN, NAN]] * 30)
-    job_id = stored(connection, shared, 0)
-    connection.execute(
-        "INSERT INTO loracomp.policy SELECT (jsonb_populate_record(p, %s)).* FROM loracomp.policy AS p"
-        " WHERE p.name = 'measured'",
-        [Jsonb({"name": "mine"} | changes)],
-    )
-    refused = pytest.raises(psycopg.errors.InvalidParameterValue, match="choice_normalization and chat_template")
-    with refused if changes else nullcontext(), connection.transaction():
-        connection.execute("SELECT * FROM loracomp.rescore_route(%s, policy => 'mine')", [job_id])
 
 
 def test_route_and_explain_job_show_what_is_expected(connection: db.Connection, shared: Shared) -> None:

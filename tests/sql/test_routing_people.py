@@ -1,4 +1,4 @@
-"""route and rescore_route as an analyst calls them: settings, rights, and what they refuse."""
+"""route as an analyst calls them: settings, rights, and what they refuse."""
 
 import math
 from collections.abc import Iterator
@@ -27,15 +27,6 @@ from routing_reference import Settings, weigh
 ROUTE = """
 SELECT * FROM loracomp.route(%(embedding)b, policy => %(policy)s, settings => %(settings)s,
     exclude_tasks => %(exclude_tasks)s, base_model => %(base_model)s)
-"""
-RESCORE = "SELECT * FROM loracomp.rescore_route(%(job)s, settings => %(settings)s)"
-STORE = """
-INSERT INTO loracomp.prediction (job_id, example_ids, example_tasks, similarities, tasks, probabilities, weights,
-    policy_settings, base_model, base_fingerprint, encoder, code_version,
-    submitted_by)
-SELECT job_id, (trace).example_ids, (trace).example_tasks, (trace).similarities, (trace).tasks, (trace).probabilities,
-    (trace).weights, (trace).policy_settings, 'toy', '', 'toy-encoder/1', '', current_user
-FROM loracomp.route_jobs(ARRAY[%(job)s::bigint], ARRAY[%(query)b::vector])
 """
 ADD_ENCODER = "INSERT INTO loracomp.encoder VALUES (1, 'toy-encoder', 'made up', NULL, repeat('0', 64), 832, 1)"
 AS_THE_POLICY = {"policy": "default", "exclude_tasks": [], "base_model": None}
@@ -85,24 +76,12 @@ def route(connection: db.Connection, query: Any, **changes: Any) -> list[dict[st
     return connection.execute(ROUTE, {**given, "embedding": query, "settings": Jsonb(as_json(changes))}).fetchall()
 
 
-def rescore(connection: db.Connection, job: int, **settings: Any) -> list[dict[str, Any]]:
-    return connection.execute(RESCORE, {"job": job, "settings": Jsonb(as_json(settings))}).fetchall()
-
-
 def as_json(settings: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN and no infinity; Postgres reads them as texts."""
     return {
         name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in settings.items()
     }
-
-
-def stored(connection: db.Connection, query: Any, *policy: str, **columns: Any) -> tuple[int, dict[str, Any]]:
-    """A job with its trace in loracomp.prediction, and the trace."""
-    (job,) = add_jobs(connection, 1, *policy, **columns)
-    connection.execute(STORE, {"job": job, "query": query})
-    (row,) = route_jobs(connection, [job], np.array([query]))
-    return job, row
 
 
 def expected(trace: dict[str, Any], changes: dict[str, Any]) -> list[tuple[str, float, bool, float]]:
@@ -127,7 +106,7 @@ def assert_same(found: list[tuple[str, float, bool, float]], right: list[tuple[s
 
 @pytest.mark.parametrize("changes", CHANGES)
 def test_route_gives_what_a_job_would_get(connection: db.Connection, query: Any, changes: dict[str, Any]) -> None:
-    _, trace = stored(connection, query)
+    (trace,) = route_jobs(connection, add_jobs(connection, 1), np.array([query]))
     found = route(connection, query, **changes)
     assert_same(as_tuples(found), expected(trace, changes))
     retrieved = trace["example_tasks"][: changes.get("k", 30)]
@@ -136,53 +115,9 @@ def test_route_gives_what_a_job_would_get(connection: db.Connection, query: Any,
         assert row["examples"] == retrieved.count(row["task"])
 
 
-@pytest.mark.parametrize("changes", CHANGES)
-def test_rescore_gives_what_the_job_would_have_got(
-    connection: db.Connection, query: Any, changes: dict[str, Any]
-) -> None:
-    job, trace = stored(connection, query)
-    assert_same(as_tuples(rescore(connection, job, **changes)), expected(trace, changes))
-
-
-def test_rescore_under_stored_settings_is_the_stored_route(connection: db.Connection, query: Any) -> None:
-    job, trace = stored(connection, query, "uniform")
-    connection.execute("UPDATE loracomp.policy SET weighting = 'similarity', k = 3 WHERE name = 'uniform'")
-    found = as_tuples(rescore(connection, job))
-    assert found == list(
-        zip(trace["tasks"], trace["probabilities"], [w > 0 for w in trace["weights"]], trace["weights"], strict=True)
-    )
-
-
-def test_rescore_by_a_policy_is_what_it_makes_of_the_stored_examples(connection: db.Connection, query: Any) -> None:
-    job, trace = stored(connection, query)
-    connection.execute("UPDATE loracomp.policy SET temperature = 0.02, max_adapters = 1 WHERE name = 'nearest'")
-    for settings, changes in (("{}", {}), ('{"max_adapters": 2}', {"max_adapters": 2})):
-        statement = "SELECT * FROM loracomp.rescore_route(%s, %s, policy => 'nearest')"
-        found = connection.execute(statement, [job, settings]).fetchall()
-        assert_same(as_tuples(found), expected(trace, {"temperature": 0.02, "max_adapters": 1} | changes))
-    with pytest.raises(psycopg.errors.NoDataFound, match="there is no policy none such"):
-        connection.execute("SELECT loracomp.rescore_route(%s, policy => 'none such')", [job])
-
-
-def test_rescore_of_a_control_is_what_retrieval_would_do(connection: db.Connection, query: Any) -> None:
-    _, trace = stored(connection, query)
-    assert_same(as_tuples(rescore(connection, stored(connection, query, "base")[0])), expected(trace, {}))
-
-
-def test_weights_that_a_job_pinned_stay_as_they_are(connection: db.Connection, query: Any) -> None:
-    (job,) = add_jobs(connection, 1)
-    connection.execute("UPDATE loracomp.job SET tasks = '{t1,t3}', weights = '{0.25,0.5}' WHERE id = %s", [job])
-    connection.execute(STORE, {"job": job, "query": query})
-    for settings in ({}, {"k": 200, "temperature": 0.01, "min_similarity": 1}, {"max_adapters": 1}):
-        assert as_tuples(rescore(connection, job, **settings)) == [("t3", 0, True, 0.5), ("t1", 0, True, 0.25)]
-    with pytest.raises(psycopg.errors.CheckViolation, match="k must be between 1 and 200, not 0"):
-        rescore(connection, job, k=0)
-
-
 def test_below_min_similarity_all_weights_are_zero(connection: db.Connection, query: Any) -> None:
-    job, _ = stored(connection, query)
-    for found in (route(connection, query, min_similarity=1), rescore(connection, job, min_similarity=1)):
-        assert found and {row["weight"] for row in found} == {0}
+    found = route(connection, query, min_similarity=1)
+    assert found and {row["weight"] for row in found} == {0}
 
 
 def test_where_nothing_is_eligible_no_task_is_named(connection: db.Connection, query: Any) -> None:
@@ -201,13 +136,6 @@ def test_settings_out_of_range_are_refused_by_name(connection: db.Connection, qu
         route(connection, query, **{field: WRONG[field]})
 
 
-@pytest.mark.parametrize("field", WRONG)
-def test_rescore_refuses_settings_out_of_range_by_name(connection: db.Connection, query: Any, field: str) -> None:
-    job, _ = stored(connection, query)
-    with pytest.raises(psycopg.errors.CheckViolation, match=f"^{field} must be "):
-        rescore(connection, job, **{field: WRONG[field]})
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -224,17 +152,15 @@ def test_rescore_refuses_settings_out_of_range_by_name(connection: db.Connection
         (None, "settings must be a JSON object"),
     ],
 )
-@pytest.mark.parametrize("function", ["route", "rescore_route", "policy_with"])
+@pytest.mark.parametrize("function", ["route", "policy_with"])
 def test_an_overlay_that_is_none_is_refused_by_name_with_what_is_allowed(
     connection: db.Connection, query: Any, function: str, settings: Any, message: str
 ) -> None:
-    job, _ = stored(connection, query)
     call = {
         "route": "SELECT loracomp.route(%(query)b, settings => %(settings)s)",
-        "rescore_route": "SELECT loracomp.rescore_route(%(job)s, %(settings)s)",
         "policy_with": "SELECT loracomp.policy_with('default', %(settings)s)",
     }[function]
-    given = {"job": job, "query": query, "settings": None if settings is None else Jsonb(settings)}
+    given = {"query": query, "settings": None if settings is None else Jsonb(settings)}
     with pytest.raises((psycopg.errors.InvalidParameterValue, psycopg.IntegrityError), match=f"^{message}"):
         connection.execute(call, {name: value for name, value in given.items() if f"%({name})" in call})
 
@@ -263,26 +189,6 @@ def test_a_vector_of_another_encoder_is_refused(connection: db.Connection) -> No
 def test_a_missing_vector_is_refused(connection: db.Connection) -> None:
     with pytest.raises(psycopg.DataError, match="embedding must not be null"):
         route(connection, None)
-
-
-def test_rescore_refuses_an_unknown_job(connection: db.Connection) -> None:
-    with pytest.raises(psycopg.errors.NoDataFound, match="job 12345678 has no prediction"):
-        rescore(connection, 12345678)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"k": 31}, "the trace has examples for k up to 30, and not for 31"),
-        ({"weighting": "measured"}, "the trace has no expected gains"),
-    ],
-)
-def test_rescore_refuses_settings_for_which_the_trace_is_not_enough(
-    connection: db.Connection, query: Any, changes: dict[str, Any], message: str
-) -> None:
-    job, _ = stored(connection, query)
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match=message):
-        rescore(connection, job, **changes)
 
 
 # Rights, with roles that log in
@@ -318,15 +224,11 @@ def test_route_retrieves_what_the_caller_may_read(
 
 
 @pytest.mark.usefixtures("people")
-def test_an_analyst_rescores_but_reads_no_embedding(
+def test_an_analyst_reads_no_embedding_and_routes_no_jobs(
     library: tuple[str, db.Connection, Library], server: str, query: Any
 ) -> None:
-    job, trace = stored(library[1], query)
     with db.connect(url_of(server, library[0], "toy_outsider")) as caller:
-        masked = [(task.replace("t4", "hidden task 5"), *rest) for task, *rest in expected(trace, {})]
-        assert "hidden task 5" in [task for task, *_ in masked]
-        assert_same(as_tuples(rescore(caller, job)), masked)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             caller.execute("SELECT embedding FROM loracomp.example_embedding")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            caller.execute("SELECT loracomp.route_jobs(%s::bigint[], %b::vector[])", [[job], [query]])
+            caller.execute("SELECT loracomp.route_jobs('{1}', %b::vector[])", [[query]])

@@ -1,4 +1,4 @@
-"""task_weights and rescore_route against NumPy, and what they refuse."""
+"""task_weights against NumPy, and what they refuse."""
 
 import math
 from collections.abc import Iterator
