@@ -254,6 +254,7 @@ _TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
     ((pg.IntegrityError, pg.RaiseException, pg.ConfigurationLimitExceeded), RefusedError, "{}"),
     ((pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName), SchemaMismatchError, "{}; run `loracomp init`"),
     (pg.ObjectNotInPrerequisiteState, SchemaMismatchError, "{}"),
+    (pg.FeatureNotSupported, DatabaseUnavailableError, "{}"),
     (pg.InsufficientPrivilege, RefusedError, "{}; ask an administrator for a role that may (docs/sql.md lists them)"),
     (
         pg.ReadOnlySqlTransaction,

@@ -1,19 +1,56 @@
-"""The schema as a script for psql: what `loracomp init` makes, for databases that are not installed by a program."""
+"""The schema as a script: `loracomp sql` prints it for psql, and `loracomp init` runs the same steps.
 
+Its text is script.sql, with the migrations, which alembic renders, and the files of sql/.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
+from typing import TextIO
 
 import jinja2
 from alembic import command
+from alembic.config import Config
 
 from loracomp import __version__
-from loracomp.database import sql_objects
-from loracomp.database.queries import QUERIES
-from loracomp.database.revision import RELEASES, head, minor
-from loracomp.database.schema import NOTE, alembic_config
+from loracomp.database.revision import RELEASES, head, minor, packed_folder
 from loracomp.errors import NotFoundError, UsageError
 
-OF_THE_CATALOG = ("others_in_schemas", "object_drops", "other_grants", "user_views", "lockable_tables")
+ROLES = ("loracomp_submitter", "loracomp_worker", "loracomp_analyst", "loracomp_admin")
+"""Roles whose grants are in sql/. Grants that an administrator gave to other roles are kept when sql/ is applied."""
+NOTE = "loracomp: LoRA adapters composed for each job. INSERT INTO loracomp.job asks; docs/sql.md says what is public."
+LOCK_ATTEMPTS = 100
+"""How often an upgrade tries to lock all tables: about a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of the script. Each runs after those before it, in the same transaction."""
+
+    name: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class SqlFile:
+    """A file of sql/: the objects of one topic, in the order in which they are created."""
+
+    path: str
+    source: str
+
+    @property
+    def checksum(self) -> str:
+        """Sha256 in hex of the file's text."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+
+def sql_files() -> list[SqlFile]:
+    """Files of sql/ in the order in which they are applied."""
+    root = packed_folder("sql")
+    return [SqlFile(path.relative_to(root).as_posix(), path.read_text("utf-8")) for path in sorted(root.rglob("*.sql"))]
 
 
 def schema_script(since: str | None = None, to: str | None = None) -> str:
@@ -28,30 +65,86 @@ def schema_script(since: str | None = None, to: str | None = None) -> str:
     if since is not None and since not in RELEASES:
         raise NotFoundError(f"no release {since} before this one: --from is one of {', '.join(RELEASES)}")
     base = RELEASES[since] if since else None
-    template = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701  SQL
-    return template.from_string(Path(__file__).with_suffix(".sql").read_text()).render(
-        release=__version__,
-        since=since,
-        base=base,
-        note=NOTE,
-        roles=sql_objects.ROLES,
-        revoke=sql_objects.REVOKE,
-        migrations=_migrations(base),
-        files=sql_objects.sql_files(),
-        **{name: _for_psql(QUERIES[name]) for name in OF_THE_CATALOG},
-    )
+    parts = [
+        _block("header", release=__version__, since=since),
+        "BEGIN;",
+        roles().sql,
+        "COMMIT;",
+        "BEGIN;",
+        begin().sql,
+    ]
+    return "\n".join([*parts, *(step.sql for step in steps(base)), "COMMIT;\n"])
 
 
-def _migrations(base: str | None) -> str:
-    if base == head():
-        return ""
+def roles() -> Step:
+    """Makes sure of the roles: a transaction of its own, because roles belong to the server."""
+    return Step("roles", _block("roles", roles=ROLES))
+
+
+def begin() -> Step:
+    """Begins the installation: fixes the search path, shuts out other installers, and makes sure of pgvector."""
+    return Step("begin", _block("begin", note=NOTE))
+
+
+def steps(base: str | None) -> Iterator[Step]:
+    """What leads from revision `base`, or from no schema, to this release's schema."""
+    yield Step("revision", _block("revision", base=base))
+    if base is None:
+        yield Step("tables", _block("schema", note=NOTE) + _migrations("base"))
+        yield from apply()
+        return
+    yield from drop()
+    if base != head():
+        yield Step("tables", _migrations(base))
+    yield from apply()
+    yield again()
+
+
+def lock() -> Step:
+    """Locks all tables and views."""
+    return Step("lock", _block("lock", attempts=LOCK_ATTEMPTS))
+
+
+def drop() -> Iterator[Step]:
+    """Drops what sql/ made, and keeps what others made of that; tables may be changed afterwards."""
+    yield lock()
+    yield Step("drop", _block("drop", roles=ROLES))
+
+
+def apply() -> Iterator[Step]:
+    """Makes what is in sql/."""
+    yield Step("sql/", _block("apply"))
+    for place, file in enumerate(sql_files()):
+        noted = f"SELECT pg_temp.note_file('{file.path}', {place}, '{file.checksum}');\n"
+        yield Step(f"sql/{file.path}", f"\n-- sql/{file.path}\n{file.source}{noted}")
+    yield Step("end", _block("end"))
+
+
+def again() -> Step:
+    """Makes what `drop` kept."""
+    return Step("again", _block("again"))
+
+
+def alembic_config(output: TextIO | None = None) -> Config:
+    """Alembic's configuration for the packaged migrations, to write them to `output` as SQL."""
+    config = Config(output_buffer=output)
+    config.set_main_option("script_location", str(packed_folder("migrations")).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _migrations(base: str) -> str:
     output = StringIO()
-    config = alembic_config(output=output)
-    command.upgrade(config, f"{base or 'base'}:head", sql=True)
+    command.upgrade(alembic_config(output=output), f"{base}:head", sql=True)
     return output.getvalue()
 
 
-def _for_psql(query: str) -> str:
-    """A query of psycopg's without its placeholders."""
-    roles = ", ".join(f"'{role}'" for role in sql_objects.ROLES)
-    return query.replace("%(roles)s", f"ARRAY[{roles}]").replace("%%", "%")
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701  SQL
+    return environment.from_string(Path(__file__).with_suffix(".sql").read_text())
+
+
+def _block(name: str, **values: object) -> str:
+    template = _template()
+    return "".join(template.blocks[name](template.new_context(values)))

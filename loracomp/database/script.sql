@@ -1,68 +1,258 @@
--- loracomp {{ release }}: {{ "the whole schema" if since is none else "from the schema of " ~ since }}, as `loracomp init` makes it. Run it by psql as the database's
--- owner. It is one transaction: it happens completely or not at all.
+{# What `loracomp sql` prints, and `loracomp init` runs block by block. -#}
+{% block header -%}
+-- loracomp {{ release }}: {{ "the whole schema" if since is none else "from the schema of " ~ since }}, as `loracomp init` makes it. Run it by psql as
+-- the database's owner.
 \set ON_ERROR_STOP on
 \set QUIET on
 \o /dev/null
 SET client_encoding = 'UTF8';
-SET client_min_messages = warning;
-BEGIN;
--- Names are bound in pg_catalog and our schema alone. Where others may create, their overloads could be called in place of built-in functions.
+
+{% endblock %}
+{% block roles %}
+SET LOCAL search_path = pg_catalog, pg_temp;
+-- Roles belong to the server, so they are a step of their own: installers of other databases may be making them too.
+DO $roles$
+DECLARE
+    missing name[] := ARRAY(
+        SELECT unnest('{ {{- roles | join(",") -}} }'::name[]) EXCEPT SELECT rolname FROM pg_catalog.pg_roles
+    );
+    role name;
+BEGIN
+    IF current_setting('server_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION 'database % has the encoding %, and loracomp needs UTF8', current_database(), current_setting('server_encoding')
+            USING HINT = 'make another database, for example by CREATE DATABASE loracomp ENCODING ''UTF8'' TEMPLATE template0';
+    END IF;
+    FOREACH role IN ARRAY missing LOOP
+        BEGIN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+        EXCEPTION
+            WHEN duplicate_object OR unique_violation THEN
+                NULL; -- another installer has made it meanwhile
+            WHEN insufficient_privilege THEN
+                RAISE EXCEPTION 'the installer may not create roles'
+                    USING HINT = 'let an administrator run CREATE ROLE for ' || array_to_string(missing, ', ');
+        END;
+    END LOOP;
+END
+$roles$;
+{% endblock %}
+{% block begin %}
+SET LOCAL client_min_messages = warning;
+SET LOCAL statement_timeout = 0;
+-- Names are bound in pg_catalog and our schema alone. Where others may create, their overloads could be called in place of built-in
+-- functions, with the rights of whoever uses ours.
 SET LOCAL search_path = loracomp, pg_temp;
 
-DO $check$
+-- One installer at a time. The others wait for the schema, which only its owner can lock, whereas any login could hold an advisory lock
+-- for ever. The advisory lock serves only until there is a schema; before that, no other login has been granted anything.
+DO $lock$
+BEGIN
+    LOOP
+        IF to_regnamespace('loracomp') IS NOT NULL THEN
+            BEGIN
+                COMMENT ON SCHEMA loracomp IS '{{ note }}';
+                EXIT;
+            EXCEPTION
+                WHEN invalid_schema_name OR undefined_object THEN
+                    NULL; -- whoever held the lock has dropped it
+                WHEN insufficient_privilege THEN
+                    RAISE EXCEPTION 'schema loracomp is not yours' USING HINT = 'install as its owner';
+            END;
+        END IF;
+        PERFORM pg_advisory_xact_lock(7215533101990104661); -- a random number, so that nobody else uses it
+        EXIT WHEN to_regnamespace('loracomp') IS NULL;
+    END LOOP;
+END
+$lock$;
+
+-- Whoever can create functions in our schemas can have the installer's rights, so it must be nobody else.
+DO $others$
 DECLARE
     problem text;
 BEGIN
-    IF current_setting('server_encoding') <> 'UTF8' THEN
-        RAISE EXCEPTION 'loracomp needs a database with the encoding UTF8';
+    SELECT o.problem INTO problem FROM (
+        SELECT format(
+            'schema %I belongs to %s: run this as that role if it installed loracomp, or else drop the schema',
+            n.nspname, n.nspowner::regrole
+        ) AS problem, n.nspowner AS holder, 1 AS place
+        FROM pg_namespace AS n WHERE n.nspname IN ('loracomp', 'loracomp_parts', 'bi')
+        UNION ALL
+        SELECT format('%s may create in schema %I: REVOKE CREATE ON SCHEMA %2$I FROM %1$s', g.name, n.nspname), a.grantee, 2
+        FROM pg_namespace AS n
+        CROSS JOIN LATERAL aclexplode(n.nspacl) AS a
+        CROSS JOIN LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'public' ELSE a.grantee::regrole::text END) AS g (name)
+        WHERE n.nspname IN ('loracomp', 'loracomp_parts', 'bi') AND a.privilege_type = 'CREATE'
+        UNION ALL
+        SELECT format('function %s belongs to %s: drop it', p.oid::regprocedure, p.proowner::regrole), p.proowner, 3
+        FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
+        UNION ALL
+        SELECT format('operator %s belongs to %s: drop it', o.oid::regoperator, o.oprowner::regrole), o.oprowner, 3
+        FROM pg_operator AS o WHERE o.oprnamespace::regnamespace::text IN ('loracomp', 'bi')
+    ) AS o
+    WHERE o.holder = 0 OR NOT pg_has_role(o.holder, current_user, 'member')
+    ORDER BY o.place LIMIT 1;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION '%', problem;
     END IF;
-{% if since is none %}
+END
+$others$;
+
+DO $pgvector$
+DECLARE
+    found record;
+BEGIN
+    BEGIN
+        CREATE EXTENSION IF NOT EXISTS vector SCHEMA public;
+    EXCEPTION WHEN feature_not_supported OR insufficient_privilege OR undefined_file THEN
+        RAISE EXCEPTION 'this database has no pgvector (%)', sqlerrm USING ERRCODE = 'feature_not_supported',
+            HINT = 'install it on the server, then let a superuser run CREATE EXTENSION vector in this database';
+    END;
+    SELECT e.extversion AS version, e.extnamespace::regnamespace AS schema INTO found FROM pg_extension AS e WHERE e.extname = 'vector';
+    IF string_to_array(found.version, '.')::integer[] < '{0,8}' THEN
+        RAISE EXCEPTION 'pgvector % is too old, 0.8 is needed', found.version USING ERRCODE = 'feature_not_supported',
+            HINT = 'install it on the server, then run ALTER EXTENSION vector UPDATE';
+    END IF;
+    IF found.schema <> 'public'::regnamespace THEN
+        RAISE EXCEPTION 'pgvector is in schema % and must be in public', found.schema USING ERRCODE = 'feature_not_supported',
+            HINT = 'run ALTER EXTENSION vector SET SCHEMA public';
+    END IF;
+END
+$pgvector$;
+SELECT '[1]'::public.vector; -- loads the library: before that, only superusers may SET hnsw.* on a function
+{% endblock %}
+{% block revision %}
+
+DO $revision$
+BEGIN
+{% if base is none %}
     IF to_regclass('loracomp.alembic_version') IS NOT NULL THEN
         RAISE EXCEPTION 'loracomp is installed here' USING HINT = 'Print the difference: loracomp sql --from RELEASE.';
     END IF;
 {% else %}
     IF (SELECT version_num FROM loracomp.alembic_version) <> '{{ base }}' THEN
-        RAISE EXCEPTION 'this database is not at the schema of {{ since }} ({{ base }})';
+        RAISE EXCEPTION 'the schema of this database is not at revision {{ base }}';
     END IF;
 {% endif %}
-    problem := ({{ others_in_schemas }});
-    IF problem IS NOT NULL THEN
-        RAISE EXCEPTION '%', problem;
-    END IF;
 END
-$check$;
+$revision$;
+{% endblock %}
+{% block lock %}
 
--- Roles belong to the server, so another database may have made them.
-DO $roles$
+-- Views of users' that read our views or call our functions, by name; `is_kept` says whether the installer may replace one. Such a view
+-- stays while our objects are replaced: an equal view of NULLs takes the place of its definition meanwhile. Its owner, grants,
+-- comments, triggers and whatever depends on it stay with it; only its options must be set again.
+CREATE OR REPLACE TEMP VIEW users_view AS
+SELECT
+    v.name, v.is_kept,
+    format('ALTER VIEW %s OWNER TO %s', v.name, v.relowner::regrole) AS lock,
+    format('CREATE OR REPLACE VIEW %s AS SELECT %s', v.name, v.columns) AS hollow,
+    format(
+        'CREATE OR REPLACE VIEW %s%s AS %s', v.name, ' WITH (' || array_to_string(v.reloptions, ', ') || ')', pg_get_viewdef(v.oid)
+    ) AS definition
+FROM (
+    SELECT
+        c.oid, c.relowner, c.reloptions, format('%I.%I', n.nspname, c.relname) AS name,
+        c.relkind = 'v' AND pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE') AS is_kept,
+        (
+            SELECT string_agg(format(
+                'NULL::%s%s AS %I', format_type(atttypid, atttypmod),
+                ' COLLATE ' || nullif(attcollation, 0)::regcollation, attname
+            ), ', ' ORDER BY attnum)
+            FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
+        ) AS columns
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_rewrite AS r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
+    WHERE EXISTS (
+        SELECT
+        FROM pg_depend AS d
+        LEFT JOIN pg_proc AS p ON (p.tableoid, p.oid) = (d.refclassid, d.refobjid)
+        LEFT JOIN pg_class AS s ON (s.tableoid, s.oid) = (d.refclassid, d.refobjid) AND s.relkind IN ('v', 'm')
+        WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND s.oid IS DISTINCT FROM c.oid
+            AND coalesce(p.pronamespace, s.relnamespace)::regnamespace::text IN ('loracomp', 'bi')
+    ) AND NOT EXISTS (
+        SELECT FROM loracomp.sql_object AS ours
+        WHERE format(
+            'DROP %sVIEW IF EXISTS %I.%I', CASE c.relkind WHEN 'm' THEN 'MATERIALIZED ' END, n.nspname, c.relname
+        ) = ANY (ours.drops)
+    )
+) AS v
+ORDER BY v.name;
+
+-- Locks all tables and views until the transaction ends, so that clients wait. DROP would lock one object after another, in another order
+-- than clients do, and so cause deadlocks. If it takes longer than half of deadlock_timeout, all locks are released for a moment, and it
+-- tries again. Clients lock a user's view before ours. LOCK TABLE asks the owner of a view for rights on what it reads, so ALTER
+-- VIEW locks views of users'.
+DO $lock$
 DECLARE
-    missing text;
+    patience CONSTANT interval := (SELECT setting::integer / 2 * interval '1 ms' FROM pg_settings WHERE name = 'deadlock_timeout');
+    deadline timestamptz;
+    statement text;
 BEGIN
-    FOR missing IN SELECT unnest('{ {{- roles | join(",") -}} }'::text[]) EXCEPT SELECT rolname FROM pg_roles LOOP
-        EXECUTE format('CREATE ROLE %I NOLOGIN', missing);
+    FOR attempt IN 1 .. {{ attempts }} LOOP
+        BEGIN
+            deadline := clock_timestamp() + patience;
+            FOR statement IN
+                SELECT v.lock FROM pg_temp.users_view AS v WHERE v.is_kept
+                UNION ALL
+                (
+                    SELECT format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', oid::regclass) FROM pg_class
+                    WHERE relkind IN ('r', 'p', 'v') AND relnamespace::regnamespace::text IN ('loracomp', 'bi')
+                    ORDER BY relkind = 'v' DESC, relname = 'job' DESC
+                )
+            LOOP
+                PERFORM set_config(
+                    'lock_timeout', greatest(1, extract(EPOCH FROM deadline - clock_timestamp()) * 1000)::integer::text, true
+                );
+                EXECUTE statement;
+            END LOOP;
+            SET LOCAL lock_timeout = 0;
+            RETURN;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            PERFORM pg_sleep(0.1);
+        END;
     END LOOP;
+    RAISE EXCEPTION 'loracomp''s tables are in use: %', (
+        SELECT string_agg(DISTINCT format('%s by %s (process %s, since %s)', l.relation::regclass, a.usename, a.pid, a.xact_start), '; ')
+        FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) JOIN pg_class AS c ON c.oid = l.relation
+        WHERE l.granted AND l.database = a.datid AND a.pid <> pg_backend_pid()
+            AND relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'p', 'v')
+    );
 END
-$roles$;
-CREATE EXTENSION IF NOT EXISTS vector SCHEMA public;
--- Loads pgvector: before that, only superusers may SET hnsw.* on a function.
-SELECT '[1]'::public.vector;
-{% if since is none %}
-CREATE SCHEMA loracomp;
-COMMENT ON SCHEMA loracomp IS '{{ note }}';
-{% else %}
+$lock$;
+{% endblock %}
+{% block drop %}
 
--- What others made on functions and views, to be done again once those are back.
-CREATE TEMP TABLE kept (statement text) ON COMMIT DROP;
+-- Drops all that sql/ made, newest first and without CASCADE, so that an object of a user's that depends on it is named. What others made
+-- of our functions and views is kept: grants to their roles, and definitions of their views.
+CREATE TEMP TABLE kept (place integer GENERATED ALWAYS AS IDENTITY, view text, statement text) ON COMMIT DROP;
 DO $drop$
 DECLARE
     view record;
     statement text;
 BEGIN
-    SET LOCAL lock_timeout = '1min';
-    EXECUTE 'LOCK TABLE ' || (SELECT string_agg(t.name, ', ') FROM ({{ lockable_tables }}) AS t (name));
-    SET LOCAL search_path = '';
-    INSERT INTO pg_temp.kept {{ other_grants }};
-    FOR view IN SELECT * FROM ({{ user_views }}) AS v WHERE v.is_kept LOOP
-        INSERT INTO pg_temp.kept VALUES (view.definition);
+    INSERT INTO pg_temp.kept (statement)
+    SELECT format(
+        'GRANT %s%s ON %s TO %s%s', a.privilege_type, o.columns, o.object, a.grantee::regrole,
+        CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END
+    )
+    FROM (
+        SELECT relnamespace AS schema, format('TABLE %s', oid::regclass) AS object, '' AS columns,
+            relowner AS owner, relacl AS acl
+        FROM pg_class WHERE relkind IN ('r', 'v', 'm')
+        UNION ALL
+        SELECT relnamespace, format('TABLE %s', c.oid::regclass), format(' (%I)', attname), relowner, attacl
+        FROM pg_class AS c JOIN pg_attribute ON attrelid = c.oid WHERE relkind IN ('r', 'v', 'm')
+        UNION ALL
+        SELECT pronamespace, format('ROUTINE %s', oid::regprocedure), '', proowner, proacl FROM pg_proc
+    ) AS o
+    CROSS JOIN LATERAL aclexplode(o.acl) AS a
+    WHERE o.schema::regnamespace::text IN ('loracomp', 'bi')
+        -- Grants to PUBLIC (0) are not kept, because sql/ revokes from PUBLIC on purpose.
+        AND a.grantee NOT IN (0, o.owner) AND a.grantee::regrole::text <> ALL ('{ {{- roles | join(",") -}} }');
+    SET LOCAL search_path = ''; -- definitions then name the schema of all that they use
+    FOR view IN SELECT * FROM pg_temp.users_view AS v WHERE v.is_kept LOOP
+        INSERT INTO pg_temp.kept (view, statement) VALUES (view.name, view.definition);
         EXECUTE view.hollow;
     END LOOP;
     SET LOCAL search_path = loracomp, pg_temp;
@@ -75,42 +265,82 @@ BEGIN
     DELETE FROM loracomp.sql_object;
 END
 $drop$;
-{{ revoke }};
-{% endif %}
+DROP VIEW pg_temp.users_view;
+REVOKE ALL ON ALL TABLES IN SCHEMA loracomp, bi FROM {{ roles | join(", ") }};
+REVOKE ALL ON ALL ROUTINES IN SCHEMA loracomp, bi FROM {{ roles | join(", ") }};
+REVOKE ALL ON SCHEMA loracomp, bi FROM {{ roles | join(", ") }};
+{% endblock %}
+{% block schema %}
 
-{{ migrations }}
--- Functions, views, triggers and grants. loracomp.sql_object keeps for each file what drops its objects.
-CREATE TEMP VIEW made AS {{ object_drops }};
-CREATE TEMP TABLE known ON COMMIT DROP AS TABLE made;
+CREATE SCHEMA IF NOT EXISTS loracomp;
+COMMENT ON SCHEMA loracomp IS '{{ note }}';
+{% endblock %}
+{% block apply %}
+
+-- Functions, views, triggers and grants. loracomp.sql_object keeps for each file what drops its objects, newest first, because a newer
+-- object may depend on an older one.
+CREATE TEMP VIEW made AS
+SELECT d.statement FROM (
+    SELECT
+        p.oid, format('DROP FUNCTION IF EXISTS %I.%I(%s)', nspname, proname, pg_get_function_identity_arguments(p.oid)) AS statement
+    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = pronamespace
+    WHERE nspname IN ('loracomp', 'bi') AND prokind = 'f'
+    UNION ALL
+    SELECT c.oid, format(
+        CASE relkind
+            WHEN 'v' THEN 'DROP VIEW IF EXISTS %I.%I'
+            WHEN 'm' THEN 'DROP MATERIALIZED VIEW IF EXISTS %I.%I'
+            ELSE 'ALTER TABLE %I.%I DISABLE ROW LEVEL SECURITY'
+        END, nspname, relname
+    )
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
+    WHERE nspname IN ('loracomp', 'bi') AND (relkind IN ('v', 'm') OR relrowsecurity)
+    UNION ALL
+    SELECT t.oid, format('DROP TRIGGER IF EXISTS %I ON %I.%I', tgname, nspname, relname)
+    FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = tgrelid JOIN pg_namespace AS n ON n.oid = relnamespace
+    WHERE nspname IN ('loracomp', 'bi') AND NOT tgisinternal
+    UNION ALL
+    SELECT p.oid, format('DROP POLICY IF EXISTS %I ON %I.%I', polname, nspname, relname)
+    FROM pg_policy AS p JOIN pg_class AS c ON c.oid = polrelid JOIN pg_namespace AS n ON n.oid = relnamespace
+    WHERE nspname IN ('loracomp', 'bi')
+) AS d
+ORDER BY d.oid DESC;
+CREATE TEMP TABLE known ON COMMIT DROP AS TABLE pg_temp.made;
 CREATE FUNCTION pg_temp.note_file(path text, place integer, checksum text) RETURNS void LANGUAGE sql
 BEGIN ATOMIC
     INSERT INTO loracomp.sql_object (path, position, drops, checksum)
     VALUES (path, place, ARRAY(SELECT statement FROM made WHERE statement NOT IN (TABLE known)), checksum);
     INSERT INTO known SELECT statement FROM made WHERE statement NOT IN (TABLE known);
 END;
-{% for file in files %}
+{% endblock %}
+{% block end %}
 
--- sql/{{ file.path }}
-{{ file.source }}
-SELECT pg_temp.note_file('{{ file.path }}', {{ loop.index0 }}, '{{ file.checksum }}');
-{% endfor %}
-{% if since is not none %}
+DROP FUNCTION pg_temp.note_file;
+DROP VIEW pg_temp.made;
+{% endblock %}
+{% block again %}
 
 DO $again$
 DECLARE
-    statement text;
+    kept record;
 BEGIN
-    FOR statement IN SELECT k.statement FROM pg_temp.kept AS k LOOP
+    FOR kept IN SELECT k.statement FROM pg_temp.kept AS k WHERE k.view IS NULL ORDER BY k.place LOOP
         BEGIN
-            EXECUTE statement;
+            EXECUTE kept.statement;
         EXCEPTION WHEN undefined_table OR undefined_function OR undefined_column THEN
-            IF statement NOT LIKE 'GRANT %' THEN
-                RAISE;
-            END IF;
-            RAISE WARNING 'the object is gone, so this was not done again: %', statement;
+            RAISE WARNING 'the object is gone, so this was not done again: %', kept.statement;
         END;
     END LOOP;
+    SET LOCAL search_path = '';
+    FOR kept IN SELECT k.view, k.statement FROM pg_temp.kept AS k WHERE k.view IS NOT NULL ORDER BY k.place LOOP
+        BEGIN
+            EXECUTE kept.statement;
+        EXCEPTION WHEN OTHERS THEN
+            RAISE EXCEPTION 'your view % does not fit this release (%)', kept.view, sqlerrm
+                USING HINT = 'drop it, repeat this, then create it as it fits';
+        END;
+    END LOOP;
+    SET LOCAL search_path = loracomp, pg_temp;
 END
 $again$;
-{% endif %}
-COMMIT;
+{% endblock %}

@@ -4,13 +4,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import psycopg
-from psycopg.rows import dict_row
-
 from loracomp.database import schema
 from loracomp.database.connections import Connection, connect, rows_of, translated_errors
 from loracomp.database.queries import QUERIES
-from loracomp.database.sql_objects import lock_tables, run, set_aside
 from loracomp.model.encoder import Encoder
 from loracomp.registry.embeddings import embed_missing
 
@@ -33,7 +29,7 @@ def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = 
     index.
     """
     with translated_errors(), connect(url, application_name="loracomp encoder set") as connection:
-        if not _is_present(connection, encoder) and (left_out := _without_text(connection.cursor())):
+        if not _is_present(connection, encoder) and (left_out := _without_text(connection)):
             confirm(left_out)
         if _begin(url, encoder) == "present":
             return None
@@ -53,14 +49,14 @@ def _is(row: Mapping[str, Any], encoder: Encoder) -> bool:
     return (row["fingerprint"], row["input_version"]) == (encoder.fingerprint, encoder.input_version)
 
 
-def _without_text(cursor: psycopg.Cursor[dict[str, Any]]) -> dict[str, int]:
-    return {row["task"]: row["examples"] for row in cursor.execute(QUERIES["examples_without_text"])}
+def _without_text(connection: Connection) -> dict[str, int]:
+    return {row["task"]: row["examples"] for row in connection.execute(QUERIES["examples_without_text"])}
 
 
 def _begin(url: str, encoder: Encoder) -> str:
     """Set the encoder, or begin to change it: 'present' or 'next', what it is now."""
     with schema.installing(url) as connection:
-        (row,) = schema.driver(connection).cursor(row_factory=dict_row).execute(QUERIES["set_encoder"], vars(encoder))
+        (row,) = connection.execute(QUERIES["set_encoder"], vars(encoder))
     becomes: str = row["becomes"]
     return becomes
 
@@ -68,14 +64,13 @@ def _begin(url: str, encoder: Encoder) -> str:
 def _exchange(url: str, encoder: Encoder) -> Counts | None:
     """Exchange tables and encoders in a transaction. None if there is more to do first, or another process did it."""
     with schema.installing(url) as connection:
-        cursor = schema.driver(connection).cursor(row_factory=dict_row)
-        lock_tables(connection)
-        upcoming = cursor.execute(QUERIES["show_next_encoder"]).fetchone()
-        left_out = _without_text(cursor)
+        schema.lock_tables(connection)
+        upcoming = connection.execute(QUERIES["show_next_encoder"]).fetchone()
+        left_out = _without_text(connection)
         if not upcoming or not _is(upcoming, encoder) or upcoming["missing"]:
             return None
-        run(connection, QUERIES["exchange_encoders"])
-        with set_aside(connection):
-            run(connection, QUERIES["exchange_embeddings"])
+        connection.execute(QUERIES["exchange_encoders"])
+        with schema.set_aside(connection):
+            connection.execute(QUERIES["exchange_embeddings"])
     _log.info("the encoder is %s now", encoder.name)
     return left_out

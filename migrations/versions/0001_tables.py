@@ -28,32 +28,3 @@ def upgrade() -> None:
         in_sets = kind in (CreateIndex, SetConstraintComment)
         for statement in sorted(statements, key=lambda each: each.element.name) if in_sets else statements:
             op.execute(statement)
-
-
-# Drops all that 0001 made, without CASCADE, so that what others made of it stands in the way.
-DROP = """
-DO $$
-DECLARE
-    what text;
-    names text;
-BEGIN
-    FOREACH what IN ARRAY ARRAY['TYPE', 'TABLE', 'SEQUENCE', 'ROUTINE'] LOOP
-        SELECT string_agg(name, ', ') INTO names FROM (
-            SELECT CASE relkind WHEN 'c' THEN 'TYPE' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, oid::regclass::text
-            FROM pg_class
-            WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('r', 'p', 'S', 'c')
-                AND relname <> 'alembic_version'
-            UNION ALL
-            SELECT 'ROUTINE', oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace
-        ) AS made (kind, name)
-        WHERE kind = what;
-        EXECUTE format('DROP %s %s', what, names);
-    END LOOP;
-    DROP SCHEMA bi, loracomp_parts;
-END
-$$
-"""
-
-
-def downgrade() -> None:
-    op.execute(DROP.replace(":", r"\:"))  # else alembic takes what follows a colon for a parameter

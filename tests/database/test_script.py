@@ -12,7 +12,7 @@ import pytest
 
 from conftest import create_database, drop_database, url_of
 from loracomp import __version__
-from loracomp.database import revision, schema, script, sql_objects
+from loracomp.database import revision, schema, script
 from loracomp.errors import NotFoundError, UsageError
 
 RESTRICTED = re.compile(r"^\\(un)?restrict .*$", re.M)  # pg_dump's random key
@@ -86,7 +86,7 @@ def next_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on the code is a made-up release with a migration, a changed file and one file less."""
     for name in ("migrations", "sql"):
         shutil.copytree(revision.packed_folder(name), tmp_path / name)
-    for module in (revision, sql_objects, schema):
+    for module in (revision, script):
         monkeypatch.setattr(module, "packed_folder", lambda name: tmp_path / name)
     monkeypatch.setattr(script, "RELEASES", {"1.0": HEAD, "1.1": "9998"})
     (tmp_path / "migrations/versions/9998_next.py").write_text(NEXT)
@@ -109,7 +109,7 @@ def test_the_difference_makes_what_an_upgrade_by_init_makes(
         assert dump(programs, second) == dump(programs, database)
         assert schema.initialize(second) == []
         refused = psql(programs, second, script.schema_script("1.0"))
-        assert f"this database is not at the schema of 1.0 ({HEAD})" in refused.stderr
+        assert f"the schema of this database is not at revision {HEAD}" in refused.stderr
         applied(programs, second, script.schema_script("1.1"))  # as init --again, which puts rows elsewhere in a table
         assert sorted(dump(programs, second).splitlines()) == sorted(dump(programs, database).splitlines())
     finally:

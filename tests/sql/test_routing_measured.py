@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 
 from conftest import create_database, drop_database
 from loracomp.database import connections as db
-from loracomp.database.sql_objects import sql_files
+from loracomp.database.script import sql_files
 from routing_data import Library, add_adapter, add_jobs, load, queries_near, route_jobs, unit
 from routing_reference import Floats, Settings, expect, weigh_by_gain
 

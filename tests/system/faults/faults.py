@@ -489,10 +489,6 @@ branch_labels = depends_on = None
 
 def upgrade() -> None:
     op.add_column("job", sa.Column("made_up", sa.Integer(), comment="Made up."), schema="loracomp")
-
-
-def downgrade() -> None:
-    op.drop_column("job", "made_up", schema="loracomp")
 '''
 
 
