@@ -23,7 +23,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from loracomp.composition.strategies import AdapterWeights
+from loracomp.composition.strategies import LoraFactors
 from loracomp.config import load_settings
 from loracomp.model.loading import BaseModel, adaptable_modules, load_base_model, resolve_dtype
 from loracomp.model.scoring import encode_choices, log_likelihoods, shares_prompts
@@ -59,7 +59,7 @@ class Shaped:
     """A base model of random weights and its adapters: as much of a `Workbench` as passes need."""
 
     base: BaseModel
-    library: tuple[AdapterWeights, ...]
+    library: tuple[LoraFactors, ...]
     sizes: Sizes
 
     def predictor(self, *, base: BaseModel | None = None) -> Fetching:

@@ -13,7 +13,7 @@ from loracomp.database.connections import Connection, storable
 from loracomp.engine.engine import Engine
 from loracomp.errors import JobError, wrong_fields
 from loracomp.records import Answer, Composition, Request
-from loracomp.registry.adapter_weights import fetch_adapters
+from loracomp.registry.adapter_store import fetch_adapters
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loracomp.composition.blocks import Factors
-from loracomp.composition.strategies import TRIMMING, AdapterWeights, PackedAdapter, check_settings, gated, merge, trim
+from loracomp.composition.strategies import TRIMMING, LoraFactors, PackedAdapter, check_settings, gated, merge, trim
 from loracomp.config import load_settings
 from loracomp.engine.answering import Predictor
 from loracomp.model.loading import BaseModel, adaptable_modules, load_base_model
@@ -99,7 +99,7 @@ def smollm2() -> BaseModel:
 
 def random_adapter(
     shapes: dict[str, tuple[int, int]], *, rank: int = 4, seed: int = 0, scaling: float = 2.0, size: float = 0.1
-) -> AdapterWeights:
+) -> LoraFactors:
     """An adapter of normal factors for modules of shapes (d_out, d_in); its id is the seed, its sha256 made of it."""
     generator = torch.Generator().manual_seed(seed)
     factors = {
@@ -108,7 +108,7 @@ def random_adapter(
         )
         for module, (d_out, d_in) in shapes.items()
     }
-    return AdapterWeights(id=seed, sha256=f"{seed:064x}", scaling=scaling, factors=factors)
+    return LoraFactors(id=seed, sha256=f"{seed:064x}", scaling=scaling, factors=factors)
 
 
 def linear_shapes(model: torch.nn.Module, *suffixes: str) -> dict[str, tuple[int, int]]:
@@ -118,7 +118,7 @@ def linear_shapes(model: torch.nn.Module, *suffixes: str) -> dict[str, tuple[int
 
 
 @contextmanager
-def peft_twin(model: torch.nn.Module, adapters: list[AdapterWeights], rslora: bool = False):
+def peft_twin(model: torch.nn.Module, adapters: list[LoraFactors], rslora: bool = False):
     """The model wrapped by PEFT, with LoRA adapters '0', '1', ... that hold these factors; unwrapped at the end."""
     wrapped = None
     for number, adapter in enumerate(adapters):
@@ -173,7 +173,7 @@ def mean_log_likelihood(model, tokenizer, prompt: str, text: str) -> float:
 
 
 def compose(
-    strategy: str, adapters: Sequence[AdapterWeights], weights: Sequence[float], *, density: float = 1.0
+    strategy: str, adapters: Sequence[LoraFactors], weights: Sequence[float], *, density: float = 1.0
 ) -> dict[str, Factors]:
     """Each module's factors in float32, merged step by step as `Composer` and `merge` do."""
     check_settings(strategy, len(adapters), weights, density)

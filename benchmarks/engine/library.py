@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 
 from safetensors.torch import load, save
 
-from loracomp.composition.strategies import AdapterWeights
+from loracomp.composition.strategies import LoraFactors
 from loracomp.records import Composition
 from loracomp.registry.adapter_files import WEIGHTS
-from loracomp.registry.adapter_weights import fetch_adapters, stage_adapter
+from loracomp.registry.adapter_store import fetch_adapters, stage_adapter
 from loracomp.registry.library_files import adapter_folder, packaged
 
 from .passes import asking
@@ -66,7 +66,7 @@ class Reader:
         # Three quarters of a predictor's memory are for adapters.
         self.predictor = Fetching(bench.base, self._fetch, cache_bytes=4 * (ROOM * nbytes // 3 + 1))
 
-    def _fetch(self, adapter_ids: Sequence[int]) -> list[AdapterWeights]:
+    def _fetch(self, adapter_ids: Sequence[int]) -> list[LoraFactors]:
         with timed() as taken:
             found = fetch_adapters(self._bench.connection, adapter_ids)
         self.reads.append((len(adapter_ids), taken[0]))

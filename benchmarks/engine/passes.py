@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loracomp.composition.blocks import Factors
-from loracomp.composition.strategies import AdapterWeights
+from loracomp.composition.strategies import LoraFactors
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_texts
 from loracomp.records import Composition, Request
@@ -127,7 +127,7 @@ def without_end(base: BaseModel) -> Iterator[None]:
 
 def random_adapter(
     shapes: Mapping[str, tuple[int, int]], rank: int, number: int, *, norm: float, std: float
-) -> AdapterWeights:
+) -> LoraFactors:
     """An adapter in bfloat16. `norm`: about the norm of each row of A; `std`: of the elements of B."""
     generator = torch.Generator().manual_seed(number)
 
@@ -138,4 +138,4 @@ def random_adapter(
         module: Factors(normal(rank, d_in, std=norm * d_in**-0.5), normal(d_out, rank, std=std))
         for module, (d_out, d_in) in shapes.items()
     }
-    return AdapterWeights(number, f"{number:064x}", SCALING, factors)
+    return LoraFactors(number, f"{number:064x}", SCALING, factors)

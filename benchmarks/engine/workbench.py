@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from benchmarks.databases import create_database
 from loracomp.cli.demo import demo_jobs
 from loracomp.composition.composer import Fetch, Loaded
-from loracomp.composition.strategies import AdapterWeights
+from loracomp.composition.strategies import LoraFactors
 from loracomp.config import Settings, load_settings
 from loracomp.database import connections as db
 from loracomp.database.embedded import database_url
@@ -19,7 +19,7 @@ from loracomp.engine.engine import Engine
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
 from loracomp.records import Answer, Composition, Request
-from loracomp.registry.adapter_weights import fetch_adapters
+from loracomp.registry.adapter_store import fetch_adapters
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, packaged, read_manifest
 from loracomp.worker.start import load_engine
@@ -82,7 +82,7 @@ class Workbench:
     settings: Settings
     connection: db.Connection
     engine: Engine
-    library: tuple[AdapterWeights, ...]
+    library: tuple[LoraFactors, ...]
     """The 22 adapters of the shipped library, by id."""
     tasks: tuple[str, ...]
     """The tasks of these adapters, in the same order."""
@@ -92,9 +92,7 @@ class Workbench:
     def base(self) -> BaseModel:
         return self.engine.base
 
-    def predictor(
-        self, adapters: Sequence[AdapterWeights] | None = None, *, base: BaseModel | None = None
-    ) -> "Fetching":
+    def predictor(self, adapters: Sequence[LoraFactors] | None = None, *, base: BaseModel | None = None) -> "Fetching":
         """A predictor that fetches adapters from memory."""
         return Fetching(base or self.base, from_memory(self.library if adapters is None else adapters))
 
@@ -113,7 +111,7 @@ class Fetching(Predictor):
         return super().load(compositions, fetch or self._from)
 
 
-def from_memory(adapters: Sequence[AdapterWeights]) -> Fetch:
+def from_memory(adapters: Sequence[LoraFactors]) -> Fetch:
     known = {adapter.id: adapter for adapter in adapters}
     return lambda ids: [known[id_] for id_ in ids]
 
@@ -153,7 +151,7 @@ class Registered(NamedTuple):
     sha256: str
 
 
-def once_each(adapters: Iterable[AdapterWeights | Registered]) -> list[Composition]:
+def once_each(adapters: Iterable[LoraFactors | Registered]) -> list[Composition]:
     """For each adapter, a composition of only this adapter with weight 1."""
     return [Composition((each.id,), (each.sha256,), (1.0,)) for each in adapters]
 
@@ -183,7 +181,7 @@ Draw = Callable[[int], list[Composition]]
 """Returns the given number of new compositions."""
 
 
-def drawing(adapters: Sequence[AdapterWeights | Registered], *, strategy: str = "cat", seed: int = 0) -> Draw:
+def drawing(adapters: Sequence[LoraFactors | Registered], *, strategy: str = "cat", seed: int = 0) -> Draw:
     """A function that draws new compositions, with random adapters and weights, in each call."""
     draw = random.Random(seed)
 

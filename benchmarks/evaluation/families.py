@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from loracomp.composition.strategies import AdapterWeights
+from loracomp.composition.strategies import LoraFactors
 from loracomp.config import load_settings
 from loracomp.engine.answering import Predictor
 from loracomp.model.encoder import Encoder, load_encoder
@@ -173,7 +173,7 @@ class Scores:
         composition = Composition(ids, hashes, tuple(weights.values()), "cat")
         return Request(example.prompt, example.choices, None, normalization=NORMALIZATION, composition=composition)
 
-    def _fetch(self, ids: Sequence[int]) -> list[AdapterWeights]:
+    def _fetch(self, ids: Sequence[int]) -> list[LoraFactors]:
         return [self._by_id[id_] for id_ in ids]
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import typer
 from sklearn.linear_model import LogisticRegression
 
-from loracomp.composition.strategies import AdapterWeights
+from loracomp.composition.strategies import LoraFactors
 from loracomp.config import load_settings
 from loracomp.engine.answering import Predictor
 from loracomp.engine.fitting import fit_classifier, fit_weights
@@ -121,7 +121,7 @@ class Scorer:
         ]
         return np.array([_scores_of(answer) for answer in self._predictor.predict(asked, self._fetch)])
 
-    def _fetch(self, ids: Sequence[int]) -> list[AdapterWeights]:
+    def _fetch(self, ids: Sequence[int]) -> list[LoraFactors]:
         return [each.weights for each in self._adapters if each.weights.id in ids]
 
 

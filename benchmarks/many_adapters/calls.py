@@ -8,7 +8,7 @@ from benchmarks.databases import timed
 from benchmarks.many_examples.made_up import READERS
 from loracomp.database import connections as db
 from loracomp.database.queries import QUERIES
-from loracomp.registry.adapter_weights import fetch_adapters
+from loracomp.registry.adapter_store import fetch_adapters
 from loracomp.worker.leases import claim_jobs
 from routing_data import BASE_MODEL, add_jobs, route_jobs
 

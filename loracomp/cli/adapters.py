@@ -46,10 +46,10 @@ def stage_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Check an adapter and store it as the next version of its name. Jobs use it after it is activated."""
-    from loracomp.registry import adapter_weights
+    from loracomp.registry import adapter_store
 
     with open_database() as connection:
-        staged = adapter_weights.stage_adapter(
+        staged = adapter_store.stage_adapter(
             connection, folder, task=task, name=name, base_model=base_model, any_base=any_base
         )
         measured = _activate(connection, staged.id) if activate else ()
@@ -132,10 +132,10 @@ def export_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Write an adapter as a folder that PEFT can load; its safetensors file is the one that was staged."""
-    from loracomp.registry import adapter_weights
+    from loracomp.registry import adapter_store
 
     with open_database() as connection:
-        adapter_weights.export_adapter(connection, adapters.find_adapter(connection, reference, base_model), folder)
+        adapter_store.export_adapter(connection, adapters.find_adapter(connection, reference, base_model), folder)
         _show(connection, reference, base_model, as_json)
 
 

@@ -134,7 +134,7 @@ def train_answers(
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter of the declaration's own on its corrections, measure it, and activate it if it is better."""
-    from loracomp.registry.adapter_weights import stage_adapter
+    from loracomp.registry.adapter_store import stage_adapter
 
     declared = run_query(QUERIES["list_answers"], {"name": name, "counted": False})
     if not declared or (task := declared[0]["task"]) is None:
@@ -175,7 +175,7 @@ def _start(task: str, folder: Path) -> dict[str, Any]:
 
     It is written to `folder`. Such a training learns more from few rows than one from nothing (docs/decisions.md).
     """
-    from loracomp.registry.adapter_weights import export_adapter
+    from loracomp.registry.adapter_store import export_adapter
 
     with open_database() as connection:
         base = find_base_model(connection, load_settings().base_model).name

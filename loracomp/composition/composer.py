@@ -12,7 +12,7 @@ from loracomp import metrics
 from loracomp.composition.blocks import Mask, move, nbytes
 from loracomp.composition.strategies import (
     TRIMMING,
-    AdapterWeights,
+    LoraFactors,
     Mix,
     PackedAdapter,
     check_settings,
@@ -26,7 +26,7 @@ from loracomp.records import Composition
 K = TypeVar("K")
 V = TypeVar("V")
 
-Fetch = Callable[[Sequence[int]], Iterable[AdapterWeights]]
+Fetch = Callable[[Sequence[int]], Iterable[LoraFactors]]
 """Reads the adapters with these ids in one round trip. Raises JobError if any of them is missing or corrupt."""
 
 Loaded: TypeAlias = Mapping[int, PackedAdapter | JobError]
@@ -99,7 +99,7 @@ class ResidentAdapters:
             self.cache.put(adapter.id, adapter, nbytes(adapter.stored))
         return {adapter.id: adapter for adapter in fetched}
 
-    def _to_device(self, adapter: AdapterWeights) -> PackedAdapter:
+    def _to_device(self, adapter: LoraFactors) -> PackedAdapter:
         packed = adapter.packed()
         return replace(packed, stored=move(packed.stored, self._device))
 

@@ -83,7 +83,7 @@ class PackedAdapter:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AdapterWeights:
+class LoraFactors:
     """A LoRA adapter in memory, in its stored precision. It changes a module's weight by scaling * B @ A."""
 
     id: int

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from loracomp.composition.blocks import Factors
 from loracomp.composition.layers import AdapterStack
-from loracomp.composition.strategies import AdapterWeights, Mix, gated
+from loracomp.composition.strategies import LoraFactors, Mix, gated
 from loracomp.errors import RefusedError
 from loracomp.model.generation import Ready
 from loracomp.model.loading import BaseModel
@@ -63,7 +63,7 @@ def _fits(base: BaseModel, modules: Sequence[str]) -> bool:
     return False
 
 
-def _random_adapter(base: BaseModel, modules: Sequence[str], number: int) -> AdapterWeights:
+def _random_adapter(base: BaseModel, modules: Sequence[str], number: int) -> LoraFactors:
     """An adapter of rank 1, whose changes are about as large as what the modules give."""
     generator = torch.Generator().manual_seed(number)
     factors = {}
@@ -72,11 +72,11 @@ def _random_adapter(base: BaseModel, modules: Sequence[str], number: int) -> Ada
         size = 0.5 / min(d_out, d_in) ** 0.5
         A, B = torch.randn(1, d_in, generator=generator), torch.randn(d_out, 1, generator=generator)
         factors[module] = Factors(A, B * size)
-    return AdapterWeights(number, f"{number:064x}", 1.0, factors)
+    return LoraFactors(number, f"{number:064x}", 1.0, factors)
 
 
 @contextmanager
-def _plainly(model: nn.Module, adapter: AdapterWeights | None) -> Iterator[None]:
+def _plainly(model: nn.Module, adapter: LoraFactors | None) -> Iterator[None]:
     """Within this context, the model is changed by one adapter, in the way in which PEFT does it."""
     handles = []
     try:

@@ -28,7 +28,7 @@ from loracomp.model.cpu import ComputeThread, in_a_passing_thread
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import BaseModel
 from loracomp.records import Answer, Composition, Job, Prediction, Request, Routed, Versions
-from loracomp.registry.adapter_weights import fetch_adapters
+from loracomp.registry.adapter_store import fetch_adapters
 from loracomp.registry.embeddings import embed_some, load_registered_encoder
 
 _log = logging.getLogger(__name__)

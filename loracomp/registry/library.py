@@ -17,7 +17,7 @@ from loracomp.records import KnownBaseModel
 from loracomp.registry import library_files as files
 from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import WEIGHTS
-from loracomp.registry.adapter_weights import store_adapter
+from loracomp.registry.adapter_store import store_adapter
 from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.base_models import find_base_model, register_base_model
 from loracomp.registry.embeddings import Vectors, check_encoder, load_embeddings

@@ -12,14 +12,14 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from loracomp.composition.strategies import AdapterWeights
+from loracomp.composition.strategies import LoraFactors
 from loracomp.engine.answering import Predictor
 from loracomp.errors import RefusedError
 from loracomp.model.loading import adaptable_modules, load_base_model
 from loracomp.records import Composition, Request
 from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import CONFIG, own_scaling, parse_factors
-from loracomp.registry.adapter_weights import export_adapter, fetch_adapters, stage_adapter
+from loracomp.registry.adapter_store import export_adapter, fetch_adapters, stage_adapter
 from loracomp.registry.adapters import find_adapter
 from model_fixtures import LETTERS, MERGES, as_base, compose, letter_tokenizer, tiny_llama
 from registry_data import logits_with, quiet_peft, write_adapter
@@ -81,7 +81,7 @@ def staged(folder, base, number):
     """An adapter as registration takes it and a worker reads it."""
     file = read_adapter(folder, base, any_base=True)
     factors = parse_factors(file.weights)
-    return AdapterWeights(number, file.sha256, file.scaling, factors, own_scaling(file.config, factors))
+    return LoraFactors(number, file.sha256, file.scaling, factors, own_scaling(file.config, factors))
 
 
 def two_adapters(folder, base, model, **settings):

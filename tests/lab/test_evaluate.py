@@ -25,7 +25,7 @@ from loracomp.engine.inflight import InFlight
 from loracomp.errors import LoracompError, NotFoundError, UsageError
 from loracomp.records import Request
 from loracomp.registry.adapter_files import CONFIG
-from loracomp.registry.adapter_weights import stage_adapter
+from loracomp.registry.adapter_store import stage_adapter
 from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.embeddings import embed_examples

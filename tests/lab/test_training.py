@@ -22,7 +22,7 @@ from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.model.loading import load_base_model
 from loracomp.model.scoring import log_likelihoods
 from loracomp.registry.adapter_checks import read_adapter
-from loracomp.registry.adapter_weights import stage_adapter
+from loracomp.registry.adapter_store import stage_adapter
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.example_files import read_lines
 from loracomp.registry.examples import Example

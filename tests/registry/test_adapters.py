@@ -22,10 +22,10 @@ from loracomp.composition.composer import ResidentAdapters
 from loracomp.database import connections as db
 from loracomp.errors import JobError, NotFoundError, RefusedError, UsageError
 from loracomp.records import KnownBaseModel
-from loracomp.registry import adapter_weights
+from loracomp.registry import adapter_store
 from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS, own_scaling, parse_factors
-from loracomp.registry.adapter_weights import export_adapter, fetch_adapters, stage_adapter
+from loracomp.registry.adapter_store import export_adapter, fetch_adapters, stage_adapter
 from loracomp.registry.adapters import activate_adapter, find_adapter, retire_adapter
 from loracomp.registry.base_models import find_base_model, register_base_model
 from loracomp.registry.tasks import add_task
@@ -86,7 +86,7 @@ def test_a_staged_adapter_carries_what_its_folder_says(connection, folder):
 
 def test_what_a_worker_fetches_is_what_peft_saved(connection, tmp_path, monkeypatch):
     registered(connection, "piqa", "rte")
-    monkeypatch.setattr(adapter_weights, "PART_BYTES", 1000)  # many parts
+    monkeypatch.setattr(adapter_store, "PART_BYTES", 1000)  # many parts
     ids = []
     for seed, task in enumerate(["piqa", "rte"]):
         write_adapter(tmp_path / task, seed=seed, use_rslora=task == "rte")

@@ -25,7 +25,7 @@ from loracomp.errors import LoracompError, RefusedError
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import describe_base_model
 from loracomp.registry import embeddings, encoder_change
-from loracomp.registry.adapter_weights import stage_adapter
+from loracomp.registry.adapter_store import stage_adapter
 from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.embeddings import add_embeddings, embed_examples

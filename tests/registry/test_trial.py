@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from loracomp.errors import LoracompError, NotFoundError, RefusedError
-from loracomp.registry.adapter_weights import stage_adapter
+from loracomp.registry.adapter_store import stage_adapter
 from model_fixtures import letter_tokenizer, tiny_llama
 from people_fixtures import value
 from registry_data import write_adapter

@@ -21,7 +21,7 @@ from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError
-from loracomp.registry.adapter_weights import stage_adapter
+from loracomp.registry.adapter_store import stage_adapter
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.example_files import files_of, read_lines
 from people_data import ADD_EXAMPLE, answer, load, submit

@@ -30,7 +30,7 @@ from loracomp.engine.engine import Engine
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.errors import LoracompError, RefusedError
 from loracomp.records import Answer, Composition, Job, Prediction, Request
-from loracomp.registry.adapter_weights import stage_adapter
+from loracomp.registry.adapter_store import stage_adapter
 from loracomp.registry.adapters import activate_adapter, compare_adapter
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.measurements import list_measurements, measure_task

@@ -16,7 +16,7 @@ from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.engine.engine import Engine
-from loracomp.registry.adapter_weights import stage_adapter
+from loracomp.registry.adapter_store import stage_adapter
 from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.encoder_change import set_encoder

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loracomp.composition.strategies import AdapterWeights
+from loracomp.composition.strategies import LoraFactors
 from loracomp.engine.answering import Predictor
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
@@ -44,7 +44,7 @@ class MeasuredAdapter:
     task: str
     digest: str
     """`AdapterFile.digest`"""
-    weights: AdapterWeights
+    weights: LoraFactors
     training: Mapping[str, Any]
 
     def has_learnt_from(self, example: Example) -> bool:
@@ -61,7 +61,7 @@ def read_adapters(folder: Path, base: BaseModel) -> list[MeasuredAdapter]:
     for number, path in enumerate(sorted(folder.glob(f"adapters/*/{WEIGHTS}")), start=1):
         file = read_adapter(path.parent, base)
         factors = parse_factors(file.weights)
-        weights = AdapterWeights(number, file.sha256, file.scaling, factors, own_scaling(file.config, factors))
+        weights = LoraFactors(number, file.sha256, file.scaling, factors, own_scaling(file.config, factors))
         found.append(MeasuredAdapter(path.parent.name, file.digest, weights, file.training))
     return found
 
@@ -134,7 +134,7 @@ class Measuring:
         composition = self._compositions[name]
         return Request(example.prompt, example.choices, None, normalization=NORMALIZATION, composition=composition)
 
-    def _fetch(self, ids: Sequence[int]) -> list[AdapterWeights]:
+    def _fetch(self, ids: Sequence[int]) -> list[LoraFactors]:
         return [self._weights[id_] for id_ in ids]
 
     def _write(self, path: Path, asked: Mapping[bytes, Example], scores: Scores) -> None:

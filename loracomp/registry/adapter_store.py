@@ -1,4 +1,4 @@
-"""Stores adapters' weights in the database, and reads them from there."""
+"""Stores adapters in the database, and reads their factors from there."""
 
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from psycopg.types.json import Jsonb
 
-from loracomp.composition.strategies import AdapterWeights
+from loracomp.composition.strategies import LoraFactors
 from loracomp.database.connections import Connection, row_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import JobError, RefusedError
@@ -89,7 +89,7 @@ def copy_weights(connection: Connection, adapter_id: int, weights: bytes) -> Non
             copy.write_row((adapter_id, part, weights[start : start + PART_BYTES]))
 
 
-def fetch_adapters(connection: Connection, adapter_ids: Sequence[int]) -> list[AdapterWeights]:
+def fetch_adapters(connection: Connection, adapter_ids: Sequence[int]) -> list[LoraFactors]:
     """Read adapters' factors from the database, in the order of `adapter_ids`, by one statement that streams the parts.
 
     Raises JobError 'adapter_hash_mismatch' if the bytes' sha256 is not the registered one, and 'adapter_missing' for an
@@ -101,7 +101,7 @@ def fetch_adapters(connection: Connection, adapter_ids: Sequence[int]) -> list[A
     return [fetched[id_] for id_ in adapter_ids]
 
 
-def _stream_adapters(connection: Connection, adapter_ids: Sequence[int]) -> Iterator[AdapterWeights]:
+def _stream_adapters(connection: Connection, adapter_ids: Sequence[int]) -> Iterator[LoraFactors]:
     values = {"adapter_ids": list(adapter_ids)}
     with connection.cursor() as cursor:
         stream = cursor.stream(QUERIES["read_adapters"], values, binary=True)
@@ -112,7 +112,7 @@ def _stream_adapters(connection: Connection, adapter_ids: Sequence[int]) -> Iter
                 yield parse_adapter(rows[0], b"".join(row["bytes"] or b"" for row in rows))
 
 
-def parse_adapter(row: dict[str, Any], weights: bytes) -> AdapterWeights:
+def parse_adapter(row: dict[str, Any], weights: bytes) -> LoraFactors:
     """Parse a registered adapter's bytes; raises JobError unless their sha256 is the registered one."""
     if hashlib.sha256(weights).hexdigest() != row["sha256"]:
         raise JobError(
@@ -122,7 +122,7 @@ def parse_adapter(row: dict[str, Any], weights: bytes) -> AdapterWeights:
         )
     factors = parse_factors(weights)
     own = own_scaling(row["config"], factors)
-    return AdapterWeights(row["adapter_id"], row["sha256"], row["scaling"], factors, own)
+    return LoraFactors(row["adapter_id"], row["sha256"], row["scaling"], factors, own)
 
 
 def export_adapter(connection: Connection, adapter: dict[str, Any], folder: Path) -> None:
