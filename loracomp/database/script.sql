@@ -59,7 +59,7 @@ BEGIN
                     RAISE EXCEPTION 'schema loracomp is not yours' USING HINT = 'install as its owner';
             END;
         END IF;
-        PERFORM pg_advisory_xact_lock(7215533101990104661); -- a random number, so that nobody else uses it
+        PERFORM pg_advisory_xact_lock({{ first_lock }});
         EXIT WHEN to_regnamespace('loracomp') IS NULL;
     END LOOP;
 END

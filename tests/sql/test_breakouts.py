@@ -13,7 +13,7 @@ from psycopg import errors, sql
 from job_data import REPORT, prediction_row, record, wait_for_a_lock
 from loracomp.cli.common import shown
 from loracomp.database import connections as db
-from loracomp.database import schema
+from loracomp.database import schema, script
 from loracomp.database.queries import QUERIES
 from people_data import POLICY, add_examples, answer, claim, load, one, submit
 from people_fixtures import Scene, connect, login, value, values
@@ -86,7 +86,7 @@ def test_no_lock_that_any_login_may_take(scene: Scene) -> None:
 def every_advisory_lock_held(url: str) -> Iterator[None]:
     """As far as one knows their numbers."""
     with connect(url, "nobody") as nobody:
-        nobody.execute("SELECT pg_advisory_lock(%s)", [schema._FIRST_LOCK])
+        nobody.execute("SELECT pg_advisory_lock(%s)", [script.FIRST_LOCK])
         nobody.execute("SELECT pg_advisory_lock(hashtextextended('loracomp.tune_routing', 0))")
         yield
 
