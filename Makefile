@@ -34,7 +34,7 @@ test: install ## the tests, on embedded Postgres servers of their own; WORKERS=2
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not data and not slow and not faults and not clients and not dashboard and not web and not ray'
 
 test-data: install ## the tests that need the data sets in ../shared/data
-	$(BIN)/pytest tests/lab -m data
+	$(BIN)/pytest tests/lab tests/benchmarks -m data
 
 test-slow: install ## the benchmarks, tiny, and all causal architectures of transformers: minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) tests/benchmarks tests/composition -m slow
