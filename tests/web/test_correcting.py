@@ -70,12 +70,12 @@ def corrections(alice: Connection) -> dict[int, str]:
 def test_a_row_is_corrected_and_the_next_one_comes(client: TestClient, alice: Connection) -> None:
     shown = page(client)
     form, key = fields(shown), key_of(shown)
-    assert f"Ticket: row {key} wrong" in page(client) and "16 to go until they are used" in page(client)
+    assert f"Ticket: row {key} wrong" in page(client) and "16 more until workers use them" in page(client)
     response = client.post("/correct/urgency", data=form | {"choice": "1"})
     assert response.status_code == 303 and corrections(alice) == {int(key): "not urgent"}
     after = page(client, response.headers["location"])
-    assert "15 to go until they are used" in after and f"<bdi>{key}</bdi>: <bdi>not urgent</bdi>" in after
-    choices, _, undo = after.partition("Leave this one out")  # the last correction stands below the choices
+    assert "15 more until workers use them" in after and f"<bdi>{key}</bdi>: <bdi>not urgent</bdi>" in after
+    choices, _, undo = after.partition("Skip this row")  # the last correction stands below the choices
     assert key_of(choices) != key and "Undo" not in choices
     assert key_of(undo) == key
 
@@ -165,7 +165,7 @@ def test_two_people_do_not_get_the_same_row(client: TestClient, alice: Connectio
     offered = [{key_of(page(each, f"/correct/urgency?skip={skip}")) for skip in range(8)} for each in people]
     assert [len(keys) for keys in offered] == [8] * 5
     assert len(set().union(*offered)) == 40
-    assert "no answered row left to correct, or others are correcting them now" in page(visitor(database))
+    assert "No answered rows are left to correct, or other people are correcting them at the moment." in page(visitor(database))
     connection_of = alice.execute("SELECT count(*) AS n FROM loracomp.rows_to_correct('urgency', 16)").fetchone()
     assert connection_of == {"n": 0}
 
@@ -190,7 +190,7 @@ def test_after_sixteen_the_page_says_what_they_brought(
         assert client.post("/correct/urgency", data=fields(shown) | right).status_code == 303
     work(connection)
     shown = page(client)
-    assert "to go until" not in shown and "<dd>20</dd>" in shown
+    assert "more until" not in shown and "<dd>20</dd>" in shown
     assert "20 rows)" in shown and "not yet known" not in shown
 
 
@@ -232,7 +232,7 @@ def test_a_corrected_row_says_that_its_own_label_was_left_out(
     alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id <= 16")
     work(connection)
     shown = page(client, "/answers/urgency")
-    assert shown.count("16 corrections, without its own") == 16
+    assert shown.count("16 corrections, not counting its own") == 16
     said = "Among the labelled rows is this prompt itself; its own label was left out."
     first = shown.partition('href="/jobs/')[2].partition('"')[0]
     assert said in page(client, f"/jobs/{first}")
@@ -249,19 +249,19 @@ def test_the_overview_says_what_waits_and_that_no_worker_is_there(
         shown = page(client, "/")
         return shown, value(connection, "SELECT rows_waiting FROM loracomp.queue_health")
 
-    assert "nothing waits" in page(client, "/")
+    assert "nothing is waiting" in page(client, "/")
     alice.execute("CREATE TABLE old AS SELECT i AS id, 'x' AS body FROM generate_series(1, 1234) AS i")
     alice.execute("ALTER TABLE old ADD PRIMARY KEY (id)")
     alice.execute("ANALYZE old")
     alice.execute("SELECT loracomp.create_answers('old_answers', 'old', '{body}', '{a,b}')")
     alice.execute(ADD_TICKETS, [41, 43])
     shown, waiting = facts()
-    assert waiting == 1237 and "<dd>1,237</dd>" in shown and "nothing waits" not in shown
-    assert "No worker is there, so nothing that waits is answered." in shown and "loracomp worker</code>" in shown
+    assert waiting == 1237 and "<dd>1,237</dd>" in shown and "nothing is waiting" not in shown
+    assert "No worker is running, so waiting jobs are not answered." in shown and "loracomp worker</code>" in shown
     alice.execute("SELECT loracomp.alter_answers('old_answers', paused => true)")
     assert facts()[1] == 3
     connection.execute(QUERIES["report_worker"], REPORT)
-    assert "No worker is there" not in page(client, "/")
+    assert "No worker is running" not in page(client, "/")
     work(connection)
     assert facts()[1] == 0
 

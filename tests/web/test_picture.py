@@ -16,7 +16,7 @@ from pages_data import Tags
 from people_data import answer, load, submit
 from people_fixtures import Scene
 
-SPARED = ("Not composed: 3 of 5 tasks’ adapters.", "It shared its steps with 2 other jobs.")
+SPARED = ("Adapters used: 2 of 5.", "Batched with 2 other jobs.")
 SCORED = {"output": "no", "choice_index": 2, "choice_scores": [-2.0, -1.0], "choice_biases": [0.5, -0.25]}
 
 

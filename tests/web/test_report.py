@@ -27,13 +27,13 @@ def test_an_analyst_gets_all_but_what_people_wrote(analyst: db.Connection) -> No
     assert shown["failures"] == [{"reason": "code", "jobs": 1, "found": 1}]
     assert ">1 job</text>" in page and "1 jobs" not in page
     by_day, _, now = page.partition("<h2>Now</h2>")  # what is as old as the refresh, and what is not
-    assert "refresh" in by_day and "Failed jobs, by reason" in by_day and "Composed together" in now
+    assert "refresh" in by_day and "Failed jobs by reason" in by_day and "Adapters used together" in now
     assert {row["policy"]: row["n"] for row in shown["accuracy"]} == {
         "own_task": 1, "default": 1, "base": 1, "measured": 1
     }  # fmt: skip
     assert [row["pair"] for row in shown["companions"]] == ["mnli + rte"]
     assert shown["declared"] is None  # he may not list declarations
-    for said in ("Jobs that ended, a day", "From due to answered", "Failed jobs, by reason", "95 % intervals"):
+    for said in ("Ended jobs by day", "Time until answered", "95th percentile", "Failed jobs by reason", "95 % intervals"):
         assert said in page
     assert page.count('class="plus4"') > 0 and len(page) < 2_000_000
 
@@ -50,7 +50,7 @@ def test_days_that_were_not_asked_for_are_not_counted(analyst: db.Connection, co
         with pytest.raises(UsageError, match="days must be between"):
             read_report(analyst, 0)
     page = self_contained("report.html", **read_report(connection, 7))
-    assert "No job ended in these days." in page
+    assert "No jobs ended on these days." in page
     with pytest.raises(NotFoundError, match="nope is not a declaration of yours"):
         read_report(connection, 7, answers="nope")
 
@@ -81,4 +81,4 @@ def test_a_heat_map_has_the_gains_of_adapters_on_tasks() -> None:
 @pytest.mark.model
 def test_the_command_prints_a_file(demo: dict[str, str]) -> None:
     page = execute(["loracomp", "report", "--days", "30", "--tag", "show"], demo)
-    assert page.startswith("<!doctype html>") and "Which adapter is worth what on which task" in page
+    assert page.startswith("<!doctype html>") and "How much each adapter helps on each task" in page
