@@ -1,14 +1,15 @@
--- From retrieved examples and a policy's settings to the weights of tasks. Live routing and the re-scoring of stored traces both
--- use it. Settings are passed as one row of loracomp.policy. Nothing here changes a table.
---   task_weights                tasks, probabilities and weights, from the examples' tasks and similarities (and gains)
---     check_similarities
---     check_gains
---     relative_share
---   expected_gains              expected gain of each adapter by measured examples, for weighting 'measured'
---     relative_share            an example's term of the softmax, before it is divided by the sum
---     in_chat_template          whether a prompt is put into the base model's chat template
---   calibration_examples        labelled examples on which biases of a job's choices are fitted
---   adapter_worths              what each adapter is worth there
+-- From retrieved examples and a policy's settings to the weights of tasks, the paper's steps 2 to 5. Settings are passed as one row of
+-- loracomp.policy. Nothing here reads a table.
+--   task_weights                probabilities and weights of tasks; a policy's weighting is one of the functions below
+--     task_probabilities        softmax over the examples, summed by task
+--       check_similarities
+--       relative_share          an example's term of the softmax, before it is divided by the sum
+--     similarity_weights        weighting 'similarity'
+--     uniform_weights           weighting 'uniform'
+--       similarity_weights
+--     measured_weights          weighting 'measured'
+--       check_gains
+--     labelled_weights          weighting 'measured', where labelled examples of the task say what each adapter is worth
 
 CREATE FUNCTION loracomp.check_similarities(tasks integer[], similarities double precision[]) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -54,134 +55,126 @@ RETURN exp(greatest((similarity - highest) / temperature, -300));
 COMMENT ON FUNCTION loracomp.relative_share IS
 'An example''s term of the softmax over similarities, divided by that of the most similar example.';
 
--- Changes nothing and reads no table.
-CREATE FUNCTION loracomp.in_chat_template(
-    setting text, has_one boolean, choices text[], asked boolean DEFAULT NULL, system_text text DEFAULT NULL
-)
-RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT coalesce(
-        asked,
-        system_text IS NOT NULL
-        OR (has_one AND (setting = 'always' OR (setting = 'generation' AND choices IS NULL)))
-    );
-END;
-COMMENT ON FUNCTION loracomp.in_chat_template IS
-'Whether a job''s prompt is put into the base model''s chat template: as the job asks; always with a system text; otherwise as '
-'the policy''s setting says, if the model has one.';
-
--- Reads measurements of the examples. An adapter is for one base model, so its gains need not be filtered by base model.
--- Gains that were measured with another normalisation or chat template are left out, because the job's scores are not comparable with
--- them. Without choices base_is_right is null.
-CREATE FUNCTION loracomp.expected_gains(
-    example_ids bigint[],
-    similarities double precision[],
-    usable_adapters integer[],
-    adapter_tasks integer[],
-    settings loracomp.policy
-) RETURNS TABLE (task_id integer, gain double precision)
-LANGUAGE sql STABLE PARALLEL SAFE ROWS 30
+CREATE FUNCTION loracomp.task_probabilities(
+    tasks integer[], similarities double precision[], temperature double precision
+) RETURNS TABLE (task_ids integer[], probabilities double precision[])
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     WITH example AS (
         SELECT
-            u.example_id,
-            loracomp.relative_share(u.similarity, max(u.similarity) OVER (), (settings).temperature) AS e
-        FROM unnest(example_ids, similarities) AS u (example_id, similarity)
-    ), share AS (
-        SELECT x.example_id, x.e / sum(x.e) OVER () AS e FROM example AS x
+            u.task_id,
+            row_number() OVER (ORDER BY u.similarity DESC, u.place) AS rank,
+            loracomp.relative_share(u.similarity, max(u.similarity) OVER (), temperature) AS e
+        FROM unnest(tasks, similarities) WITH ORDINALITY AS u (task_id, similarity, place)
+        WHERE loracomp.check_similarities(tasks, similarities)
+    ), mass AS (
+        SELECT x.task_id, min(x.rank) AS best, sum(x.e) / sum(sum(x.e)) OVER () AS p
+        FROM example AS x
+        GROUP BY x.task_id
+    ), ranked AS (
+        -- Rounded, so that equal values stay equal despite rounding errors of sums.
+        SELECT m.task_id, m.p, row_number() OVER (ORDER BY round(m.p::numeric, 12) DESC, m.best) AS rank
+        FROM mass AS m
     )
-    SELECT a.task_id, g.gain
-    FROM (
-        SELECT g.adapter_id, sum(s.e * g.gain) / (sum(s.e) + (settings).gain_prior) AS gain
-        FROM share AS s
-        JOIN loracomp.measurement AS m
-            ON m.example_id = s.example_id AND m.choice_normalization = (settings).choice_normalization
-        JOIN loracomp.base_model AS b
-            ON b.id = m.base_model_id AND m.chat_template = loracomp.in_chat_template(
-                (settings).chat_template, b.has_chat_template,
-                CASE WHEN m.base_is_right IS NOT NULL THEN '{}'::text[] END
-            )
-        CROSS JOIN LATERAL unnest(m.adapter_ids, m.gains) AS g (adapter_id, gain)
-        GROUP BY g.adapter_id
-    ) AS g
-    -- By bisection, because there may be thousands of adapters, and few of them are measured on these examples.
-    CROSS JOIN LATERAL (SELECT width_bucket(g.adapter_id, usable_adapters) AS place) AS p
-    CROSS JOIN LATERAL (SELECT adapter_tasks[p.place] AS task_id) AS a
-    WHERE usable_adapters[p.place] = g.adapter_id
-    ORDER BY g.gain DESC, a.task_id
-    LIMIT 64;
+    SELECT coalesce(array_agg(r.task_id ORDER BY r.rank), '{}'), coalesce(array_agg(r.p ORDER BY r.rank), '{}')
+    FROM ranked AS r;
 END;
-COMMENT ON FUNCTION loracomp.expected_gains IS
-'Expected gain of each of these adapters (in order of their ids): the mean of its gains on the retrieved examples that are measured '
-'with the policy''s choice_normalization and chat_template, weighted by the softmax over similarities and shrunk towards 0 by '
-'gain_prior; a row for each task with a measured adapter, but only the 64 with the highest gains, because a policy composes no more.';
+COMMENT ON FUNCTION loracomp.task_probabilities IS
+'Tasks of retrieved examples with their probabilities, most probable first: softmax over the examples'' similarities, summed by '
+'task. Among equal tasks the one with the most similar example comes first.';
 
--- Reads examples and their measurements: at most the task's first 1,000 measured ones, so that its time is bounded.
--- It needs four examples: biases fitted on four are worth more than weights by gains on sixteen (docs/routing.md). They are the
--- same for each job with these choices, so that a worker can keep the biases.
--- Callers give the nearest example's task, because the most probable one is seldom a task with few examples.
-CREATE FUNCTION loracomp.calibration_examples(
-    choices text[],
-    task_id integer,
-    similarity double precision,
-    usable_adapters integer[],
-    settings loracomp.policy
-) RETURNS bigint[]
-LANGUAGE sql STABLE PARALLEL SAFE
+CREATE FUNCTION loracomp.similarity_weights(probabilities double precision[], settings loracomp.policy)
+RETURNS double precision[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT array_agg(x.id ORDER BY x.id)
+    WITH cumulated AS (
+        SELECT u.p, u.rank, sum(u.p) OVER (ORDER BY u.rank) AS mass
+        FROM unnest(probabilities) WITH ORDINALITY AS u (p, rank)
+    ), nucleus AS (
+        -- Cumulated probabilities can equal top_p exactly (.5 + .4 = .9), so the comparison has a tolerance of 1e-9.
+        SELECT c.p, c.rank, c.rank <= (settings).max_adapters AND c.mass - c.p < (settings).top_p - 1e-9 AS holds
+        FROM cumulated AS c
+    ), kept AS (
+        SELECT
+            n.p, n.rank,
+            n.holds AND (
+                n.rank = 1 OR n.p / sum(n.p) FILTER (WHERE n.holds) OVER () >= (settings).min_share - 1e-9
+            ) AS is_kept
+        FROM nucleus AS n
+    )
+    SELECT array_agg(w.weight ORDER BY w.rank)
     FROM (
-        SELECT e.id
+        SELECT k.rank, CASE WHEN k.is_kept THEN k.p / sum(k.p) FILTER (WHERE k.is_kept) OVER () ELSE 0 END AS weight
+        FROM kept AS k
+    ) AS w;
+END;
+COMMENT ON FUNCTION loracomp.similarity_weights IS
+'Weights of tasks by their probabilities, which are sorted in descending order. The nucleus is kept: the first tasks, until their '
+'probabilities add up to top_p, at most max_adapters, none below min_share but the first. Their weights are their probabilities, '
+'normalised to 1; the others'' are 0.';
+
+CREATE FUNCTION loracomp.uniform_weights(probabilities double precision[], settings loracomp.policy)
+RETURNS double precision[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(w.weight ORDER BY w.rank)
+    FROM (
+        SELECT
+            u.rank,
+            CASE WHEN u.weight > 0 THEN 1.0 / count(*) FILTER (WHERE u.weight > 0) OVER () ELSE 0 END AS weight
+        FROM unnest(loracomp.similarity_weights(probabilities, settings)) WITH ORDINALITY AS u (weight, rank)
+    ) AS w;
+END;
+COMMENT ON FUNCTION loracomp.uniform_weights IS 'Equal weights for the tasks that similarity_weights keeps, and 0 for the others.';
+
+CREATE FUNCTION loracomp.measured_weights(gains double precision[], settings loracomp.policy) RETURNS double precision[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    WITH ranked AS (
+        SELECT
+            u.place, u.gain, row_number() OVER (ORDER BY u.gain DESC, u.place) AS rank,
+            -- Positive for every gain above the margin, also for one below 0.
+            u.gain - least((settings).gain_margin, 0) AS worth
+        FROM unnest(gains) WITH ORDINALITY AS u (gain, place)
+    ), expected AS (
+        SELECT r.*, r.gain > (settings).gain_margin AND r.rank <= (settings).max_adapters AS helps FROM ranked AS r
+    ), kept AS (
+        SELECT
+            e.place, e.worth,
+            e.helps AND (
+                e.rank = 1 OR e.worth / sum(e.worth) FILTER (WHERE e.helps) OVER () >= (settings).min_share - 1e-9
+            ) AS is_kept
+        FROM expected AS e
+    )
+    SELECT array_agg(w.weight ORDER BY w.place)
+    FROM (
+        SELECT
+            k.place,
+            CASE WHEN k.is_kept THEN k.worth / sum(k.worth) FILTER (WHERE k.is_kept) OVER () ELSE 0 END AS weight
+        FROM kept AS k
+    ) AS w;
+END;
+COMMENT ON FUNCTION loracomp.measured_weights IS
+'Weights of adapters by their expected gains: those above gain_margin are kept, at most max_adapters of the highest, none below '
+'min_share but the first. Their weights are their gains (with a margin below 0, less the margin), normalised to 1; the others'' are 0.';
+
+CREATE FUNCTION loracomp.labelled_weights(worths double precision[]) RETURNS double precision[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(w.weight ORDER BY w.place)
+    FROM (
+        SELECT
+            k.place,
+            CASE WHEN k.is_kept THEN k.worth / sum(k.worth) FILTER (WHERE k.is_kept) OVER () ELSE 0 END AS weight
         FROM (
-            SELECT m.example_id FROM loracomp.measurement AS m
-            WHERE m.task_id = calibration_examples.task_id AND m.base_model_id = (
-                SELECT a.base_model_id FROM loracomp.adapter AS a WHERE a.id = usable_adapters[1]
-            )
-            ORDER BY m.example_id
-            LIMIT 1000
-        ) AS measured
-        JOIN loracomp.example AS e ON e.id = measured.example_id AND e.split = 'train'
-            AND e.prompt IS NOT NULL AND e.label IS NOT NULL
-            AND e.choices @> calibration_examples.choices AND e.choices <@ calibration_examples.choices
-        ORDER BY e.content_hash
-        LIMIT (settings).calibration_rows
-    ) AS x
-    WHERE calibration_examples.choices IS NOT NULL AND (settings).weighting = 'measured'
-        AND (settings).calibration_rows > 0 AND similarity >= (settings).min_similarity
-    HAVING count(*) >= 4;
+            SELECT u.worth, u.place, u.worth >= 0.01 - 1e-9 AS is_kept
+            FROM unnest(worths) WITH ORDINALITY AS u (worth, place)
+        ) AS k
+    ) AS w;
 END;
-COMMENT ON FUNCTION loracomp.calibration_examples IS
-'Labelled examples on which biases of a job''s choices are fitted: the task''s measured train examples that have a text and the '
-'same choices, at most calibration_rows of the first 1,000; null if they are fewer than four, if the similarity is below '
-'min_similarity, or if weighting is not measured.';
-
--- The square root of the likelihood: with likelihoods themselves, few rows would decide too much (docs/decisions.md).
-CREATE FUNCTION loracomp.adapter_worths(
-    labelled_task integer, choices text[], tasks integer[], usable_adapters integer[], adapter_tasks integer[]
-) RETURNS double precision[]
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT array_agg(coalesce(loracomp.relative_share(w.log_likelihood, w.highest, 2), 0) ORDER BY w.place)
-    FROM (
-        SELECT u.place, l.log_likelihood, max(l.log_likelihood) OVER () AS highest
-        FROM unnest(tasks) WITH ORDINALITY AS u (task_id, place)
-        LEFT JOIN (
-            SELECT adapter_tasks[array_position(usable_adapters, x.adapter_id)] AS task_id, x.log_likelihood
-            FROM loracomp.task_evidence AS v
-            CROSS JOIN LATERAL unnest(v.adapter_ids, v.log_likelihoods) AS x (adapter_id, log_likelihood)
-            WHERE v.task_id = labelled_task
-                AND v.base_model_id = (
-                    SELECT a.base_model_id FROM loracomp.adapter AS a WHERE a.id = usable_adapters[1]
-                )
-                AND v.choices @> adapter_worths.choices AND v.choices <@ adapter_worths.choices
-        ) AS l ON l.task_id = u.task_id
-    ) AS w
-    HAVING 2 * count(w.log_likelihood) > count(*);
-END;
-COMMENT ON FUNCTION loracomp.adapter_worths IS
-'For each of these tasks what its adapter is worth on a task''s labelled examples with these choices: the square root of their '
-'likelihood, 1 for the best one and 0 for one that is not known; null if not most of them are known.';
+COMMENT ON FUNCTION loracomp.labelled_weights IS
+'Weights of adapters by what they are worth on labelled examples of the task (1 for the best one): those of at least 0.01 are kept, '
+'and their worths normalised to 1; the others'' weights are 0.';
 
 CREATE FUNCTION loracomp.task_weights(
     tasks integer[],
@@ -200,79 +193,38 @@ RETURNS TABLE (
 )
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 5
 BEGIN ATOMIC
-    WITH example AS (
-        SELECT
-            u.task_id,
-            row_number() OVER (ORDER BY u.similarity DESC, u.place) AS rank,
-            loracomp.relative_share(u.similarity, max(u.similarity) OVER (), (settings).temperature) AS e
-        FROM unnest(tasks, similarities) WITH ORDINALITY AS u (task_id, similarity, place)
-        WHERE loracomp.check_similarities(tasks, similarities)
-    ), mass AS (
-        SELECT x.task_id, min(x.rank) AS best, sum(x.e) / sum(sum(x.e)) OVER () AS mass
-        FROM example AS x
-        GROUP BY x.task_id
-    ), ranked AS (
-        -- Rounded, so that equal values stay equal despite rounding errors of sums.
-        SELECT m.task_id, m.mass, row_number() OVER (ORDER BY round(m.mass::numeric, 12) DESC, m.best) AS rank
-        FROM mass AS m
-    ), cumulated AS (
-        SELECT
-            r.task_id,
-            r.rank,
-            r.mass AS p,
-            sum(r.mass) OVER (ORDER BY r.rank) AS mass
-        FROM ranked AS r
-    ), gained AS (
-        SELECT u.task_id, u.gain, u.worth, row_number() OVER (ORDER BY u.gain DESC, u.place) AS rank
-        FROM unnest(gained_tasks, gains, worths) WITH ORDINALITY AS u (task_id, gain, worth, place)
-        WHERE loracomp.check_gains(gained_tasks, gains)
-    ), kept AS (
-        SELECT
-            task_id,
-            c.rank AS place,
-            c.p,
-            g.gain,
-            CASE (settings).weighting WHEN 'measured' THEN g.rank ELSE c.rank END AS rank,
-            -- Weights are expected gain minus margin, which is positive even for a gain below 0 if the margin is lower.
-            CASE (settings).weighting
-                WHEN 'measured' THEN coalesce(g.worth, g.gain - least((settings).gain_margin, 0))
-                ELSE c.p
-            END AS worth,
-            -- Cumulated probabilities can equal top_p exactly (.5 + .4 = .9), so the comparison has a tolerance of 1e-9.
-            CASE (settings).weighting
-                WHEN 'measured' THEN g.gain IS NOT NULL AND CASE
-                    WHEN worths IS NULL THEN g.gain > (settings).gain_margin AND g.rank <= (settings).max_adapters
-                    ELSE g.worth >= 0.01 - 1e-9
-                END
-                ELSE coalesce(c.rank <= (settings).max_adapters AND c.mass - c.p < (settings).top_p - 1e-9, FALSE)
-            END AS keep
-        FROM cumulated AS c
-        FULL JOIN gained AS g USING (task_id)
-    ), composed AS (
-        SELECT
-            k.*,
-            k.keep AND (
-                (worths IS NOT NULL AND (settings).weighting = 'measured') OR k.rank = 1
-                OR k.worth / sum(k.worth) FILTER (WHERE k.keep) OVER () >= (settings).min_share - 1e-9
-            ) AS in_nucleus
-        FROM kept AS k
-    )
     SELECT
-        c.task_id,
-        coalesce(c.p, 0),
-        c.in_nucleus,
-        CASE
-            WHEN NOT c.in_nucleus THEN 0
-            WHEN (settings).weighting = 'uniform' THEN 1.0 / count(*) FILTER (WHERE c.in_nucleus) OVER ()
-            ELSE c.worth / sum(c.worth) FILTER (WHERE c.in_nucleus) OVER ()
-        END,
-        c.gain
-    FROM composed AS c
-    ORDER BY c.place, c.gain DESC, c.task_id;
+        task_id,
+        coalesce(s.probability, 0),
+        coalesce(s.weight, g.weight, 0) > 0,
+        coalesce(s.weight, g.weight, 0),
+        g.gain
+    FROM (
+        SELECT u.*
+        FROM loracomp.task_probabilities(tasks, similarities, (settings).temperature) AS p
+        CROSS JOIN LATERAL unnest(
+            p.task_ids, p.probabilities,
+            CASE (settings).weighting
+                WHEN 'similarity' THEN loracomp.similarity_weights(p.probabilities, settings)
+                WHEN 'uniform' THEN loracomp.uniform_weights(p.probabilities, settings)
+            END
+        ) WITH ORDINALITY AS u (task_id, probability, weight, rank)
+    ) AS s
+    FULL JOIN (
+        SELECT u.*
+        FROM unnest(
+            gained_tasks, gains,
+            CASE
+                WHEN (settings).weighting <> 'measured' THEN NULL
+                WHEN worths IS NULL THEN loracomp.measured_weights(gains, settings)
+                ELSE loracomp.labelled_weights(worths)
+            END
+        ) AS u (task_id, gain, weight)
+        WHERE loracomp.check_gains(gained_tasks, gains)
+    ) AS g USING (task_id)
+    ORDER BY s.rank, g.gain DESC, task_id;
 END;
 COMMENT ON FUNCTION loracomp.task_weights IS
-'Probabilities and weights of tasks, from retrieved examples'' tasks and cosine similarities: softmax over the examples, '
-'sum by task, nucleus over the tasks, at most max_adapters, none below min_share; the kept tasks'' weights are normalised to 1. '
-'At least one task is kept; among equal tasks the one with the most similar example comes first. Weighting measured keeps, '
-'instead of the nucleus, tasks whose expected gain (in gained_tasks) is above gain_margin (maybe none), and weights them by it; '
-'given worths (of gained_tasks, 1 for the best), it keeps those of at least 0.01, and weights them by these.';
+'Probabilities and weights of tasks, from the tasks and cosine similarities of retrieved examples. The policy''s weighting decides '
+'which function weighs them: similarity_weights, uniform_weights or, by the expected gains of gained_tasks, measured_weights; given '
+'worths of gained_tasks (1 for the best), labelled_weights in its place. in_nucleus says which tasks have a weight.';

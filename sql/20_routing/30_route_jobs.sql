@@ -1,7 +1,7 @@
 -- Live routing: a worker calls route_jobs for each batch that it claimed.
 --   route_jobs                  compositions and traces for a batch of jobs and their vectors
 --     check_encoder_unchanged, checked_embedding
---     asked_routes              what each job asks for, and its eligible tasks
+--     routing_inputs            what each job asks of routing, and its eligible tasks
 --       in_chat_template        whether its prompt is put into the base model's chat template
 --       usable_tasks, narrowed_tasks, active_adapters, search_exactly
 --     route_query               nearest examples, and from them the weights of tasks, for one vector
@@ -17,17 +17,18 @@
 -- In this file a function comes before its callers, because Postgres checks the body of a SQL function when it is created.
 
 -- Changes nothing. Jobs of one submitter share the search for tasks that he may use, and jobs with the same limits all searches.
-CREATE FUNCTION loracomp.asked_routes(job_ids bigint[])
+CREATE FUNCTION loracomp.routing_inputs(job_ids bigint[])
 RETURNS TABLE (
     job_id bigint,
     base_model text,
-    calibrated text[],
+    choices_to_calibrate text[],
     chat_template boolean,
     own_task integer,
+    is_pinned boolean,
     pinned_tasks integer[],
     pinned_weights double precision[],
     settings loracomp.policy,
-    stored jsonb,
+    policy_snapshot jsonb,
     eligible integer[],
     searched integer[],
     exact boolean,
@@ -39,13 +40,13 @@ BEGIN ATOMIC
     WITH used AS MATERIALIZED (
         SELECT
             p.name, p AS settings, p.weighting = 'measured' AS measured,
-            to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS stored
+            to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS policy_snapshot
         FROM loracomp.policy AS p
-        WHERE p.name IN (SELECT j.policy FROM loracomp.job AS j WHERE j.id = ANY (asked_routes.job_ids))
+        WHERE p.name IN (SELECT j.policy FROM loracomp.job AS j WHERE j.id = ANY (routing_inputs.job_ids))
     ), asked AS MATERIALIZED (
         SELECT
             j.id, j.base_model, j.submitted_by, j.exclude_tasks, coalesce(j.tasks, '{}') AS named_tasks, j.weights,
-            u.settings, u.stored, u.measured,
+            u.settings, u.policy_snapshot, u.measured,
             (SELECT t.id FROM loracomp.task AS t WHERE t.name = j.task) AS own_task,
             -- For a deleted task this is null, which matches none.
             ARRAY(
@@ -53,14 +54,15 @@ BEGIN ATOMIC
                 LEFT JOIN loracomp.task AS t ON t.name = n.name ORDER BY n.place
             ) AS pinned_tasks,
             -- A system text of its own would make each job score the rows again.
-            CASE WHEN (u.settings).router = 'retrieval' AND j.system_text IS NULL THEN j.choices END AS calibrated,
+            CASE WHEN (u.settings).router = 'retrieval' AND j.system_text IS NULL THEN j.choices END
+                AS choices_to_calibrate,
             loracomp.in_chat_template(
                 (u.settings).chat_template, b.has_chat_template, j.choices, j.chat_template, j.system_text
             ) AS chat_template
         FROM loracomp.job AS j
         JOIN used AS u ON u.name = j.policy
         JOIN loracomp.base_model AS b ON b.name = j.base_model
-        WHERE j.id = ANY (asked_routes.job_ids)
+        WHERE j.id = ANY (routing_inputs.job_ids)
     ), usable AS MATERIALIZED (
         -- With weighting measured, measured examples of tasks without an adapter also show which adapters help.
         SELECT
@@ -76,7 +78,9 @@ BEGIN ATOMIC
         ) AS s
         JOIN usable AS u USING (base_model, submitted_by, measured)
     ), scope AS MATERIALIZED (
-        SELECT n.*, x.searched, c.adapter_ids, c.adapter_tasks, loracomp.search_exactly(x.searched) AS exact
+        SELECT
+            n.*, x.searched, loracomp.search_exactly(x.searched) AS exact,
+            coalesce(c.adapter_ids, '{}') AS adapter_ids, coalesce(c.adapter_tasks, '{}') AS adapter_tasks
         FROM narrowed AS n
         CROSS JOIN LATERAL (SELECT coalesce(n.more, n.eligible) AS searched) AS x
         LEFT JOIN LATERAL (
@@ -85,15 +89,15 @@ BEGIN ATOMIC
         ) AS c ON TRUE
     )
     SELECT
-        a.id, a.base_model, a.calibrated, a.chat_template, a.own_task, a.pinned_tasks, a.weights, a.settings,
-        a.stored, s.eligible, s.searched, s.exact, s.adapter_ids, s.adapter_tasks
+        a.id, a.base_model, a.choices_to_calibrate, a.chat_template, a.own_task, a.weights IS NOT NULL, a.pinned_tasks,
+        a.weights, a.settings, a.policy_snapshot, s.eligible, s.searched, s.exact, s.adapter_ids, s.adapter_tasks
     FROM asked AS a
     JOIN scope AS s USING (base_model, submitted_by, measured, exclude_tasks, named_tasks);
 END;
-COMMENT ON FUNCTION loracomp.asked_routes IS
+COMMENT ON FUNCTION loracomp.routing_inputs IS
 'What each of these jobs asks of routing: its policy''s settings, the tasks and weights that it gives itself, the choices that may be '
 'calibrated; the tasks whose adapters it may compose (eligible) and whose examples are searched, whether exactly; and with '
-'weighting measured the active adapters of the eligible tasks.';
+'weighting measured the active adapters of the eligible tasks, otherwise none.';
 
 -- Changes nothing. Calls nearest_examples, expected_gains and task_weights for one vector.
 CREATE FUNCTION loracomp.route_query(
@@ -140,7 +144,7 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (
         -- CASE, so that jobs of tasks with an adapter do not pay for the call.
         SELECT CASE
-            WHEN choices IS NOT NULL AND near.task_id <> ALL (adapter_tasks)
+            WHEN (settings).weighting = 'measured' AND choices IS NOT NULL AND near.task_id <> ALL (adapter_tasks)
                 THEN loracomp.calibration_examples(choices, near.task_id, n.similarities[1], usable_adapters, settings)
         END AS examples
         FROM (VALUES (n.tasks[1])) AS near (task_id)
@@ -206,7 +210,7 @@ AS $$
     -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
     SELECT FROM loracomp.job LIMIT 0;
     WITH routed AS MATERIALIZED (
-        SELECT g.place, g.embedding, a.*, a.pinned_weights IS NOT NULL AS is_pinned, r.*
+        SELECT g.place, g.embedding, a.*, r.*
         FROM (
             SELECT u.job_id, u.place, loracomp.checked_embedding(u.embedding) AS embedding
             FROM unnest(route_jobs.job_ids, route_jobs.embeddings) WITH ORDINALITY AS u (job_id, embedding, place)
@@ -214,11 +218,11 @@ AS $$
             WHERE (SELECT loracomp.check_encoder_unchanged(route_jobs.encoder, route_jobs.input_version))
             OFFSET 0 -- each vector is converted once
         ) AS g
-        JOIN loracomp.asked_routes(route_jobs.job_ids) AS a USING (job_id)
+        JOIN loracomp.routing_inputs(route_jobs.job_ids) AS a USING (job_id)
         -- If the job gives weights for its tasks, nothing is retrieved.
         CROSS JOIN LATERAL loracomp.route_query(
-            g.embedding, CASE WHEN a.pinned_weights IS NULL THEN a.searched ELSE '{}' END,
-            a.exact OR a.pinned_weights IS NOT NULL, a.settings, a.adapter_ids, a.adapter_tasks, a.calibrated
+            g.embedding, CASE WHEN a.is_pinned THEN '{}' ELSE a.searched END,
+            a.exact OR a.is_pinned, a.settings, a.adapter_ids, a.adapter_tasks, a.choices_to_calibrate
         ) AS r
     )
     SELECT
@@ -232,7 +236,7 @@ AS $$
                 JOIN loracomp.task AS t ON t.id = u.task_id ORDER BY u.place
             ),
             r.similarities, t.tasks, t.probabilities, t.weights, c.names, c.adapter_ids, c.adapter_sha256, c.adapter_weights,
-            r.stored,
+            r.policy_snapshot,
             CASE WHEN c.names = '{}' THEN loracomp.fallback_reason(
                 r.settings, r.is_pinned, r.own_task, r.embedding, r.eligible, r.searched, r.similarities, r.gains
             ) END,

@@ -139,6 +139,11 @@ loracomp.explain_composition,
 loracomp.explain_run
 TO loracomp_submitter, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
+loracomp.task_probabilities,
+loracomp.similarity_weights,
+loracomp.uniform_weights,
+loracomp.measured_weights,
+loracomp.labelled_weights,
 loracomp.check_similarities,
 loracomp.check_gains,
 loracomp.relative_share,

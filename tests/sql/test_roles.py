@@ -30,6 +30,7 @@ EXECUTE = {
     """,
     "loracomp_analyst": """
         route task_weights policy_with wilson_interval mcnemar_p
+        task_probabilities similarity_weights uniform_weights measured_weights labelled_weights
         check_similarities check_range composition_text seconds_between may_read masked_tasks
         caller masked_adapter compute_seconds confidence check_gains relative_share
         answers_since estimated_rows
@@ -49,6 +50,7 @@ EXECUTE = {
         erase_example erase_submitter
         erase_jobs add_embeddings
         tune_routing route task_weights policy_with wilson_interval mcnemar_p
+        task_probabilities similarity_weights uniform_weights measured_weights labelled_weights
         start_evaluation caller may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
@@ -67,7 +69,7 @@ OWNERS_ALONE = """
     check_task_exists did_you_mean readable_roles
     check_tasks_exist check_name check_names with_settings tasks_that_saw
     checked_embedding check_encoder_unchanged usable_tasks narrowed_tasks
-    search_exactly nearest_examples reduce_embedding reduce_embeddings asked_routes route_query
+    search_exactly nearest_examples reduce_embedding reduce_embeddings routing_inputs route_query
     compose_tasks trace_tasks fallback_reason
     calibration_examples adapter_worths in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs wake_jobs hold_jobs

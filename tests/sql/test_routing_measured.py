@@ -172,21 +172,21 @@ MUTANTS = [
     ("(similarity - highest) / temperature", "(similarity - highest) * temperature"),
     ("SELECT adapter_tasks[p.place] AS", "SELECT adapter_tasks[1] AS"),
     ("m.example_id = s.example_id", "m.example_id >= s.example_id"),
-    ("g.gain > (settings).gain_margin", "g.gain > 0"),
-    ("g.gain > (settings).gain_margin", "g.gain > -(settings).gain_margin"),
-    ("AND g.rank <= (settings).max_adapters", ""),
-    ("g.gain - least((settings).gain_margin, 0)", "g.gain"),
-    ("g.gain - least((settings).gain_margin, 0)", "c.p"),
+    ("r.gain > (settings).gain_margin", "r.gain > 0"),
+    ("r.gain > (settings).gain_margin", "r.gain > -(settings).gain_margin"),
+    ("AND r.rank <= (settings).max_adapters", ""),
+    ("u.gain - least((settings).gain_margin, 0)", "u.gain"),
+    ("u.gain - least((settings).gain_margin, 0)", "1"),
     ("ORDER BY u.gain DESC, u.place", "ORDER BY u.gain, u.place"),
-    ("k.rank = 1\n                OR k.worth", "k.worth"),
+    ("e.rank = 1 OR e.worth", "e.worth"),
 ]
 
 
 @pytest.mark.parametrize(("right", "wrong"), MUTANTS)
 def test_a_wrong_formula_is_found(connection: db.Connection, shared: Shared, right: str, wrong: str) -> None:
-    (source,) = (file.source for file in sql_files() if file.path.endswith("10_task_weights.sql"))
+    source = "".join(file.source for file in sql_files() if file.path.startswith("20_routing/1"))
     changed = 0
-    for name in ("relative_share", "expected_gains", "task_weights"):
+    for name in ("relative_share", "expected_gains", "measured_weights"):
         start = source.index(f"CREATE FUNCTION loracomp.{name}(")
         made = source[start : source.index("\nCOMMENT", start)]
         if right in made:
