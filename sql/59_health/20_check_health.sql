@@ -170,16 +170,16 @@ LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
     WITH living AS MATERIALIZED (
-        SELECT w.* FROM worker_status AS w WHERE w.status NOT IN ('gone', 'stopped')
+        SELECT w.* FROM loracomp.worker_status AS w WHERE w.status NOT IN ('gone', 'stopped')
     ),
     queue AS MATERIALIZED (
-        SELECT q.*, q.base_model IN (SELECT w.base_model FROM living AS w) AS is_served FROM queue_health AS q
+        SELECT q.*, q.base_model IN (SELECT w.base_model FROM living AS w) AS is_served FROM loracomp.queue_health AS q
     )
     SELECT 'models', 'fail', 'a default base model and an encoder are set', ARRAY(
         SELECT 'no base model is the default: loracomp model add SOURCE --default'
-        WHERE NOT EXISTS (SELECT FROM base_model AS b WHERE b.is_default)
+        WHERE NOT EXISTS (SELECT FROM loracomp.base_model AS b WHERE b.is_default)
         UNION ALL
-        SELECT 'no encoder is set: loracomp encoder set SOURCE' WHERE NOT EXISTS (SELECT FROM encoder)
+        SELECT 'no encoder is set: loracomp encoder set SOURCE' WHERE NOT EXISTS (SELECT FROM loracomp.encoder)
     )
     UNION ALL
     SELECT 'adapters', 'warn', format('%s active', n.active), ARRAY(
@@ -187,16 +187,16 @@ AS $$
         UNION ALL
         SELECT format('never retrieved, because no example is embedded: %s; loracomp task import brings examples',
             string_agg(t.name, ', ' ORDER BY t.name))
-        FROM task AS t
-        WHERE EXISTS (SELECT FROM adapter AS a WHERE a.task_id = t.id AND a.status = 'active')
-            AND NOT EXISTS (SELECT FROM example_embedding AS e WHERE e.task_id = t.id)
+        FROM loracomp.task AS t
+        WHERE EXISTS (SELECT FROM loracomp.adapter AS a WHERE a.task_id = t.id AND a.status = 'active')
+            AND NOT EXISTS (SELECT FROM loracomp.example_embedding AS e WHERE e.task_id = t.id)
         HAVING count(t.id) > 0
     )
-    FROM (SELECT count(*) AS active FROM adapter AS a WHERE a.status = 'active') AS n
+    FROM (SELECT count(*) AS active FROM loracomp.adapter AS a WHERE a.status = 'active') AS n
     UNION ALL
     SELECT 'queue', 'warn', format('%s jobs are due', (SELECT sum(q.due) FROM queue AS q)), ARRAY(
         SELECT format('leases of %s jobs ran out, and no worker has put them back: start one', count(*))
-        FROM job AS j WHERE j.status = 'running' AND j.lease_expires_at < now() - interval '1 minute' HAVING count(*) > 0
+        FROM loracomp.job AS j WHERE j.status = 'running' AND j.lease_expires_at < now() - interval '1 minute' HAVING count(*) > 0
         UNION ALL
         SELECT format('jobs for %s have waited for %s s: start %s', q.base_model, round(q.oldest_due_s),
             CASE WHEN q.is_served THEN 'more workers' ELSE 'a worker that serves it' END)
@@ -204,7 +204,7 @@ AS $$
     )
     UNION ALL
     SELECT 'workers', 'warn', format('%s alive', (SELECT count(*) FROM living)), ARRAY(
-        SELECT format('%s is gone without a word: look at its log', w.worker) FROM worker_status AS w WHERE w.status = 'gone'
+        SELECT format('%s is gone without a word: look at its log', w.worker) FROM loracomp.worker_status AS w WHERE w.status = 'gone'
         UNION ALL
         SELECT format('versions %s run: start the older ones again', string_agg(DISTINCT w.code_version, ', '))
         FROM living AS w HAVING count(DISTINCT w.code_version) > 1
@@ -212,9 +212,9 @@ AS $$
     UNION ALL
     SELECT 'reports', 'warn', 'no older than a day, or nothing is newer', ARRAY(
         SELECT format('%s is of %s: schedule `loracomp refresh`', r.report, to_char(r.refreshed_at, 'YYYY-MM-DD HH24:MI'))
-        FROM report_refresh AS r
+        FROM loracomp.report_refresh AS r
         WHERE r.refreshed_at < now() - interval '1 day'
-            AND r.refreshed_at < (SELECT max(j.finished_at) FROM job AS j WHERE j.finished_at IS NOT NULL)
+            AND r.refreshed_at < (SELECT max(j.finished_at) FROM loracomp.job AS j WHERE j.finished_at IS NOT NULL)
         ORDER BY r.report
     )
 $$;
