@@ -4,7 +4,7 @@
 --   give_reason                 sets the reason that events get in this transaction
 --   trigger keep_audit_event    refuses to change events
 
--- Writes an event with the row before and after for every change of a row. For tables that change rarely.
+-- Writes an event with the row before and after each change. It runs once for each row, so it is for tables that change rarely.
 CREATE FUNCTION loracomp.audit_row() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -30,8 +30,8 @@ $$;
 COMMENT ON FUNCTION loracomp.audit_row IS
 'Trigger: writes changes of a row to audit_event, with the row before and after.';
 
--- Sets the reason that the audit's triggers write in this transaction, and returns the previous one. The calling functions can't
--- use a SET clause instead, because Postgres lets only superusers set unknown parameters there.
+-- Sets the reason that the audit's triggers write in this transaction, and returns the previous reason, which the caller sets again at
+-- its end. A SET clause would do this, but Postgres lets only superusers write unknown parameters there.
 CREATE FUNCTION loracomp.give_reason(reason text) RETURNS text
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp

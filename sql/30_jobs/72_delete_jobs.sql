@@ -1,8 +1,9 @@
--- Deletes jobs with their answers and traces, whatever their status. A worker that is running one of them
--- will not record its answer. If a worker is just writing an answer, it waits for that. It doesn't wait for reports: claims and submitters call
--- it too, and a refresh that counts a job which is deleted meanwhile counts its day again the next time. Functions for administrators lock
--- report_day before they call it, so that no closed day counts these jobs. The jobs' audit events stay, because
--- they contain only ids, states and roles; one more event says who erased how many, or whom.
+-- Deletes jobs with their answers and traces, whatever their status. A worker that is running one of them can't record its answer any
+-- more; if it is just recording it, this function waits for that. The jobs' audit events stay, because they contain only ids, states and
+-- roles. One more event says who deleted how many jobs, or whose.
+--
+-- It does not wait for reports: a refresh that has counted a job which is deleted meanwhile counts that day again the next time. Only a
+-- closed day is never counted again, so functions of administrators lock report_day before they call this one.
 CREATE FUNCTION loracomp.delete_jobs(ids bigint[], reason text DEFAULT 'delete_jobs', submitter name DEFAULT NULL)
 RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql
@@ -11,7 +12,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     before CONSTANT text := loracomp.give_reason(delete_jobs.reason);
-    -- Reset it, because a caller's session may have set it, and the audit would then write one event, as for purge_jobs.
+    -- The caller's session may have set it; the audit would then write one event for all jobs, as it does for purge_jobs.
     purging CONSTANT text := set_config('loracomp.purging', 'off', true);
     deleted bigint[];
     unfinished bigint;

@@ -1,5 +1,6 @@
--- Waits until a job has ended or the timeout is over, and returns its status. Reads only, with the caller's rights, in a loop:
--- each iteration has a new snapshot, but the statement's own snapshot stays open while it waits.
+-- Waits until a job has ended or the timeout is over, and returns its status. It only reads, with the caller's rights. Each turn of its
+-- loop takes a new snapshot and so sees what has been committed meanwhile. The snapshot of the calling statement stays open while it
+-- waits, and keeps vacuum from removing dead rows; therefore the timeout is limited.
 CREATE FUNCTION loracomp.wait_for_job(id bigint, timeout interval DEFAULT '30 seconds') RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -9,7 +10,7 @@ DECLARE
     pause double precision := 0.02;
     found_job record;
 BEGIN
-    -- IS NOT TRUE, because a null would pass, and the wait would have no end.
+    -- IS NOT TRUE, because otherwise a null timeout would pass and the wait would never end.
     IF (extract(EPOCH FROM wait_for_job.timeout) BETWEEN 0 AND 300) IS NOT TRUE THEN
         RAISE EXCEPTION 'timeout must be between 0 and 5 minutes, and is %', wait_for_job.timeout
             USING ERRCODE = 'invalid_parameter_value',

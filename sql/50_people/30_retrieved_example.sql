@@ -2,8 +2,8 @@
 --   retrieved_example           a row for each retrieved example
 --     readable_example          the example's text, if the reader may read its task
 
--- Reads only. Returns no row if the example was deleted, if the caller may not read its task, or if no job of the caller's retrieved it:
--- otherwise a submitter could list all examples by counting.
+-- Reads only. Returns no row if the example was deleted, if the caller may not read its task, or if no job of the caller's retrieved it.
+-- Without the last condition a submitter could list all examples by trying one number after another.
 CREATE FUNCTION loracomp.readable_example(job_id bigint, id bigint)
 RETURNS TABLE (source_ref text, prompt text, label text)
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1

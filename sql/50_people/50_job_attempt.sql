@@ -1,10 +1,10 @@
--- Each time that a worker took a job.
+-- The attempts of jobs: each time that a worker took a job.
 --   job_attempt                 a row for each attempt
 --     attempts_of               attempts in the audit, of jobs that the reader may see
 --       caller, caller_is_admin
 
--- Reads only, from the audit: an attempt begins when the job's status becomes running, and ends with the next change of status.
--- Returns no rows for a job of another submitter.
+-- Reads only. In the audit an attempt begins with the event that makes the job's status running, and ends with the next event. It
+-- returns no rows for a job of another submitter.
 CREATE FUNCTION loracomp.attempts_of(job_id bigint)
 RETURNS TABLE (
     attempt integer, worker text, started_at timestamptz, ended_at timestamptz, next_status text, reason text

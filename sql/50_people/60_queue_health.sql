@@ -1,5 +1,5 @@
--- Reads only. It runs with its owner's rights and shows everybody the numbers of the whole queue, because a submitter's own
--- jobs alone don't tell how long to wait. Each branch uses its own index.
+-- Reads only. It runs with its owner's rights and shows everybody the numbers of the whole queue, because submitters can't tell from
+-- their own jobs how long they will have to wait. Each branch of `recent` reads an index of its own.
 CREATE VIEW loracomp.queue_health AS
 WITH recent AS (
     SELECT j.* FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled

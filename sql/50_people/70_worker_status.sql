@@ -1,5 +1,5 @@
--- Reads only. The last reports of workers, and which workers don't report any more; running is counted in the queue. It runs
--- with its owner's rights, because schema bi shows it too.
+-- Reads only. It shows what workers last reported, and which workers have stopped reporting. The number of running jobs comes from the
+-- queue. The view runs with its owner's rights, because roles that may read only schema bi see it there.
 CREATE VIEW loracomp.worker_status AS
 SELECT
     w.name AS worker,

@@ -1,4 +1,4 @@
--- Erasure: deletes examples or jobs on somebody's request, and all rows that contain their text.
+-- Erasure: deletes examples or jobs when somebody asks for it, with all rows that contain their text.
 --   erase_example               an example, and the jobs that were made from it
 --   erase_submitter             all jobs and declarations of a submitter
 --     erase_declaration         a declaration with all that it knows of rows
@@ -7,9 +7,9 @@
 --     erase_sums                what reports keep of a tag
 --     each: delete_jobs         jobs with their answers and traces, whatever their status: 30_jobs/72_delete_jobs.sql
 
--- Deletes an example with its embedding and measurements, and the jobs that were made from it (evaluations, kind measure) with
--- their answers, because they contain its text. Traces keep its id and similarity, and the audit its id. Adapters that were
--- trained on it are reported, not changed.
+-- Deletes an example with its embedding and measurements. Jobs that were made from it (of evaluations, or of kind measure) contain its
+-- text, so they are deleted with their answers. Traces keep the example's id and similarity, and the audit keeps its id. Adapters that
+-- may have been trained on it are named and not changed.
 CREATE FUNCTION loracomp.erase_example(example_id bigint) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -47,8 +47,8 @@ COMMENT ON FUNCTION loracomp.erase_example IS
 'Deletes an example with its embedding, its measurements and the jobs that were made from it; returns what was deleted, and '
 'what refers to it and was kept. Importing the data set again would bring it back.';
 
--- Forgets a declaration. If that can't be done, because others' objects depend on its view or somebody has locked its table, it is paused
--- and everything that it knows of rows is deleted. Returns the reason then, and otherwise null.
+-- Deletes a declaration and returns null. If this fails, because other objects depend on its view or somebody has locked its table, it
+-- pauses the declaration, deletes everything that is stored about its rows, and returns the reason.
 CREATE FUNCTION loracomp.erase_declaration(d loracomp.declaration) RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -68,9 +68,9 @@ $$;
 COMMENT ON FUNCTION loracomp.erase_declaration IS
 'Forgets a declaration with its answers and corrections; returns null, or why it could only be emptied and paused. For erase_submitter.';
 
--- Of the reports, jobs_by_day names submitters and answers_by_tag has texts of tags and choices. Both lose the rows of the submitter's
--- days at once, and the next refresh computes those of the jobs that are left. Rows of answers_by_tag of closed days can't be computed
--- again. They sum what all submitters' jobs had, so they stay. The other reports have no text of submitters.
+-- Two reports contain something of a submitter: jobs_by_day has its name, and answers_by_tag has texts of tags and choices. The rows of
+-- the submitter's days are deleted from both at once, and the next refresh computes these days from the jobs that are left. A closed
+-- day of answers_by_tag can't be computed again. Its rows are sums over all submitters' jobs, so they stay.
 CREATE FUNCTION loracomp.erase_submitter(submitter name) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -100,7 +100,7 @@ BEGIN
     own_tasks := ARRAY(
         SELECT a.task_id FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter AND a.task_id IS NOT NULL
     );
-    -- Administrators' evaluations of corrected rows have the rows' texts too.
+    -- Evaluations of corrected rows, which administrators start, have the rows' texts too.
     RETURN QUERY
     SELECT e.* FROM loracomp.delete_jobs(
         ARRAY(
@@ -208,8 +208,8 @@ COMMENT ON FUNCTION loracomp.erase_jobs IS
 'Deletes the jobs with these ids or with all of these tags, with their answers and traces; returns what was deleted and what was '
 'kept, such as corrections of rows of declarations, which go when the row is deleted. Submitters may erase their own jobs, administrators all jobs.';
 
--- Deletes what bi.answers_by_tag has of closed days by this tag; returns how much, and what stays. The sums of closed days are those
--- of single tags, so they can be corrected only if one tag is given.
+-- Deletes this tag's rows of closed days from the report answers_by_tag, and returns what stays. The report's sums are by single tags,
+-- so it deletes nothing if the caller gives several tags, all of which the erased jobs had.
 CREATE FUNCTION loracomp.erase_sums(tags jsonb) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp

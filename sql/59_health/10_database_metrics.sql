@@ -3,7 +3,7 @@
 --     worker_status
 --     oldest_snapshots          the sessions that keep vacuum from removing dead rows
 
--- Reads only. The schema's owner should be a member of pg_read_all_stats: without it, sessions of other roles are not visible.
+-- Reads only. The schema's owner should be a member of pg_read_all_stats, because otherwise it does not see sessions of other roles.
 CREATE FUNCTION loracomp.oldest_snapshots()
 RETURNS TABLE (kind text, seconds double precision, transactions bigint, holder text)
 LANGUAGE sql STABLE
@@ -41,7 +41,7 @@ $$;
 COMMENT ON FUNCTION loracomp.oldest_snapshots IS
 'What keeps vacuum from removing dead rows: the oldest session, prepared transaction and replication slot.';
 
--- Reads only. It counts the whole queue, so don't call it too often.
+-- Reads only. It counts the whole queue, so it should not be called more often than every few seconds.
 CREATE FUNCTION loracomp.database_metrics() RETURNS TABLE (metric text, labels jsonb, value double precision)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp

@@ -31,8 +31,8 @@ $$;
 COMMENT ON FUNCTION loracomp.check_health IS
 'Checks of the database for administrators: each with ok, warn or fail, and what to do.';
 
--- Reads only. Each of these functions returns a row for each check: its status if there are troubles, what it says if there are
--- none, and the troubles, each with what to do.
+-- Reads only. Each of the following functions returns a row for each of its checks: the status that the check has if it finds
+-- something wrong, what it says otherwise, and what it has found, each with what to do about it.
 CREATE FUNCTION loracomp.check_server()
 RETURNS TABLE (check_name text, otherwise text, fine text, troubles text[])
 LANGUAGE sql STABLE
@@ -82,8 +82,9 @@ $$;
 COMMENT ON FUNCTION loracomp.check_server IS
 'Checks of the server: its release, durability, memory for the index, and what keeps dead rows.';
 
--- Reads only the catalog. `others` are functions and operators of roles that may not act as our owner: if ours called one, such a role
--- would have the rights of whoever calls ours. A function in C was installed by a superuser, whoever owns it.
+-- Reads only the catalog. `others` are the functions and operators of roles that may not act as our owner. If a function of ours called
+-- one of them, the role that owns it would have the rights of whoever calls ours. Functions in C are left out, because only a superuser
+-- can make one, whoever owns it now.
 CREATE FUNCTION loracomp.check_objects()
 RETURNS TABLE (check_name text, otherwise text, fine text, troubles text[])
 LANGUAGE sql STABLE

@@ -1,7 +1,7 @@
 -- Privileges of each role on tables and views. 20_rows.sql limits the rows; 30_functions.sql grants functions.
 
--- Revokes from PUBLIC the EXECUTE privilege that Postgres grants on every new function, in the transaction that creates them;
--- then grants privileges to each role. Every role may see the schema's revision.
+-- Postgres grants EXECUTE on every new function to PUBLIC. This is revoked here, in the transaction that creates the functions. Then
+-- each role gets its privileges. Every role may see the schema's revision.
 REVOKE ALL ON ALL ROUTINES IN SCHEMA loracomp, bi FROM public;
 GRANT USAGE ON SCHEMA loracomp TO loracomp_submitter, loracomp_worker, loracomp_analyst, loracomp_admin;
 GRANT SELECT ON TABLE loracomp.alembic_version, loracomp.sql_object

@@ -1,5 +1,5 @@
--- Which role may execute which function. Functions not named here are only for the owner, for triggers, and for functions that
--- run with the owner's rights. A test lists all of them.
+-- Which role may execute which function. A function that is not named here can be called only by the owner, by triggers, and by functions
+-- that run with the owner's rights. tests/sql/test_roles.py lists them.
 
 -- Submitters, and administrators.
 GRANT EXECUTE ON FUNCTION
