@@ -16,7 +16,7 @@ db_app = typer.Typer(no_args_is_help=True)
 
 def init(
     again: Annotated[
-        bool, typer.Option("--again", help="Create functions, views and grants again, even if unchanged.")
+        bool, typer.Option("--again", help="Make functions, views and grants again, even if no file has changed.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -29,11 +29,11 @@ def init(
 
 def sql(
     since: Annotated[
-        str | None, typer.Option("--from", help="Only what leads there from this release, such as 1.0.")
+        str | None, typer.Option("--from", help="Print only what upgrades the schema of this release, such as 1.0.")
     ] = None,
-    to: Annotated[str | None, typer.Option(help="The release that it leads to; of this program, only its own.")] = None,
+    to: Annotated[str | None, typer.Option(help="The release that the script leads to; a program knows only its own.")] = None,
 ) -> None:
-    """Print the schema as a script for psql: what `init` makes, for databases that no program installs."""
+    """Print the statements that `init` runs, as a script for psql."""
     from loracomp.database.script import schema_script
 
     typer.echo(schema_script(since, to))
@@ -55,7 +55,7 @@ def stop(as_json: AsJson = False) -> None:
 
 @db_app.command()
 def reset(
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete the embedded database and all data in it: jobs, answers, adapters. Asks first."""

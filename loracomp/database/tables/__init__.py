@@ -2,7 +2,8 @@
 
 Applications may import this package to insert jobs and read predictions.
 
-Tests (`alembic check`, and a comparison of constraints and indexes) prove that the migrations produce these tables.
+Migration 0001 makes the tables as they are described here, until 1.0 is tagged. Tests prove that the migrations lead to
+these tables: `alembic check`, and a comparison of constraints and indexes, which alembic does not see.
 Constraint names read as sentences, because users see them in error messages.
 """
 
