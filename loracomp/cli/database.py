@@ -31,7 +31,9 @@ def sql(
     since: Annotated[
         str | None, typer.Option("--from", help="Print only what upgrades the schema of this release, such as 1.0.")
     ] = None,
-    to: Annotated[str | None, typer.Option(help="The release that the script leads to; a program knows only its own.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="The release that the script leads to; a program knows only its own.")
+    ] = None,
 ) -> None:
     """Print the statements that `init` runs, as a script for psql."""
     from loracomp.database.script import schema_script
