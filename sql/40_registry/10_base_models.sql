@@ -2,8 +2,6 @@
 --   register_base_model
 --   set_default_base_model
 --     find_base_model
---   remove_base_model
---     find_base_model
 --   find_base_model             by name, or the default
 
 -- Adds a base model, or changes the source of a known one; raises if the name belongs to other weights.
@@ -70,38 +68,6 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.set_default_base_model IS
 'Makes a base model the default. Jobs that are already queued keep their base model.';
-
--- Removes a base model; with force also its adapters. Raises while jobs or evaluations name it.
-CREATE FUNCTION loracomp.remove_base_model(name text, force boolean DEFAULT false) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
-AS $$
-DECLARE
-    base CONSTANT loracomp.base_model := loracomp.find_base_model(coalesce(remove_base_model.name, ''));
-    users CONSTANT text := concat_ws(
-        ' and ',
-        (SELECT count(*) || ' jobs' FROM loracomp.job AS j WHERE j.base_model = base.name HAVING count(*) > 0),
-        (SELECT count(*) || ' evaluations' FROM loracomp.evaluation AS e WHERE e.base_model = base.name HAVING count(*) > 0)
-    );
-    adapters CONSTANT bigint := (SELECT count(*) FROM loracomp.adapter AS a WHERE a.base_model_id = base.id);
-BEGIN
-    IF users <> '' THEN
-        RAISE EXCEPTION 'base model % is named by %', base.name, users
-            USING HINT = 'loracomp.purge_jobs or loracomp.erase_jobs deletes these jobs; a base model without a worker does no harm';
-    END IF;
-    IF adapters > 0 AND remove_base_model.force IS NOT TRUE THEN
-        RAISE EXCEPTION 'base model % has % adapters', base.name, adapters
-            USING HINT = 'force (force => true, --force) deletes the adapters too';
-    END IF;
-    IF base.is_default AND EXISTS (SELECT FROM loracomp.base_model AS b WHERE b.id <> base.id) THEN
-        RAISE EXCEPTION 'base model % is the default', base.name
-            USING HINT = 'make another one the default first: loracomp model default NAME';
-    END IF;
-    DELETE FROM loracomp.adapter AS a WHERE a.base_model_id = base.id;
-    DELETE FROM loracomp.base_model AS b WHERE b.id = base.id;
-END
-$$;
-COMMENT ON FUNCTION loracomp.remove_base_model IS
-'Removes a base model that no job names. One with adapters is removed only with force, together with them.';
 
 -- Reads the base model with this name, or the default if the name is null. Raises if there is none.
 CREATE FUNCTION loracomp.find_base_model(name text) RETURNS loracomp.base_model

@@ -3,7 +3,6 @@
 --     check_role_exists
 --   restrict_task
 --     check_role_exists
---   delete_task                 with its examples and adapters
 --   delete_examples
 --     each: find_task
 --       check_task_exists       raises if an administrator names no task
@@ -42,49 +41,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.restrict_task IS 'Lets only jobs of the role''s members use the task; null: everybody''s jobs may.';
-
--- Deletes a task with its examples, embeddings and adapters of all versions. Unless forced, it raises while the task has an
--- active adapter, or while a stored trace names it, because that job could not be replayed.
-CREATE FUNCTION loracomp.delete_task(task text, force boolean DEFAULT FALSE) RETURNS TABLE (what text, rows bigint)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
-AS $$
-#variable_conflict use_column
-DECLARE
-    target integer;
-    active bigint;
-    traces bigint;
-    examples bigint;
-    adapters bigint;
-BEGIN
-    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the task: its trigger recount_days waits for a refresh
-    target := loracomp.find_task(delete_task.task);
-    active := (SELECT count(*) FROM loracomp.adapter AS a WHERE a.task_id = target AND a.status = 'active');
-    traces := (
-        SELECT count(*) FROM loracomp.prediction AS p
-        WHERE delete_task.task = ANY (p.composed_tasks) OR delete_task.task = ANY (p.example_tasks)
-    );
-    IF active > 0 AND delete_task.force IS NOT TRUE THEN
-        RAISE EXCEPTION 'task % has an active adapter', delete_task.task
-            USING HINT = 'retire it first (loracomp adapter retire), or delete the task by force (force => true, --force)';
-    END IF;
-    IF traces > 0 AND delete_task.force IS NOT TRUE THEN
-        RAISE EXCEPTION 'task % stands in the traces of % jobs, which could not be replayed without it', delete_task.task, traces
-            USING HINT = 'wait until purge_jobs has deleted them, or delete the task by force (force => true, --force)';
-    END IF;
-    DELETE FROM loracomp.adapter AS a WHERE a.task_id = target;
-    GET DIAGNOSTICS adapters = ROW_COUNT;
-    DELETE FROM loracomp.example AS e WHERE e.task_id = target;
-    GET DIAGNOSTICS examples = ROW_COUNT;
-    DELETE FROM loracomp.task AS t WHERE t.id = target;
-    RETURN QUERY
-    VALUES
-        ('examples deleted', examples),
-        ('adapters deleted', adapters),
-        ('traces kept that name it', traces);
-END
-$$;
-COMMENT ON FUNCTION loracomp.delete_task IS
-'Deletes a task with its examples and adapters. If it has an active adapter, or a trace names it, force is needed.';
 
 -- Deletes examples of a task, of one split or of all, with their embeddings. Traces keep their ids.
 CREATE FUNCTION loracomp.delete_examples(task text, split text DEFAULT NULL) RETURNS bigint

@@ -4,8 +4,7 @@
 --   activate_adapter
 --     compare_adapters          the new adapter vs. the active one or the base model, on the task's measured examples
 --   retire_adapter
---   delete_adapter
---     find_adapter              for all three: an adapter by name, name@version or number
+--     find_adapter              for both: an adapter by name, name@version or number
 --       find_base_model
 --   read_adapters               weights, for workers
 
@@ -150,43 +149,6 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.retire_adapter IS
 'Takes an adapter out of routing. It stays stored for replay, and can be activated again.';
-
--- Deletes an adapter with its weights. Unless forced, it raises while the adapter is active, while jobs wait that measure it, and
--- while a stored trace names it, because that job could not be replayed.
-CREATE FUNCTION loracomp.delete_adapter(adapter text, base_model text DEFAULT NULL, force boolean DEFAULT FALSE)
-RETURNS TABLE (what text, rows bigint)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
-AS $$
-#variable_conflict use_column
-DECLARE
-    gone CONSTANT loracomp.adapter := loracomp.find_adapter(delete_adapter.adapter, delete_adapter.base_model);
-    traces CONSTANT bigint := (SELECT count(*) FROM loracomp.prediction AS p WHERE gone.id = ANY (p.adapter_ids));
-    waiting CONSTANT bigint := (
-        SELECT count(*) FROM loracomp.job AS j
-        WHERE j.kind = 'measure' AND j.finished_at IS NULL AND gone.id = ANY (j.adapter_ids)
-    );
-    needed CONSTANT text := concat_ws(
-        ' and ',
-        CASE WHEN gone.status = 'active' THEN 'is active' END,
-        CASE WHEN waiting > 0 THEN format('is to be measured by %s jobs', waiting) END,
-        CASE WHEN traces > 0 THEN format('stands in the traces of %s jobs, which could not be replayed without it', traces) END
-    );
-BEGIN
-    IF needed <> '' AND delete_adapter.force IS NOT TRUE THEN
-        RAISE EXCEPTION 'adapter %@% %', gone.name, gone.version, needed
-            USING HINT = 'retire it (loracomp adapter retire), which keeps it for replay, or delete it by force (force => true, --force)';
-    END IF;
-    DELETE FROM loracomp.adapter AS a WHERE a.id = gone.id;
-    RETURN QUERY
-    VALUES
-        ('adapters deleted', 1::bigint),
-        ('traces kept that name it', traces),
-        ('jobs kept that were to measure it', waiting);
-END
-$$;
-COMMENT ON FUNCTION loracomp.delete_adapter IS
-'Deletes an adapter, by name or name@version, with its weights. If it is active, or if a trace or a waiting job names it, force is '
-'needed.';
 
 -- Reads one adapter by NAME (its newest version), NAME@VERSION or number. base_model null: the default; a number needs none.
 CREATE FUNCTION loracomp.find_adapter(adapter text, base_model text DEFAULT NULL) RETURNS loracomp.adapter

@@ -146,16 +146,17 @@ def read(connection: psycopg.Connection[Any]) -> House:
 def _read_arrows(connection: psycopg.Connection[Any], house: House) -> None:
     found = list(connection.execute(DEPENDENCIES))
     for name, body in connection.execute(BODIES):
-        found += ((name, other) for other in NAME.findall(_without_words(body)))
+        found += ((name, other) for other in NAME.findall(without_words(body)))
     for name, other in found:
         if name != other and name in house.rooms and other in house.rooms:
             house.known[name].add(other)
     for trigger, table, function, events in connection.execute(TRIGGERS):
-        house.known[f"{trigger} ON {table}"] |= {table, function}
+        if (name := f"{trigger} ON {table}") in house.rooms:
+            house.known[name] |= {table, function}
         house.fired[table][function] = house.fired[table].get(function, 0) | events
 
 
-def _without_words(body: str) -> str:
+def without_words(body: str) -> str:
     """A body without its comments and the sentences of its errors, as both may name functions that it doesn't call."""
     return RAISE.sub(lambda raised: TEXT.sub("", raised[0]), COMMENT.sub("", body))
 

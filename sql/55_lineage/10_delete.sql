@@ -1,0 +1,116 @@
+-- Deletes what the registry has. These functions also look at jobs and their traces, which may name what is to be deleted.
+--   remove_base_model           a base model; by force also its adapters
+--   delete_adapter              an adapter with its weights
+--   delete_task                 a task with its examples and adapters
+
+-- Removes a base model; with force also its adapters. Raises while jobs or evaluations name it.
+CREATE FUNCTION loracomp.remove_base_model(name text, force boolean DEFAULT FALSE) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    base CONSTANT loracomp.base_model := loracomp.find_base_model(coalesce(remove_base_model.name, ''));
+    users CONSTANT text := concat_ws(
+        ' and ',
+        (SELECT count(*) || ' jobs' FROM loracomp.job AS j WHERE j.base_model = base.name HAVING count(*) > 0),
+        (SELECT count(*) || ' evaluations' FROM loracomp.evaluation AS e WHERE e.base_model = base.name HAVING count(*) > 0)
+    );
+    adapters CONSTANT bigint := (SELECT count(*) FROM loracomp.adapter AS a WHERE a.base_model_id = base.id);
+BEGIN
+    IF users <> '' THEN
+        RAISE EXCEPTION 'base model % is named by %', base.name, users
+            USING HINT = 'loracomp.purge_jobs or loracomp.erase_jobs deletes these jobs; a base model without a worker does no harm';
+    END IF;
+    IF adapters > 0 AND remove_base_model.force IS NOT TRUE THEN
+        RAISE EXCEPTION 'base model % has % adapters', base.name, adapters
+            USING HINT = 'force (force => true, --force) deletes the adapters too';
+    END IF;
+    IF base.is_default AND EXISTS (SELECT FROM loracomp.base_model AS b WHERE b.id <> base.id) THEN
+        RAISE EXCEPTION 'base model % is the default', base.name
+            USING HINT = 'make another one the default first: loracomp model default NAME';
+    END IF;
+    DELETE FROM loracomp.adapter AS a WHERE a.base_model_id = base.id;
+    DELETE FROM loracomp.base_model AS b WHERE b.id = base.id;
+END
+$$;
+COMMENT ON FUNCTION loracomp.remove_base_model IS
+'Removes a base model that no job names. One with adapters is removed only with force, together with them.';
+
+-- Deletes an adapter with its weights. Unless forced, it raises while the adapter is active, while jobs wait that measure it, and
+-- while a stored trace names it, because that job could not be replayed.
+CREATE FUNCTION loracomp.delete_adapter(adapter text, base_model text DEFAULT NULL, force boolean DEFAULT FALSE)
+RETURNS TABLE (what text, rows bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    gone CONSTANT loracomp.adapter := loracomp.find_adapter(delete_adapter.adapter, delete_adapter.base_model);
+    traces CONSTANT bigint := (SELECT count(*) FROM loracomp.prediction AS p WHERE gone.id = ANY (p.adapter_ids));
+    waiting CONSTANT bigint := (
+        SELECT count(*) FROM loracomp.job AS j
+        WHERE j.kind = 'measure' AND j.finished_at IS NULL AND gone.id = ANY (j.adapter_ids)
+    );
+    needed CONSTANT text := concat_ws(
+        ' and ',
+        CASE WHEN gone.status = 'active' THEN 'is active' END,
+        CASE WHEN waiting > 0 THEN format('is to be measured by %s jobs', waiting) END,
+        CASE WHEN traces > 0 THEN format('stands in the traces of %s jobs, which could not be replayed without it', traces) END
+    );
+BEGIN
+    IF needed <> '' AND delete_adapter.force IS NOT TRUE THEN
+        RAISE EXCEPTION 'adapter %@% %', gone.name, gone.version, needed
+            USING HINT = 'retire it (loracomp adapter retire), which keeps it for replay, or delete it by force (force => true, --force)';
+    END IF;
+    DELETE FROM loracomp.adapter AS a WHERE a.id = gone.id;
+    RETURN QUERY
+    VALUES
+        ('adapters deleted', 1::bigint),
+        ('traces kept that name it', traces),
+        ('jobs kept that were to measure it', waiting);
+END
+$$;
+COMMENT ON FUNCTION loracomp.delete_adapter IS
+'Deletes an adapter, by name or name@version, with its weights. If it is active, or if a trace or a waiting job names it, force is '
+'needed.';
+
+-- Deletes a task with its examples, embeddings and adapters of all versions. Unless forced, it raises while the task has an
+-- active adapter, or while a stored trace names it, because that job could not be replayed.
+CREATE FUNCTION loracomp.delete_task(task text, force boolean DEFAULT FALSE) RETURNS TABLE (what text, rows bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    target integer;
+    active bigint;
+    traces bigint;
+    examples bigint;
+    adapters bigint;
+BEGIN
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the task: its trigger recount_days waits for a refresh
+    target := loracomp.find_task(delete_task.task);
+    active := (SELECT count(*) FROM loracomp.adapter AS a WHERE a.task_id = target AND a.status = 'active');
+    traces := (
+        SELECT count(*) FROM loracomp.prediction AS p
+        WHERE delete_task.task = ANY (p.composed_tasks) OR delete_task.task = ANY (p.example_tasks)
+    );
+    IF active > 0 AND delete_task.force IS NOT TRUE THEN
+        RAISE EXCEPTION 'task % has an active adapter', delete_task.task
+            USING HINT = 'retire it first (loracomp adapter retire), or delete the task by force (force => true, --force)';
+    END IF;
+    IF traces > 0 AND delete_task.force IS NOT TRUE THEN
+        RAISE EXCEPTION 'task % stands in the traces of % jobs, which could not be replayed without it', delete_task.task, traces
+            USING HINT = 'wait until purge_jobs has deleted them, or delete the task by force (force => true, --force)';
+    END IF;
+    DELETE FROM loracomp.adapter AS a WHERE a.task_id = target;
+    GET DIAGNOSTICS adapters = ROW_COUNT;
+    DELETE FROM loracomp.example AS e WHERE e.task_id = target;
+    GET DIAGNOSTICS examples = ROW_COUNT;
+    DELETE FROM loracomp.task AS t WHERE t.id = target;
+    RETURN QUERY
+    VALUES
+        ('examples deleted', examples),
+        ('adapters deleted', adapters),
+        ('traces kept that name it', traces);
+END
+$$;
+COMMENT ON FUNCTION loracomp.delete_task IS
+'Deletes a task with its examples and adapters. If it has an active adapter, or a trace names it, force is needed.';
