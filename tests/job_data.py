@@ -12,7 +12,8 @@ from typing import Any, cast
 from pgvector import HalfVector
 from psycopg.conninfo import make_conninfo
 
-from loracomp.database.connections import Connection
+from loracomp.database.connections import Connection, row_of
+from loracomp.database.queries import QUERIES
 from loracomp.records import Answer, Job, Prediction, Trace, Versions
 from loracomp.worker.leases import claim_jobs
 from loracomp.worker.record import record_predictions
@@ -91,6 +92,8 @@ def claim(
     from_start: bool = True,
     overtake: bool = False,
 ) -> tuple[Job, ...]:
+    """Jobs that are claimed right after the keeper has done its work."""
+    keep(connection)
     return claim_jobs(
         connection,
         worker=worker,
@@ -101,6 +104,16 @@ def claim(
         from_start=from_start,
         overtake=overtake,
     )
+
+
+KEEPER = ("wake_jobs", "rescue_jobs", "ask_rows", "take_late_answers")
+"""The keeper's steps, which a worker calls every second."""
+
+
+def keep(connection: Connection) -> None:
+    """Call each step of the keeper once."""
+    for step in KEEPER:
+        row_of(connection, QUERIES[step])
 
 
 def expire_leases(connection: Connection) -> None:

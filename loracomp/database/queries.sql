@@ -300,8 +300,35 @@ SELECT loracomp.fail_jobs(
 -- name: release_jobs
 SELECT loracomp.release_jobs(ids => %(ids)s::bigint[], tokens => %(tokens)s::bigint[]) AS id
 
--- name: queue_is_empty
-SELECT loracomp.queue_is_empty(base_model => %(base_model)s) AS empty
+-- name: nothing_waits
+SELECT loracomp.queue_is_empty(base_model => %(base_model)s) AND NOT loracomp.rows_wait() AS nothing
+
+-- name: keep_house
+SELECT loracomp.keep_house(worker => %(worker)s, lease => %(lease)s) AS elected
+
+-- name: leave_house
+SELECT loracomp.leave_house(worker => %(worker)s)
+
+-- name: note_step
+SELECT loracomp.note_step(
+    step => %(step)s, worker => %(worker)s, handled => %(handled)s::int, took_s => %(took_s)s::float8, error => %(error)s
+)
+
+-- name: set_step_timeouts
+-- They are in force until the transaction ends.
+SELECT set_config('statement_timeout', %(timeout)s, true), set_config('lock_timeout', '100ms', true)
+
+-- name: wake_jobs
+SELECT loracomp.wake_jobs() AS handled
+
+-- name: rescue_jobs
+SELECT loracomp.rescue_jobs() AS handled
+
+-- name: ask_rows
+SELECT loracomp.ask_rows() AS handled
+
+-- name: take_late_answers
+SELECT loracomp.take_late_answers() AS handled
 
 -- name: report_worker
 SELECT loracomp.report_worker(
@@ -325,7 +352,7 @@ SELECT path, checksum FROM loracomp.sql_object
 SELECT version_num AS revision, loracomp.oldest_worker() AS oldest_worker FROM loracomp.alembic_version
 
 -- name: maintain
-SELECT loracomp.maintain()
+SELECT loracomp.maintain()::int AS handled
 
 -- name: database_metrics
 SELECT * FROM loracomp.database_metrics()
@@ -334,7 +361,7 @@ SELECT * FROM loracomp.database_metrics()
 SELECT * FROM loracomp.worker_status ORDER BY status IN ('gone', 'stopped'), base_model, worker
 
 -- name: listen
-LISTEN loracomp_job
+LISTEN loracomp_job; LISTEN loracomp_keep
 
 -- name: try_prompts
 SELECT prompt FROM loracomp.try_prompts(source => %(source)s::regclass, prompt => %(prompt)s) AS prompt

@@ -5,7 +5,8 @@ The format has a version, and is the same for examples and jobs.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -107,6 +108,8 @@ class Encoder:
     model: Any
     input_version: int = INPUT_FORMAT_VERSION
     """Version of the format in which a job becomes a vector (`loracomp.model.encoder`)."""
+    _one_at_a_time: Any = field(default_factory=Lock, repr=False, compare=False)
+    """A tokenizer can't be used by two threads at once."""
 
     def encode(self, shown: Sequence[Shown]) -> npt.NDArray[np.float32]:
         """Unit vectors [n, dimensions] of n prompts with their choices, in order. Equal texts are embedded once.
@@ -128,7 +131,7 @@ class Encoder:
 
     def _embed(self, texts: list[str]) -> Any:
         device = self.model.device.type
-        with torch.autocast("cpu", torch.bfloat16, enabled=device == "cpu" and has_bf16(device)):
+        with self._one_at_a_time, torch.autocast("cpu", torch.bfloat16, enabled=device == "cpu" and has_bf16(device)):
             return self.model.encode(
                 texts,
                 batch_size=TEXTS_TOGETHER if device == "cpu" else 64,

@@ -24,13 +24,11 @@ from loracomp.worker.leases import Leases
 from loracomp.worker.link import DATABASE_AWAY, Link, at_most
 from loracomp.worker.logfmt import logfmt, message_of
 
-MAINTAIN_EVERY_S = 60.0
-
 _log = logging.getLogger(__name__)
 
 
 class Presence:
-    """Reports a worker's status, and lets the database maintain itself. What fails is noted, and the worker goes on."""
+    """Reports a worker's status, and reads the database's metrics. What fails is noted, and the worker goes on."""
 
     def __init__(
         self,
@@ -55,7 +53,7 @@ class Presence:
         self._statement_s = lease_s / 6
         self._sample = sample
         self._stopped = False
-        self._sample_after = self._maintain_at = self._since = monotonic()
+        self._sample_after = self._since = monotonic()
         self._problems: Mapping[str, str] = {"database": "the worker has not reported yet"}
 
     @property
@@ -64,7 +62,7 @@ class Presence:
         return self._problems
 
     def report(self, connection: Connection, *, stopped: bool = False) -> None:
-        """Report the status; maintain the database and read the metrics if they are due.
+        """Report the status, and read the metrics if they are due.
 
         Each statement may take a sixth of a lease.
         """
@@ -79,8 +77,6 @@ class Presence:
         # A stopping worker does no more, because it may have to give its jobs back within a second.
         if doing["status"] in {"stopping", "stopped"}:
             return
-        if not schema and monotonic() >= self._maintain_at:
-            self._maintain(connection)
         if self._sample and not connection.closed and monotonic() >= self._sample_after:
             self._take(self._sample, connection)
 
@@ -90,16 +86,6 @@ class Presence:
             self._sample.clear()
             self._sample_after = monotonic()
         self._problems = {**self._problems, "database": message_of(error)}
-
-    def _maintain(self, connection: Connection) -> None:
-        self._maintain_at = monotonic() + MAINTAIN_EVERY_S
-        try:
-            with at_most(connection, self._statement_s):
-                connection.execute(QUERIES["maintain"])
-        except psycopg.Error as error:
-            # Only log it: answers that have no partition yet are stored all the same.
-            _log.warning(logfmt("not_maintained", error=error))
-            connection.close()
 
     def _take(self, sample: DatabaseSample, connection: Connection) -> None:
         start = monotonic()
@@ -134,9 +120,9 @@ class Heartbeat:
     """
 
     def __init__(
-        self, link: Link, leases: Leases, presence: Presence, *, lease_s: float, notified: Event | None
+        self, link: Link, leases: Leases, presence: Presence, *, lease_s: float, notified: Mapping[str, Event]
     ) -> None:
-        """`notified` is set for each notification of new jobs; if None, the thread does not listen."""
+        """`notified`: what to set when a notification arrives, by channel; if empty, the thread does not listen."""
         self._link = link
         self._leases = leases
         self._presence = presence
@@ -224,17 +210,17 @@ class Heartbeat:
     def _wait(self) -> None:
         """Wait until a renewal or report is due, or until another thread hands over an operation."""
         seconds = max(0.0, min(self._renew_at, self._report_at) - monotonic())
-        if self._notified is None:
+        if not self._notified:
             self._soon.wait(seconds)
             return
         try:
-            self._listen(self._notified, min(seconds, GLANCE_S))
+            self._listen(min(seconds, GLANCE_S))
         except (psycopg.Error, LoracompError) as error:
             _log.info(logfmt("hint_lost", error=error))
             self._link.close()
             self._listen_at = monotonic() + LISTEN_AGAIN_S
 
-    def _listen(self, notified: Event, seconds: float) -> None:
+    def _listen(self, seconds: float) -> None:
         if monotonic() < self._listen_at:
             self._soon.wait(seconds)
             return
@@ -243,9 +229,10 @@ class Heartbeat:
             with at_most(connection, self._lease_s / 6):
                 connection.execute(QUERIES["listen"])
             self._listening = connection
-            # Notifications before LISTEN were missed, so look for jobs now.
-            notified.set()
+            # Notifications before LISTEN were missed, so look now.
+            for event in self._notified.values():
+                event.set()
         for notification in connection.notifies(timeout=seconds):
             if notification.payload == CANCELLED:
                 self._renew_at = min(self._renew_at, max(monotonic(), self._renewed_at + RENEW_AGAIN_S))
-            notified.set()
+            self._notified[notification.channel].set()

@@ -7,7 +7,7 @@ from threading import Lock
 from time import monotonic
 
 from loracomp import metrics
-from loracomp.database.connections import Connection
+from loracomp.database.connections import Connection, row_of
 from loracomp.database.queries import QUERIES
 from loracomp.records import Job
 from loracomp.worker.logfmt import logfmt
@@ -56,11 +56,12 @@ def release_jobs(connection: Connection, jobs: Sequence[Job]) -> set[int]:
     return {row["id"] for row in connection.execute(QUERIES["release_jobs"], _fences(jobs))}
 
 
-def queue_is_empty(connection: Connection, base_model: str) -> bool:
-    """Whether no job is due or waits for a retry; scheduled jobs and jobs of other workers don't count."""
-    row = connection.execute(QUERIES["queue_is_empty"], {"base_model": base_model}).fetchone()
-    assert row is not None
-    return bool(row["empty"])
+def nothing_waits(connection: Connection, base_model: str) -> bool:
+    """Whether no job is due or waits for a retry, and no row of a declaration waits to be asked.
+
+    Jobs that are scheduled for later or that other workers run don't count.
+    """
+    return bool(row_of(connection, QUERIES["nothing_waits"], {"base_model": base_model})["nothing"])
 
 
 def _fences(jobs: Sequence[Job]) -> dict[str, list[int]]:

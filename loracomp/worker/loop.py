@@ -2,8 +2,8 @@
 
 Three threads work at the same time: while the model answers some jobs, others are claimed and prepared, and join them
 between two of its steps; jobs that have ended are recorded. While the model is idle, its own thread claims and
-prepares. A fourth thread, the heartbeat, is independent of them.
-There are three connections: one to claim, one to record, and the heartbeat's.
+prepares. Two more threads are independent of them: the heartbeat and the keeper.
+There are four connections: one to claim, one to record, the heartbeat's and the keeper's.
 """
 
 import logging
@@ -28,7 +28,8 @@ from loracomp.records import Failure, Job
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.handover import Handover
 from loracomp.worker.heartbeat import Heartbeat, Presence
-from loracomp.worker.leases import Leases, claim_jobs, queue_is_empty, release_jobs
+from loracomp.worker.keeper import Keeper
+from loracomp.worker.leases import Leases, claim_jobs, nothing_waits, release_jobs
 from loracomp.worker.link import DATABASE_AWAY, Link
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.record import fail_jobs, record
@@ -39,8 +40,6 @@ _log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 60.0
 """Seconds after which a claim looks from the start of the queue again, however long that takes."""
-EMBED_EVERY_S = 10.0
-"""Seconds after which a busy worker looks for examples to embed."""
 GIVE_WAY_S = 0.01
 """Seconds that a busy worker leaves new jobs to idle ones."""
 
@@ -81,7 +80,6 @@ class Worker:
         self._look_s = 0.0
         """Of the last look from the start of the queue."""
         self._turns = Turns(self._began)
-        self._embed_again = self._began
         name, lease_s = settings.worker_name, settings.lease_s
         self._claiming, self._recording = (
             Link(url, f"loracomp {does} {name}", self._stopping, settings.answer_s) for does in ("worker", "recorder")
@@ -89,12 +87,21 @@ class Worker:
         self._leases = Leases(lease_s)
         identity = {"name": name, "base_model": base_model, "device": device}
         self._presence = Presence(identity, self._activity, lease_s, sample)
+        self._keeper = Keeper(
+            Link(url, f"loracomp keeper {name}", self._stopping, settings.answer_s),
+            worker=name,
+            poll_s=settings.poll_s,
+            embed=engine.embed,
+            busy=lambda: bool(self._leases.held),
+            changed=self._wake.set,
+        )
+        notified = {"loracomp_job": self._wake, "loracomp_keep": self._keeper.notified}
         self._heartbeat = Heartbeat(
             Link(url, f"loracomp heartbeat {name}", self._stopping, settings.answer_s, vectors=False),
             self._leases,
             self._presence,
             lease_s=lease_s,
-            notified=self._wake if settings.listen and not drain else None,
+            notified=notified if settings.listen and not drain else {},
         )
         metrics.WORKER_INFO.labels(name, base_model, device, __version__).set(1)
         metrics.JOBS_IN_HAND.set_function(lambda: len(self._leases.held))
@@ -108,6 +115,7 @@ class Worker:
             stack.enter_context(self._heartbeat)
             # After an error of the worker or Ctrl-C, give back the jobs still held, without counting the attempt.
             stack.callback(self.release)
+            stack.enter_context(self._keeper)
             self._recorder, claimer = (
                 stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=does)) for does in ("record", "claim")
             )
@@ -145,11 +153,8 @@ class Worker:
                 return ()
             held = self._leases.held
             try:
-                self._embed(busy=True)
                 if flights := self._prepared(held):
                     return flights
-                if not meanwhile and self._embed(busy=False):
-                    continue
                 if self._is_drained(held):
                     self.stop()
             except DATABASE_AWAY:
@@ -216,29 +221,11 @@ class Worker:
         metrics.LAST_LOOK.set_to_current_time()
         return jobs
 
-    def _embed(self, *, busy: bool) -> int:
-        """Embed some examples that lack an embedding, if it is time to look for them; returns how many.
-
-        So a row that SQL alone adds is retrieved. Looking reads all examples that have a text.
-        """
-        started = perf_counter()
-        if started < self._embed_again + (EMBED_EVERY_S if busy else 0):
-            return 0
-        try:
-            embedded = self._claiming.call(self._engine.embed, give_up=self._stopping.is_set)
-        except Exception as error:  # such as: the encoder was just changed, or there is no memory for it
-            _log.warning(logfmt("not_embedded", error=error, again_in_s=LOOK_AGAIN_S))
-            self._embed_again = perf_counter() + LOOK_AGAIN_S
-            return 0
-        took = perf_counter() - started
-        self._embed_again = perf_counter() + (0 if embedded else 99 * took)  # at most 1 % of the server's time
-        return embedded
-
     def _is_drained(self, held: frozenset[Job]) -> bool:
-        if not self._drain or held:
+        if not self._drain or held or not self._keeper.is_idle:
             return False
         return self._claiming.call(
-            lambda connection: queue_is_empty(connection, self._base_model), give_up=self._stopping.is_set
+            lambda connection: nothing_waits(connection, self._base_model), give_up=self._stopping.is_set
         )
 
     def _prepare(self, unanswered: list[InFlight], flights: Sequence[InFlight]) -> None:
@@ -367,6 +354,7 @@ class Worker:
         self._stopping.set()
         self._wake.set()
         self._handover.stop()
+        self._keeper.stop()
         self._heartbeat.report_soon()
 
     def release(self) -> bool:

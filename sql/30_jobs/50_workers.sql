@@ -75,7 +75,8 @@ $$;
 COMMENT ON FUNCTION loracomp.report_worker IS
 'Stores that a worker is alive, its status and its counts; workers call it every few seconds.';
 
--- Reads only. Jobs that wait for a retry count; scheduled jobs and jobs that other workers run don't.
+-- Reads only. Jobs that wait for a retry count, and those that the keeper has to wake or to rescue; other scheduled jobs and jobs that
+-- other workers run don't.
 CREATE FUNCTION loracomp.queue_is_empty(base_model text) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -91,6 +92,9 @@ BEGIN ATOMIC
         SELECT FROM loracomp.job AS j
         WHERE j.status = 'queued' AND j.base_model = queue_is_empty.base_model
             AND j.scheduled AND (j.run_at <= now() OR j.attempts > 0)
+    ) AND NOT EXISTS (
+        SELECT FROM loracomp.job AS j
+        WHERE j.status = 'running' AND j.base_model = queue_is_empty.base_model AND j.lease_expires_at < now()
     );
 END;
 COMMENT ON FUNCTION loracomp.queue_is_empty IS

@@ -1,6 +1,6 @@
 -- Ranges of job ids: each has a partition of prediction and one of audit_event, in schema loracomp_parts.
 --   job_ranges                  the ranges with their partitions
---   maintain                    makes the range of the next jobs; workers call it every minute
+--   maintain                    makes the range of the next jobs; a step of the keeper
 --     range_width
 --     add_range
 --   past_range                  the oldest range whose jobs have all ended long ago; purge_jobs calls it
@@ -75,12 +75,12 @@ BEGIN
 EXCEPTION
     WHEN lock_not_available OR deadlock_detected OR check_violation THEN
         RAISE WARNING 'no range was made for jobs from %, because prediction or audit_event is in use', coalesce(first_id, newest)
-            USING DETAIL = sqlerrm, HINT = 'call loracomp.maintain() again; workers do so every minute';
+            USING DETAIL = sqlerrm, HINT = 'call loracomp.maintain() again; the keeper does so every minute';
         RETURN false;
 END
 $$;
 COMMENT ON FUNCTION loracomp.maintain IS
-'Makes the partitions for answers and events of the next jobs, if it is time; returns whether it made them. Workers call it every minute.';
+'Makes the partitions for answers and events of the next jobs, if it is time; returns whether it made them. The keeper calls it every minute.';
 
 -- A partition has the same columns, constraints, indexes and comments as its table. A whole row of prediction stays in its page:
 -- with the default of 2 kB, parts of rows were compressed and moved to the TOAST table, which took a quarter of the CPU time of

@@ -179,7 +179,7 @@ AS $make$
                     WHERE k.key[1] IS NOT NULL AND %10$s AND record_image_ne(ROW(%4$s), ROW(%5$s));
             END CASE;
             IF found AND current_setting('loracomp.notify', true) IS DISTINCT FROM 'off' AND pg_notification_queue_usage() < 0.5 THEN
-                PERFORM pg_notify('loracomp_job', '');
+                PERFORM pg_notify('loracomp_keep', '');
             END IF;
             RETURN NULL;
         EXCEPTION WHEN OTHERS THEN -- the application's statement must not fail; all rows are looked at later

@@ -1,5 +1,5 @@
--- Asking: a claim turns what hints name, and the pages of a look at all rows, into jobs.
---   ask_rows                    called by claim_jobs
+-- Asking: the keeper turns what hints name, and the pages of a look at all rows, into jobs.
+--   ask_rows                    a step of the keeper
 --     must_look                 whether triggers may have missed rows
 --     look_at_all               begins a look at all rows; loracomp init calls it too
 --     ask_of                    one declaration: its hints, then the next page of its look at all rows
@@ -9,20 +9,27 @@
 --       read_rows               rows with their prompts, read with the rights of the table's owner: 22_read.sql
 --       ask_these               as many of these rows as can be asked together; a row that can't be asked is marked
 --         ask_found             jobs for the rows whose prompt is new; what is gone is erased
+--   rows_wait                   whether there is something to ask; a worker with --drain waits for it
 --
--- All workers' claims wait for what is asked here, whosever rows they are. So a claim asks for 0.2 s, and begins no page after that;
--- read_ID ends a page at a megabyte or after 0.1 s, and marks a row that can't be read; and a declaration whose rows still take more than
+-- The rows of all declarations wait for what is asked here. So a call asks for 0.2 s, and begins no page after that; read_ID ends a page at a megabyte or after 0.1 s, and marks a row that can't be read; and a declaration whose rows still take more than
 -- a second to read, as a virtual column can, is left out for five times as long.
 
 -- One session at a time asks for a declaration; others pass over it. What fails is undone, noted, and tried again later.
-CREATE FUNCTION loracomp.ask_rows() RETURNS void
-LANGUAGE plpgsql VOLATILE
+CREATE FUNCTION loracomp.ask_rows() RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET lock_timeout = '20ms'
+-- As in claim_jobs, statements are planned once a session, for index scans that stop early.
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+SET jit = off
 AS $$
 DECLARE
     d loracomp.declaration;
-    deadline CONSTANT timestamptz := clock_timestamp() + interval '0.2 seconds'; -- the claim waits
+    deadline CONSTANT timestamptz := clock_timestamp() + interval '0.2 seconds'; -- other declarations wait
+    handled integer := 0;
     oldest CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 BEGIN
     FOR d IN
@@ -43,6 +50,7 @@ BEGIN
         FOR NO KEY UPDATE OF a SKIP LOCKED
     LOOP
         EXIT WHEN clock_timestamp() > deadline;
+        handled := handled + 1;
         BEGIN
             PERFORM loracomp.ask_of(CASE WHEN loracomp.must_look(d, oldest) THEN loracomp.look_at_all(d.id) ELSE d END, deadline);
         EXCEPTION WHEN OTHERS THEN -- soon again if the queue is full, or the table is being vacuumed or gets an index
@@ -52,13 +60,33 @@ BEGIN
             WHERE a.id = d.id;
         END;
     END LOOP;
+    RETURN handled;
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks for the rows of declarations that were written since the last call. For claim_jobs.';
+COMMENT ON FUNCTION loracomp.ask_rows IS
+'Asks for the rows of declarations that were written since the last call; returns of how many declarations. For the keeper.';
+
+-- Reads only. What can't be asked because of a fault that only a person mends does not count, but what is tried again within a second
+-- does: the table may just be being vacuumed.
+CREATE FUNCTION loracomp.rows_wait() RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET jit = off
+BEGIN ATOMIC
+    SELECT EXISTS (
+        SELECT FROM loracomp.declaration AS a
+        WHERE NOT a.paused AND (a.trouble IS NULL OR a.retry_at < clock_timestamp() + interval '1.5 seconds') AND (
+            a.sweep IS NOT NULL OR EXISTS (
+                SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from
+            )
+        )
+    );
+END;
+COMMENT ON FUNCTION loracomp.rows_wait IS 'Whether rows of declarations wait to be asked.';
 
 -- Reads only. A look that is under way is ended first, or it might never end where triggers miss rows all the time. `oldest`: the
 -- transaction that missed a hint must have ended. Triggers also miss what they don't see: COPY by replication, a new partition. Whoever is
--- dropping the declaration has locked its sequence until the transaction ends. Nobody's claim may wait for that.
+-- dropping the declaration has locked its sequence until the transaction ends. No other declaration may wait for that.
 CREATE FUNCTION loracomp.must_look(d loracomp.declaration, oldest bigint) RETURNS boolean
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -123,7 +151,7 @@ BEGIN
         UPDATE loracomp.declaration AS a SET retry_at = clock_timestamp() + interval '1 minute' WHERE a.id = d.id;
         RETURN;
     END IF;
-    FOR part IN 1..10 LOOP -- several if they have nothing to ask; the claim that called waits
+    FOR part IN 1..10 LOOP -- several if they have nothing to ask
         EXIT WHEN part > 1 AND clock_timestamp() > deadline;
         hints := ARRAY(
             SELECT h.ctid FROM loracomp.answer_hint AS h
@@ -176,7 +204,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.ask_of IS 'Asks for rows of a declaration: those that hints name, and a page of a look at all rows.';
 
--- Millions of answers are deleted by many claims.
+-- Millions of answers are deleted by many calls.
 CREATE FUNCTION loracomp.forget_some(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -1,7 +1,7 @@
 -- What becomes of the jobs of declarations, copied to answer_row, where it stays when the jobs are purged.
 --   trigger take_answers        after an update of jobs
 --     copy_outcomes             what became of these jobs
---   take_late_answers           called by claim_jobs: what could not be copied then
+--   take_late_answers           a step of the keeper: what could not be copied then
 --   trigger lose_answers        after jobs were erased
 --   answers_since               the answers that came since a cursor
 
@@ -87,15 +87,22 @@ FOR EACH STATEMENT EXECUTE FUNCTION loracomp.take_answers();
 COMMENT ON TRIGGER take_answers ON loracomp.job IS 'Copies what became of declarations'' jobs.';
 
 -- A hundred at a time, from where the last call ended, so that rows that stay locked hold up no other.
-CREATE FUNCTION loracomp.take_late_answers() RETURNS void
-LANGUAGE plpgsql VOLATILE
+CREATE FUNCTION loracomp.take_late_answers() RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+-- As in claim_jobs, statements are planned once a session, for index scans that stop early.
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+SET jit = off
 AS $$
 DECLARE
     seen CONSTANT bigint := (SELECT s.last_value FROM loracomp.late_answer_seen AS s);
     late CONSTANT bigint[] := ARRAY(
         SELECT l.job_id FROM loracomp.late_answer AS l WHERE l.job_id > seen ORDER BY l.job_id LIMIT 100 FOR UPDATE SKIP LOCKED
     );
+    copied integer := 0;
 BEGIN
     IF seen > 0 OR cardinality(late) = 100 THEN
         PERFORM setval('loracomp.late_answer_seen', coalesce(late[100], 0));
@@ -104,10 +111,12 @@ BEGIN
         DELETE FROM loracomp.late_answer AS l
         USING (SELECT u.id FROM unnest(late) AS u (id) EXCEPT SELECT u.id FROM unnest(loracomp.copy_outcomes(late)) AS u (id)) AS done
         WHERE l.job_id = done.id AND l.job_id = ANY (late);
+        GET DIAGNOSTICS copied = ROW_COUNT;
     END IF;
+    RETURN copied;
 END
 $$;
-COMMENT ON FUNCTION loracomp.take_late_answers IS 'Copies answers whose row was locked when they were recorded. For claim_jobs.';
+COMMENT ON FUNCTION loracomp.take_late_answers IS 'Copies answers whose row was locked when they were recorded. For the keeper.';
 
 -- Purged jobs leave their answers; erased ones don't.
 CREATE FUNCTION loracomp.lose_answers() RETURNS trigger

@@ -37,7 +37,7 @@ from loracomp.database.tables import DIMENSIONS
 from loracomp.database.tables import job as jobs_table
 from loracomp.errors import RefusedError
 from loracomp.records import Failure, Job
-from loracomp.worker.leases import queue_is_empty, release_jobs, renew_leases
+from loracomp.worker.leases import nothing_waits, release_jobs, renew_leases
 from loracomp.worker.record import fail_jobs, record_predictions
 from worker_helpers import wait_until
 
@@ -473,7 +473,7 @@ def touched_by_a_batch(connection: Connection) -> dict[str, int]:
         note("release", lambda: release_jobs(connection, jobs[6:7]))
         expire_leases(connection)
         note("rescue", lambda: claim(connection, 0))
-        note("look", lambda: queue_is_empty(connection, BASE))
+        note("look", lambda: nothing_waits(connection, BASE))
     return touched
 
 
@@ -932,14 +932,14 @@ def test_a_release_gives_attempt_and_place_back(connection: Connection):
 
 def test_a_queue_with_retries_is_not_empty_and_one_with_jobs_for_later_is(connection: Connection):
     add_jobs(connection, "later", run_at=datetime.now(UTC) + timedelta(hours=1))
-    assert queue_is_empty(connection, BASE)
+    assert nothing_waits(connection, BASE)
     (job_id,) = add_jobs(connection, "now")
-    assert not queue_is_empty(connection, BASE)
+    assert not nothing_waits(connection, BASE)
     claimed = claim(connection)
-    assert queue_is_empty(connection, BASE)
+    assert nothing_waits(connection, BASE)
     fail_jobs(connection, claimed, [Failure(job_id, "code", "message", retry=True)])
-    assert not queue_is_empty(connection, BASE)
-    assert queue_is_empty(connection, "other")
+    assert not nothing_waits(connection, BASE)
+    assert nothing_waits(connection, "other")
 
 
 # --- administration

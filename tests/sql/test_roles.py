@@ -27,6 +27,7 @@ EXECUTE = {
         queue_is_empty route_jobs read_labelled read_adapters has_unembedded take_unembedded add_embeddings
         find_base_model show_encoder check_health report_worker
         database_metrics maintain oldest_worker
+        rows_wait wake_jobs rescue_jobs ask_rows take_late_answers keep_house leave_house note_step
     """,
     "loracomp_analyst": """
         route task_weights policy_with wilson_interval mcnemar_p
@@ -64,7 +65,7 @@ EXECUTE = {
 }
 OWNERS_ALONE = """
     copy_comments longest_text
-    give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place counter_name make_counter
+    give_reason caller_is_admin retry_delay pick_jobs take_place counter_name make_counter
     check_role_exists
     check_task_exists did_you_mean readable_roles
     check_tasks_exist check_name check_names with_settings tasks_that_saw
@@ -72,7 +73,7 @@ OWNERS_ALONE = """
     search_exactly nearest_examples reduce_embedding reduce_embeddings routing_inputs route_query
     compose_tasks trace_tasks fallback_reason
     calibration_examples adapter_worths in_chat_template fitting_ef_search oldest_snapshots count_queued
-    admit_jobs wake_jobs hold_jobs
+    admit_jobs hold_jobs
     succeed_jobs check_server check_objects check_work check_worker_name
     find_task check_setting check_columns prepare_job hint_job check_room
     keep_default_policy
@@ -89,8 +90,8 @@ OWNERS_ALONE = """
     make_view renamed
     from_source key_of
     check_source check_text check_owner check_code check_request find_answers forget_answers
-    ask_rows must_look look_at_all ask_of hinted_keys ask_these ask_found read_rows follow_source forget_some key_fits
-    take_answers copy_outcomes take_late_answers lose_answers write_correction
+    must_look look_at_all ask_of hinted_keys ask_these ask_found read_rows follow_source forget_some key_fits
+    take_answers copy_outcomes lose_answers write_correction
     label_row unlabel measure_corrections policy_of
     ask_corrected forget_evidence accuracy_of
 """

@@ -75,7 +75,7 @@ def test_a_worker_embeds_what_sql_added_before_it_leaves(
 def test_a_busy_worker_embeds_too(
     connection: Connection, database: str, minilm: Encoder, monkeypatch: pytest.MonkeyPatch, gate: Path
 ) -> None:
-    monkeypatch.setattr("loracomp.worker.loop.EMBED_EVERY_S", 0.1)
+    monkeypatch.setattr("loracomp.worker.keeper.EMBED_BUSY_S", 0.1)
     (slow,) = add_jobs(connection, f"until {gate}")
     with working(database, Embedding(minilm)):
         wait_until(lambda: job(connection, slow)["status"] == "running")
@@ -91,7 +91,7 @@ def test_a_worker_whose_encoder_is_no_longer_the_databases_goes_on(
     connection.execute("UPDATE loracomp.encoder SET fingerprint = repeat('b', 64)")
     add_example(connection, "Is tea hot?")
     with working(database, Embedding(minilm)):
-        wait_until(lambda: "not_embedded" in caplog.text)
+        wait_until(lambda: "step_failed" in caplog.text)
         (asked,) = add_jobs(connection, "a")
         wait_until(lambda: job(connection, asked)["status"] == "succeeded")
     assert embedded(connection) == []
@@ -108,8 +108,8 @@ def test_an_encoder_that_fails_ends_no_worker_and_is_not_tried_all_the_time(
     connection: Connection, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with working(database, OutOfMemory()) as worker:
-        wait_until(lambda: "not_embedded" in caplog.text)
+        wait_until(lambda: "step_failed" in caplog.text)
         wait_for_looks(worker, 3)
         (asked,) = add_jobs(connection, "a")
         wait_until(lambda: job(connection, asked)["status"] == "succeeded")
-    assert caplog.text.count("not_embedded") == 1
+    assert caplog.text.count("step_failed") == 1

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -93,7 +93,7 @@ def wait_for_a_look(worker: Worker) -> None:
 def beating(
     database: str,
     leases: Leases,
-    notified: Event | None = None,
+    notified: Mapping[str, Event] | None = None,
     sample: DatabaseSample | None = None,
     lease_s: float = 1,
 ) -> Iterator[None]:
@@ -101,7 +101,7 @@ def beating(
     who = {"name": "w", "base_model": BASE, "device": "cpu/float32"}
     presence = Presence(who, lambda: {"status": "idle", "looked_s": None}, lease_s, sample)
     link = Link(database, "loracomp heartbeat", Event(), answer_s=30, vectors=False)
-    with Heartbeat(link, leases, presence, lease_s=lease_s, notified=notified):
+    with Heartbeat(link, leases, presence, lease_s=lease_s, notified=notified or {}):
         yield
 
 
@@ -724,14 +724,6 @@ def test_a_worker_forgets_what_it_lost_before_the_model_began_it(connection: Con
     assert [statuses(connection)[each] for each in ids[2:]] == ["cancelled"] * 2
 
 
-def test_a_worker_makes_the_partitions_of_the_next_jobs(connection: Connection, database: str):
-    newest = "SELECT * FROM loracomp.job_ranges() WHERE first_id > 0"
-    for row in connection.execute(newest).fetchall():
-        connection.execute(f"DROP TABLE {row['predictions']}, {row['events']}".encode())
-    with beating(database, Leases(lease_s=30), lease_s=30):
-        wait_until(lambda: connection.execute(newest).fetchone() is not None)
-
-
 def test_heartbeats_go_on_after_any_error(connection: Connection, database: str, caplog: pytest.LogCaptureFixture):
     (job_id,) = add_jobs(connection, "a")
     rename = "ALTER FUNCTION loracomp.{} RENAME TO {}"
@@ -767,7 +759,7 @@ def test_heartbeats_go_on_after_a_fault_of_our_own(
     assert "a fault" in caplog.text
 
 
-@pytest.mark.parametrize("query", ["listen", "report_worker", "maintain", "database_metrics"])
+@pytest.mark.parametrize("query", ["listen", "report_worker", "database_metrics"])
 def test_what_gets_no_answer_keeps_no_lease_from_being_renewed(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch, query: str
 ):
@@ -775,7 +767,7 @@ def test_what_gets_no_answer_keeps_no_lease_from_being_renewed(
     monkeypatch.setitem(QUERIES, query, "SELECT pg_sleep(20)")
     (job_id,) = add_jobs(connection, "a")
     leases = Leases(lease_s=1)
-    with beating(database, leases, notified=Event(), sample=DatabaseSample()):
+    with beating(database, leases, notified={"loracomp_job": Event()}, sample=DatabaseSample()):
         jobs = claim(connection, lease_s=1)
         leases.hold(jobs)
         claimed = job(connection, job_id)["claimed_at"]
@@ -851,7 +843,7 @@ def test_some_of_the_grace_time_is_kept_to_give_back_what_runs(grace_s: float, s
 
 
 @pytest.mark.session
-def test_a_worker_has_three_connections(connection: Connection, database: str):
+def test_a_worker_has_four_connections(connection: Connection, database: str):
     """While it works, when it hears of jobs, when it gives back what runs."""
     ids = add_jobs(connection, *["sleep 0.2", "a", "refuse", "b"] * 8)
     counted: list[int] = []
@@ -867,7 +859,7 @@ def test_a_worker_has_three_connections(connection: Connection, database: str):
         wait_until(counting(lambda: reported(connection) == ["stopping"]))
         process.send_signal(signal.SIGTERM)
         wait_until(counting(lambda: process.poll() is not None))
-    assert max(counted) == 3
+    assert max(counted) == 4
     assert claims(connection) == dict.fromkeys([*ids, slow], 1)
 
 

@@ -34,10 +34,9 @@ from loracomp.database.tables.columns import (
     texts,
 )
 
-# The last row of late_answer that a claim has looked at: the next claim goes on from there. A sequence, because a row
-# would leave a dead tuple at each claim.
+# A sequence, because a row would leave a dead tuple at each call.
 late_answer_seen = Sequence("late_answer_seen", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
-also("COMMENT ON SEQUENCE loracomp.late_answer_seen IS 'The last row of late_answer that a claim has looked at.'")
+also("COMMENT ON SEQUENCE loracomp.late_answer_seen IS 'The last row of late_answer that was looked at.'")
 
 declaration = Table(
     "declaration",
@@ -121,7 +120,7 @@ late_answer = Table(
     "late_answer",
     metadata,
     Column("job_id", BigInteger, primary_key=True, autoincrement=False, comment="The job, which has ended."),
-    comment="Jobs whose answer is not in answer_row yet, because a session had locked the row. Claims copy it later.",
+    comment="Jobs whose answer is not in answer_row yet: a session had locked the row. The keeper copies it later.",
 )
 
 answer_hint = Table(
@@ -132,7 +131,7 @@ answer_hint = Table(
     required("key", texts(), "Key of a row that may have changed; empty: look at all.", info=NO_STATISTICS),
     # No keys: they would be looked up for each row that an application writes.
     index("answer_hint_order", "declaration_id written_in"),
-    comment="Rows that were written since the last claim looked. Triggers append; nothing waits for anything here.",
+    comment="Rows that were written since the keeper last looked. Triggers append; nothing waits for anything here.",
     # Claims read from the oldest on, past dead rows: vacuum runs early and at full speed.
     postgresql_with={
         "autovacuum_vacuum_scale_factor": "0.01",

@@ -1,6 +1,6 @@
-"""Workers and what they last reported."""
+"""Workers, what they last reported, and which of them keeps house."""
 
-from sqlalchemy import Double, Integer, Table, Text
+from sqlalchemy import Double, Integer, SmallInteger, Table, Text
 
 from loracomp.database.tables.columns import (
     TIME,
@@ -47,5 +47,34 @@ worker = Table(
     check("silent_after_s_must_be_between_0_and_86400", "silent_after_s BETWEEN 0 AND 86400"),
     comment="Workers and what they last reported. The view worker_status shows who is alive.",
     # Few rows that are updated every few seconds: half-empty pages keep all versions of a row on its page.
+    postgresql_with={"fillfactor": "50"},
+)
+
+keeper = Table(
+    "keeper",
+    metadata,
+    required("id", SmallInteger, "Always 1.", primary_key=True, autoincrement=False, default="1"),
+    required("worker", Text, "Worker that keeps house, or did last."),
+    required("keeps_until", TIME, "When another worker may take over, unless this one says before that it goes on."),
+    check("there_is_one_keeper", "id = 1"),
+    at_most_characters("worker", 300),
+    comment="The worker that keeps house for all: it wakes and rescues jobs, and asks for rows of declarations.",
+    postgresql_with={"fillfactor": "50"},
+)
+
+keeper_step = Table(
+    "keeper_step",
+    metadata,
+    required("step", Text, "SQL function that the keeper calls.", primary_key=True),
+    required("worker", Text, "Worker that called it."),
+    required("ran_at", TIME, "When it last ran. A step that finds nothing to do is noted every ten seconds."),
+    required("took_s", Double, "Seconds that it took."),
+    required("handled", Integer, "How many jobs, declarations or answers it handled."),
+    optional("error", Text, "Why it failed; null if it did not."),
+    check("took_s_must_be_between_0_and_1000000", "took_s BETWEEN 0 AND 1000000"),
+    at_most_characters("step", 100),
+    at_most_characters("worker", 300),
+    at_most_characters("error", 1000),
+    comment="What each step of the keeper did last.",
     postgresql_with={"fillfactor": "50"},
 )

@@ -1,0 +1,237 @@
+"""Keeps house: a thread with a connection of its own, which calls the steps that no job should wait for.
+
+One worker at a time is elected to do so, because the steps are for all workers (SQL function `keep_house`). Each step
+is one SQL function in a transaction of its own; it ends soon by itself and returns how much it handled. If it fails,
+the other steps go on, and it is tried again later. Embedding is a step of every worker: each embeds other examples.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from threading import Event, Thread
+from time import monotonic
+from types import TracebackType
+
+import psycopg
+
+from loracomp.database.connections import Connection, row_of
+from loracomp.database.queries import QUERIES
+from loracomp.errors import LoracompError
+from loracomp.worker.link import Link
+from loracomp.worker.logfmt import logfmt, message_of
+
+ELECTED_S = 5.0
+"""Seconds for which a worker is elected."""
+ELECT_AGAIN_S = 1.5
+"""Seconds after which the elected worker says that it goes on, and the others look whether nobody does."""
+STEP_S = 5.0
+"""Seconds after which a step is cancelled. It ends by itself within a fifth of a second, unless something is wrong."""
+PAUSE_S = 0.05
+"""Least number of seconds between two rounds, however many notifications arrive: any login can send them."""
+NOTE_EVERY_S = 10.0
+"""Seconds after which a step that finds nothing to do is noted again. Each note leaves a dead tuple."""
+FAILED_AGAIN_S, FAILED_AT_MOST_S = 1.0, 60.0
+"""Seconds after which a step that failed is tried again: the first time, and at most. They double with each failure."""
+EMBED_BUSY_S = 10.0
+"""Seconds after which a worker that holds jobs looks for examples to embed."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Step:
+    """A step, and when it is due."""
+
+    name: str
+    """Of the SQL function and of its query."""
+    every_s: float
+    """At least so often."""
+    is_woken: bool = False
+    """Whether a notification makes it due."""
+    due_at: float = field(default_factory=monotonic)
+    noted_at: float = 0.0
+    failures: int = 0
+    """Since it last succeeded."""
+    handled: int | None = None
+    """By the last call; 0 if it failed, None if there was none."""
+
+
+class Keeper:
+    """Calls the steps while it is elected, in its own thread, within a `with` block."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        worker: str,
+        poll_s: float,
+        embed: Callable[[Connection], int],
+        busy: Callable[[], bool],
+        changed: Callable[[], object],
+    ) -> None:
+        """`poll_s`: seconds between two calls of a step that finds nothing to do.
+
+        `embed` embeds some examples, and `busy` says whether the worker holds jobs. `changed` is called after a step
+        has handled something, because jobs may be due now.
+        """
+        self._link = link
+        self._worker = worker
+        self._embed = embed
+        self._busy = busy
+        self._changed = changed
+        self._steps = [
+            Step("wake_jobs", poll_s),
+            Step("rescue_jobs", poll_s),
+            Step("ask_rows", poll_s, is_woken=True),
+            Step("take_late_answers", poll_s),
+            Step("maintain", 60.0),
+        ]
+        self._embedding = Step("embed", poll_s)
+        self._elected = False
+        self._elect_at = monotonic()
+        self.notified = Event()
+        """Set it when the keeper may have something to do."""
+        self._stop = Event()
+        self._thread = Thread(target=self._run, name="keeper", daemon=True)
+
+    def __enter__(self) -> "Keeper":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Begin no more steps."""
+        self._stop.set()
+        self.notified.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the last call of each step found nothing to do, or failed."""
+        steps = [self._embedding, *(self._steps if self._elected else ())]
+        return all(step.handled == 0 for step in steps)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            began = monotonic()
+            try:
+                self._round()
+            except Exception as error:  # the database is away, or something that a later round may not meet
+                _log.warning(logfmt("not_kept", error=error))
+                self._link.close()
+                self._elected = False
+                self._stop.wait(ELECT_AGAIN_S)
+            self._wait(began)
+        if self._elected:
+            self._leave()
+        self._link.close()
+
+    def _leave(self) -> None:
+        try:
+            self._link.open().execute(QUERIES["leave_house"], {"worker": self._worker})
+        except (psycopg.Error, LoracompError) as error:
+            _log.info(logfmt("house_not_left", error=error))
+
+    def _round(self) -> None:
+        """Call the steps that are due."""
+        if self._elect_at <= monotonic():
+            self._elect()
+        if self._elected:
+            if self.notified.is_set():
+                self.notified.clear()
+                self._wake()
+            for step in self._steps:
+                self._take(step, partial(_call, step.name))
+        self._take(self._embedding, self._embed)
+
+    def _elect(self) -> None:
+        given = {"worker": self._worker, "lease": timedelta(seconds=ELECTED_S)}
+        connection = self._link.open()
+        with within(connection, STEP_S):
+            elected = bool(row_of(connection, QUERIES["keep_house"], given)["elected"])
+        if elected and not self._elected:
+            _log.info(logfmt("keeps_house"))
+            self.notified.set()  # notifications that came before went to another worker
+        self._elected = elected
+        self._elect_at = monotonic() + ELECT_AGAIN_S
+
+    def _wake(self) -> None:
+        for step in self._steps:
+            if step.is_woken and not step.failures:
+                step.due_at = monotonic()
+
+    def _take(self, step: Step, call: Callable[[Connection], int]) -> None:
+        """Call a step if it is due. A step that has handled something is due again at once."""
+        began = monotonic()
+        if self._stop.is_set() or step.due_at > began:
+            return
+        error: Exception | None = None
+        try:
+            connection = self._link.open()
+            with within(connection, STEP_S):
+                step.handled = call(connection)
+            step.failures = 0
+            step.due_at = began if step.handled else monotonic() + self._pause_s(step, monotonic() - began)
+        except Exception as failure:
+            if not self._link.answers():
+                raise  # no step's fault
+            error = failure
+            _log.warning(logfmt("step_failed", step=step.name, error=error))
+            step.handled = 0
+            step.due_at = monotonic() + min(FAILED_AGAIN_S * 2**step.failures, FAILED_AT_MOST_S)
+            step.failures += 1
+        self._note(step, monotonic() - began, error)
+        if step.handled:
+            self._changed()
+
+    def _pause_s(self, step: Step, took_s: float) -> float:
+        """Seconds until a step that found nothing is due again."""
+        if step is not self._embedding:
+            return step.every_s
+        # Looking for examples reads all that have a text, so wait 99 times as long: at most 1 % of the server's time.
+        return max(EMBED_BUSY_S if self._busy() else step.every_s, 99 * took_s)
+
+    def _note(self, step: Step, took_s: float, error: Exception | None) -> None:
+        """Note what a step did: each time that it failed, and otherwise every few seconds."""
+        if step is self._embedding or not (error or monotonic() >= step.noted_at + NOTE_EVERY_S):
+            return
+        step.noted_at = 0.0 if error else monotonic()
+        given = {
+            "step": step.name,
+            "worker": self._worker,
+            "handled": step.handled,
+            "took_s": took_s,
+            "error": error and message_of(error),
+        }
+        connection = self._link.open()
+        with within(connection, STEP_S):
+            connection.execute(QUERIES["note_step"], given)
+
+    def _wait(self, began: float) -> None:
+        """Wait until a step is due, or a notification arrives; at least for a moment."""
+        self._stop.wait(max(0.0, began + PAUSE_S - monotonic()))
+        steps = [self._embedding, *(self._steps if self._elected else ())]
+        seconds = min(self._elect_at, *(step.due_at for step in steps)) - monotonic()
+        if seconds <= 0:
+            return
+        if self._elected:
+            self.notified.wait(seconds)
+        else:
+            self._stop.wait(seconds)
+
+
+def _call(name: str, connection: Connection) -> int:
+    return int(row_of(connection, QUERIES[name])["handled"])
+
+
+@contextmanager
+def within(connection: Connection, seconds: float) -> Iterator[None]:
+    """A transaction whose statements are cancelled after so many seconds, and wait for a lock for a moment only."""
+    with connection.transaction():
+        connection.execute(QUERIES["set_step_timeouts"], {"timeout": f"{1000 * seconds:.0f}ms"})
+        yield

@@ -1,0 +1,156 @@
+-- Steps of the keeper that keep the queue in order. One worker at a time keeps house: it calls each step again and again, in a
+-- transaction of its own (worker/keeper.py). A step ends soon by itself, and returns how many jobs it handled: above 0, it is called again.
+--   wake_jobs                   makes scheduled jobs due whose run_at has come
+--   rescue_jobs                 queues or fails jobs whose lease has expired
+--     retry_delay               how long they wait before the next attempt (fail_jobs calls it too)
+--   maintain                    partitions for the next jobs: 68_ranges.sql
+--   keep_house                  elects the worker that calls the steps
+--   leave_house                 lets another worker be elected at once
+--   note_step                   what a step did last, for administrators
+
+-- scheduled -> due, for at most 1,000 jobs whose run_at has come, and background -> everyday for as many that have waited there for
+-- 1,000 minutes. The UPDATE fires prepare_job, which sees that they are due or old, and gives them their places. Scheduled jobs are in
+-- another index, so that claims need not read past them.
+CREATE FUNCTION loracomp.wake_jobs() RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+-- As in claim_jobs, statements are planned once a session, for index scans that stop early.
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+SET jit = off
+AS $$
+DECLARE
+    woken CONSTANT bigint[] := ARRAY(
+        SELECT d.id FROM loracomp.job AS d WHERE d.status = 'queued' AND d.scheduled AND d.run_at <= now()
+        ORDER BY d.run_at LIMIT 1000
+        FOR UPDATE SKIP LOCKED
+    ) || ARRAY(
+        SELECT d.id FROM loracomp.job AS d
+        WHERE d.status = 'queued' AND NOT d.scheduled AND d.background AND d.run_at < now() - interval '1000 minutes'
+        ORDER BY d.run_at LIMIT 1000
+        FOR UPDATE SKIP LOCKED
+    );
+BEGIN
+    -- Check first, because an UPDATE of no rows would still run the triggers of the audit and of declarations.
+    IF woken <> '{}' THEN
+        UPDATE loracomp.job AS j SET scheduled = FALSE WHERE j.id = ANY (woken);
+    END IF;
+    RETURN cardinality(woken);
+END
+$$;
+COMMENT ON FUNCTION loracomp.wake_jobs IS
+'Makes jobs whose run_at has come available to claims, and returns their number. For the keeper.';
+
+-- running -> queued for at most 1,000 jobs whose lease has expired; from then on each is claimed alone. Its first expiry gives the
+-- attempt back; any other counts, because the job ran alone, and after the last attempt the job is failed.
+-- A worker whose model goes on ends a job at its timeout_s itself (fail_jobs). If it did not, it died or hangs, and nobody knows
+-- which of its jobs that is due to.
+CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+-- As in claim_jobs, statements are planned once a session, for index scans that stop early.
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+SET jit = off
+AS $$
+DECLARE
+    expired CONSTANT bigint[] := ARRAY(
+        SELECT j.id FROM loracomp.job AS j
+        WHERE j.status = 'running' AND j.lease_expires_at < now()
+        ORDER BY j.lease_expires_at LIMIT 1000
+        FOR UPDATE SKIP LOCKED
+    );
+BEGIN
+    -- Check first, because an UPDATE of no rows would still run the triggers of the audit and of declarations.
+    IF expired = '{}' THEN
+        RETURN 0;
+    END IF;
+    UPDATE loracomp.job AS j SET
+        status = CASE WHEN e.spent THEN 'failed' ELSE 'queued' END,
+        finished_at = CASE WHEN e.spent THEN now() END,
+        attempts = CASE WHEN e.alone THEN j.attempts ELSE greatest(j.attempts - 1, 0) END, -- somebody may have set it to 0 meanwhile
+        expired_leases = j.expired_leases + 1,
+        run_at = CASE WHEN e.alone AND NOT e.spent THEN now() + loracomp.retry_delay(j.attempts) ELSE j.run_at END,
+        lease_token = NULL,
+        lease_expires_at = NULL,
+        error_code = CASE WHEN e.timed_out THEN 'timed_out' ELSE 'lease_expired' END,
+        error = format(
+            '%s: worker %s stopped or hung while it worked on %s',
+            CASE WHEN e.timed_out THEN format('it took longer than its timeout_s of %s s', j.timeout_s) ELSE 'its lease ran out' END,
+            j.worker, CASE WHEN e.alone THEN 'this job alone' ELSE 'this job and maybe others' END
+        )
+    FROM (
+        SELECT
+            r.id, r.expired_leases > 0 AS alone, r.expired_leases > 0 AND r.attempts >= r.max_attempts AS spent,
+            r.lease_expires_at >= r.claimed_at + make_interval(secs => r.timeout_s) AS timed_out
+        FROM loracomp.job AS r WHERE r.id = ANY (expired)
+    ) AS e
+    WHERE j.id = e.id AND j.id = ANY (expired);
+    PERFORM nextval('loracomp.rescued_jobs') FROM unnest(expired);
+    RETURN cardinality(expired);
+END
+$$;
+COMMENT ON FUNCTION loracomp.rescue_jobs IS
+'Queues jobs whose lease has expired again (or fails them), and returns their number. For the keeper.';
+
+-- Reads only. The delay doubles with each attempt, up to ten minutes, and varies randomly by half, so that retries are spread.
+CREATE FUNCTION loracomp.retry_delay(attempts integer) RETURNS interval
+LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT make_interval(secs => least(2.0 ^ attempts, 600) * (0.5 + random()));
+END;
+COMMENT ON FUNCTION loracomp.retry_delay IS 'How long a job waits before its next attempt, after this many attempts.';
+
+-- A worker is elected for a few seconds, and stays elected while it calls this again in time. It is a lease in a row, and no advisory
+-- lock, because any login could hold that for ever; and because a worker that hangs keeps its session, but not the lease. Two keepers at
+-- once do no harm, because each step passes over what another session has locked.
+CREATE FUNCTION loracomp.keep_house(worker text, lease interval) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    PERFORM loracomp.check_range('lease', extract(EPOCH FROM keep_house.lease), 0, 60);
+    -- Read first: INSERT locks the row even where it changes nothing, and every worker asks every few seconds.
+    IF EXISTS (
+        SELECT FROM loracomp.keeper AS k WHERE k.worker <> keep_house.worker AND k.keeps_until > clock_timestamp()
+    ) THEN
+        RETURN FALSE;
+    END IF;
+    INSERT INTO loracomp.keeper AS k (worker, keeps_until) VALUES (keep_house.worker, clock_timestamp() + keep_house.lease)
+    ON CONFLICT ON CONSTRAINT keeper_pkey DO UPDATE SET worker = excluded.worker, keeps_until = excluded.keeps_until
+    WHERE k.worker = excluded.worker OR k.keeps_until <= clock_timestamp();
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION loracomp.keep_house IS
+'Whether a worker keeps house for the length of a lease: it does already, or nobody does.';
+
+CREATE FUNCTION loracomp.leave_house(worker text) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+BEGIN ATOMIC
+    UPDATE loracomp.keeper AS k SET keeps_until = clock_timestamp() WHERE k.worker = leave_house.worker;
+END;
+COMMENT ON FUNCTION loracomp.leave_house IS 'Ends a worker''s turn as keeper, because it stops.';
+
+-- The error of a step that fails stays until the step succeeds.
+CREATE FUNCTION loracomp.note_step(
+    step text, worker text, handled integer, took_s double precision, error text
+) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+BEGIN ATOMIC
+    INSERT INTO loracomp.keeper_step AS s (step, worker, ran_at, took_s, handled, error)
+    VALUES (
+        note_step.step, note_step.worker, clock_timestamp(), note_step.took_s, note_step.handled,
+        left(note_step.error, 1000)
+    )
+    ON CONFLICT ON CONSTRAINT keeper_step_pkey DO UPDATE SET
+        worker = excluded.worker, ran_at = excluded.ran_at, took_s = excluded.took_s, handled = excluded.handled,
+        error = excluded.error;
+END;
+COMMENT ON FUNCTION loracomp.note_step IS 'Notes in keeper_step what a step of the keeper did last, or why it failed.';

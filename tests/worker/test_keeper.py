@@ -1,0 +1,156 @@
+"""The keeper: one worker at a time calls the steps that keep the queue in order, and none of them stops the others."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+
+import pytest
+
+from job_data import BASE, add_jobs, claim, expire_leases, job, statuses
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
+from loracomp.worker import keeper
+from loracomp.worker.keeper import Keeper
+from loracomp.worker.link import Link
+from worker_helpers import wait_until, working
+
+STEPS = {"wake_jobs", "rescue_jobs", "ask_rows", "take_late_answers", "maintain"}
+
+
+@contextmanager
+def keeping(database: str, worker: str = "one", poll_s: float = 0.05) -> Iterator[Keeper]:
+    link = Link(database, f"loracomp keeper {worker}", Event(), answer_s=30)
+    with Keeper(
+        link, worker=worker, poll_s=poll_s, embed=lambda _: 0, busy=lambda: False, changed=lambda: None
+    ) as kept:
+        yield kept
+
+
+def elected(connection: Connection) -> str | None:
+    """The worker that keeps house now."""
+    row = connection.execute("SELECT worker FROM loracomp.keeper WHERE keeps_until > now()").fetchone()
+    return row and row["worker"]
+
+
+def noted(connection: Connection) -> dict[str, str | None]:
+    """Each step's error."""
+    return {row["step"]: row["error"] for row in connection.execute("SELECT step, error FROM loracomp.keeper_step")}
+
+
+@pytest.fixture(autouse=True)
+def nobody_keeps_house(connection: Connection) -> None:
+    connection.execute("DELETE FROM loracomp.keeper")
+    connection.execute("DELETE FROM loracomp.keeper_step")
+
+
+def test_one_worker_keeps_house_and_another_follows_at_once_when_it_stops(connection: Connection, database: str):
+    with keeping(database, "one"):
+        wait_until(lambda: noted(connection) == dict.fromkeys(STEPS))
+        with keeping(database, "two"):
+            time.sleep(0.3)
+            assert elected(connection) == "one"
+        assert elected(connection) == "one"
+    assert elected(connection) is None
+    with keeping(database, "two"):
+        wait_until(lambda: elected(connection) == "two")
+
+
+def test_another_worker_takes_over_from_one_that_is_gone(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+):
+    """It said for how long it was elected, and does not go on."""
+    monkeypatch.setattr(keeper, "ELECT_AGAIN_S", 0.1)
+    connection.execute("SELECT loracomp.keep_house('gone', '1 second')")
+    with keeping(database, "two"):
+        assert elected(connection) == "gone"
+        wait_until(lambda: elected(connection) == "two")
+
+
+def test_who_keeps_house_is_asked_seldom_by_the_others(connection: Connection, database: str):
+    """A hundred workers must not all look at the queue."""
+    connection.execute("SELECT loracomp.keep_house('another', '1 minute')")
+    with keeping(database, "two"):
+        time.sleep(1)
+    assert noted(connection) == {}
+
+
+def test_a_step_that_fails_or_hangs_stops_no_other(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(keeper, "STEP_S", 0.5)
+    monkeypatch.setitem(QUERIES, "wake_jobs", "SELECT 1 / 0 AS handled")
+    monkeypatch.setitem(QUERIES, "ask_rows", "SELECT pg_sleep(600), 0 AS handled")
+    (job_id,) = add_jobs(connection, "a")
+    connection.execute("SELECT * FROM loracomp.claim_jobs('gone', %s, 1, '1 minute')", [BASE])
+    expire_leases(connection)
+    with keeping(database):
+        wait_until(lambda: job(connection, job_id)["expired_leases"] == 1)
+        wait_until(lambda: set(noted(connection)) == STEPS)
+    errors = noted(connection)
+    assert errors["wake_jobs"] == "division by zero"
+    assert errors["ask_rows"] == "canceling statement due to statement timeout; try again"
+    assert {step for step, error in errors.items() if error is None} == STEPS - {"wake_jobs", "ask_rows"}
+
+
+def test_a_step_that_failed_is_tried_less_and_less_often(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setitem(QUERIES, "ask_rows", "SELECT 1 / 0 AS handled")
+    with keeping(database) as kept:
+        for _ in range(100):
+            kept.notified.set()
+            time.sleep(0.02)
+    assert 1 <= caplog.text.count("step_failed") <= 2
+
+
+def test_a_flood_of_notifications_costs_twenty_rounds_a_second(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+):
+    calls = "SELECT nextval('loracomp.rescued_jobs') AS number, 0 AS handled"
+    monkeypatch.setitem(QUERIES, "ask_rows", calls)
+    before = connection.execute("SELECT last_value FROM loracomp.rescued_jobs").fetchone()
+    with keeping(database, poll_s=60) as kept:
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            kept.notified.set()
+            time.sleep(0.001)
+    after = connection.execute("SELECT last_value FROM loracomp.rescued_jobs").fetchone()
+    assert before
+    assert after
+    assert 2 <= after["last_value"] - before["last_value"] <= 22
+
+
+def test_a_keeper_whose_connection_is_lost_goes_on(connection: Connection, database: str, caplog):
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'loracomp keeper one'"
+    (job_id,) = add_jobs(connection, "a")
+    with keeping(database):
+        wait_until(lambda: elected(connection) == "one")
+        connection.execute(cut)
+        claim(connection, worker="gone")
+        expire_leases(connection)
+        wait_until(lambda: job(connection, job_id)["expired_leases"] == 1)
+    assert "not_kept" in caplog.text
+
+
+def test_a_worker_makes_the_partitions_of_the_next_jobs(connection: Connection, database: str):
+    newest = "SELECT * FROM loracomp.job_ranges() WHERE first_id > 0"
+    for row in connection.execute(newest).fetchall():
+        connection.execute(f"DROP TABLE {row['predictions']}, {row['events']}".encode())
+    with keeping(database):
+        wait_until(lambda: connection.execute(newest).fetchone() is not None)
+
+
+def test_a_locked_table_keeps_a_worker_from_embedding_and_not_from_claiming(connection: Connection, database: str):
+    """As while the index of embeddings is built: the keeper waits for a moment, and its connection is its own."""
+    connection.execute("INSERT INTO loracomp.task (name) VALUES ('tea')")
+    connection.execute("SELECT loracomp.add_example('tea', 'hot?', 'yes', '{yes,no}')")
+    with db.connect(database) as builder, builder.transaction():
+        builder.execute("LOCK TABLE loracomp.example_embedding IN ACCESS EXCLUSIVE MODE")
+        with working(database):
+            began = time.monotonic()
+            add_jobs(connection, "a")
+            wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+            assert time.monotonic() - began < 5
