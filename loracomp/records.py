@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-AXES = 256
-"""Principal axes of a database that has some, and dimensions of its reduced embeddings."""
-
 
 @dataclass(frozen=True, slots=True)
 class Job:

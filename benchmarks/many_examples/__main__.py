@@ -36,10 +36,8 @@ SERVER = """
 SELECT current_setting('shared_buffers') AS shared_buffers, current_setting('huge_pages_status', true) AS huge_pages
 """
 SIZES = """
-SELECT (pg_table_size('loracomp.example_embedding') + pg_table_size('loracomp.reduced_embedding')) / 1e6 AS table_mb,
-    sum(pg_relation_size(i.indexrelid)) / 1e6 AS index_mb
-FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
-WHERE c.relname IN ('example_embedding_hnsw', 'reduced_embedding_hnsw')
+SELECT pg_table_size('loracomp.example_embedding') / 1e6 AS table_mb,
+    pg_relation_size('loracomp.example_embedding_hnsw') / 1e6 AS index_mb
 """
 console = Console(stderr=True, highlight=False)
 

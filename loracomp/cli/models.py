@@ -144,15 +144,12 @@ def set_encoder(
 
 @encoder_app.command("index")
 def index_embeddings(as_json: AsJson = False) -> None:
-    """Index the examples' embeddings as fits their number: very many by 256 principal axes, which makes routing faster.
-
-    Run it again if many examples of another kind were added.
-    """
+    """Build the index of the examples' embeddings anew, which makes routing faster after many were added. Jobs wait."""
     from loracomp.registry import embeddings
 
     with open_database() as connection, remarks.status("building the index"):
-        dimensions = embeddings.index_embeddings(connection)
-    say_or_json(f"indexed by {dimensions} dimensions", {"dimensions": dimensions}, as_json)
+        embeddings.index_embeddings(connection)
+    say_or_json("the index is built", {"indexed": True}, as_json)
 
 
 @encoder_app.command("cancel")

@@ -76,8 +76,6 @@ INSERT INTO loracomp.encoder SELECT * FROM loracomp.next_encoder;
 DELETE FROM loracomp.next_encoder
 
 -- name: exchange_embeddings
-TRUNCATE loracomp.principal_axis, loracomp.reduced_embedding;
-DROP INDEX IF EXISTS loracomp.reduced_embedding_hnsw;
 DROP TABLE loracomp.example_embedding;
 ALTER TABLE loracomp.next_embedding RENAME TO example_embedding;
 ALTER INDEX loracomp.an_example_has_one_next_embedding RENAME TO an_example_has_one_embedding;
@@ -88,19 +86,7 @@ ALTER INDEX loracomp.next_embedding_hnsw RENAME TO example_embedding_hnsw
 SELECT loracomp.drop_embedding_index(incoming => %(incoming)s::bigint) AS dropped
 
 -- name: build_embedding_index
-SELECT loracomp.build_embedding_index(axes => %(axes)b::public.vector[])
-
--- name: drop_spare_index
-SELECT loracomp.drop_spare_index()
-
--- name: sample_embeddings
--- No rows if there are fewer embeddings than are reduced.
-SELECT v.embedding FROM loracomp.example_embedding AS v
-WHERE (SELECT count(*) FROM loracomp.example_embedding) >= %(reduced_from)s::bigint
-ORDER BY hashint8(v.example_id) LIMIT %(size)s::bigint
-
--- name: embedding_dimensions
-SELECT loracomp.embedding_dimensions() AS dimensions
+SELECT loracomp.build_embedding_index()
 
 -- name: add_task
 SELECT loracomp.add_task(

@@ -14,7 +14,6 @@ from loracomp.database.connections import Connection, row_of, rows_of, translate
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.model.encoder import Encoder, load_encoder
-from loracomp.records import AXES
 
 if TYPE_CHECKING:
     from loracomp.registry.library_files import EncoderPart
@@ -25,10 +24,6 @@ COUNTED_EACH_S = 10
 """Seconds between two counts of what is left, because other processes embed too."""
 ADDED_TOGETHER = 4096
 """Embeddings sent in one statement, about 14 MB."""
-REDUCED_FROM = 200_000
-"""Embeddings from which on coordinates on axes are indexed, because that index is faster (docs/scaling.md)."""
-SAMPLED = 5000
-"""Embeddings from which the axes are computed."""
 
 Vectors = npt.NDArray[np.float32]
 
@@ -158,48 +153,16 @@ def load_embeddings(
                 part = slice(start, start + ADDED_TOGETHER)
                 add_embeddings(connection, rows[part], vectors[part], encoder)
             if dropped:
-                _build_index(connection)
+                row_of(connection, QUERIES["build_embedding_index"])
     tune_routing(connection)
 
 
-def index_embeddings(connection: Connection) -> int:
-    """Index the embeddings as fits their number; returns the dimensions of what is indexed.
-
-    From 200,000 embeddings on (`REDUCED_FROM`), these are their coordinates on the principal axes, which are
-    computed anew: the `AXES` axes in whose directions the embeddings differ most. Below, and if embeddings have few
-    dimensions, they are whole embeddings. Jobs are routed meanwhile, unless there were axes before: then they wait for
-    the new index.
-    """
+def index_embeddings(connection: Connection) -> None:
+    """Build the index anew, with likes stored side by side; jobs wait for it."""
     with translated_errors():
         connection.execute(QUERIES["end_with_the_client"])
-        with connection.transaction():
-            axes = _build_index(connection)
-        connection.execute(QUERIES["drop_spare_index"])
+        row_of(connection, QUERIES["build_embedding_index"])
     tune_routing(connection)
-    return axes or int(row_of(connection, QUERIES["embedding_dimensions"])["dimensions"])
-
-
-def _build_index(connection: Connection) -> int:
-    """Build the index; returns the number of axes, 0 if whole embeddings are indexed."""
-    axes = _principal_axes(connection)
-    row_of(connection, QUERIES["build_embedding_index"], {"axes": axes})
-    return len(axes)
-
-
-def _principal_axes(connection: Connection) -> list[Vectors]:
-    """Unit vectors [dimensions], most telling first; none if whole embeddings are to be indexed.
-
-    They are eigenvectors of the second moments of a sample: of all linear maps to as many coordinates, this one keeps
-    most of the embeddings' inner products (principal component analysis without centring, as cosines are compared).
-    """
-    given = {"size": SAMPLED, "reduced_from": REDUCED_FROM}
-    sample = connection.execute(QUERIES["sample_embeddings"], given).fetchall()
-    if not sample:
-        return []
-    vectors = np.stack([row["embedding"].to_numpy() for row in sample]).astype(np.float32)
-    if vectors.shape[1] < 2 * AXES:
-        return []
-    return list(np.linalg.eigh(vectors.T @ vectors).eigenvectors[:, : -AXES - 1 : -1].T)
 
 
 def add_embeddings(

@@ -7,7 +7,6 @@
 --   active_adapters             the active adapters of these tasks
 --   search_exactly              whether to scan these tasks' examples instead of using the index
 --   nearest_examples            the k nearest examples of these tasks
---     reduce_embedding          a vector in the coordinates by which a large database is searched
 
 -- Changes nothing. The norm is not checked. In plpgsql, so that a vector is converted once, and not for each example.
 CREATE FUNCTION loracomp.checked_embedding(embedding public.vector) RETURNS public.halfvec
@@ -120,50 +119,29 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.active_adapters IS 'The active adapters of these tasks for a base model, each with its task.';
 
--- Changes nothing; reads at most 4,001 entries of an index, and with principal axes 20,001 more.
+-- Changes nothing; reads at most 4,001 entries of an index.
 CREATE FUNCTION loracomp.search_exactly(tasks integer[]) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    -- Scanning 4,000 takes some 2 ms. HNSW would have to discard the rows of other tasks, and would miss some neighbours. With
-    -- principal axes, a job that may use 20,000 of 200,000 takes 0.8 of the time if these are scanned.
+    -- Scanning 4,000 takes some 2 ms. HNSW would have to discard the rows of other tasks, and would miss some neighbours.
     -- (SELECT tasks), because the planner would estimate how many rows each task of a constant array has, which takes ten times as
     -- long as the scan if there are thousands.
-    SELECT CASE
-        WHEN NOT EXISTS (
-            SELECT FROM loracomp.example_embedding AS e
-            WHERE e.task_id = ANY ((SELECT tasks)::integer[]) LIMIT 1 OFFSET 4000
-        ) THEN TRUE
-        WHEN EXISTS (SELECT FROM loracomp.principal_axis)
-            THEN NOT EXISTS (
-                SELECT FROM loracomp.example_embedding AS e
-                WHERE e.task_id = ANY ((SELECT tasks)::integer[]) LIMIT 1 OFFSET 20000
-            )
-        ELSE FALSE
-    END;
+    SELECT NOT EXISTS (
+        SELECT FROM loracomp.example_embedding AS e
+        WHERE e.task_id = ANY ((SELECT tasks)::integer[]) LIMIT 1 OFFSET 4000
+    );
 END;
 COMMENT ON FUNCTION loracomp.search_exactly IS
-'Whether these tasks have so few examples (4,000 at most; 20,000 with principal axes) that an exact scan is the better search.';
+'Whether these tasks have so few examples (4,000 at most) that an exact scan is the better search.';
 
--- Reads the principal axes, and changes nothing; null if there are none.
-CREATE FUNCTION loracomp.reduce_embedding(embedding public.halfvec) RETURNS public.halfvec
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN (
-    SELECT array_agg(-(a.axis OPERATOR (public.<#>) embedding) ORDER BY a.place)::real[]::public.halfvec
-    FROM loracomp.principal_axis AS a
-);
-COMMENT ON FUNCTION loracomp.reduce_embedding IS
-'The coordinates of an embedding on the principal axes, of which there are fewer than it has dimensions; null if the database has no axes.';
-
--- Changes nothing. Without principal axes, one of two searches is executed: in the index of whole embeddings, or among all of these
--- (exact). With axes, candidates are searched by their coordinates, in the index or among all, and are then compared by their whole
--- embeddings.
+-- Changes nothing. One of two searches is executed: in the HNSW index, or among all examples of the tasks (exact).
 -- The query is written so that its plan does not depend on statistics and parameters (a test checks this):
--- width_bucket keeps the HNSW branches from using the btree, and finds a task by bisection, where ANY would look at all of them, so
--- that they must be sorted; distance + 0 keeps the exact branches from using HNSW; the constant LIMITs (for the largest k of a policy)
--- are there because the planner would assume a tenth of the table for variable ones. HNSW scans are
+-- width_bucket keeps the HNSW branch from using the btree, and finds a task by bisection, where ANY would look at all of them, so
+-- that they must be sorted; distance + 0 keeps the exact branch from using HNSW; the constant LIMIT (for the largest k of a policy)
+-- is there because the planner would assume a tenth of the table for a variable one. HNSW scans are
 -- lazy, so only 2 * k rows are read: the nearest k of these are returned, because a relaxed scan that goes on, to find enough
 -- eligible rows, returns rows out of order. Of a million examples, 10 % of them eligible, k rows have 97.6 % of the nearest k, 2 * k
--- rows 99.2 %. By coordinates 3 * k candidates of the index have 99.0 % (2 * k: 98.1 %), and 6 * k among all nearly 100 %.
+-- rows 99.2 %.
 -- Functions whose statements call it have these settings. It has none itself: with settings of its own, Postgres could not insert
 -- its query into theirs, and a search would take about a tenth longer (measured roughly).
 --   enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
@@ -181,8 +159,7 @@ BEGIN ATOMIC
             FROM (
                 SELECT e.example_id, e.task_id, 1 - (e.embedding OPERATOR (public.<=>) q) AS similarity
                 FROM loracomp.example_embedding AS e
-                WHERE NOT exact AND NOT EXISTS (SELECT FROM loracomp.principal_axis)
-                    AND tasks[width_bucket(e.task_id, tasks)] = e.task_id
+                WHERE NOT exact AND tasks[width_bucket(e.task_id, tasks)] = e.task_id
                 ORDER BY e.embedding OPERATOR (public.<=>) q
                 LIMIT 400
             ) AS h
@@ -195,43 +172,11 @@ BEGIN ATOMIC
     (
         SELECT e.example_id, e.task_id, 1 - (e.embedding OPERATOR (public.<=>) q)
         FROM loracomp.example_embedding AS e
-        WHERE exact AND NOT EXISTS (SELECT FROM loracomp.principal_axis) AND e.task_id = ANY (tasks)
-        ORDER BY (e.embedding OPERATOR (public.<=>) q) + 0, e.example_id
-        LIMIT k
-    )
-    UNION ALL
-    (
-        SELECT e.example_id, e.task_id, 1 - (e.embedding OPERATOR (public.<=>) q)
-        FROM (
-            SELECT loracomp.reduce_embedding(q) AS reduced WHERE EXISTS (SELECT FROM loracomp.principal_axis)
-            OFFSET 0 -- reduced once
-        ) AS r
-        CROSS JOIN LATERAL (
-            (
-                SELECT h.example_id
-                FROM (
-                    SELECT c.example_id
-                    FROM loracomp.reduced_embedding AS c
-                    WHERE NOT exact AND tasks[width_bucket(c.task_id, tasks)] = c.task_id
-                    ORDER BY c.embedding OPERATOR (public.<=>) r.reduced
-                    LIMIT 600
-                ) AS h
-                LIMIT 3 * k
-            )
-            UNION ALL
-            (
-                SELECT c.example_id
-                FROM loracomp.reduced_embedding AS c
-                WHERE exact AND c.task_id = ANY (tasks)
-                ORDER BY (c.embedding OPERATOR (public.<=>) r.reduced) + 0
-                LIMIT 6 * k
-            )
-        ) AS near
-        JOIN loracomp.example_embedding AS e ON e.example_id = near.example_id
+        WHERE exact AND e.task_id = ANY (tasks)
         ORDER BY (e.embedding OPERATOR (public.<=>) q) + 0, e.example_id
         LIMIT k
     );
 END;
 COMMENT ON FUNCTION loracomp.nearest_examples IS
 'The k (at most 200) train examples of these tasks (in order of their ids) that are nearest to q by cosine similarity, in no '
-'particular order; a few of these may be missed, except in an exact search of a database without principal axes.';
+'particular order; a few of these may be missed, except in an exact search.';

@@ -31,7 +31,7 @@ BEGIN
     IF (present.fingerprint, present.input_version) = (wanted.fingerprint, wanted.input_version)
         OR (
             upcoming IS NULL AND wanted.dimensions = loracomp.embedding_dimensions()
-            AND NOT EXISTS (SELECT FROM loracomp.example_embedding) AND NOT EXISTS (SELECT FROM loracomp.principal_axis)
+            AND NOT EXISTS (SELECT FROM loracomp.example_embedding)
         )
     THEN
         PERFORM loracomp.cancel_encoder();

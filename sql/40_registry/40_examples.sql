@@ -10,9 +10,7 @@
 --   add_embeddings
 --     measure_corrections       47_answers/70_learn.sql
 --   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
---   build_embedding_index       after loading them, or to change what is indexed: coordinates on principal axes, or whole embeddings
---   drop_spare_index            after it
---   reduce_embeddings           triggers of loracomp.example_embedding: reduced_embedding has the same examples
+--   build_embedding_index       after loading them; also stores the rows in an order that makes searches fast
 
 -- Adds examples to a task. A row that is already there (by content_hash) gets the given text, if any: so an example that a
 -- library shipped without text gets one. If its text changes, its measurements are removed; the trigger forget_embeddings removes
@@ -248,110 +246,28 @@ BEGIN
     END IF;
     -- The encoder's row first, as set_encoder does, so that the two wait for each other and do not deadlock.
     PERFORM FROM loracomp.encoder FOR KEY SHARE;
-    DROP INDEX IF EXISTS loracomp.example_embedding_hnsw, loracomp.reduced_embedding_hnsw;
+    DROP INDEX IF EXISTS loracomp.example_embedding_hnsw;
     RETURN true;
 END
 $$;
 COMMENT ON FUNCTION loracomp.drop_embedding_index IS
 'Call it before loading many embeddings: drops their index if building it afterwards is faster; returns whether it did.';
 
--- Builds the HNSW index that routing searches: of the embeddings' coordinates on these axes (unit vectors, at right angles to each
--- other) or, if none are given, of whole embeddings, unless it is there. If whole embeddings were indexed before, that index stays until
--- drop_spare_index, so that jobs are routed meanwhile; if coordinates were, routing waits.
-CREATE FUNCTION loracomp.build_embedding_index(axes public.vector[] DEFAULT '{}') RETURNS void
+-- Sorts the rows of example_embedding by their tasks, and builds the HNSW index that routing searches. pgvector writes the index in
+-- the order of the table, so that what a search reads is then near in memory; an exact scan of a few tasks reads few pages.
+-- Embeddings that are added later come last. Until the transaction ends, routing waits.
+CREATE FUNCTION loracomp.build_embedding_index() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    IF axes IS NULL OR cardinality(axes) NOT IN (0, 256) OR EXISTS (
-        SELECT FROM unnest(axes) AS u (axis)
-        WHERE cardinality(u.axis::real[]) IS DISTINCT FROM loracomp.embedding_dimensions()
-            OR public.vector_norm(u.axis) NOT BETWEEN 0.99 AND 1.01
-    ) THEN
-        RAISE EXCEPTION 'axes must be 256 vectors of % dimensions and of length 1, or none', loracomp.embedding_dimensions()
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'loracomp encoder index computes them';
-    END IF;
-    -- The encoder's row first, as set_encoder does; then nobody may add embeddings that would not be reduced.
+    -- The encoder's row first, as set_encoder does, so that the two wait for each other and do not deadlock.
     PERFORM FROM loracomp.encoder FOR KEY SHARE;
-    LOCK TABLE loracomp.example_embedding IN SHARE ROW EXCLUSIVE MODE;
-    IF EXISTS (SELECT FROM loracomp.principal_axis) THEN
-        -- In the order in which nearest_examples locks them, so that no search and this function wait for each other.
-        LOCK TABLE loracomp.principal_axis, loracomp.reduced_embedding IN ACCESS EXCLUSIVE MODE;
-        DROP INDEX IF EXISTS loracomp.reduced_embedding_hnsw;
-        -- Not DELETE, because CREATE INDEX would index the deleted rows too. An older snapshot then sees no axes, and compares all.
-        TRUNCATE loracomp.principal_axis, loracomp.reduced_embedding;
-    END IF;
-    IF axes = '{}' THEN
-        CREATE INDEX IF NOT EXISTS example_embedding_hnsw ON loracomp.example_embedding
-        USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
-    ELSE
-        INSERT INTO loracomp.principal_axis (place, axis)
-        SELECT u.place, u.axis FROM unnest(axes) WITH ORDINALITY AS u (axis, place);
-        -- In the order of their signs, so that likes are stored side by side: pgvector writes the index in the order of the table, and
-        -- what a search reads is then near in memory. Embeddings that are added later come last.
-        INSERT INTO loracomp.reduced_embedding (example_id, task_id, embedding)
-        SELECT e.example_id, e.task_id, r.embedding
-        FROM loracomp.example_embedding AS e
-        CROSS JOIN LATERAL (SELECT loracomp.reduce_embedding(e.embedding) AS embedding OFFSET 0) AS r -- reduced once
-        ORDER BY public.binary_quantize(r.embedding);
-        CREATE INDEX reduced_embedding_hnsw ON loracomp.reduced_embedding
-        USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
-    END IF;
+    DROP INDEX IF EXISTS loracomp.example_embedding_hnsw;
+    CLUSTER loracomp.example_embedding USING example_embedding_task;
+    CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding
+    USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
 END
 $$;
 COMMENT ON FUNCTION loracomp.build_embedding_index IS
-'Builds the index that routing searches, after drop_embedding_index or to change what is indexed: the embeddings'' coordinates on these '
-'axes, or whole embeddings (no axes). Embeddings can''t be added, changed or deleted until the transaction ends.';
-
--- Not a part of build_embedding_index: DROP INDEX waits for all transactions that have read the table, and one of them may wait for that
--- function, to add embeddings. Postgres would cancel one of the two.
-CREATE FUNCTION loracomp.drop_spare_index() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    IF EXISTS (SELECT FROM loracomp.principal_axis) THEN
-        DROP INDEX IF EXISTS loracomp.example_embedding_hnsw;
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION loracomp.drop_spare_index IS
-'Call it after build_embedding_index, in a transaction of its own: drops the index of whole embeddings if coordinates are indexed.';
-
--- Does nothing in a database without principal axes.
-CREATE FUNCTION loracomp.reduce_embeddings() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-        -- It might not see axes that came after its snapshot.
-        RAISE EXCEPTION 'embeddings can''t be changed in a transaction that is %', current_setting('transaction_isolation')
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'use isolation level read committed';
-    END IF;
-    IF NOT EXISTS (SELECT FROM loracomp.principal_axis) THEN
-        RETURN NULL;
-    END IF;
-    CASE tg_op
-        WHEN 'INSERT' THEN
-            INSERT INTO loracomp.reduced_embedding (example_id, task_id, embedding)
-            SELECT c.example_id, c.task_id, loracomp.reduce_embedding(c.embedding) FROM changed AS c;
-        WHEN 'UPDATE' THEN
-            UPDATE loracomp.reduced_embedding AS r SET embedding = loracomp.reduce_embedding(c.embedding)
-            FROM changed AS c WHERE r.example_id = c.example_id;
-        WHEN 'DELETE' THEN
-            DELETE FROM loracomp.reduced_embedding AS r USING changed AS c WHERE r.example_id = c.example_id;
-        ELSE
-            DELETE FROM loracomp.reduced_embedding;
-    END CASE;
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION loracomp.reduce_embeddings IS
-'Trigger: does to reduced_embedding what a statement did to example_embedding, if the database has principal axes.';
-
-CREATE TRIGGER reduce_inserted AFTER INSERT ON loracomp.example_embedding REFERENCING NEW TABLE AS changed
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.reduce_embeddings();
-CREATE TRIGGER reduce_updated AFTER UPDATE ON loracomp.example_embedding REFERENCING NEW TABLE AS changed
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.reduce_embeddings();
-CREATE TRIGGER reduce_deleted AFTER DELETE ON loracomp.example_embedding REFERENCING OLD TABLE AS changed
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.reduce_embeddings();
-CREATE TRIGGER reduce_truncated AFTER TRUNCATE ON loracomp.example_embedding
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.reduce_embeddings();
+'Builds the index that routing searches, after drop_embedding_index or to build it anew, and first sorts the embeddings '
+'by their tasks, so that likes are stored side by side. Routing and whoever adds embeddings wait until the transaction ends.';

@@ -56,14 +56,14 @@ AS $$
     UNION ALL
     -- With half of it in shared_buffers, a route takes up to 1.4 times as long.
     SELECT 'index in memory', 'warn', m.sizes, ARRAY(
-        SELECT m.sizes || ': routing is slower; raise shared_buffers, or see to loracomp encoder index'
+        SELECT m.sizes || ': routing is slower; raise shared_buffers'
         WHERE m.bytes > pg_size_bytes(current_setting('shared_buffers'))
     )
     FROM (
         SELECT sum(pg_relation_size(c.oid)) AS bytes,
             format('%s for the index of examples, %s in shared_buffers',
                 pg_size_pretty(coalesce(sum(pg_relation_size(c.oid)), 0)), current_setting('shared_buffers')) AS sizes
-        FROM pg_class AS c WHERE c.oid IN (to_regclass('example_embedding_hnsw'), to_regclass('reduced_embedding_hnsw'))
+        FROM pg_class AS c WHERE c.oid = to_regclass('example_embedding_hnsw')
     ) AS m
     UNION ALL
     SELECT 'dead rows', 'warn', 'nothing keeps them', ARRAY(

@@ -103,35 +103,6 @@ def test_the_old_encoder_takes_imports_until_the_new_one_takes_over(
     assert set_encoder(database, shorter) is None
 
 
-INDEXES = "SELECT indexname AS name FROM pg_indexes WHERE schemaname = 'loracomp' AND indexdef LIKE '%hnsw%'"
-
-
-@pytest.mark.parametrize("left", [True, False])
-def test_principal_axes_end_with_their_encoder(
-    connection: Connection,
-    database: str,
-    facts: list[int],
-    minilm: Encoder,
-    run: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    left: bool,
-) -> None:
-    monkeypatch.setattr(embeddings, "REDUCED_FROM", 1)
-    assert run("encoder", "index") == {"dimensions": embeddings.AXES}
-    assert embedded(connection, "reduced_embedding") == facts
-    assert connection.execute(INDEXES).fetchall() == [{"name": "reduced_embedding_hnsw"}]
-    if not left:
-        connection.execute("DELETE FROM loracomp.example")
-    change = set_encoder(database, replace(minilm, name="other", fingerprint="6" * 64))
-    assert change == {}, "also without examples: the axes were made for the old encoder"
-    connection.execute("DEALLOCATE ALL")
-    for table in ("principal_axis", "reduced_embedding"):
-        assert connection.execute(f"SELECT FROM loracomp.{table}".encode()).fetchall() == []
-    assert connection.execute(INDEXES).fetchall() == [{"name": "example_embedding_hnsw"}]
-    monkeypatch.setattr(embeddings, "REDUCED_FROM", 10)
-    assert run("encoder", "index") == {"dimensions": minilm.dimensions}
-
-
 def test_vectors_of_another_encoder_enter_no_table(
     connection: Connection, database: str, facts: list[int], minilm: Encoder, shorter: Encoder
 ) -> None:

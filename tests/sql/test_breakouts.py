@@ -329,7 +329,6 @@ WORKERS = {
     "other weights": "UPDATE loracomp.adapter_part SET bytes = ''",
     "examples": "SELECT prompt FROM loracomp.example",
     "embeddings": "SELECT embedding FROM loracomp.example_embedding",
-    "reduced embeddings": "SELECT embedding FROM loracomp.reduced_embedding",
     "the audit": "SELECT FROM loracomp.audit_event",
     "bi": "SELECT FROM bi.prediction",
     "purge": "SELECT loracomp.purge_jobs('0', force => true)",

@@ -43,7 +43,7 @@ EXECUTE = {
         database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model set_encoder
         show_encoder embedding_dimensions cancel_encoder examples_without_text
-        drop_embedding_index build_embedding_index drop_spare_index add_task restrict_task
+        drop_embedding_index build_embedding_index add_task restrict_task
         delete_task delete_examples list_tasks
         add_example add_examples take_unembedded count_unembedded find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter delete_adapter read_adapters
@@ -70,7 +70,7 @@ OWNERS_ALONE = """
     check_task_exists did_you_mean readable_roles
     check_tasks_exist check_name check_names with_settings tasks_that_saw
     checked_embedding check_encoder_unchanged usable_tasks narrowed_tasks
-    search_exactly nearest_examples reduce_embedding reduce_embeddings routing_inputs route_query
+    search_exactly nearest_examples routing_inputs route_query
     compose_tasks trace_tasks fallback_reason
     calibration_examples adapter_worths in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs hold_jobs
@@ -252,7 +252,6 @@ BREAKOUTS = {
     "policy": "UPDATE loracomp.policy SET k = 1",
     "weights": "SELECT FROM loracomp.adapter_part",
     "embeddings": "SELECT FROM loracomp.example_embedding",
-    "reduced embeddings": "SELECT FROM loracomp.reduced_embedding",
     "examples": "SELECT prompt FROM loracomp.example",
     "tasks": "SELECT name FROM loracomp.task",
     "names of adapters": "SELECT name FROM loracomp.adapter",

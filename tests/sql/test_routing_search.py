@@ -246,12 +246,15 @@ def test_equal_examples_come_in_order_of_their_ids(connection: db.Connection) ->
     assert row["example_ids"] == ids[:30]
 
 
-def test_with_principal_axes_more_are_scanned(connection: db.Connection) -> None:
-    """5,500 examples: more than 4,000, fewer than 20,000."""
-    asked = "SELECT loracomp.search_exactly(ARRAY(SELECT id FROM loracomp.task ORDER BY id)) AS exact"
-    assert connection.execute(asked).fetchall() == [{"exact": False}]
-    connection.execute("INSERT INTO loracomp.principal_axis VALUES (1, '[1, 0]')")
-    assert connection.execute(asked).fetchall() == [{"exact": True}]
+def test_the_examples_of_a_task_are_stored_side_by_side(connection: db.Connection) -> None:
+    """So that what a search reads is near in memory; embeddings that are added later come last."""
+    connection.execute("TRUNCATE loracomp.example_embedding")
+    tasks = [add_task(connection, "one"), add_task(connection, "other")]
+    for task in reversed(tasks):
+        add_examples(connection, task, unit(np.ones((10, 832))))
+    connection.execute("SELECT loracomp.build_embedding_index()")
+    rows = connection.execute("SELECT task_id FROM loracomp.example_embedding ORDER BY ctid")
+    assert [row["task_id"] for row in rows] == sorted(tasks * 10)
 
 
 def test_no_function_that_disables_sequential_scans_may_be_compiled(connection: db.Connection) -> None:

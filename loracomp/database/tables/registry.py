@@ -37,7 +37,6 @@ from loracomp.database.tables.columns import (
     short_name,
     texts,
 )
-from loracomp.records import AXES
 
 base_model = Table(
     "base_model",
@@ -178,25 +177,6 @@ example_embedding = Table(
         postgresql_with={"ef_construction": 400},
     ),
     comment="Embeddings of train examples, in a table of their own with short rows, because retrieval scans it.",
-)
-
-principal_axis = Table(
-    "principal_axis",
-    metadata,
-    required("place", SmallInteger, "Place of the axis, from 1.", primary_key=True, autoincrement=False),
-    required("axis", HalfVec(), "Unit vector, at right angles to the other axes.", info=IN_ROW),
-    comment="Axes in whose directions the embeddings differ most; none unless there are very many embeddings.",
-)
-
-# It has an index reduced_embedding_hnsw if there are principal axes; example_embedding has none then.
-reduced_embedding = Table(
-    "reduced_embedding",
-    metadata,
-    required("example_id", BigInteger, "The example.", primary_key=True, autoincrement=False),
-    required("task_id", Integer, "Task of the example; a copy, as in example_embedding."),
-    required("embedding", HalfVec(AXES), "Coordinates of the example's embedding on the principal axes."),
-    index("reduced_embedding_task", "task_id"),
-    comment="Embeddings in fewer dimensions, by which routing finds candidates; empty if there are no principal axes.",
 )
 
 adapter = Table(
