@@ -8,17 +8,10 @@ from psycopg.types.json import Jsonb
 from job_data import record
 from loracomp.database import connections as db
 from loracomp.database.queries import QUERIES
+from loracomp_lab.evaluation import start_evaluation
 from people_data import one
 from routing_data import BASE_MODEL, add_task
 
-FIRST = {
-    "split": "validation",
-    "rows_a_task": None,
-    "exclude_own": False,
-    "kind": "predict",
-    "base_model": None,
-    "seed": 0,
-}
 POLICIES = "SELECT name, to_jsonb(p) AS settings FROM loracomp.policy AS p"
 ASKED = """
 SELECT j.id, j.policy, j.task, j.expected, e.source_ref
@@ -54,9 +47,8 @@ def add_texts(connection: db.Connection, task: str, split: str, prompts: Sequenc
 def start(
     connection: db.Connection, tasks: str, policies: str, name: str = "e", **changes: Any
 ) -> list[dict[str, Any]]:
-    """Rows of loracomp.start_evaluation; tasks and policies with spaces between them."""
-    given = {**FIRST, "name": name, "tasks": tasks.split(), "policies": policies.split(), **changes}
-    return connection.execute(QUERIES["start_evaluation"], given).fetchall()
+    """As `start_evaluation`; tasks and policies with spaces between them."""
+    return start_evaluation(connection, name, tasks=tasks.split(), policies=policies.split(), **changes)
 
 
 def claim(connection: db.Connection, count: int = 10_000) -> list[dict[str, Any]]:

@@ -140,7 +140,7 @@ def views(connection: db.Connection) -> dict[str, dict[str, str]]:
 
 
 def fill_every_view(connection: db.Connection) -> None:
-    """Answered, failed, evaluated and due jobs, for a row in every view of bi; anybody's words are SECRET."""
+    """Answered, failed, expected and due jobs, for a row in every view of bi; anybody's words are SECRET."""
     examples = load(connection)
     words = {"prompt": "SECRET-prompt", "tags": '{"t": "SECRET-tag", "country": "DE"}'}
     connection.execute("SELECT loracomp.set_reported_tags('{country}')")
@@ -148,8 +148,7 @@ def fill_every_view(connection: db.Connection) -> None:
     failing = submit(connection, **words, choices=["SECRET-a", "SECRET-b"])
     token = claim(connection, failing)[failing]
     connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{SECRET-error}', '{f}')", [[failing], [token]])
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
-    asked = {"evaluation": "weekly", "task": "rte", "expected": "SECRET-expected", "example_id": 1}
+    asked = {"task": "rte", "expected": "SECRET-expected", "example_id": 1}
     for policy in ("own_task", "default"):
         asking = submit(connection, **words, **asked, policy=policy)
         answer(connection, asking, examples, output="SECRET-expected")
@@ -158,7 +157,8 @@ def fill_every_view(connection: db.Connection) -> None:
         ("base", {"composed_tasks": [], "adapter_weights": []}),
         ("measured", {"expected_gains": [0.5, None]}),
     ):
-        asking = submit(connection, **words, **asked, policy=policy, choices=["SECRET-expected", "SECRET-b"])
+        secret = words | {"tags": '{"t": "SECRET-tag"}'}  # of a listed tag the chosen choice is shown
+        asking = submit(connection, **secret, **asked, policy=policy, choices=["SECRET-expected", "SECRET-b"])
         settings = one(connection, POLICY, [policy])
         answer(connection, asking, examples, **scored, **settings, **trace)
     connection.execute(MEASUREMENT)

@@ -15,19 +15,19 @@ from .results import Row, add_rows, count_rows, path_of, read_rows
 SKIP = """
 SELECT loracomp.cancel_job(j.id, 'measured before')
 FROM loracomp.job AS j JOIN loracomp.example AS e ON e.id = j.example_id
-WHERE j.evaluation = %(evaluation)s AND j.status = 'queued'
+WHERE j.tags ->> 'evaluation' = %(evaluation)s AND j.status = 'queued'
     AND split_part(e.source_ref, '#', 2) = ANY (%(measured)s::text[])
 """
 TAKE_UP = """
 SELECT loracomp.retry_job(j.id)
 FROM loracomp.job AS j JOIN loracomp.example AS e ON e.id = j.example_id
-WHERE j.evaluation = %(evaluation)s AND j.status IN ('cancelled', 'failed')
+WHERE j.tags ->> 'evaluation' = %(evaluation)s AND j.status IN ('cancelled', 'failed')
     AND split_part(e.source_ref, '#', 2) <> ALL (%(measured)s::text[])
 """
 CANCEL_OTHERS = """
 SELECT loracomp.cancel_job(j.id, 'of no use any more')
 FROM loracomp.job AS j
-WHERE j.status IN ('queued', 'running') AND j.evaluation <> ALL (%(evaluations)s::text[])
+WHERE j.status IN ('queued', 'running') AND j.tags ->> 'evaluation' <> ALL (%(evaluations)s::text[])
 """
 LINES = """
 SELECT
@@ -73,11 +73,11 @@ LEFT JOIN LATERAL (
     FROM unnest(p.choice_scores) AS u (score)
     CROSS JOIN (SELECT max(v.score) AS highest FROM unnest(p.choice_scores) AS v (score)) AS h
 ) AS l ON TRUE
-WHERE j.evaluation = %(evaluation)s AND j.status = 'succeeded'
+WHERE j.tags ->> 'evaluation' = %(evaluation)s AND j.status = 'succeeded'
 """
 FAILED = """
 SELECT count(*) AS jobs, min(j.error) AS error
-FROM loracomp.job AS j WHERE j.evaluation = ANY (%(evaluations)s::text[]) AND j.status = 'failed'
+FROM loracomp.job AS j WHERE j.tags ->> 'evaluation' = ANY (%(evaluations)s::text[]) AND j.status = 'failed'
 """
 LEFT = "SELECT count(*) AS jobs FROM loracomp.job WHERE status IN ('queued', 'running')"
 Answer = Callable[[], object]

@@ -1,7 +1,7 @@
 -- The raw results of an evaluation as tables, and what is reckoned from them, in a schema of their own. In the repository's root:
 --     loracomp db psql -f benchmarks/evaluation/report.sql
--- The queries in tables.sql read them. The statistics are those of bi.evaluation_accuracy and bi.evaluation_pair, which say the
--- same of evaluations that are still in the database.
+-- The queries in tables.sql read them. The statistics are those of loracomp_lab.accuracy, which says the same
+-- of an evaluation that is still in the database.
 DROP SCHEMA IF EXISTS report CASCADE;
 CREATE SCHEMA report;
 
@@ -115,7 +115,7 @@ SELECT
     s.family, s.task, s.policy_a, s.policy_b, s.tasks, s.ahead, s.level, s.behind, s.n, s.only_a, s.only_b, s.difference,
     greatest(-1, s.centre - 1.959964 * s.standard_error) AS low,
     least(1, s.centre + 1.959964 * s.standard_error) AS high,
-    bi.mcnemar_p(s.only_a, s.only_b) AS p
+    loracomp.sign_test_p(s.only_a, s.only_b) AS p
 FROM by_scope AS s;
 
 -- How well retrieval found the rows' own task and family: from jobs that asked for weights alone, with the catalogue's

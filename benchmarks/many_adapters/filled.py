@@ -38,10 +38,9 @@ UPDATE loracomp.adapter SET
 """
 ADD_PARTS = "INSERT INTO loracomp.adapter_part (adapter_id, part, bytes) SELECT a.id, 0, %b FROM loracomp.adapter AS a"
 GIVE_TEXTS = "UPDATE loracomp.example SET prompt = source_ref, choices = '{yes,no}', label = 'yes'"
-ADD_EVALUATION = "INSERT INTO loracomp.evaluation (name, base_model) VALUES ('growth', %s)"
 ADD_JOBS = """
-INSERT INTO loracomp.job (prompt, choices, task, expected, evaluation, submitted_by)
-SELECT 'x', '{yes,no}', 't' || n %% %(tasks)s, 'yes', CASE WHEN n %% 2 = 0 THEN 'growth' END, %(submitter)s
+INSERT INTO loracomp.job (prompt, choices, task, expected, submitted_by)
+SELECT 'x', '{yes,no}', 't' || n %% %(tasks)s, CASE WHEN n %% 2 = 0 THEN 'yes' END, %(submitter)s
 FROM generate_series(1, %(jobs)s) AS n
 """
 
@@ -90,8 +89,7 @@ def rank_one() -> bytes:
 
 
 def answer_jobs(connection: db.Connection, adapters: int, queries: Vectors) -> None:
-    """Insert a job for each query, claim, route and record it; half of them belong to an evaluation."""
-    connection.execute(ADD_EVALUATION, [BASE_MODEL])
+    """Insert a job for each query, claim, route and record it; of half of them the right answer is known."""
     submitter, _ = READERS["all"]
     connection.execute(ADD_JOBS, {"tasks": adapters, "submitter": submitter, "jobs": len(queries)})
     answer = Answer("yes", choice_index=1, choice_scores=(-1.0, -2.0), prompt_tokens=10, output_tokens=1)

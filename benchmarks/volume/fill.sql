@@ -80,14 +80,6 @@ INSERT INTO loracomp.policy (name, description, min_similarity)
 VALUES ('careful', 'As default; the base model alone where nothing similar is known.', 0.35)
 ON CONFLICT (name) DO NOTHING
 
--- name: evaluations
-INSERT INTO loracomp.evaluation (name, description, split, base_model, created_at)
-SELECT 'week ' || w, 'Validation rows of every task, each Sunday.', 'validation', b.name,
-    date_trunc('week', now(), 'UTC') - make_interval(weeks => %(weeks)s - w, hours => 4)
-FROM generate_series(1, %(weeks)s) AS w
-JOIN loracomp.base_model AS b ON b.is_default
-ON CONFLICT (name) DO NOTHING
-
 -- name: known
 -- Tasks that have an adapter, with its versions in the first and second half of the time, and their possible answers.
 CREATE TEMP TABLE known ON COMMIT DROP AS
@@ -167,10 +159,12 @@ CROSS JOIN LATERAL (
         array_agg(k.old_sha256 ORDER BY x.weight DESC, k.id) AS old_sha256,
         array_agg(k.new_adapter ORDER BY x.weight DESC, k.id) AS new_ids,
         array_agg(k.new_sha256 ORDER BY x.weight DESC, k.id) AS new_sha256
-    FROM loracomp.pick_tasks(
-        p.router, w.ids, w.weights, (SELECT array_agg(k.id) FROM known AS k),
-        (SELECT k.id FROM known AS k WHERE k.name = r.own), p.seed, r.draw
-    ) AS x
+    FROM (
+        SELECT u.task_id, u.weight FROM unnest(w.ids, w.weights) AS u (task_id, weight)
+        WHERE p.router = 'retrieval' AND u.weight > 0
+        UNION ALL
+        SELECT k.id, 1 FROM known AS k WHERE p.router = 'own_task' AND k.name = r.own
+    ) AS x (task_id, weight)
     JOIN known AS k ON k.id = x.task_id
 ) AS c
 CROSS JOIN LATERAL (
@@ -189,13 +183,17 @@ CREATE UNIQUE INDEX ON routed (own, draw, policy)
 -- The jobs to insert: submitter, task, policy and time. A fifth are evaluations of the same rows under five policies.
 CREATE TEMP TABLE planned ON COMMIT DROP AS
 WITH evaluated AS (
-    SELECT e.name, e.created_at, greatest(1, %(jobs)s / 5 / %(weeks)s / 5 / (SELECT count(*) FROM known)) AS rows
-    FROM loracomp.evaluation AS e
-    WHERE e.name LIKE 'week %%' AND e.created_at <= %(until)s
-        AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.evaluation = e.name)
+    SELECT e.name, e.at, greatest(1, %(jobs)s / 5 / %(weeks)s / 5 / (SELECT count(*) FROM known)) AS rows
+    FROM (
+        SELECT 'week ' || w, date_trunc('week', now(), 'UTC') - make_interval(weeks => %(weeks)s - w, hours => 4)
+        FROM generate_series(1, %(weeks)s) AS w
+    ) AS e (name, at)
+    WHERE e.at <= %(until)s AND NOT EXISTS (
+        SELECT FROM loracomp.job AS j WHERE j.example_id IS NOT NULL AND j.tags ->> 'evaluation' = e.name
+    )
 ),
 asked AS (
-    SELECT e.created_at + make_interval(secs => 3600 * random()) AS at, current_user::text AS submitter, k.name AS task,
+    SELECT e.at + make_interval(secs => 3600 * random()) AS at, current_user::text AS submitter, k.name AS task,
         p.policy, e.name AS evaluation, x.id AS example_id, hashint8(x.id + 7919) / 4294967296.0 + 0.5 AS hardness
     FROM evaluated AS e
     CROSS JOIN known AS k
@@ -313,7 +311,7 @@ SELECT loracomp.set_reported_tags('{country}')
 
 -- name: jobs
 INSERT INTO loracomp.job (
-    id, status, prompt, choices, policy, base_model, run_at, task, expected, evaluation, example_id, submitted_by,
+    id, status, prompt, choices, policy, base_model, run_at, task, expected, example_id, submitted_by,
     created_at, attempts, worker, claimed_at, finished_at, error_code, error, tags
 ) OVERRIDING SYSTEM VALUE
 SELECT
@@ -321,9 +319,11 @@ SELECT
     CASE WHEN NOT l.is_generated THEN l.choices END, l.policy, b.name, l.at,
     CASE WHEN l.evaluation IS NOT NULL THEN l.task END,
     CASE WHEN l.evaluation IS NOT NULL THEN l.choices[1 + (l.example_id %% cardinality(l.choices))] END,
-    l.evaluation, l.example_id, l.submitter, l.at, l.attempts, l.worker, l.claimed_at, l.finished_at,
+    l.example_id, l.submitter, l.at, l.attempts, l.worker, l.claimed_at, l.finished_at,
     l.error_code, CASE WHEN l.error_code IS NOT NULL THEN 'made up' END,
-    jsonb_build_object('source', 'volume', 'country', (ARRAY['DE', 'FR', 'IT'])[1 + (l.id %% 3)::integer])
+    jsonb_strip_nulls(jsonb_build_object(
+        'source', 'volume', 'country', (ARRAY['DE', 'FR', 'IT'])[1 + (l.id %% 3)::integer], 'evaluation', l.evaluation
+    ))
 FROM lived AS l
 JOIN loracomp.base_model AS b ON b.is_default
 

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 
-def _load() -> dict[str, str]:
-    text = Path(__file__).with_name("queries.sql").read_text()
-    blocks = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+def named_statements(path: Path) -> dict[str, str]:
+    """The statements of a file by their names, with psycopg's %(name)s placeholders."""
+    blocks = re.split(r"^-- name: (\w+)\n", path.read_text(), flags=re.MULTILINE)
     return {name: _without_comments(body) for name, body in zip(blocks[1::2], blocks[2::2], strict=True)}
 
 
@@ -15,5 +15,5 @@ def _without_comments(body: str) -> str:
     return re.sub(r"^\s*--.*\n", "", body, flags=re.MULTILINE).strip()
 
 
-QUERIES = _load()
-"""Maps a name to its statement, with psycopg's %(name)s placeholders."""
+QUERIES = named_statements(Path(__file__).with_name("queries.sql"))
+"""Maps a name to its statement."""

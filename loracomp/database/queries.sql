@@ -441,34 +441,6 @@ FROM loracomp.job_result AS r JOIN loracomp.job_trace AS t USING (job_id)
 WHERE r.job_id = ANY (%(ids)s)
 ORDER BY r.job_id
 
--- evaluations
-
--- name: start_evaluation
-SELECT * FROM loracomp.start_evaluation(
-    name => %(name)s, tasks => %(tasks)s::text[], policies => %(policies)s::text[], split => %(split)s,
-    rows_a_task => %(rows_a_task)s::int, exclude_own => %(exclude_own)s, kind => %(kind)s, base_model => %(base_model)s,
-    seed => %(seed)s::int
-)
-
--- name: evaluation
-SELECT * FROM bi.evaluation WHERE evaluation = %(name)s
-
--- name: evaluation_accuracy
-SELECT * FROM bi.evaluation_accuracy WHERE evaluation = %(name)s
-ORDER BY scope = 'all', scope = 'family', family, own_task, policy
-
--- name: evaluation_pair
-SELECT * FROM bi.evaluation_pair WHERE evaluation = %(name)s AND policy_b = ANY (%(references)s::text[])
-ORDER BY policy_b, scope = 'all', scope = 'family', family, own_task, policy_a
-
--- name: evaluation_rows
-SELECT e.source_ref, pg_catalog.array_position(j.choices, j.expected) AS expected_index, p.*
-FROM bi.prediction AS p
-JOIN loracomp.job AS j ON j.id = p.job_id
-LEFT JOIN loracomp.example AS e ON e.id = p.example_id
-WHERE p.evaluation = %(name)s
-ORDER BY p.own_task, p.example_id, p.policy, p.job_id
-
 -- pages and reports
 
 -- name: begin_page
@@ -505,7 +477,7 @@ SELECT
     coalesce(sum(jobs) FILTER (WHERE status = 'succeeded'), 0)::bigint AS succeeded,
     coalesce(sum(jobs) FILTER (WHERE status = 'failed'), 0)::bigint AS failed,
     coalesce(sum(jobs) FILTER (WHERE status = 'cancelled'), 0)::bigint AS cancelled
-FROM bi.jobs_by_day WHERE day >= %(since)s AND NOT is_evaluation GROUP BY day ORDER BY day
+FROM bi.jobs_by_day WHERE day >= %(since)s AND NOT has_expected GROUP BY day ORDER BY day
 
 -- name: failures
 SELECT coalesce(reason, 'unknown') AS reason, sum(jobs)::bigint AS jobs, count(*) OVER () AS found FROM bi.jobs_by_day
@@ -514,7 +486,7 @@ WHERE day >= %(since)s AND status = 'failed' GROUP BY 1 ORDER BY jobs DESC, reas
 -- name: waits
 -- Percentiles can't be added up, so those of the base model with the most answers of a day.
 SELECT DISTINCT ON (day, step) day, step, n, p50_ms / 1000::float8 AS p50_s, p95_ms / 1000::float8 AS p95_s FROM bi.latency_by_day
-WHERE day >= %(since)s AND NOT is_evaluation AND step IN ('queue', 'total') ORDER BY day, step, n DESC
+WHERE day >= %(since)s AND NOT has_expected AND step IN ('queue', 'total') ORDER BY day, step, n DESC
 
 -- name: accuracy
 SELECT a.policy, a.n, a.correct::float8 / a.n::float8 AS accuracy, i.low, i.high
@@ -527,7 +499,7 @@ FROM (
 SELECT
     coalesce(adapter, 'deleted') AS adapter, sum(jobs)::bigint AS jobs,
     sum(mean_weight * jobs::float8) / sum(sum(mean_weight * jobs::float8)) OVER () AS share, count(*) OVER () AS found
-FROM bi.adapter_usage_by_day WHERE day >= %(since)s AND NOT is_evaluation
+FROM bi.adapter_usage_by_day WHERE day >= %(since)s AND NOT has_expected
 GROUP BY adapter ORDER BY share DESC LIMIT 15
 
 -- name: companions

@@ -164,7 +164,7 @@ BEGIN
         'submitted_by', current_user, 'created_at', now(), 'background', FALSE
     );
     IF pg_has_role(current_user, 'loracomp_admin', 'usage') THEN
-        yours := yours || '{task,expected,evaluation}';
+        yours := yours || '{task,expected,example_id}';
     END IF;
     SELECT string_agg(c.name, ', ' ORDER BY c.name) INTO wrong
     FROM jsonb_each(to_jsonb(new) - yours - 'id') AS c (name, given)
@@ -184,7 +184,7 @@ COMMENT ON FUNCTION loracomp.check_columns IS
 CREATE TRIGGER check_columns BEFORE INSERT ON loracomp.job FOR EACH ROW
 WHEN (
     num_nonnulls(
-        new.task, new.expected, new.evaluation, new.example_id, new.worker, new.lease_token, new.claimed_at,
+        new.task, new.expected, new.example_id, new.worker, new.lease_token, new.claimed_at,
         new.lease_expires_at, new.finished_at, new.error_code, new.error, new.is_correct,
         new.adapter_ids, new.place
     ) > 0
@@ -277,8 +277,7 @@ BEGIN
     END IF;
     PERFORM loracomp.check_names(new, old);
     new.scheduled := new.run_at > now();
-    new.background := (new.evaluation IS NOT NULL OR new.kind = 'measure' OR new.priority < 0)
-        AND new.run_at > now() - interval '1000 minutes';
+    new.background := (new.kind = 'measure' OR new.priority < 0) AND new.run_at > now() - interval '1000 minutes';
     -- One for later gets its place when its time has come. So does a retry, which has had its turn; its submitter's retries take
     -- turns as if they were another's, so that they wait neither for all of his new jobs nor come before everybody's.
     IF tg_op = 'UPDATE' AND NOT new.scheduled AND (new.background, new.base_model) = (old.background, old.base_model) THEN

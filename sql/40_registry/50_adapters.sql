@@ -2,7 +2,7 @@
 --   stage_adapter
 --     find_task, find_base_model
 --   activate_adapter
---     compare_adapters          the new adapter vs. the active one or the base model, on the task's measured examples
+--     compare_adapters          the new adapter vs. the active one or the base model: 55_compare_adapters.sql
 --   retire_adapter
 --     find_adapter              for both: an adapter by name, name@version or number
 --       find_base_model

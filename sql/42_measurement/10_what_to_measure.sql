@@ -1,6 +1,6 @@
 -- Which examples and adapters are worth measuring. These functions only read.
 --   likely_tasks                the tasks whose adapters are likely to help with a task
---   draw_examples               rows of a split, in a random order given by the seed; start_evaluation calls it too
+--   draw_examples               rows of a split, in a random order given by the seed
 --   has_learnt_from             whether an adapter was trained on an example
 
 -- Changes nothing. If there are many others, it searches the 200 nearest examples of 20 examples of the task, and counts their tasks.

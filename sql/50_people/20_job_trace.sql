@@ -15,7 +15,6 @@ SELECT
     j.task AS own_task,
     j.expected,
     j.is_correct AS correct,
-    j.evaluation,
     j.example_id,
     j.policy,
     p.policy_settings,
@@ -74,7 +73,7 @@ COMMENT ON COLUMN loracomp.job_trace.worker IS 'Worker that answered, or held th
 COMMENT ON COLUMN loracomp.job_trace.base_model IS 'Base model that answered, or that the job asks for.';
 COMMENT ON COLUMN loracomp.job_trace.correct IS 'Whether the answer equals `expected`; null if `expected` is null.';
 COMMENT ON COLUMN loracomp.job_trace.own_task IS
-'Task of the example that the job was made from; only for evaluations and kind measure.';
+'Task of the example that the job was made from; null for other jobs.';
 COMMENT ON COLUMN loracomp.job_trace.pinned_tasks IS
 'Tasks whose adapters may be used; null: all tasks that the submitter may use.';
 COMMENT ON COLUMN loracomp.job_trace.pinned_weights IS

@@ -3,21 +3,17 @@
 --   delete_adapter              an adapter with its weights
 --   delete_task                 a task with its examples and adapters
 
--- Removes a base model; with force also its adapters. Raises while jobs or evaluations name it.
+-- Removes a base model; with force also its adapters. Raises while jobs name it.
 CREATE FUNCTION loracomp.remove_base_model(name text, force boolean DEFAULT FALSE) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     base CONSTANT loracomp.base_model := loracomp.find_base_model(coalesce(remove_base_model.name, ''));
-    users CONSTANT text := concat_ws(
-        ' and ',
-        (SELECT count(*) || ' jobs' FROM loracomp.job AS j WHERE j.base_model = base.name HAVING count(*) > 0),
-        (SELECT count(*) || ' evaluations' FROM loracomp.evaluation AS e WHERE e.base_model = base.name HAVING count(*) > 0)
-    );
+    jobs CONSTANT bigint := (SELECT count(*) FROM loracomp.job AS j WHERE j.base_model = base.name);
     adapters CONSTANT bigint := (SELECT count(*) FROM loracomp.adapter AS a WHERE a.base_model_id = base.id);
 BEGIN
-    IF users <> '' THEN
-        RAISE EXCEPTION 'base model % is named by %', base.name, users
+    IF jobs > 0 THEN
+        RAISE EXCEPTION 'base model % is named by % jobs', base.name, jobs
             USING HINT = 'loracomp.purge_jobs or loracomp.erase_jobs deletes these jobs; a base model without a worker does no harm';
     END IF;
     IF adapters > 0 AND remove_base_model.force IS NOT TRUE THEN

@@ -7,7 +7,7 @@
 --     erase_sums                what reports keep of a tag
 --     each: delete_jobs         jobs with their answers and traces, whatever their status: 30_jobs/72_delete_jobs.sql
 
--- Deletes an example with its embedding and measurements. Jobs that were made from it (of evaluations, or of kind measure) contain its
+-- Deletes an example with its embedding and measurements. Jobs that were made from it (to test policies, or to measure) contain its
 -- text, so they are deleted with their answers. Traces keep the example's id and similarity, and the audit keeps its id. Adapters that
 -- may have been trained on it are named and not changed.
 CREATE FUNCTION loracomp.erase_example(example_id bigint) RETURNS TABLE (what text, rows bigint, names text)
@@ -100,7 +100,7 @@ BEGIN
     own_tasks := ARRAY(
         SELECT a.task_id FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter AND a.task_id IS NOT NULL
     );
-    -- Evaluations of corrected rows, which administrators start, have the rows' texts too.
+    -- Administrators' jobs that were made from corrected rows have the rows' texts too.
     RETURN QUERY
     SELECT e.* FROM loracomp.delete_jobs(
         ARRAY(
@@ -156,9 +156,6 @@ BEGIN
     FROM loracomp.audit_event AS e
     JOIN loracomp.declaration AS o ON o.id = e.entity_id AND o.owner <> e.actor
     WHERE e.entity = 'declaration' AND e.actor = erase_submitter.submitter AND e.reason = 'corrected'
-    UNION ALL
-    SELECT 'evaluations kept that it started', count(*), string_agg(e.name, ', ' ORDER BY e.name)
-    FROM loracomp.evaluation AS e WHERE e.created_by = erase_submitter.submitter
     UNION ALL
     SELECT
         'adapters kept that it registered', count(*),

@@ -9,9 +9,8 @@ SELECT
     j.status,
     j.kind,
     j.submitted_by::text AS submitted_by,
-    j.evaluation,
     coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> j.task, j.task) AS own_task,
-    j.example_id,
+    j.expected IS NOT NULL AS has_expected,
     j.policy,
     p.policy_settings ->> 'router' AS router,
     p.policy_settings ->> 'strategy' AS strategy,
@@ -55,9 +54,9 @@ COMMENT ON COLUMN bi.prediction.job_id IS 'Number of the job, by which facts are
 COMMENT ON COLUMN bi.prediction.status IS 'succeeded, failed or cancelled.';
 COMMENT ON COLUMN bi.prediction.kind IS 'predict: the job was answered. route: only routing weights were computed.';
 COMMENT ON COLUMN bi.prediction.submitted_by IS 'Database role that submitted the job.';
-COMMENT ON COLUMN bi.prediction.own_task IS 'Task of the example that the job was made from; only known for evaluations.';
-COMMENT ON COLUMN bi.prediction.example_id IS
-'Id of the example that the job was made from, the same for all policies; only known for evaluations.';
+COMMENT ON COLUMN bi.prediction.own_task IS 'Task of the example that the job was made from; null for other jobs.';
+COMMENT ON COLUMN bi.prediction.has_expected IS
+'Whether the right answer was known when the job was submitted: such jobs, as those of an evaluation, test policies.';
 COMMENT ON COLUMN bi.prediction.router IS 'How tasks were chosen: by retrieval, or by a control: own_task or base.';
 COMMENT ON COLUMN bi.prediction.strategy IS 'How adapters were merged: linear, linear_rescaled, cat, ties or magnitude_prune.';
 COMMENT ON COLUMN bi.prediction.base_model IS 'Base model that answered, or that the job asked for.';

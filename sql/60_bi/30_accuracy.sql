@@ -10,7 +10,6 @@ LANGUAGE sql STABLE
 BEGIN ATOMIC
 SELECT
     accuracy_by_day_on.day,
-    j.evaluation,
     j.task AS own_task,
     j.policy,
     j.base_model,
@@ -19,7 +18,7 @@ SELECT
     count(*) FILTER (WHERE j.is_correct) AS correct
 FROM loracomp.jobs_on(accuracy_by_day_on.day) AS j
 WHERE j.expected IS NOT NULL AND j.kind = 'predict'
-GROUP BY j.evaluation, j.task, j.policy, j.base_model;
+GROUP BY j.task, j.policy, j.base_model;
 END;
 COMMENT ON FUNCTION loracomp.accuracy_by_day_on IS 'Rows of loracomp.accuracy_by_day for a day, computed from its jobs.';
 
@@ -27,7 +26,6 @@ COMMENT ON FUNCTION loracomp.accuracy_by_day_on IS 'Rows of loracomp.accuracy_by
 CREATE VIEW bi.accuracy_by_day AS
 SELECT
     d.day,
-    d.evaluation,
     coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> d.own_task, d.own_task) AS own_task,
     d.policy,
     d.base_model,
@@ -41,7 +39,7 @@ SELECT
 FROM loracomp.accuracy_by_day AS d
 CROSS JOIN LATERAL bi.wilson_interval(d.correct, d.n) AS i;
 COMMENT ON VIEW bi.accuracy_by_day IS
-'How often answers were right, by evaluation, task, policy and day. Purged jobs count. Refreshed by refresh_reports, not live.';
+'How often answers were right, by task, policy and day. Purged jobs count. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.accuracy_by_day.accuracy IS 'correct / n, 0 to 1; null if n is 0.';
 COMMENT ON COLUMN bi.accuracy_by_day.accuracy_low IS 'Lower end of the 95 % confidence interval of accuracy (Wilson).';
 COMMENT ON COLUMN bi.accuracy_by_day.accuracy_high IS 'Upper end of the 95 % confidence interval of accuracy.';

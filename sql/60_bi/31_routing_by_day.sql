@@ -12,7 +12,7 @@ SELECT
     routing_by_day_on.day,
     j.policy,
     p.base_model,
-    j.evaluation IS NOT NULL AS is_evaluation,
+    j.expected IS NOT NULL AS has_expected,
     x.task,
     count(*) FILTER (WHERE x.place = 1) AS jobs_first,
     count(*) FILTER (WHERE x.weight > 0) AS jobs_inside,
@@ -24,7 +24,7 @@ INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
 CROSS JOIN LATERAL unnest(p.tasks, p.probabilities, p.weights)
 WITH ORDINALITY AS x (task, probability, weight, place)
 WHERE p.policy_settings ->> 'router' = 'retrieval' AND x.task IS NOT NULL
-GROUP BY j.policy, p.base_model, j.evaluation IS NOT NULL, x.task;
+GROUP BY j.policy, p.base_model, j.expected IS NOT NULL, x.task;
 END;
 COMMENT ON FUNCTION loracomp.routing_by_day_on IS 'Rows of loracomp.routing_by_day for a day, computed from its jobs.';
 
@@ -34,7 +34,7 @@ SELECT
     r.day,
     r.policy,
     r.base_model,
-    r.is_evaluation,
+    r.has_expected,
     coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> r.task, r.task) AS task,
     max(r.jobs)::bigint AS jobs,
     sum(r.mass) / max(r.jobs) AS mean_probability,
@@ -44,14 +44,14 @@ SELECT
 FROM (
     SELECT
         d.*,
-        sum(d.jobs_first) OVER (PARTITION BY d.day, d.policy, d.base_model, d.is_evaluation) AS jobs
+        sum(d.jobs_first) OVER (PARTITION BY d.day, d.policy, d.base_model, d.has_expected) AS jobs
     FROM loracomp.routing_by_day AS d
 ) AS r
 GROUP BY
     r.day,
     r.policy,
     r.base_model,
-    r.is_evaluation,
+    r.has_expected,
     coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> r.task, r.task);
 COMMENT ON VIEW bi.routing_by_day IS 'How probable each task was for the jobs of each day. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.routing_by_day.jobs IS 'Number of answers that were routed by retrieval on this day; the same for each task.';
@@ -62,7 +62,7 @@ COMMENT ON COLUMN bi.routing_by_day.inside_share IS 'Share of the answers in whi
 SELECT loracomp.copy_comments('bi.routing_by_day', 'loracomp.routing_by_day', 'bi.accuracy_by_day');
 
 -- Reads only, with its owner's rights. The Jensen-Shannon divergence between two distributions of tasks is 0 if they are equal
--- and 1 if they have no task in common. Evaluations are left out, because their jobs are not what users ask. Each row counts for
+-- and 1 if they have no task in common. Jobs with an expected answer are left out, because they are not what users ask. Each row counts for
 -- its day and for the seven after it: a join on ranges of days would compare all days with all.
 CREATE VIEW bi.routing_drift AS
 WITH compared AS (
@@ -77,7 +77,7 @@ WITH compared AS (
         sum(x.mass) FILTER (WHERE a.days > 0) / nullif(sum(sum(x.mass) FILTER (WHERE a.days > 0)) OVER w, 0) AS q
     FROM loracomp.routing_by_day AS x
     CROSS JOIN generate_series(0, 7) AS a (days)
-    WHERE NOT x.is_evaluation
+    WHERE NOT x.has_expected
     GROUP BY x.day + a.days, x.policy, x.base_model, x.task
     WINDOW w AS (PARTITION BY x.day + a.days, x.policy, x.base_model)
 )
@@ -99,7 +99,7 @@ FROM compared AS c
 GROUP BY c.day, c.policy, c.base_model
 HAVING sum(c.jobs) > 0;
 COMMENT ON VIEW bi.routing_drift IS
-'How certain routing was on each day, and how much the tasks of the jobs differ from those of the week before it. Without evaluations. '
+'How certain routing was on each day, and how much the tasks of the jobs differ from those of the week before it. Without jobs whose right answer was known. '
 'Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.routing_drift.jobs IS 'Number of answers that were routed by retrieval.';
 COMMENT ON COLUMN bi.routing_drift.entropy_bits IS

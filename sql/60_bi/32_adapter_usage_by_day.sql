@@ -11,7 +11,7 @@ SELECT
     adapter_usage_by_day_on.day,
     j.policy,
     p.base_model,
-    j.evaluation IS NOT NULL AS is_evaluation,
+    j.expected IS NOT NULL AS has_expected,
     x.adapter_id,
     max(x.task) AS task,
     count(*) AS jobs,
@@ -22,7 +22,7 @@ INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
 CROSS JOIN LATERAL unnest(p.adapter_ids, p.composed_tasks, p.adapter_weights)
 WITH ORDINALITY AS x (adapter_id, task, weight, place)
 WHERE x.adapter_id IS NOT NULL
-GROUP BY j.policy, p.base_model, j.evaluation IS NOT NULL, x.adapter_id;
+GROUP BY j.policy, p.base_model, j.expected IS NOT NULL, x.adapter_id;
 END;
 COMMENT ON FUNCTION loracomp.adapter_usage_by_day_on IS 'Rows of loracomp.adapter_usage_by_day for a day, computed from its jobs.';
 
@@ -32,7 +32,7 @@ SELECT
     u.day,
     u.policy,
     u.base_model,
-    u.is_evaluation,
+    u.has_expected,
     u.adapter_id,
     loracomp.masked_adapter(
         a.name || '@' || a.version, u.task, u.adapter_id, (SELECT m.labels FROM loracomp.task_mask AS m)
@@ -47,14 +47,14 @@ SELECT
 FROM loracomp.adapter_usage_by_day AS u
 LEFT JOIN loracomp.adapter AS a ON u.adapter_id = a.id
 LEFT JOIN loracomp.task AS t ON u.task = t.name
-WINDOW w AS (PARTITION BY u.day, u.policy, u.base_model, u.is_evaluation);
+WINDOW w AS (PARTITION BY u.day, u.policy, u.base_model, u.has_expected);
 COMMENT ON VIEW bi.adapter_usage_by_day IS
 'How often, and with what weight, each adapter was used on each day. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.adapter IS
 'Name and version of the adapter, such as rte@2; null if it was deleted.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.family IS 'Family of the task, such as nli; null if the task was deleted.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.share_of_jobs IS 'Share of the answers with adapters, of this day, policy, base model and is_evaluation, in which this adapter was used, 0 to 1.';
+COMMENT ON COLUMN bi.adapter_usage_by_day.share_of_jobs IS 'Share of the answers with adapters, of this day, policy, base model and has_expected, in which this adapter was used, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Mean weight of the adapter in the answers in which it was used, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.share IS
-'The adapter''s share of all weights of this day, policy, base model and is_evaluation; these sum to 1.';
+'The adapter''s share of all weights of this day, policy, base model and has_expected; these sum to 1.';
 SELECT loracomp.copy_comments('bi.adapter_usage_by_day', 'loracomp.adapter_usage_by_day', 'bi.routing_by_day');

@@ -10,7 +10,7 @@ BEGIN ATOMIC
 SELECT
     latency_by_day_on.day,
     s.base_model,
-    s.is_evaluation,
+    s.has_expected,
     s.step,
     s.n,
     s.mean_ms,
@@ -22,7 +22,7 @@ SELECT
 FROM (
     SELECT
         p.base_model,
-        j.evaluation IS NOT NULL AS is_evaluation,
+        j.expected IS NOT NULL AS has_expected,
         x.step,
         count(*) AS n,
         avg(x.ms) AS mean_ms,
@@ -37,7 +37,7 @@ FROM (
         FROM (VALUES ('queue', j.claimed_at), ('total', j.finished_at)) AS w (key, until)
     ) AS x (step, ms)
     WHERE x.ms IS NOT NULL
-    GROUP BY p.base_model, j.evaluation IS NOT NULL, x.step
+    GROUP BY p.base_model, j.expected IS NOT NULL, x.step
 ) AS s;
 END;
 COMMENT ON FUNCTION loracomp.latency_by_day_on IS 'Rows of loracomp.latency_by_day for a day, computed from its jobs.';

@@ -13,7 +13,7 @@ SELECT
     j.submitted_by::text AS submitted_by,
     j.policy,
     j.base_model,
-    j.evaluation IS NOT NULL AS is_evaluation,
+    j.expected IS NOT NULL AS has_expected,
     j.kind,
     j.status,
     j.error_code AS reason,
@@ -26,7 +26,7 @@ SELECT
     count(p.fallback) FILTER (WHERE p.policy_settings ->> 'router' = 'retrieval') AS fell_back
 FROM loracomp.jobs_on(jobs_by_day_on.day) AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
-GROUP BY j.submitted_by, j.policy, j.base_model, j.evaluation IS NOT NULL, j.kind, j.status, j.error_code;
+GROUP BY j.submitted_by, j.policy, j.base_model, j.expected IS NOT NULL, j.kind, j.status, j.error_code;
 END;
 COMMENT ON FUNCTION loracomp.jobs_by_day_on IS 'Rows of loracomp.jobs_by_day for a day, computed from its jobs.';
 
@@ -37,7 +37,7 @@ SELECT
     d.submitted_by,
     d.policy,
     d.base_model,
-    d.is_evaluation,
+    d.has_expected,
     d.kind,
     d.status,
     d.reason,

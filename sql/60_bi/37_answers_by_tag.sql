@@ -47,7 +47,7 @@ COMMENT ON COLUMN bi.job_tag.tag IS 'Key of a tag whose values analysts may see.
 COMMENT ON COLUMN bi.job_tag.value IS 'Value of the tag, as text.';
 SELECT loracomp.copy_comments('bi.job_tag', 'bi.prediction');
 
--- Reads only; without evaluations, whose jobs have no tags of users. A label is the chosen one of a job's choices; generated text
+-- Reads only. A label is the chosen one of a job's choices; generated text
 -- is no label. Values and labels are cut to 200 characters, because an index can't contain long texts.
 CREATE FUNCTION loracomp.answers_by_tag_on(day date) RETURNS SETOF loracomp.answers_by_tag
 LANGUAGE sql STABLE
@@ -74,7 +74,7 @@ FROM (
     FROM loracomp.jobs_on(answers_by_tag_on.day) AS j
     INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
     INNER JOIN loracomp.reported_tag AS r ON jsonb_exists(j.tags, r.key)
-    WHERE j.status = 'succeeded' AND j.evaluation IS NULL AND j.kind = 'predict' AND j.tags ->> r.key IS NOT NULL
+    WHERE j.status = 'succeeded' AND j.kind = 'predict' AND j.tags ->> r.key IS NOT NULL
 ) AS x
 WHERE x.label IS NOT NULL
 GROUP BY x.tag, x.value, x.label, x.policy, x.base_model;
@@ -98,7 +98,7 @@ SELECT
 FROM loracomp.answers_by_tag AS a
 INNER JOIN loracomp.reported_tag AS r ON a.tag = r.key;
 COMMENT ON VIEW bi.answers_by_tag IS
-'Number of answers of each day by tag (of set_reported_tags) and label. Without evaluations. Refreshed by refresh_reports, not live.';
+'Number of answers of each day by tag (of set_reported_tags) and label. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.answers_by_tag.label IS
 'The choice that was the answer, cut to 200 characters; null if the answer was generated text.';
 SELECT loracomp.copy_comments('bi.answers_by_tag', 'loracomp.answers_by_tag', 'bi.routing_by_day');

@@ -72,11 +72,10 @@ GRANT EXECUTE ON FUNCTION
 loracomp.route,
 loracomp.task_weights,
 loracomp.policy_with,
-bi.wilson_interval,
-bi.mcnemar_p
+bi.wilson_interval
 TO loracomp_analyst, loracomp_admin;
 
--- Administrators alone: jobs, routing, evaluations, models and encoder, tasks and examples, adapters,
+-- Administrators alone: jobs, routing, models and encoder, tasks and examples, adapters,
 -- policies, audit, lineage and erasure.
 GRANT EXECUTE ON FUNCTION
 loracomp.purge_jobs,
@@ -86,7 +85,6 @@ loracomp.set_reported_tags,
 loracomp.worker_demand,
 loracomp.refresh_reports,
 loracomp.tune_routing,
-loracomp.start_evaluation,
 loracomp.register_base_model,
 loracomp.set_default_base_model,
 loracomp.remove_base_model,

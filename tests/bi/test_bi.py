@@ -45,7 +45,7 @@ def test_prediction(connection: db.Connection, examples: dict[str, int]) -> None
     submit(connection)
     found = one(connection, "SELECT * FROM bi.prediction")
     assert (found["job_id"], found["status"], found["submitted_by"]) == (job_id, "succeeded", "postgres")
-    assert (found["own_task"], found["is_correct"]) == ("mnli", True)
+    assert (found["own_task"], found["has_expected"], found["is_correct"]) == ("mnli", True, True)
     assert (found["nearest_task"], found["nearest_similarity"]) == ("rte", 0.9)
     assert (found["top_task"], found["top_probability"], found["adapter_count"]) == ("rte", 0.62, 2)
     assert (found["composition"], found["router"], found["strategy"]) == ("rte 0.62 + mnli 0.38", "retrieval", "cat")
@@ -67,8 +67,7 @@ def test_prediction_has_the_jobs_that_failed(connection: db.Connection, examples
 
 def test_facts_meet_their_dimensions(connection: db.Connection, examples: dict[str, int]) -> None:
     """Each key of each fact stands in its dimension once: a join loses and doubles nothing."""
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
-    asked = {"evaluation": "weekly", "task": "rte", "expected": "yes", "example_id": 1}
+    asked = {"task": "rte", "expected": "yes", "example_id": 1}
     answer(connection, submit(connection, choices=["yes", "no"], **asked), examples)
     failing = submit(connection)
     token = claim(connection, failing)[failing]
@@ -138,15 +137,14 @@ def test_composed_adapters(connection: db.Connection, examples: dict[str, int]) 
 
 
 def test_accuracy(connection: db.Connection, examples: dict[str, int]) -> None:
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
-    asked = {"expected": "yes", "task": "rte", "evaluation": "weekly"}
+    asked = {"expected": "yes", "task": "rte"}
     for output in ("yes", "yes", "no"):
         answer(connection, submit(connection, **asked), examples, output=output)
     connection.execute("SELECT loracomp.cancel_job(%s)", [submit(connection, **asked)])
     answer(connection, submit(connection), examples)
     connection.execute("SELECT FROM loracomp.refresh_reports()")
     found = one(connection, "SELECT * FROM bi.accuracy_by_day")
-    assert (found["evaluation"], found["own_task"], found["policy"]) == ("weekly", "rte", "default")
+    assert (found["own_task"], found["policy"]) == ("rte", "default")
     assert (found["asked"], found["n"], found["correct"]) == (4, 3, 2)
     interval = binomtest(2, 3).proportion_ci(method="wilson")
     assert found["accuracy"] == pytest.approx(2 / 3)

@@ -94,17 +94,16 @@ def test_long_tags_and_labels_fit_into_the_report(connection: db.Connection, exa
 def test_the_longest_names_fit_into_every_report(connection: db.Connection) -> None:
     """Of texts that don't compress: an index takes 2,704 bytes, and a report's key has several names."""
     draws = random.Random(7)
-    wide = ["".join(chr(draws.randrange(0x20000, 0x2A000)) for _ in range(300)) for _ in range(7)]
-    policy, base_model, task, evaluation, tag, tagged_as, label = wide
+    wide = ["".join(chr(draws.randrange(0x20000, 0x2A000)) for _ in range(300)) for _ in range(6)]
+    policy, base_model, task, tag, tagged_as, label = wide
     load(connection)
     connection.execute("UPDATE loracomp.base_model SET name = %s", [base_model[:75]])
     connection.execute("UPDATE loracomp.task SET name = %s WHERE name = 'rte'", [task[:75]])
     connection.execute("SELECT loracomp.set_policy(%s, '{}')", [policy[:75]])
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES (%s)", [evaluation[:75]])
     connection.execute("SELECT loracomp.set_reported_tags(%s)", [[tag[:100]]])
     asked = {"policy": policy[:75], "choices": [label, "b"], "tags": json.dumps({tag[:100]: tagged_as})}
     named = {"tasks": [task[:75], "mnli"], "base_model": base_model[:75]}
-    for more in ({}, {"evaluation": evaluation[:75], "task": task[:75], "expected": label, "example_id": 1}):
+    for more in ({}, {"task": task[:75], "expected": label, "example_id": 1}):
         job_id = submit(connection, **asked, **more)
         claimed = "SELECT lease_token FROM loracomp.claim_jobs('w', %s, 1, '1 minute')"
         token = one(connection, claimed, [base_model[:75]])["lease_token"]
@@ -123,9 +122,8 @@ def test_the_longest_names_fit_into_every_report(connection: db.Connection) -> N
 REMEMBERED = {
     "cost_by_submitter": "day, submitted_by, policy, base_model, jobs, succeeded, failed, attempts, prompt_tokens, "
     "output_tokens, round(compute_s::numeric, 9)",
-    "jobs_by_day": "day, submitted_by, policy, base_model, is_evaluation, kind, status, reason, jobs, "
-    "routed, fell_back",
-    "accuracy_by_day": "day, evaluation, own_task, policy, asked, n, correct, accuracy, accuracy_low, accuracy_high",
+    "jobs_by_day": "day, submitted_by, policy, base_model, has_expected, kind, status, reason, jobs, routed, fell_back",
+    "accuracy_by_day": "day, own_task, policy, asked, n, correct, accuracy, accuracy_low, accuracy_high",
     "answers_by_tag": "day, tag, value, label, policy, n, asked, correct",
     "routing_by_day": "day, policy, task, jobs, mean_probability, first_share, inside_share",
     "routing_drift": "day, policy, jobs, entropy_bits, mix_entropy_bits, week_before_jobs, drift",

@@ -81,12 +81,11 @@ def test_drift_and_entropy_against_scipy(connection: db.Connection, examples: di
     assert rows[3]["mix_entropy_bits"] == pytest.approx(entropy([0.125, 0.875], base=2))
 
 
-def test_evaluations_are_no_drift(connection: db.Connection, examples: dict[str, int]) -> None:
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
-    asked = {"evaluation": "weekly", "task": "rte", "expected": "yes", "example_id": 1}
+def test_jobs_with_an_expected_answer_are_no_drift(connection: db.Connection, examples: dict[str, int]) -> None:
+    asked = {"task": "rte", "expected": "yes"}
     answer(connection, submit(connection, choices=["yes", "no"], **asked), examples)
     refresh(connection)
-    assert values(connection, "SELECT is_evaluation FROM bi.routing_by_day") == {True}
+    assert values(connection, "SELECT has_expected FROM bi.routing_by_day") == {True}
     assert values(connection, "SELECT count(*) FROM bi.routing_drift") == {0}
 
 
@@ -133,9 +132,8 @@ def test_latency_against_numpy(connection: db.Connection, examples: dict[str, in
 
 
 def test_accuracy_by_day(connection: db.Connection, examples: dict[str, int]) -> None:
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
     for days_ago, output in ((3, "yes"), (0, "yes"), (0, "no"), (0, "yes")):
-        job_id = submit(connection, expected="yes", task="rte", evaluation="weekly")
+        job_id = submit(connection, expected="yes", task="rte")
         answer(connection, job_id, examples, output=output)
         connection.execute(
             "UPDATE loracomp.job SET finished_at = now() - make_interval(days => %s) WHERE id = %s", [days_ago, job_id]
@@ -187,11 +185,11 @@ def test_jobs_by_day_counts_what_bi_prediction_lists(connection: db.Connection, 
     connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{words}', '{f}')", [[failing], [token]])
     connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '3 days'")
     counted = (
-        "SELECT day, submitted_by, policy, base_model, is_evaluation, kind, status, reason, sum(jobs)::bigint AS jobs"
+        "SELECT day, submitted_by, policy, base_model, has_expected, kind, status, reason, sum(jobs)::bigint AS jobs"
         " FROM bi.jobs_by_day GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 1, 3, 7"
     )
     listed = (
-        "SELECT day, submitted_by, policy, base_model, evaluation IS NOT NULL AS is_evaluation, kind, status,"
+        "SELECT day, submitted_by, policy, base_model, has_expected, kind, status,"
         " error_code AS reason, count(*) AS jobs FROM bi.prediction GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 1, 3, 7"
     )
     for days_ago, policy in ((2, "default"), (1, "linear"), (0, "default"), (0, "base")):

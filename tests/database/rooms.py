@@ -31,7 +31,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "42_measurement": (),
     "47_answers": ("declarations",),
     "50_people": (),
-    "65_evaluation": ("evaluations",),
     "60_bi": ("reports",),
     "59_health": (),
     "55_lineage": (),

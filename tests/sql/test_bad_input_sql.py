@@ -69,7 +69,7 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
         ({"exclude_tasks": [None]}, "exclude_tasks_must_not_hold_null"),
         ({"exclude_tasks": [["none", "such"], ["there", "are"]]}, "exclude_tasks_must_name_tasks"),
         ({"task": "none such"}, "task_must_exist"),
-        ({"evaluation": "none such"}, "evaluation_must_exist"),
+        ({"example_id": 1}, "example_id_needs_an_expected_answer"),
         ({"choices": ["a", "b"], "expected": "c"}, "expected_must_be_one_of_the_choices"),
         ({"status": "lost"}, "status_must_be_a_known_one"),
         ({"status": "running"}, "a_running_job_and_only_it_has_a_lease"),
@@ -130,7 +130,6 @@ def test_white_space_alone_is_no_text(connection: Connection, columns: dict[str,
 def test_white_space_alone_is_no_name(connection: Connection):
     assert refused(connection, "policy", {"name": "\u00a0\t"}) == "policy_name_must_not_be_blank"
     assert refused(connection, "task", {"name": "\u2003"}) == "task_name_must_not_be_blank"
-    assert refused(connection, "evaluation", {"name": "\u3000"}) == "evaluation_name_must_not_be_blank"
 
 
 def test_a_line_is_short_and_has_no_white_space_but_spaces(connection: Connection):

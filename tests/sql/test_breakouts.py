@@ -472,9 +472,8 @@ def test_an_analyst_learns_no_hidden_tasks_name(database: str, logins: None) -> 
     with db.connect(database) as owner:
         examples = load(owner)
         hidden = add_examples(owner, "SECRET-old", reader_role=login("readers"))
-        owner.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
         for policy in ("default", "own_task", "base", "measured"):
-            asked = {"evaluation": "weekly", "task": "SECRET-old", "expected": "yes", "example_id": 1, "policy": policy}
+            asked = {"task": "SECRET-old", "expected": "yes", "example_id": 1, "policy": policy}
             job_id = submit(owner, choices=["yes", "no"], **asked)
             both = {"tasks": ["SECRET-old", "mnli"], "composed_tasks": ["SECRET-old", "mnli"]}
             scored = {"choice_index": 1, "choice_scores": [-1.0, -2.0], **one(owner, POLICY, [policy])}
@@ -536,7 +535,6 @@ ADMINS = {
     "a job's events": "SET loracomp.purging = 'on'; DELETE FROM loracomp.audit_event WHERE entity = 'job'",
     "an adapter's weights": "UPDATE loracomp.adapter_part SET bytes = ''",
     "a job as another": "INSERT INTO loracomp.job (prompt, submitted_by) VALUES ('x', 'postgres')",
-    "an evaluation as another": "INSERT INTO loracomp.evaluation (name, created_by) VALUES ('x', 'postgres')",
     "members of a role": "GRANT loracomp_admin TO loracomp_submitter",
     "the owner's functions": "CREATE OR REPLACE FUNCTION loracomp.caller() RETURNS name LANGUAGE sql RETURN 'x'::name",
     "a server's file": "COPY loracomp.policy TO '/tmp/policy'",
@@ -571,8 +569,7 @@ def test_an_administrator_hides_behind_no_role(database: str, logins: None) -> N
 def test_an_administrator_passes_no_erasure_off_as_a_purge(database: str, logins: None) -> None:
     with db.connect(database) as owner, connect(database, "adam") as adam, connect(database, "alice") as alice:
         load(owner)
-        owner.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
-        asked = {"task": "rte", "expected": "yes", "evaluation": "weekly", "example_id": 1}
+        asked = {"task": "rte", "expected": "yes", "example_id": 1}
         jobs = [submit(alice), submit(owner, choices=["yes", "no"], **asked)]
         adam.execute("SET loracomp.purging = 'on'")
         adam.execute("SELECT loracomp.erase_submitter(%s)", [login("alice")])

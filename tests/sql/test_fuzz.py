@@ -56,7 +56,6 @@ quick = settings(
 def place(scene: Scene) -> Iterator[Scene]:
     """People, jobs and tasks, on the base model that the worker of queue_worker.py serves."""
     scene.owner.execute("UPDATE loracomp.base_model SET name = %s", [BASE])
-    scene.owner.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
     yield scene
 
 

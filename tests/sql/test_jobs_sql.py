@@ -330,13 +330,12 @@ DEAD = 400
 @pytest.fixture
 def snapshot(connection: Connection, database: str) -> Iterator[None]:
     """A reader's snapshot, under which no dead entry can be removed, and many of those."""
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('e') ON CONFLICT DO NOTHING")
     with db.connect(database) as reader, reader.transaction():
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         reader.execute("SELECT FROM loracomp.job LIMIT 1")
         for name in ("ann", "bob", "cid"):
             bulk(connection, DEAD, name)
-            bulk(connection, DEAD, name, evaluation="e")
+            bulk(connection, DEAD, name, priority=-1)
         for _ in range(6):
             jobs = claim(connection, DEAD)
             record_predictions(connection, jobs, [prediction(each.id) for each in jobs])
@@ -353,13 +352,13 @@ def read_by_a_batch(connection: Connection) -> dict[str, int]:
 
 
 @pytest.mark.usefixtures("snapshot")
-@pytest.mark.parametrize("evaluation", [None, "e"], ids=["everyday", "in the background"])
+@pytest.mark.parametrize("priority", [0, -1], ids=["everyday", "in the background"])
 @pytest.mark.parametrize("names", [("ann",), ("ann", "bob", "new")], ids=["one submitter", "three"])
 def test_claims_that_read_on_read_no_more_the_more_jobs_have_ended(
-    connection: Connection, names: tuple[str, ...], evaluation: str | None
+    connection: Connection, names: tuple[str, ...], priority: int
 ):
     for name in names:
-        bulk(connection, 600, name, evaluation=evaluation)
+        bulk(connection, 600, name, priority=priority)
     read = [read_by_a_batch(connection) for _ in range(36)]
     few, many = read[5], read[35]
     assert {name: (few[name], rows) for name, rows in many.items() if rows > 1.5 * few[name] + 50} == {}
@@ -1199,14 +1198,14 @@ GOING = {
     "the tasks": "DELETE FROM loracomp.task",
     **{
         str(key.name): f"DELETE FROM {key.referred_table.fullname} WHERE name = 'gone'"
-        for key in jobs_table.foreign_key_constraints
+        for key in sorted(jobs_table.foreign_key_constraints, key=lambda key: str(key.name))
     },
 }
 NAMING = {
     "base_model": "gone", "policy": "gone", "task": "gone", "tasks": ["gone"], "exclude_tasks": ["gone too"],
     "submitted_by": "nobody any more", "system_text": "be brief", "chat_template": True,
 }  # fmt: skip
-"""Columns of a job by which it depends on something; its evaluation is the job's own."""
+"""Columns of a job by which it depends on something."""
 STATES = {
     "waits for its time": "run_at = now() + interval '1 hour'",
     "waits in the background": "priority = -1",
@@ -1216,30 +1215,29 @@ STATES = {
     "its lease is over": OVER,
     "its lease is over again": f"{OVER}, expired_leases = 1",
     "runs": RUNS,
+    "runs in the background": f"{RUNS}, priority = -1",
     "failed": "status = 'failed', finished_at = now(), attempts = 3",
 }
 
 
 def test_every_column_that_names_something_is_tried():
     named = {column.name for key in jobs_table.foreign_key_constraints for column in key.columns}
-    assert named <= {*NAMING, "evaluation"}
+    assert named <= {*NAMING}
 
 
 @pytest.mark.parametrize("going", GOING)
 def test_what_a_job_names_may_go_away_and_no_call_of_a_worker_raises(connection: Connection, going: str):
     """Nobody could answer the error, and the claims of all workers would fail."""
-    for table in ("policy", "evaluation"):
-        connection.execute(f"DELETE FROM loracomp.{table} WHERE name = 'gone'".encode())
-        connection.execute(f"INSERT INTO loracomp.{table} (name) VALUES ('gone')".encode())
+    connection.execute("DELETE FROM loracomp.policy WHERE name = 'gone'")
+    connection.execute("INSERT INTO loracomp.policy (name) VALUES ('gone')")
     connection.execute("INSERT INTO loracomp.task (name) VALUES ('gone'), ('gone too')")
     add_base_model(connection, "gone", default=False)
     connection.execute("UPDATE loracomp.base_model SET has_chat_template = true")
     states = {}
-    for evaluation in (None, "gone"):
-        for state, columns in STATES.items():
-            (job_id,) = add_jobs(connection, state, **NAMING, evaluation=evaluation)
-            connection.execute(f"UPDATE loracomp.job SET {columns} WHERE id = %s".encode(), (job_id,))
-            states[job_id] = state
+    for state, columns in STATES.items():
+        (job_id,) = add_jobs(connection, state, **NAMING)
+        connection.execute(f"UPDATE loracomp.job SET {columns} WHERE id = %s".encode(), (job_id,))
+        states[job_id] = state
     (bystander,) = add_jobs(connection, "bystander")
     with connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")  # foreign keys would refuse some
@@ -1247,7 +1245,7 @@ def test_what_a_job_names_may_go_away_and_no_call_of_a_worker_raises(connection:
         connection.execute("UPDATE loracomp.job SET run_at = now() WHERE scheduled")
 
     assert [each.id for each in claim(connection)] == [bystander]
-    running = [job_id for job_id, state in states.items() if state == "runs"]
+    running = [job_id for job_id, state in states.items() if state.startswith("runs")]
     held = [Job(job_id, 7, "predict", "", None, None) for job_id in running]
     assert renew_leases(connection, held, 60) == {*running}
     assert release_jobs(connection, held[:1]) == {running[0]}

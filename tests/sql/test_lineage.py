@@ -33,7 +33,6 @@ def report(connection: db.Connection, call: str) -> dict[str, tuple[int, str | N
 
 
 def test_erasing_an_example_leaves_its_id_alone(connection: db.Connection, examples: dict[str, int]) -> None:
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
     erased = examples["rte/train#1"]
     connection.execute("UPDATE loracomp.example SET prompt = 'SECRET words' WHERE id = %s", [erased])
     connection.execute(
@@ -41,7 +40,7 @@ def test_erasing_an_example_leaves_its_id_alone(connection: db.Connection, examp
         " FROM loracomp.example WHERE id = %s",
         [erased],
     )
-    asking = submit(connection, "SECRET words", evaluation="weekly", task="rte", example_id=erased)
+    asking = submit(connection, "SECRET words", task="rte", expected="SECRET", example_id=erased)
     answer(connection, asking, {"mnli/train#1": examples["mnli/train#1"]}, output="SECRET answer")
     using = submit(connection)
     answer(connection, using, examples)
@@ -128,7 +127,7 @@ def places_of(owner: db.Connection, words: str) -> set[str]:
 
 @pytest.fixture
 def declared(database: str, connection: db.Connection, logins: None) -> Iterator[db.Connection]:
-    """Alice, who has declared answers to secrets: they have come, and some were corrected, evaluated and reported."""
+    """Alice, who has declared answers to secrets: they have come, and some were corrected, asked again and reported."""
     add_base_model(connection)
     connection.execute("SELECT loracomp.set_reported_tags('{t}')")
     with as_alice(database) as alice:
@@ -142,8 +141,9 @@ def declared(database: str, connection: db.Connection, logins: None) -> Iterator
         with connect(database, "adam") as adam:
             adam.execute("SELECT loracomp.correct_row('answered', '{SECRET key 5}', 'SECRET a')")
             adam.execute(
-                "SELECT loracomp.start_evaluation('weekly', ARRAY(SELECT name FROM loracomp.task"
-                " WHERE name LIKE 'answers/%'), '{default}', 'train')"
+                "INSERT INTO loracomp.job (prompt, choices, task, expected, example_id)"
+                " SELECT e.prompt, e.choices, t.name, e.label, e.id FROM loracomp.example AS e"
+                " JOIN loracomp.task AS t ON t.id = e.task_id WHERE t.name LIKE 'answers/%'"
             )
         connection.execute("SELECT loracomp.refresh_reports()")
         alice.execute("UPDATE secrets SET body = 'SECRET hint' WHERE key = 'SECRET key 9'")
@@ -311,18 +311,14 @@ def test_erasing_waits_for_an_answer_that_is_being_written_and_takes_it_along(
     assert "SECRET" not in one(connection, TEXTS)["text"]
 
 
-def test_purging_and_evaluations_leave_events(connection: db.Connection) -> None:
+def test_a_purge_leaves_one_event(connection: db.Connection) -> None:
     load(connection)
     job_id = submit(connection)
     connection.execute("SELECT loracomp.cancel_job(%s)", [job_id])
     connection.execute("SELECT loracomp.purge_jobs('0', force => true)")
     connection.execute("SELECT loracomp.purge_jobs('0', force => true)")  # nothing left: no event
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
     rows = connection.execute(
         "SELECT entity, action, reason, coalesce(after, before) ->> 'rows' AS rows FROM loracomp.audit_event"
-        " WHERE entity IN ('job', 'evaluation') ORDER BY id"
+        " WHERE entity = 'job' ORDER BY id"
     )
-    assert [tuple(row.values()) for row in rows] == [
-        ("job", "delete", "purge_jobs", "1"),
-        ("evaluation", "insert", None, None),
-    ]
+    assert [tuple(row.values()) for row in rows] == [("job", "delete", "purge_jobs", "1")]

@@ -111,11 +111,10 @@ def test_what_was_accepted_is_found_again_though_the_queue_is_full(connection: C
     assert first == second
 
 
-def test_administrators_and_evaluations_are_not_bound(connection: Connection, database: str, alice: Connection):
+def test_administrators_are_not_bound(connection: Connection, database: str, alice: Connection):
     limit(connection, 1)
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('e') ON CONFLICT DO NOTHING")
     with db.connect(make_conninfo(database, user=login("adam"))) as adam:
-        add_jobs(adam, *"abcd", evaluation="e")
+        add_jobs(adam, *"abcd")
     add_jobs(alice, "a")
     with pytest.raises(errors.ConfigurationLimitExceeded, match="1 of your"):
         add_jobs(alice, "b")

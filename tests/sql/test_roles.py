@@ -30,7 +30,7 @@ EXECUTE = {
         rows_wait wake_jobs rescue_jobs ask_rows take_late_answers keep_house leave_house note_step
     """,
     "loracomp_analyst": """
-        route task_weights policy_with wilson_interval mcnemar_p
+        route task_weights policy_with wilson_interval
         task_probabilities similarity_weights uniform_weights measured_weights labelled_weights
         check_similarities check_range composition_text seconds_between may_read masked_tasks
         caller masked_adapter compute_seconds confidence check_gains relative_share
@@ -50,9 +50,9 @@ EXECUTE = {
         set_policy
         erase_example erase_submitter
         erase_jobs add_embeddings
-        tune_routing route task_weights policy_with wilson_interval mcnemar_p
+        tune_routing route task_weights policy_with wilson_interval
         task_probabilities similarity_weights uniform_weights measured_weights labelled_weights
-        start_evaluation caller may_read masked_tasks masked_adapter compute_seconds
+        caller may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_vote explain_route
@@ -68,7 +68,7 @@ OWNERS_ALONE = """
     give_reason caller_is_admin retry_delay pick_jobs take_place counter_name make_counter
     check_role_exists
     check_task_exists did_you_mean readable_roles
-    check_tasks_exist check_name check_names with_settings tasks_that_saw
+    check_tasks_exist check_name check_names with_settings
     checked_embedding check_encoder_unchanged usable_tasks narrowed_tasks
     search_exactly nearest_examples routing_inputs route_query
     compose_tasks trace_tasks fallback_reason
@@ -80,7 +80,7 @@ OWNERS_ALONE = """
     audit_job_update audit_job_delete audit_row keep_audit_event recount_days
     content_hash has_learnt_from draw_examples likely_tasks queue_measurements active_adapters
     expected_gains
-    audit_examples
+    audit_examples sign_test_p
     lock_jobs erase_sums erase_declaration delete_jobs delete_predictions range_width add_range past_range drop_range
     delete_records embedding_table make_next_embedding forget_embeddings
     jobs_on changed_days roll_up close_days accuracy_by_day_on routing_by_day_on
@@ -99,11 +99,10 @@ JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
     tags exclude_tasks tasks weights max_attempts timeout_s chat_template system_text
 """
-EVALUATION_COLUMNS = "name description split kind base_model exclude_own seed"
 VECTOR = [1.0] + [0.0] * 831
 # The trigger check_columns refuses these by name; the first three are administrators' to fill.
 REFUSED_COLUMNS = """
-    task expected evaluation status example_id submitted_by created_at place background scheduled attempts
+    task expected example_id status submitted_by created_at place background scheduled attempts
     expired_leases worker
     lease_token claimed_at lease_expires_at finished_at error_code error is_correct adapter_ids
 """
@@ -114,7 +113,6 @@ WRITES = {
     "loracomp_analyst": set(),
     "loracomp_admin": INSERTED_COLUMNS
     | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
-    | {("evaluation", "INSERT", column) for column in EVALUATION_COLUMNS.split()}
     | {("adapter_part", "INSERT", "*")},
 }
 
@@ -468,10 +466,7 @@ def test_administrators_administer(database: str, logins: None) -> None:
         adam.execute("INSERT INTO loracomp.policy (name) VALUES ('mine')")
         adam.execute("DELETE FROM loracomp.policy WHERE name = 'mine'")
         adam.execute("SELECT loracomp.restrict_task('rte', 'loracomp_admin')")
-        adam.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
-        evaluating = submit(
-            adam, choices=["a", "b"], expected="a", task="rte", evaluation="weekly", run_at="3000-01-01"
-        )
+        evaluating = submit(adam, choices=["a", "b"], expected="a", task="rte", example_id=1, run_at="3000-01-01")
         job_id = submit(owner)
         token = claim(owner, job_id)[job_id]
         owner.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{words}', '{f}')", [[job_id], [token]])

@@ -211,9 +211,8 @@ FOREIGN = {
     "place": "1", "background": "true", "scheduled": "true", "attempts": "1", "expired_leases": "1", "worker": "'w'",
     "lease_token": "1", "claimed_at": "now()", "lease_expires_at": "now()",
     "finished_at": "now()", "error_code": "'x'", "error": "'x'", "is_correct": "true", "adapter_ids": "'{1}'",
-    "example_id": "1",
 }  # fmt: skip
-ADMINISTRATORS = {"task": "'rte'", "expected": "'a'", "evaluation": "'weekly'"}
+ADMINISTRATORS = {"task": "'rte'", "expected": "'a'", "example_id": "1"}
 
 
 @pytest.mark.parametrize(("column", "given"), (FOREIGN | ADMINISTRATORS).items())
@@ -259,8 +258,8 @@ def test_an_administrator_is_told_too_and_may_fill_three_more(connection: Connec
                 psycopg.errors.InsufficientPrivilege, match=f"column {column} of loracomp.job is not yours to fill"
             ) as error:
                 connection.execute(f"INSERT INTO loracomp.job (prompt, {column}) VALUES ('a', {given})".encode())
-            assert "task, expected, evaluation" in (error.value.diag.message_hint or "")
-        connection.execute("INSERT INTO loracomp.job (prompt, expected) VALUES ('a', 'b')")
+            assert "task, expected, example_id" in (error.value.diag.message_hint or "")
+        connection.execute("INSERT INTO loracomp.job (prompt, expected, example_id) VALUES ('a', 'b', 1)")
     finally:
         connection.execute("RESET ROLE")
 

@@ -148,10 +148,9 @@ def test_jobs_for_later_count_once_they_are_due_within_the_target(connection: Co
     assert workers(connection, 30) == 1
 
 
-def test_evaluations_keep_one_worker_and_ask_for_no_more(connection: Connection) -> None:
+def test_jobs_in_the_background_keep_one_worker_and_ask_for_no_more(connection: Connection) -> None:
     answer(connection, 1, seconds=10)
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('e') ON CONFLICT DO NOTHING")
-    add_jobs(connection, *["a"] * 100, evaluation="e")
+    add_jobs(connection, *["a"] * 100, priority=-1)
     found = demand(connection)
     assert (found["workers"], found["open_jobs"], found["background_jobs"]) == (1, 0, 100)
 

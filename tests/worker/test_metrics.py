@@ -158,10 +158,9 @@ def test_numbers_of_the_queue(connection: Connection) -> None:
     empty = sample(connection)
     assert empty["loracomp_queue_jobs", BASE, "0", "false", "due"] == 0
     assert empty["loracomp_workers", BASE, "alive"] == 0
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('e') ON CONFLICT DO NOTHING")
     add_jobs(connection, "a", "b", priority=7)
     add_jobs(connection, "c", run_at=datetime.now(UTC) + timedelta(hours=1))
-    add_jobs(connection, "d", evaluation="e")
+    add_jobs(connection, "d", priority=-1)
     connection.execute(
         "UPDATE loracomp.job SET run_at = now() - interval '1 hour', created_at = now() - interval '2 hours'"
         " WHERE prompt = 'a'"
@@ -174,7 +173,7 @@ def test_numbers_of_the_queue(connection: Connection) -> None:
     assert found["loracomp_queue_jobs", BASE, "7", "false", "due"] == 2
     assert found["loracomp_queue_jobs", BASE, "0", "false", "scheduled"] == 1
     assert found["loracomp_queue_jobs", BASE, "0", "false", "due"] == 0
-    assert found["loracomp_queue_jobs", BASE, "0", "true", "due"] == 1
+    assert found["loracomp_queue_jobs", BASE, "-1", "true", "due"] == 1
     assert 3600 <= found["loracomp_queue_oldest_due_seconds", BASE, "7", "false"] < 3700
     assert found["loracomp_workers", BASE, "alive"] == found["loracomp_workers", BASE, "gone"] == 1
 

@@ -8,7 +8,7 @@ Constraint names read as sentences, because users see them in error messages.
 """
 
 # All modules are imported, so that `metadata` has every table.
-from loracomp.database.tables import audit, declarations, evaluations, measurements, queue, registry, reports, workers
+from loracomp.database.tables import audit, declarations, measurements, queue, registry, reports, workers
 from loracomp.database.tables.columns import DIMENSIONS, SCHEMA, RoleName, metadata
 from loracomp.database.tables.installed import sql_object
 from loracomp.database.tables.jobs import job
@@ -16,4 +16,4 @@ from loracomp.database.tables.policies import policy
 from loracomp.database.tables.predictions import prediction
 
 __all__ = ["DIMENSIONS", "SCHEMA", "RoleName", "job", "metadata", "policy", "prediction", "sql_object"]
-__all__ += ["audit", "declarations", "evaluations", "measurements", "queue", "registry", "reports", "workers"]
+__all__ += ["audit", "declarations", "measurements", "queue", "registry", "reports", "workers"]

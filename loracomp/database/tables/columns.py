@@ -35,7 +35,7 @@ DIMENSIONS = 832
 """
 
 NAME_BYTES = 300
-"""Most bytes of the names of tasks, policies, base models and evaluations."""
+"""Most bytes of the names of tasks, policies and base models."""
 
 # SQLAlchemy has no words for storage and statistics: a column's `info` has what ALTER COLUMN does to it.
 IN_ROW = {"alter": "SET STORAGE PLAIN"}

@@ -80,11 +80,10 @@ job = Table(
     ),
     required("max_attempts", Integer, "Number of attempts after which the job ends as failed.", default="3"),
     required("timeout_s", Integer, "Most seconds that one attempt may take.", default="600"),
-    optional("task", Text, "Task of the example that the job was made from; only for evaluations and kind measure."),
-    optional("expected", Text, "The right answer; only for evaluations and kind measure."),
-    optional("evaluation", Text, "Name of the evaluation that the job belongs to; null for other jobs."),
+    optional("task", Text, "Task of the example that the job was made from; null for other jobs."),
+    optional("expected", Text, "The right answer, if it is known: then is_correct says whether the answer equals it."),
     # No foreign key, so that answers to the same example stay comparable after the example is deleted.
-    optional("example_id", BigInteger, "Example that the job was made from; only for evaluations and kind measure."),
+    optional("example_id", BigInteger, "Example that the job was made from; null for other jobs."),
     required(
         "submitted_by",
         RoleName(),
@@ -101,8 +100,7 @@ job = Table(
     required(
         "background",
         Boolean,
-        "Whether the job is claimed only if no other waits: evaluations, kind measure, and priorities below 0. A "
-        "trigger sets it.",
+        "Whether the job is claimed only if no other waits: kind measure, and priorities below 0. A trigger sets it.",
         default="false",
     ),
     required(
@@ -160,7 +158,6 @@ job = Table(
     references("policy_must_exist", "policy", "loracomp.policy.name", onupdate="CASCADE"),
     references("base_model_must_exist", "base_model", "loracomp.base_model.name", onupdate="CASCADE"),
     references("task_must_exist", "task", "loracomp.task.name", onupdate="CASCADE", ondelete="SET NULL"),
-    references("evaluation_must_exist", "evaluation", "loracomp.evaluation.name", onupdate="CASCADE"),
     # Idempotency keys are unique for each submitter, so that nobody can find out another submitter's keys.
     UniqueConstraint("submitted_by", "idempotency_key", name="idempotency_key_was_used_before"),
     one_of("status", "queued running succeeded failed cancelled", "status_must_be_a_known_one"),
@@ -243,14 +240,10 @@ job = Table(
     at_most_characters("error_code", 100),
     at_most_characters("error", 10000),
     check("expected_must_be_one_of_the_choices", "expected IS NULL OR choices IS NULL OR expected = ANY (choices)"),
-    check(
-        "example_id_is_for_evaluations_and_measuring",
-        "example_id IS NULL OR evaluation IS NOT NULL OR kind = 'measure'",
-    ),
+    check("example_id_needs_an_expected_answer", "example_id IS NULL OR expected IS NOT NULL"),
     check(
         "jobs_of_kind_measure_come_from_measure_task",
-        "CASE kind WHEN 'measure' THEN num_nulls(example_id, expected, adapter_ids) = 0 AND evaluation IS NULL "
-        "ELSE adapter_ids IS NULL END",
+        "CASE kind WHEN 'measure' THEN num_nulls(example_id, expected, adapter_ids) = 0 ELSE adapter_ids IS NULL END",
     ),
     check(
         "a_running_job_and_only_it_has_a_lease",
@@ -275,16 +268,9 @@ job = Table(
     index("job_finished", "finished_at", "finished_at IS NOT NULL"),
     # By day too, because this is how views of bi are asked; BRIN as on prediction.
     Index("job_day", text("((finished_at AT TIME ZONE 'UTC')::date)"), postgresql_using="brin"),
-    # The index must not contain the task: EXPLAIN ANALYZE counts the rows that an index finds and row security removes,
-    # and so would reveal the names of hidden tasks.
-    index("job_evaluation", "evaluation", "evaluation IS NOT NULL"),
     index("job_to_measure", "example_id", "kind = 'measure'"),
-    index(
-        "an_evaluation_asks_an_example_once_a_policy",
-        "evaluation example_id policy",
-        "example_id IS NOT NULL",
-        unique=True,
-    ),
+    # All jobs that were made from an example; for its erasure, and for evaluations.
+    index("job_example", "example_id", "example_id IS NOT NULL"),
     comment="Jobs: requests for predictions. INSERT a prompt here; read the answer in loracomp.job_result.",
     # A change of status writes a new version of the row. The fill factor leaves room for it on the same page. Vacuum
     # runs early and at full speed, however large the table, as each claim reads past dead rows at the queue's head.

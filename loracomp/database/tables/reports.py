@@ -68,21 +68,20 @@ def base_model(comment: str = "Base model that answered.") -> Column[Any]:
     return required("base_model", Text, comment)
 
 
-def is_evaluation() -> Column[Any]:
-    """Evaluations are counted apart."""
-    return required("is_evaluation", Boolean, "Whether the jobs come from evaluations rather than from people.")
+def has_expected() -> Column[Any]:
+    """Jobs that test policies are counted apart from those that people wait for."""
+    return required("has_expected", Boolean, "Whether the jobs' right answers were known: such jobs test policies.")
 
 
 def of_jobs() -> list[Column[Any]]:
     """Which jobs a row sums up."""
-    return [a_day(), policy(), base_model(), is_evaluation()]
+    return [a_day(), policy(), base_model(), has_expected()]
 
 
 accuracy_by_day = Table(
     "accuracy_by_day",
     metadata,
     a_day(),
-    optional("evaluation", Text, "Name of the evaluation; null for other jobs whose right answer is known."),
     optional("own_task", Text, "Task of the examples that the jobs were made from; null if unknown."),
     required(
         "policy",
@@ -95,7 +94,7 @@ accuracy_by_day = Table(
     ),
     required("n", BigInteger, "Number of jobs that were answered."),
     required("correct", BigInteger, "Number of answers that equal the expected answer exactly."),
-    unique_with_nulls("accuracy_by_day_key", "day evaluation own_task policy base_model"),
+    unique_with_nulls("accuracy_by_day_key", "day own_task policy base_model"),
     comment="How often answers were right, by day and unmasked task.",
 )
 
@@ -118,7 +117,7 @@ routing_by_day = Table(
         "Sum over the answers of -p log2 p, p being this task's probability; over all tasks it is the sum of entropies "
         "in bits.",
     ),
-    PrimaryKeyConstraint("day", "policy", "base_model", "is_evaluation", "task", name="routing_by_day_pkey"),
+    PrimaryKeyConstraint("day", "policy", "base_model", "has_expected", "task", name="routing_by_day_pkey"),
     comment="Sums of the tasks' probabilities over the jobs of a day, from which views of bi compute means.",
 )
 
@@ -138,9 +137,7 @@ adapter_usage_by_day = Table(
         "adapters.",
     ),
     optional("weight", Double, "Sum of the adapter's weights over the answers."),
-    PrimaryKeyConstraint(
-        "day", "policy", "base_model", "is_evaluation", "adapter_id", name="adapter_usage_by_day_pkey"
-    ),
+    PrimaryKeyConstraint("day", "policy", "base_model", "has_expected", "adapter_id", name="adapter_usage_by_day_pkey"),
     comment="Sums over the answers of a day in which an adapter was used, from which views of bi compute shares.",
 )
 
@@ -149,7 +146,7 @@ latency_by_day = Table(
     metadata,
     a_day(),
     base_model(),
-    is_evaluation(),
+    has_expected(),
     required(
         "step",
         Text,
@@ -163,7 +160,7 @@ latency_by_day = Table(
     required("p95_ms", Double, "95th percentile in milliseconds."),
     required("p99_ms", Double, "99th percentile in milliseconds."),
     required("max_ms", Double, "Longest time in milliseconds."),
-    PrimaryKeyConstraint("day", "base_model", "is_evaluation", "step", name="latency_by_day_pkey"),
+    PrimaryKeyConstraint("day", "base_model", "has_expected", "step", name="latency_by_day_pkey"),
     comment="How long each step took for the jobs answered on a day.",
 )
 
@@ -174,7 +171,7 @@ jobs_by_day = Table(
     required("submitted_by", Text, "Database role that submitted the jobs."),
     policy(),
     base_model("Base model that the jobs were for."),
-    is_evaluation(),
+    has_expected(),
     required("kind", Text, "Kind of the jobs: predict, route or measure."),
     required("status", Text, "How the jobs ended: succeeded, failed or cancelled."),
     optional("reason", Text, "Short name of the error that ended the jobs; null if none did, or if it is unknown."),
@@ -190,7 +187,7 @@ jobs_by_day = Table(
     ),
     required("routed", BigInteger, "Number of answers that were routed by retrieval."),
     required("fell_back", BigInteger, "Number of these for which no adapter was used: the base model answered alone."),
-    unique_with_nulls("jobs_by_day_key", "day submitted_by policy base_model is_evaluation kind status reason"),
+    unique_with_nulls("jobs_by_day_key", "day submitted_by policy base_model has_expected kind status reason"),
     comment="Number of ended jobs and what they cost, by day and by how they ended.",
 )
 
@@ -206,7 +203,7 @@ answers_by_tag = Table(
     required(
         "n",
         BigInteger,
-        "Number of answers with this tag, value, label, policy and base model on this day, without evaluations.",
+        "Number of answers with this tag, value, label, policy and base model on this day.",
     ),
     required("asked", BigInteger, "Number of the answers (n) whose right answer is known."),
     required("correct", BigInteger, "Number of the answers (n) that equal the expected answer exactly."),

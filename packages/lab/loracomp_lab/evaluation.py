@@ -1,20 +1,29 @@
-"""Evaluations: rows of a split become jobs under several policies; workers answer, and SQL compares the answers."""
+"""Evaluations: rows of a split become jobs under several policies, workers answer, and the answers are compared.
+
+An evaluation is a set of jobs with the tag `evaluation`, an expected answer and the example that they were made from.
+Its settings are tags too. The database knows nothing else of it.
+"""
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loracomp.database.connections import Connection, rows_of
-from loracomp.database.queries import QUERIES
-from loracomp.errors import NotFoundError, RefusedError
+from psycopg.types.json import Jsonb
+
+from loracomp.database.connections import Connection, row_of, rows_of
+from loracomp.database.queries import QUERIES, named_statements
+from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.registry.tasks import ImportReport, add_task, import_examples
+from loracomp_lab.accuracy import Outcome, Rows, accuracies, differences
 from loracomp_lab.catalogue import load_entry, read_examples
 
 REFERENCES = ("base", "own_task")
 """Policies with which the other policies are compared on each row."""
+MOST_CHARACTERS = 100
+"""Of a name, which is part of the jobs' idempotency keys."""
 
-Rows = list[dict[str, Any]]
+_STATEMENTS = named_statements(Path(__file__).with_suffix(".sql"))
 
 
 def import_split(connection: Connection, task: str, split: str, data: str) -> ImportReport:
@@ -42,26 +51,49 @@ def start_evaluation(
 ) -> Rows:
     """Insert the missing jobs of an evaluation; returns a row (task, policy, jobs, added) for each task and policy.
 
-    Raises NotFoundError for unknown tasks and policies and for tasks without rows in the split, and UsageError if the
-    evaluation exists with other settings.
+    All policies are asked the same rows. The jobs are in the background (priority -1). With `exclude_own` a job may use
+    neither its row's task nor adapters that learnt from that task; policies with router own_task are not affected.
+
+    Raises NotFoundError for an unknown base model and for tasks without rows in the split, RefusedError for an unknown
+    policy, and UsageError if the evaluation exists with other settings.
     """
-    values = {
+    if not tasks or not policies:
+        raise UsageError("tasks and policies must name at least one each")
+    if not name.strip() or len(name) > MOST_CHARACTERS:
+        raise UsageError(f"an evaluation's name has 1 to {MOST_CHARACTERS} characters")
+    model = row_of(connection, QUERIES["find_base_model"], {"name": base_model})["name"]
+    tags = {"evaluation": name, "split": split, "exclude_own": exclude_own, "seed": seed}
+    _check_settings(connection, name, tags | {"kind": kind, "base_model": model})
+    asked = {"tasks": list(tasks), "split": split}
+    if empty := rows_of(connection, _STATEMENTS["tasks_without_rows"], asked):
+        raise NotFoundError(
+            f"no {split} rows with text and label of: {', '.join(row['name'] for row in empty)}: loracomp task "
+            f"import-catalogue TASK --split {split} brings them, or loracomp evaluate --data"
+        )
+    values = asked | {
         "name": name,
-        "tasks": list(tasks),
         "policies": list(policies),
-        "split": split,
         "rows_a_task": rows_a_task,
         "exclude_own": exclude_own,
         "kind": kind,
-        "base_model": base_model,
+        "base_model": model,
         "seed": seed,
+        "tags": Jsonb(tags),
     }
-    return rows_of(connection, QUERIES["start_evaluation"], values)
+    return rows_of(connection, _STATEMENTS["ask_rows"], values)
+
+
+def _check_settings(connection: Connection, name: str, settings: dict[str, Any]) -> None:
+    for started in rows_of(connection, _STATEMENTS["evaluation"], {"name": name}):
+        before = {setting: started[setting] for setting in settings}
+        if before != settings:
+            told = ", ".join(f"{setting} {value}" for setting, value in before.items() if setting != "evaluation")
+            raise UsageError(f"evaluation {name} was started with other settings ({told}): choose another name")
 
 
 def show_evaluation(connection: Connection, name: str) -> dict[str, Any]:
     """Settings of an evaluation and the progress of its jobs. Raises NotFoundError."""
-    rows = rows_of(connection, QUERIES["evaluation"], {"name": name})
+    rows = rows_of(connection, _STATEMENTS["evaluation"], {"name": name})
     if not rows:
         raise NotFoundError(f"there is no evaluation {name}: start it with --tasks and --policies")
     return rows[0]
@@ -69,10 +101,8 @@ def show_evaluation(connection: Connection, name: str) -> dict[str, Any]:
 
 def read_results(connection: Connection, name: str) -> dict[str, Rows]:
     """Results so far: accuracy by task, by family and overall; comparisons with REFERENCES."""
-    return {
-        "accuracy": rows_of(connection, QUERIES["evaluation_accuracy"], {"name": name}),
-        "pairs": rows_of(connection, QUERIES["evaluation_pair"], {"name": name, "references": list(REFERENCES)}),
-    }
+    outcomes = [Outcome(**row) for row in rows_of(connection, _STATEMENTS["evaluation_outcomes"], {"name": name})]
+    return {"accuracy": accuracies(outcomes), "pairs": differences(outcomes, REFERENCES)}
 
 
 def write_csv(connection: Connection, name: str, path: Path) -> int:
@@ -80,7 +110,7 @@ def write_csv(connection: Connection, name: str, path: Path) -> int:
 
     Raises RefusedError if the file can't be written.
     """
-    rows = rows_of(connection, QUERIES["evaluation_rows"], {"name": name})
+    rows = rows_of(connection, _STATEMENTS["evaluation_rows"], {"name": name})
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]) if rows else [])

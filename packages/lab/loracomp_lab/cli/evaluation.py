@@ -74,10 +74,8 @@ def _import(connection: Connection, tasks: list[str], split: str, data: str | No
 def _answer(connection: Connection, name: str, settings: Settings) -> int:
     """Wait until the evaluation's jobs are answered, here or by other workers; returns how many are left."""
 
-    def look(connection: Connection) -> Waiting | None:
+    def look(connection: Connection) -> Waiting:
         state = evaluation.show_evaluation(connection, name)
-        if state["base_model"] is None:
-            return None
         return Waiting(state["base_model"], state["queued"], state["running"])
 
     total = evaluation.show_evaluation(connection, name)["jobs"]

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from loracomp.cli import common
-from loracomp_lab.evaluation import REFERENCES, Rows
+from loracomp_lab.accuracy import Rows
+from loracomp_lab.evaluation import REFERENCES
 
 # The columns of each table that are printed into a pipe.
 _COLUMNS = {

@@ -1,4 +1,4 @@
-"""Evaluations in SQL: what is asked, that people come first, and numbers that were worked out by hand or by scipy."""
+"""Evaluations: what is asked, that people come first, and numbers that were worked out by hand or by scipy."""
 
 import math
 from collections.abc import Iterator
@@ -7,13 +7,15 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from psycopg import errors
 from psycopg.types.json import Jsonb
 from scipy.stats import binomtest
 
 from conftest import create_database, drop_database
 from evaluation_data import add_rows, answer_all, claim, right_on, start
 from loracomp.database import connections as db
+from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
+from loracomp_lab.accuracy import Outcome, accuracies, differences, mcnemar_p, wilson_interval
+from loracomp_lab.evaluation import REFERENCES, read_results, show_evaluation
 from people_data import one, submit
 from routing_data import add_adapter, add_base_model
 
@@ -46,9 +48,8 @@ def jobs(connection: db.Connection) -> list[dict[str, Any]]:
     return connection.execute(JOBS).fetchall()
 
 
-def view(connection: db.Connection, name: str, **where: Any) -> list[dict[str, Any]]:
-    rows = connection.execute(f"SELECT * FROM bi.{name} ORDER BY scope, family, own_task".encode()).fetchall()
-    return [row for row in rows if all(row[column] == value for column, value in where.items())]
+def where(rows: list[dict[str, Any]], **values: Any) -> list[dict[str, Any]]:
+    return [row for row in rows if all(row[column] == value for column, value in values.items())]
 
 
 # What is asked.
@@ -64,7 +65,8 @@ def test_every_policy_is_asked_the_same_rows(connection: db.Connection) -> None:
     for job in asked:
         drawn[job["task"], job["policy"]].append(job["source_ref"])
         assert (job["prompt"], job["choices"], job["expected"]) == (job["text"], ["yes", "no"], "yes")
-        assert (job["evaluation"], job["kind"], job["base_model"], job["exclude_tasks"]) == ("e", "predict", "toy", [])
+        assert job["tags"] == {"evaluation": "e", "split": "validation", "exclude_own": False, "seed": 0}
+        assert (job["kind"], job["base_model"], job["exclude_tasks"], job["priority"]) == ("predict", "toy", [], -1)
         assert job["source_ref"].startswith(f"{job['task']}/validation#")
     for task in ("tea", "tin"):
         assert drawn[task, "base"] == drawn[task, "default"]
@@ -93,7 +95,7 @@ def test_rows_are_drawn_by_seed(connection: db.Connection) -> None:
     drawn = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", 2)):
         start(connection, "tea", "base", name=name, seed=seed, rows_a_task=5)
-        drawn.append({job["source_ref"] for job in jobs(connection) if job["evaluation"] == name})
+        drawn.append({job["source_ref"] for job in jobs(connection) if job["tags"]["evaluation"] == name})
     assert drawn[0] == drawn[1]
     assert len({frozenset(rows) for rows in drawn}) > 1
     assert drawn[0] != {f"tea/validation#{number}" for number in range(5)}
@@ -139,7 +141,7 @@ def test_rows_that_would_retrieve_themselves_are_not_asked(connection: db.Connec
     assert [job["source_ref"] for job in jobs(connection)] == ["tea/train#1"]
 
 
-def test_rows_without_text_or_answer_are_not_asked(connection: db.Connection) -> None:
+def test_rows_without_text_or_label_are_not_asked(connection: db.Connection) -> None:
     connection.execute("UPDATE loracomp.example SET prompt = NULL WHERE source_ref = 'tea/validation#4'")
     connection.execute("UPDATE loracomp.example SET label = NULL WHERE source_ref = 'tea/validation#5'")
     start(connection, "tea", "base")
@@ -156,39 +158,33 @@ def test_free_text_is_asked_for_by_length(connection: db.Connection) -> None:
 @pytest.mark.parametrize(
     ("tasks", "policies", "changes", "error", "message"),
     [
-        ("tea nix", "base", {}, errors.NoDataFound, "no validation rows with text and label of: nix"),
-        ("tea", "base nix", {}, errors.ForeignKeyViolation, "policy nix does not exist"),
-        ("tea ore", "base", {"split": "test"}, errors.NoDataFound, "no test rows with text and label of: ore, tea"),
-        ("", "base", {}, errors.InvalidParameterValue, "tasks and policies must name at least one each"),
-        ("tea", "", {}, errors.InvalidParameterValue, "tasks and policies must name at least one each"),
-        ("tea", "base", {"rows_a_task": 0}, errors.InvalidParameterValue, "rows_a_task must be between 1"),
-        ("tea", "base", {"base_model": "nix"}, errors.NoDataFound, "base model nix is not registered"),
-        ("tea", "base", {"name": " "}, errors.CheckViolation, "evaluation_name_must_not_be_blank"),
-        ("tea", "base", {"kind": "guess"}, errors.CheckViolation, "evaluation_kind_must_be_predict_or_route"),
-        ("tea", "base", {"split": "dev"}, errors.CheckViolation, "evaluated_split_must_be_train_validation_or_test"),
+        ("tea nix", "base", {}, NotFoundError, "no validation rows with text and label of: nix"),
+        ("tea", "base nix", {}, RefusedError, "policy nix does not exist"),
+        ("tea ore", "base", {"split": "test"}, NotFoundError, "no test rows .*: tea, ore: .*TASK --split test"),
+        ("", "base", {}, UsageError, "tasks and policies must name at least one each"),
+        ("tea", "", {}, UsageError, "tasks and policies must name at least one each"),
+        ("tea", "base", {"base_model": "nix"}, NotFoundError, "base model nix is not registered"),
+        ("tea", "base", {"name": " "}, UsageError, "1 to 100 characters"),
+        ("tea", "base", {"name": "n" * 101}, UsageError, "1 to 100 characters"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(
-    connection: db.Connection, tasks: str, policies: str, changes: dict[str, Any], error: type[Exception], message: str
+    connection: db.Connection,
+    tasks: str,
+    policies: str,
+    changes: dict[str, Any],
+    error: type[LoracompError],
+    message: str,
 ) -> None:
     with pytest.raises(error, match=message), connection.transaction():
         start(connection, tasks, policies, **changes)
     assert jobs(connection) == []
-    assert connection.execute("SELECT FROM loracomp.evaluation").fetchall() == []
-
-
-def test_rows_that_are_missing_are_told_how_to_come(connection: db.Connection) -> None:
-    with pytest.raises(errors.NoDataFound) as refused:
-        start(connection, "tea", "base", split="test")
-    assert "task import-catalogue TASK --split test" in str(refused.value.diag.message_hint)
 
 
 @pytest.mark.parametrize("change", [{"split": "train"}, {"exclude_own": True}, {"seed": 1}, {"kind": "route"}])
 def test_an_evaluation_has_one_split_kind_and_seed(connection: db.Connection, change: dict[str, Any]) -> None:
     start(connection, "tea", "base")
-    with pytest.raises(
-        errors.InvalidParameterValue, match="evaluation e was started with other settings: split validation"
-    ):
+    with pytest.raises(UsageError, match=r"evaluation e was started with other settings \(split validation"):
         start(connection, "tea", "base", **change)
 
 
@@ -228,7 +224,7 @@ def test_after_a_thousand_minutes_an_evaluation_waits_like_others(connection: db
     start(connection, "tea", "base", rows_a_task=1)
     connection.execute("UPDATE loracomp.job SET run_at = now() - interval '1001 minutes'")
     submit(connection, "a person's")
-    assert [job["prompt"] == "a person's" for job in claim(connection)] == [False, True]
+    assert len(claim(connection)) == 2
 
 
 def test_an_evaluation_keeps_a_draining_worker(connection: db.Connection) -> None:
@@ -250,11 +246,11 @@ ROWS = {
 }
 
 
-@pytest.fixture
-def answered(connection: db.Connection) -> db.Connection:
-    start(connection, "tea tin ore", "base default")
-    answer_all(connection, right_on(ROWS))
-    return connection
+OUTCOMES = [
+    Outcome(task, "rock" if task == "ore" else "food", policy, number, number in right)
+    for (policy, task), right in ROWS.items()
+    for number in range(10)
+]
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -262,17 +258,22 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return interval.low, interval.high
 
 
-def test_accuracy_of_a_task_has_wilsons_interval(answered: db.Connection) -> None:
-    (row,) = view(answered, "evaluation_accuracy", own_task="tea", policy="default")
+@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (7, 10), (7095, 10000)])
+def test_wilson_interval_against_scipy(hits: int, n: int) -> None:
+    assert wilson_interval(hits, n) == pytest.approx(wilson(hits, n), abs=1e-6)
+
+
+def test_accuracy_of_a_task_has_wilsons_interval() -> None:
+    (row,) = where(accuracies(OUTCOMES), own_task="tea", policy="default")
     assert (row["scope"], row["family"], row["tasks"]) == ("task", "food", 1)
     assert (row["asked"], row["n"], row["correct"], row["accuracy"]) == (10, 10, 7, 0.7)
     assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(wilson(7, 10), abs=1e-6)
 
 
-def test_means_count_every_task_alike(answered: db.Connection) -> None:
+def test_means_count_every_task_alike() -> None:
     found = {
         (row["scope"], row["family"], row["policy"]): (row["tasks"], row["correct"], row["accuracy"])
-        for row in view(answered, "evaluation_accuracy", own_task=None)
+        for row in where(accuracies(OUTCOMES), own_task=None)
     }
     assert {key: (tasks, correct, round(accuracy, 9)) for key, (tasks, correct, accuracy) in found.items()} == {
         ("family", "food", "base"): (2, 12, 0.6),
@@ -284,50 +285,39 @@ def test_means_count_every_task_alike(answered: db.Connection) -> None:
     }
 
 
-def test_interval_of_a_mean_adds_the_tasks_distances_squared(answered: db.Connection) -> None:
-    (row,) = view(answered, "evaluation_accuracy", scope="all", policy="base")
+def test_tasks_come_before_families_and_these_before_all() -> None:
+    assert [row["scope"] for row in accuracies(OUTCOMES)] == ["task"] * 6 + ["family"] * 4 + ["all"] * 2
+    assert [row["policy_b"] for row in differences(OUTCOMES, ("base", "default"))] == ["base"] * 6 + ["default"] * 6
+
+
+def test_interval_of_a_mean_adds_the_tasks_distances_squared() -> None:
+    (row,) = where(accuracies(OUTCOMES), scope="all", policy="base")
     tasks = [(hits / 10, *wilson(hits, 10)) for hits in (5, 7, 10)]
     below = math.sqrt(sum((p - low) ** 2 for p, low, _ in tasks)) / 3
     above = math.sqrt(sum((high - p) ** 2 for p, _, high in tasks)) / 3
     assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx((22 / 30 - below, 22 / 30 + above), abs=1e-6)
 
 
-def test_failed_jobs_count_as_asked_and_not_as_wrong(connection: db.Connection) -> None:
-    start(connection, "tea ore", "base")
-    answer_all(
-        connection, lambda job: None if job["task"] == "ore" or job["source_ref"].endswith("#3") else {"output": "yes"}
+def test_failed_jobs_count_as_asked_and_not_as_wrong() -> None:
+    found = accuracies(
+        Outcome(task, "food", "base", number, None if task == "ore" or number == 3 else True)
+        for task in ("tea", "ore")
+        for number in range(10)
     )
-    (tea,) = view(connection, "evaluation_accuracy", own_task="tea")
+    (tea,) = where(found, own_task="tea")
     assert (tea["asked"], tea["n"], tea["accuracy"]) == (10, 9, 1)
-    (every,) = view(connection, "evaluation_accuracy", scope="all")
+    (every,) = where(found, scope="all")
     assert (every["tasks"], every["asked"], every["n"], every["accuracy"]) == (1, 20, 9, 1)
-    (ore,) = view(connection, "evaluation_accuracy", own_task="ore")
+    (ore,) = where(found, own_task="ore")
     assert (ore["asked"], ore["n"], ore["accuracy"]) == (10, 0, None)
     assert (ore["accuracy_low"], ore["accuracy_high"]) == (0, 1)
-
-
-def test_state_of_an_evaluation(connection: db.Connection) -> None:
-    start(connection, "tea", "base", rows_a_task=4)
-    (first, *_) = claim(connection, 1)
-    found = one(connection, "SELECT * FROM bi.evaluation")
-    assert (found["jobs"], found["queued"], found["running"], found["succeeded"]) == (4, 3, 1, 0)
-    assert (found["split"], found["kind"], found["base_model"], found["exclude_own"]) == (
-        "validation",
-        "predict",
-        "toy",
-        False,
-    )
-    connection.execute("SELECT loracomp.cancel_job(%s)", [first["id"]])
-    answer_all(connection, lambda job: {"output": "yes"})
-    found = one(connection, "SELECT * FROM bi.evaluation")
-    assert (found["queued"], found["running"], found["succeeded"], found["cancelled"]) == (0, 0, 3, 1)
 
 
 # Pairs.
 
 
-def test_pairs_of_a_task(answered: db.Connection) -> None:
-    (row,) = view(answered, "evaluation_pair", own_task="tea", policy_a="default")
+def test_pairs_of_a_task() -> None:
+    (row,) = where(differences(OUTCOMES, REFERENCES), own_task="tea", policy_a="default")
     assert (row["policy_b"], row["n"], row["only_a"], row["only_b"]) == ("base", 10, 4, 2)
     assert (row["accuracy_a"], row["accuracy_b"], row["difference"]) == pytest.approx((0.7, 0.5, 0.2))
     assert row["p"] == pytest.approx(binomtest(2, 6).pvalue)
@@ -338,8 +328,8 @@ def test_pairs_of_a_task(answered: db.Connection) -> None:
     )
 
 
-def test_pairs_of_all_tasks(answered: db.Connection) -> None:
-    (row,) = view(answered, "evaluation_pair", scope="all", policy_a="default")
+def test_pairs_of_all_tasks() -> None:
+    (row,) = where(differences(OUTCOMES, REFERENCES), scope="all", policy_a="default")
     assert (row["tasks"], row["tasks_ahead"], row["tasks_behind"]) == (3, 1, 1)
     assert (row["n"], row["only_a"], row["only_b"]) == (30, 4, 3)
     assert row["difference"] == pytest.approx(1 / 30)
@@ -351,63 +341,73 @@ def test_pairs_of_all_tasks(answered: db.Connection) -> None:
     )
 
 
-def test_the_other_way_round_signs_change(answered: db.Connection) -> None:
-    for row in view(answered, "evaluation_pair", policy_a="base"):
+def test_the_other_way_round_signs_change() -> None:
+    found = differences(OUTCOMES, ("base", "default"))
+    for row in where(found, policy_a="base"):
         same = {name: row[name] for name in ("scope", "family", "own_task")}
-        (other,) = view(answered, "evaluation_pair", policy_a="default", **same)
+        (other,) = where(found, policy_a="default", **same)
         assert (row["only_a"], row["only_b"], row["p"]) == (other["only_b"], other["only_a"], other["p"])
         assert row["difference"] == pytest.approx(-other["difference"])
         assert row["difference_low"] == pytest.approx(-other["difference_high"])
 
 
+@pytest.mark.parametrize(
+    ("only_a", "only_b"), [(0, 0), (1, 0), (0, 6), (5, 5), (4, 2), (30, 50), (700, 801), (0, 1000)]
+)
+def test_mcnemar_against_scipy(only_a: int, only_b: int) -> None:
+    right = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1
+    assert mcnemar_p(only_a, only_b) == pytest.approx(right, rel=1e-9, abs=1e-300)
+
+
+# From jobs to results.
+
+
+def test_results_are_those_of_an_evaluations_own_jobs(connection: db.Connection) -> None:
+    start(connection, "tea tin ore", "base default")
+    start(connection, "tea", "base default", name="another")
+    answer_all(connection, right_on(ROWS))
+    submit(connection, tags='{"evaluation": "e"}')
+    found, another = (read_results(connection, name) for name in ("e", "another"))
+    assert found == {"accuracy": accuracies(OUTCOMES), "pairs": differences(OUTCOMES, REFERENCES)}
+    of_tea = [each for each in OUTCOMES if each.task == "tea"]
+    assert another == {"accuracy": accuracies(of_tea), "pairs": differences(of_tea, REFERENCES)}
+
+
 def test_rows_that_one_policy_alone_answered_are_no_pairs(connection: db.Connection) -> None:
     start(connection, "tea", "base default")
-    start(connection, "tea", "base default", name="another")
     failing = ("default", "tea/validation#0")
     answer_all(connection, lambda job: None if (job["policy"], job["source_ref"]) == failing else {"output": "yes"})
-    assert {
-        row["evaluation"]: row["n"] for row in view(connection, "evaluation_pair", scope="task", policy_a="base")
-    } == {
-        "e": 9,
-        "another": 9,
-    }
+    assert {row["n"] for row in read_results(connection, "e")["pairs"]} == {9}
 
 
-def test_pairs_outlive_their_examples(answered: db.Connection) -> None:
-    before = view(answered, "evaluation_pair")
-    answered.execute("DELETE FROM loracomp.example")
-    assert view(answered, "evaluation_pair") == before
+def test_results_outlive_their_examples(connection: db.Connection) -> None:
+    start(connection, "tea tin ore", "base default")
+    answer_all(connection, right_on(ROWS))
+    before = read_results(connection, "e")
+    connection.execute("DELETE FROM loracomp.example")
+    assert read_results(connection, "e") == before
 
 
-@pytest.mark.parametrize(
-    ("only_a", "only_b"), [(0, 0), (1, 0), (0, 6), (5, 5), (4, 2), (30, 50), (700, 801), (0, 3000)]
-)
-def test_mcnemar_against_scipy(connection: db.Connection, only_a: int, only_b: int) -> None:
-    right = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1
-    assert one(connection, "SELECT bi.mcnemar_p(%s, %s) AS p", [only_a, only_b])["p"] == pytest.approx(
-        right, rel=1e-9, abs=1e-300
+def test_state_of_an_evaluation(connection: db.Connection) -> None:
+    start(connection, "tea", "base", rows_a_task=4)
+    (first, *_) = claim(connection, 1)
+    found = show_evaluation(connection, "e")
+    assert (found["jobs"], found["queued"], found["running"], found["succeeded"]) == (4, 3, 1, 0)
+    assert (found["split"], found["kind"], found["base_model"], found["exclude_own"]) == (
+        "validation",
+        "predict",
+        "toy",
+        False,
     )
+    connection.execute("SELECT loracomp.cancel_job(%s)", [first["id"]])
+    answer_all(connection, lambda job: {"output": "yes"})
+    found = show_evaluation(connection, "e")
+    assert (found["queued"], found["running"], found["succeeded"], found["cancelled"]) == (0, 0, 3, 1)
 
 
-# Guards.
-
-
-def test_a_row_stands_in_one_split_of_its_task(connection: db.Connection) -> None:
-    with pytest.raises(errors.UniqueViolation, match="a_row_stands_in_one_split_of_its_task_once"):
-        connection.execute(
-            "INSERT INTO loracomp.example (task_id, split, prompt, content_hash) "
-            "SELECT task_id, 'train', prompt, content_hash FROM loracomp.example LIMIT 1"
-        )
-
-
-def test_pairs_need_the_row_and_it_stands_once_a_policy(connection: db.Connection) -> None:
-    start(connection, "tea", "base", rows_a_task=1)
-    (job,) = jobs(connection)
-    again = {"evaluation": "e", "policy": "base", "example_id": job["example_id"]}
-    with (
-        pytest.raises(errors.UniqueViolation, match="an_evaluation_asks_an_example_once_a_policy"),
-        connection.transaction(),
-    ):
-        submit(connection, **again)
-    with pytest.raises(errors.CheckViolation, match="example_id_is_for_evaluations_and_measuring"):
-        submit(connection, example_id=job["example_id"])
+def test_an_administrator_may_evaluate(scene: db.Connection) -> None:
+    with scene.transaction(force_rollback=True):
+        scene.execute("SET LOCAL ROLE loracomp_admin")
+        assert start(scene, "tea", "base", rows_a_task=2)[0]["added"] == 2
+        assert show_evaluation(scene, "e")["queued"] == 2
+        assert read_results(scene, "e") == {"accuracy": [], "pairs": []}
