@@ -81,7 +81,6 @@ DECLARE
     examples bigint;
     adapters bigint;
 BEGIN
-    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the task: its trigger recount_days waits for a refresh
     target := loracomp.find_task(delete_task.task);
     active := (SELECT count(*) FROM loracomp.adapter AS a WHERE a.task_id = target AND a.status = 'active');
     traces := (

@@ -20,7 +20,8 @@ ON CONFLICT ON CONSTRAINT report_refresh_pkey DO NOTHING;
 
 -- Reads only. It compares the number of jobs that ended on a day, and the sum of their times, with those of the last computation.
 -- So it also finds jobs that were erased, deleted by hand or tried again, and those whose transaction ended late, without a note
--- from the queue. It reads the whole index job_finished, from the first day that is not closed, and no job.
+-- from the queue. It reads the whole index job_finished, from the first day that is not closed, and no job. If a policy or a task was
+-- renamed or deleted, its jobs have another name now, and a report still has the name that is gone.
 CREATE FUNCTION loracomp.changed_days(before date) RETURNS SETOF loracomp.report_day
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -46,10 +47,19 @@ FROM (
 FULL JOIN (
     SELECT o.* FROM loracomp.report_day AS o WHERE NOT o.is_closed AND o.day < changed_days.before
 ) AS d ON j.day = d.day
-WHERE d.jobs IS DISTINCT FROM coalesce(j.jobs, 0) OR d.times IS DISTINCT FROM coalesce(j.times, '0');
+WHERE d.jobs IS DISTINCT FROM coalesce(j.jobs, 0) OR d.times IS DISTINCT FROM coalesce(j.times, '0')
+    OR EXISTS (
+        SELECT FROM loracomp.jobs_by_day AS b
+        WHERE b.day = d.day AND NOT EXISTS (SELECT FROM loracomp.policy AS p WHERE p.name = b.policy)
+    )
+    OR EXISTS (
+        SELECT FROM loracomp.accuracy_by_day AS a
+        WHERE a.day = d.day AND a.own_task IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = a.own_task)
+    );
 END;
 COMMENT ON FUNCTION loracomp.changed_days IS
-'Days before a given one that are not closed and whose ended jobs are not those from which reports were computed last.';
+'Days before a given one that are not closed, and whose ended jobs are not those from which reports were computed last, or have other '
+'names of policies and tasks now.';
 
 -- The day is part of the statement's text, so that the planner can estimate how many jobs it has. Day by day, and not report by report: all
 -- reports read the same jobs, which are then still in memory.

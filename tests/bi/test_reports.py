@@ -349,7 +349,7 @@ def test_purging_and_erasing_wait_for_a_refresh(database: str, connection: db.Co
         other.execute("SET lock_timeout = '100ms'")
         with connection.transaction():
             refresh(connection)
-            for statement in ("purge_jobs('1 day')", "erase_submitter('x')", "erase_jobs('{1}')", "delete_task('rte')"):
+            for statement in ("purge_jobs('1 day')", "erase_submitter('x')", "erase_jobs('{1}')"):
                 with pytest.raises(errors.LockNotAvailable):
                     other.execute(f"SELECT loracomp.{statement}".encode())
         assert values(other, "SELECT loracomp.purge_jobs('1 day')") == {1}
