@@ -19,9 +19,11 @@ from loracomp.registry.base_models import find_base_model
 adapter_app = typer.Typer(no_args_is_help=True)
 library_app = typer.Typer(no_args_is_help=True)
 
-BaseModelName = Annotated[str | None, typer.Option(help="Name of the base model. Defaults to the default one.")]
+BaseModelName = Annotated[str | None, typer.Option(help="Name of the base model. Defaults to the database's default.")]
 COMPARED = ("against", "n", "accuracy", "other_accuracy", "gain", "p")
-Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The adapter, by default its newest version.")]
+Reference = Annotated[
+    str, typer.Argument(metavar="NAME[@VERSION]", help="Name of the adapter. Without @VERSION: its newest version.")
+]
 
 
 @adapter_app.command("list")
@@ -34,18 +36,19 @@ def list_adapters(as_json: AsJson = False) -> None:
 
 @adapter_app.command("stage")
 def stage_adapter(
-    folder: Annotated[Path, typer.Argument(help="PEFT folder: adapter_config.json and adapter_model.safetensors.")],
+    folder: Annotated[Path, typer.Argument(help="PEFT folder with adapter_config.json and adapter_model.safetensors.")],
     *,
-    task: Annotated[str, typer.Option(help="The task that it was trained for.")],
+    task: Annotated[str, typer.Option(help="Task that the adapter was trained for.")],
     name: Annotated[str | None, typer.Option(help="Name of the adapter. Defaults to the task's name.")] = None,
     base_model: BaseModelName = None,
-    activate: Annotated[bool, typer.Option("--activate", help="Activate it too.")] = False,
+    activate: Annotated[bool, typer.Option("--activate", help="Activate the adapter after staging it.")] = False,
     any_base: Annotated[
-        bool, typer.Option("--any-base", help="Accept it even if its config names another base model; shapes must fit.")
+        bool,
+        typer.Option("--any-base", help="Accept an adapter whose config names another base model, if its shapes fit."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check an adapter and store it as the next version of its name. Jobs use it after it is activated."""
+    """Check an adapter and store it as the next version of its name. Jobs use it once it is activated."""
     from loracomp.registry import adapter_store
 
     with open_database() as connection:
@@ -61,11 +64,11 @@ def activate_adapter(
     reference: Reference,
     base_model: BaseModelName = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Activate it even if it is worse on measured examples.")
+        bool, typer.Option("--force", help="Activate the adapter even if it is worse on measured examples.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Use an adapter for its task from now on. The adapter that was active is retired in the same transaction."""
+    """Make an adapter the active one of its task. The same transaction retires the one that was active before."""
     with open_database() as connection:
         found = adapters.find_adapter(connection, reference, base_model)
         measured = _activate(connection, found["id"], force=force)
@@ -74,7 +77,7 @@ def activate_adapter(
 
 @adapter_app.command("retire")
 def retire_adapter(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
-    """Stop using an adapter. It stays stored for replay, and can be activated again."""
+    """Retire an adapter: jobs stop using it. It stays stored for replay, and can be activated again."""
     with open_database() as connection:
         adapters.retire_adapter(connection, adapters.find_adapter(connection, reference, base_model)["id"])
         _show(connection, reference, base_model, as_json)
@@ -85,11 +88,14 @@ def delete_adapter(
     reference: Reference,
     base_model: BaseModelName = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Delete it even if it is active, or if a trace or a waiting job names it.")
+        bool,
+        typer.Option(
+            "--force", help="Delete the adapter even if it is active, or if a trace or a waiting job refers to it."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete an adapter with its weights. To stop using it, and keep it for replay, retire it."""
+    """Delete an adapter and its weights. To stop using it but keep it for replay, retire it instead."""
     values = {"adapter": reference, "base_model": base_model, "force": force}
     rows = run_query(QUERIES["delete_adapter"], values)
     emit(rows, title=f"Deleted: {reference}", as_json=as_json)
@@ -99,11 +105,13 @@ def delete_adapter(
 def measure_adapter(
     reference: Reference,
     *,
-    tasks: Annotated[int, typer.Option(min=1, help="Most tasks: the adapter's own and the nearest ones.")] = 30,
+    tasks: Annotated[
+        int, typer.Option(min=1, help="Maximum number of tasks: the adapter's own and the nearest ones.")
+    ] = 30,
     base_model: BaseModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure an adapter, active or not, on the examples that are measured already. Can be killed and run again."""
+    """Measure an adapter, active or not, on examples that are already measured. Can be interrupted and run again."""
     from loracomp.registry.measurements import list_measurements
 
     with open_database() as connection:
@@ -127,11 +135,11 @@ def measure_adapter(
 @adapter_app.command("export")
 def export_adapter(
     reference: Reference,
-    folder: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write, which must be new or empty.")],
     base_model: BaseModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write an adapter as a folder that PEFT can load; its safetensors file is the one that was staged."""
+    """Write an adapter to a folder that PEFT can load. The safetensors file is the same as the staged one."""
     from loracomp.registry import adapter_store
 
     with open_database() as connection:
@@ -141,10 +149,12 @@ def export_adapter(
 
 @library_app.command("load")
 def load_library(
-    folder: Annotated[Path | None, typer.Argument(help="Folder of the library. Defaults to the shipped one.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of the library. Defaults to the shipped library.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Load a library's tasks, adapters and embedded examples into the database. Running it again changes nothing."""
+    """Load a library's tasks, adapters and embedded examples into the database. It is safe to run this again."""
     from loracomp.registry import library
 
     with open_database() as connection:

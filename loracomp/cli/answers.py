@@ -24,14 +24,18 @@ from loracomp.registry.base_models import find_base_model
 
 answers_app = typer.Typer(no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="The view with the answers, such as ticket_urgency.")]
-Source = Annotated[str, typer.Argument(help="A table of yours with a primary key.")]
+Name = Annotated[str, typer.Argument(help="Name of the view with the answers, such as ticket_urgency.")]
+Source = Annotated[str, typer.Argument(help="A table that you own, with a primary key.")]
 Prompt = Annotated[
-    str, typer.Argument(help="What to ask of a row; {column} stands for its value. {{ and }} are braces.")
+    str, typer.Argument(help="Prompt for a row; {column} stands for the column's value, and {{ and }} for braces.")
 ]
-Choice = Annotated[list[str] | None, typer.Option(help="A possible answer; give two or more, or none.")]
-MaxNewTokens = Annotated[int | None, typer.Option(help="Most tokens to generate, without choices.")]
-Policy = Annotated[str, typer.Option(help="Name of the policy, until sixteen corrections are measured.")]
+Choice = Annotated[
+    list[str] | None, typer.Option(help="A possible answer. Repeat it; without choices, text is generated.")
+]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(help="Maximum number of tokens to generate, if there are no choices.")
+]
+Policy = Annotated[str, typer.Option(help="Name of the policy that is used until sixteen corrections are measured.")]
 
 WORTH_TRAINING = 80
 """Corrections from which on an adapter of their own may be better than they are (docs/decisions.md)."""
@@ -49,7 +53,7 @@ def try_answers(
     patience: Annotated[float, typer.Option(help="Seconds to wait for a worker before this process answers.")] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show the first three prompts as they would be asked, and their answers; declares nothing."""
+    """Show the prompts of the first three rows and answer them, without declaring anything."""
     request = {"choices": choice, "max_new_tokens": max_new_tokens, "policy": policy}
     with open_database() as connection:
         prompts = [
@@ -73,11 +77,11 @@ def create_answers(
     choice: Choice = None,
     max_new_tokens: MaxNewTokens = None,
     policy: Policy = "default",
-    priority: Annotated[int, typer.Option(help="Priority of new rows' jobs, from -1000 to 1000.")] = 0,
-    backfill: Annotated[bool, typer.Option(help="Whether the rows that are there are asked too.")] = True,
+    priority: Annotated[int, typer.Option(help="Priority of the jobs, from -1000 to 1000.")] = 0,
+    backfill: Annotated[bool, typer.Option(help="Whether to answer existing rows too.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Declare that each row of a table gets an answer, now and whenever it is written; the view NAME shows them."""
+    """Declare that each row of a table gets an answer, also new and changed rows. The view NAME shows the answers."""
     request = {"choices": choice, "max_new_tokens": max_new_tokens, "policy": policy}
     values = {"name": name, "source": source, "prompt": prompt, **request, "priority": priority, "backfill": backfill}
     (row,) = run_query(QUERIES["create_answers"], values)
@@ -86,7 +90,7 @@ def create_answers(
 
 @answers_app.command("list")
 def list_answers(as_json: AsJson = False) -> None:
-    """List declarations with their progress, and what corrections brought."""
+    """List declarations with their progress, and their accuracy before and after corrections."""
     declared = run_query(QUERIES["list_answers"], {"name": None, "counted": True})
     emit(declared, title="Answers", as_json=as_json, columns=LISTED)
 
@@ -95,15 +99,15 @@ def list_answers(as_json: AsJson = False) -> None:
 def correct_answer(
     name: Name,
     key: Annotated[
-        str | None, typer.Argument(help="Key of the row. Without it: shows the rows worth correcting first.")
+        str | None, typer.Argument(help="Key of the row. Without it, the command lists rows to correct.")
     ] = None,
     answer: Annotated[str | None, typer.Argument(help="The right answer.")] = None,
     *,
-    undo: Annotated[bool, typer.Option("--undo", help="Take the row's correction back.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Withdraw the row's correction.")] = False,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 16,
     as_json: AsJson = False,
 ) -> None:
-    """Say what the right answer to a row is, or show which rows are worth it."""
+    """Correct the answer to a row, or list rows to correct."""
     if key is None:
         emit(
             run_query(QUERIES["rows_to_correct"], {"name": name, "n": rows, "visitor": None}),
@@ -129,11 +133,14 @@ def train_answers(
     name: Name,
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Also with few corrections; activates also what is no better.")
+        bool,
+        typer.Option(
+            "--force", help="Train even with few corrections, and activate the adapter even if it is not better."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train an adapter of the declaration's own on its corrections, measure it, and activate it if it is better."""
+    """Train the declaration's own adapter on its corrections, measure it, and activate it if it is better."""
     from loracomp.registry.adapter_store import stage_adapter
 
     declared = run_query(QUERIES["list_answers"], {"name": name, "counted": False})

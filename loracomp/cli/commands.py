@@ -9,20 +9,19 @@ import typer
 from loracomp.errors import UsageError
 
 COMMANDS = {
-    "init": "Install or upgrade the database: extension, roles, tables, functions, views, grants. Safe to run again.",
+    "init": "Install or upgrade the database: extension, roles, tables, functions, views, grants. Can be run again.",
     "sql": "Print the schema as a script for psql: what `init` makes, for databases that no program installs.",
-    "demo": "Answer 16 example prompts with the shipped library; print the answers and the adapters' weights.",
-    "ask": "Insert a job, wait for its answer, and print it with its confidence and three lines of why.",
+    "demo": "Answer 16 example prompts with the shipped library, and print the answers and the adapters' weights.",
+    "ask": "Insert a job, wait for its answer, and print it with its confidence and a short explanation.",
     "explain": "Explain how a job was answered: examples, tasks, weights, adapters, scores, timings.",
-    "replay": "Run stored compositions again and say: equal, different, or impossible. "
-    "Exits with 1 unless all are equal.",
-    "worker": "Claim jobs and answer them, until SIGTERM. Settings come from LORACOMP_* variables.",
-    "workers": "List the workers and what each is doing, and count those that stopped within the last day.",
-    "doctor": "Check server, schema, roles, registry and queue; print what is not well. Exits with 1 if a check fails.",
-    "refresh": "Compute the reports of schema bi again for days whose jobs have changed. "
-    "They can be read while this runs.",
-    "report": "Print a report as one HTML file: jobs, waits, accuracy, corrections, adapters. For analysts and admins.",
-    "web": "Serve pages of queue, answers, jobs and adapters. Visitors log in with their role of the database.",
+    "replay": "Answer jobs again with their stored compositions, and compare. "
+    "Exits with 1 unless all answers are equal.",
+    "worker": "Claim and answer jobs until SIGTERM. LORACOMP_* environment variables hold the settings.",
+    "workers": "List the running workers and what each is doing, and count those that stopped within the last day.",
+    "doctor": "Check server, schema, roles, registry and queue, and print problems. Exits with 1 if a check fails.",
+    "refresh": "Recompute the reports of schema bi for days whose jobs have changed. They can be read while this runs.",
+    "report": "Print a report as an HTML page: jobs, waits, accuracy, corrections, adapters. For analysts and admins.",
+    "web": "Serve web pages about queue, answers, jobs and adapters. Visitors log in with their database role.",
     "train": "Train a LoRA adapter on a task's choices and write a PEFT folder. "
     "Can be killed and run again: it continues.",
     "evaluate": "Answer the same rows of tasks under several policies and compare. "

@@ -33,7 +33,7 @@ PROSE = ("description", "detail")
 PROSE_WIDTH = 30
 _NUMBER = re.compile(r"[-+]?[\d.]+|None|-")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def init(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Install or upgrade the database: extension, roles, tables, functions, views, grants. Safe to run again."""
+    """Install or upgrade the database: extension, roles, tables, functions, views, grants. Can be run again."""
     from loracomp.database import schema
 
     done = schema.initialize(embedded.database_url(load_settings()), again=again)
@@ -60,7 +60,7 @@ def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete the embedded database and all data in it: jobs, answers, adapters. Asks first."""
+    """Delete the embedded database with all its data: jobs, answers, adapters. Asks for confirmation."""
     folder = embedded.data_folder(load_settings()).expanduser().resolve()
     if folder.exists() and not yes:
         typer.confirm(f"Delete the database in {folder} with everything in it?", abort=True, err=True)
@@ -70,7 +70,7 @@ def reset(
 
 @db_app.command()
 def status(as_json: AsJson = False) -> None:
-    """Show whether the embedded server runs, and where its data is. Exits with 3 if it does not run."""
+    """Show whether the embedded server is running, and where its data is. Exits with 3 if it is not running."""
     folder = embedded.data_folder(load_settings())
     running = embedded.is_running(folder)
     said = f"{'running' if running else 'not running'}: {folder}"
@@ -80,8 +80,8 @@ def status(as_json: AsJson = False) -> None:
 
 
 @db_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def psql(arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to psql.")] = None) -> None:
-    """Open psql on the database. All options of psql may be given, such as -c "SELECT ..." or -U ROLE."""
+def psql(arguments: Annotated[list[str] | None, typer.Argument(help="Options of psql.")] = None) -> None:
+    """Open psql on the database. It takes all options of psql, such as -c "SELECT ..." or -U ROLE."""
     environment = _for_psql(embedded.database_url(load_settings()))
     program = str(embedded.psql_path())
     os.execve(program, [program, *(arguments or [])], environment)  # noqa: S606  psql replaces this process

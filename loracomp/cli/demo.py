@@ -24,7 +24,7 @@ COLUMNS: dict[str, Any] = {
 
 
 def demo(as_json: AsJson = False) -> None:
-    """Answer 16 example prompts with the shipped library; print the answers and the adapters' weights."""
+    """Answer 16 example prompts with the shipped library, and print the answers and the adapters' weights."""
     settings = load_settings()
     with remarks.status("starting Postgres"):
         from loracomp.database import schema
@@ -79,7 +79,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     remarks.print(_NEXT, highlight=False)
 
 
-_NEXT = """One of your own:  loracomp ask 'The soup was cold.' --choice good --choice bad
+_NEXT = """Ask your own:     loracomp ask 'The soup was cold.' --choice good --choice bad
 In SQL:           loracomp db psql -c 'SELECT * FROM loracomp.job_result'"""
 _MARKS: dict[bool | None, str] = {True: "✓", False: "✗", None: " "}
 

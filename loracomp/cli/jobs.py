@@ -31,26 +31,39 @@ ENDED = ("succeeded", "failed", "cancelled")
 def ask(
     prompt: Annotated[str, typer.Argument(help="Text for the model to answer.")],
     *,
-    choice: Annotated[list[str] | None, typer.Option(help="A possible answer; give two or more, or none.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate, without choices.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="A text at which generation ends.")] = None,
-    temperature: Annotated[float, typer.Option(help="For generated text; 0: the most likely token each time.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the fewest tokens whose probability reaches this.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Seed of sampled text. Defaults to the job's number.")] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="A possible answer. Repeat it; without choices, text is generated.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Maximum number of tokens to generate, if there are no choices.")
+    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text at which generation stops.")] = None,
+    temperature: Annotated[
+        float, typer.Option(help="Temperature for generated text. 0 always takes the most likely token.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the smallest set of tokens whose probability reaches this.")
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Seed for sampled text. Defaults to the job's number.")] = None,
     chat_template: Annotated[
         bool | None,
         typer.Option(help="Whether to use the base model's chat template. Defaults to the policy's setting."),
     ] = None,
-    system: Annotated[str | None, typer.Option(help="System message before the prompt, in the chat template.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message of the chat template.")] = None,
     policy: Annotated[str, typer.Option(help="Name of the policy (settings of routing and merging).")] = "default",
-    exclude_task: Annotated[list[str] | None, typer.Option(help="A task whose adapter must not be used.")] = None,
+    exclude_task: Annotated[
+        list[str] | None, typer.Option(help="A task whose adapter must not be used. May be repeated.")
+    ] = None,
     patience: Annotated[
-        float, typer.Option(help="Seconds to wait for a worker before this process answers, if the login may work.")
+        float,
+        typer.Option(help="Seconds to wait for a worker. Then this process answers, if the login may run a worker."),
     ] = 1.0,
-    trace: Annotated[bool, typer.Option("--trace", help="Print what `loracomp explain` prints.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Print the full explanation, as `loracomp explain` does.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Insert a job, wait for its answer, and print it with its confidence and three lines of why."""
+    """Insert a job, wait for its answer, and print it with its confidence and a short explanation."""
     refuse_nul(prompt, *(choice or []), system or "")
     with open_database() as connection:
         columns = {
@@ -167,8 +180,8 @@ def _show_briefly(connection: Connection, job: int) -> None:
 def explain(
     job: Annotated[int, typer.Argument(help="Number of the job.")],
     *,
-    as_html: Annotated[bool, typer.Option("--html", help="Print one HTML file with a picture of it.")] = False,
-    as_svg: Annotated[bool, typer.Option("--svg", help="Print the picture alone.")] = False,
+    as_html: Annotated[bool, typer.Option("--html", help="Print an HTML page with a picture of the job.")] = False,
+    as_svg: Annotated[bool, typer.Option("--svg", help="Print only the picture.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Explain how a job was answered: examples, tasks, weights, adapters, scores, timings."""
@@ -186,7 +199,9 @@ def explain(
 def replay(
     job: Annotated[int | None, typer.Argument(help="Number of the job.")] = None,
     *,
-    all_since: Annotated[datetime | None, typer.Option(help="Replay a sample of the jobs answered since then.")] = None,
+    all_since: Annotated[
+        datetime | None, typer.Option(help="Replay a random sample of the jobs answered since this time.")
+    ] = None,
     sample: Annotated[int, typer.Option(help="Size of the random sample for --all-since.", min=1)] = 20,
     tolerance: Annotated[
         float | None,
@@ -203,7 +218,7 @@ def replay(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run stored compositions again and say: equal, different, or impossible. Exits with 1 unless all are equal."""
+    """Answer jobs again with their stored compositions, and compare. Exits with 1 unless all answers are equal."""
     if (job is None) == (all_since is None):
         raise UsageError("name a job, or --all-since DATE")
     with open_database() as connection:
@@ -241,13 +256,15 @@ def _show_replays(results: "list[Replay]") -> None:
 
 
 def worker(
-    drain: Annotated[bool, typer.Option("--drain", help="End when no job is due any more.")] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Most jobs claimed at once.", min=1, max=1024)] = None,
+    drain: Annotated[bool, typer.Option("--drain", help="Stop when no more jobs are due.")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Maximum number of jobs to claim at once.", min=1, max=1024)
+    ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Port of /metrics and /ready; 0: any free port.", min=0, max=65535)
+        int | None, typer.Option(help="Port for /metrics and /ready. 0 takes any free port.", min=0, max=65535)
     ] = None,
 ) -> None:
-    """Claim jobs and answer them, until SIGTERM. Settings come from LORACOMP_* variables."""
+    """Claim and answer jobs until SIGTERM. LORACOMP_* environment variables hold the settings."""
     given = {"batch_size": batch_size, "metrics_port": metrics_port}
     settings = load_settings().model_copy(update={name: value for name, value in given.items() if value is not None})
     url = database_url(settings)

@@ -32,15 +32,19 @@ def list_models(as_json: AsJson = False) -> None:
 def add_model(
     source: Source,
     *,
-    name: Annotated[str | None, typer.Option(help="Its name for jobs. Defaults to the source's last part.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name by which jobs refer to it. Defaults to the last part of the source.")
+    ] = None,
     revision: Revision = None,
-    default: Annotated[bool, typer.Option("--default", help="Jobs that name no base model use this one.")] = False,
+    default: Annotated[
+        bool, typer.Option("--default", help="Make it the default, for jobs that name no base model.")
+    ] = False,
     unloaded: Annotated[
-        bool, typer.Option("--unloaded", help="Don't load and test it, as this machine has too little memory.")
+        bool, typer.Option("--unloaded", help="Do not load and test it, for a machine with too little memory.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Load a base model, try it out, and register it by its name and the sha256 of its weights."""
+    """Load a base model, test it, and register it by its name and the sha256 of its weights."""
     from loracomp.composition.trial import try_adapters
     from loracomp.model.loading import describe_base_model
     from loracomp.model.trial import try_out
@@ -74,20 +78,22 @@ def set_default_model(name: RegisteredName, as_json: AsJson = False) -> None:
 @model_app.command("remove")
 def remove_model(
     name: RegisteredName,
-    force: Annotated[bool, typer.Option("--force", help="Delete its adapters too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also delete its adapters.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a base model. Refused if a job names it."""
+    """Remove a base model. The command refuses if a job refers to it."""
     run_query(QUERIES["remove_base_model"], {"name": name, "force": force})
     list_models(as_json)
 
 
 @model_app.command("path")
 def show_model_path(
-    name: Annotated[str | None, typer.Argument(help="Name of the base model. Defaults to the default one.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of the base model. Defaults to the database's default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the folder with a base model's weights, from which transformers and PEFT load it as workers do."""
+    """Print the folder of a base model's weights, from which transformers and PEFT can load it as workers do."""
     from loracomp.model.loading import base_model_folder
 
     with open_database() as connection:

@@ -13,7 +13,7 @@ from loracomp.database.queries import QUERIES
 
 
 def workers(as_json: AsJson = False) -> None:
-    """List the workers and what each is doing, and count those that stopped within the last day."""
+    """List the running workers and what each is doing, and count those that stopped within the last day."""
     rows = run_query(QUERIES["worker_status"])
     listed = [row for row in rows if as_json or row["status"] != "stopped"]
     once = ("device", "base_model", "code_version")
@@ -24,11 +24,11 @@ def workers(as_json: AsJson = False) -> None:
 
 
 def doctor(
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings too.")] = False,
-    show_all: Annotated[bool, typer.Option("--all", help="Print the checks that are ok too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Also exit with 1 if there are warnings.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Also print the checks that passed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check server, schema, roles, registry and queue; print what is not well. Exits with 1 if a check fails."""
+    """Check server, schema, roles, registry and queue, and print problems. Exits with 1 if a check fails."""
     from loracomp.database.doctor import examine
 
     findings = examine(embedded.database_url(load_settings()))
@@ -43,11 +43,11 @@ def doctor(
 
 def refresh(
     older_than: Annotated[
-        float, typer.Option(min=0, max=50_000_000, help="Refresh only reports older than this many minutes.")
+        float, typer.Option(min=0, max=50_000_000, help="Only refresh reports that are older than this many minutes.")
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the reports of schema bi again for days whose jobs have changed. They can be read while this runs."""
+    """Recompute the reports of schema bi for days whose jobs have changed. They can be read while this runs."""
     with open_database() as connection:
         arguments = {"older_than": timedelta(minutes=older_than)}
         rows = connection.execute(QUERIES["refresh_reports"], arguments).fetchall()

@@ -27,14 +27,17 @@ ADAPTERS_SHOWN = 5
 COMPARED = ("adapter", "n", "base_accuracy", "accuracy", "gain", "p")
 MEASURED = ("task", "base_model", "examples", "adapters", "added", "failed")
 
-Splits = Annotated[list[str] | None, typer.Option("--split", help="Splits of the data. Defaults to all of them.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Most examples for each split. Defaults to all.")]
-Seed = Annotated[int, typer.Option(help="Seed by which --limit draws examples.")]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option("--split", help="Split of the data to import. May be repeated; defaults to all splits."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Maximum number of examples of each split. Defaults to all.")]
+Seed = Annotated[int, typer.Option(help="Seed for the random choice of examples by --limit.")]
 
 
 @task_app.command("list")
 def list_tasks(as_json: AsJson = False) -> None:
-    """List tasks, with their numbers of examples, embeddings and active adapters."""
+    """List tasks with their numbers of examples, embeddings and active adapters."""
     rows = run_query(QUERIES["list_tasks"])
     columns = ("name", "family", "train", "embedded", "validation", "active_adapters")
     emit(rows, title="Tasks", as_json=as_json, columns=columns)
@@ -44,10 +47,10 @@ def list_tasks(as_json: AsJson = False) -> None:
 def add_task(
     name: str,
     *,
-    family: Annotated[str, typer.Option(help="Kind of task, for reports.")] = "other",
-    description: Annotated[str, typer.Option(help="One sentence about what the task asks for.")] = "",
+    family: Annotated[str, typer.Option(help="Family of the task, by which reports group tasks.")] = "other",
+    description: Annotated[str, typer.Option(help="One sentence that says what the task asks for.")] = "",
     reader_role: Annotated[
-        str | None, typer.Option(help="Role whose members' jobs may use the task. Defaults to everybody's jobs.")
+        str | None, typer.Option(help="Role whose members may use the task in their jobs. Defaults to everybody.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -62,7 +65,8 @@ def add_task(
 def delete_task(
     name: str,
     force: Annotated[
-        bool, typer.Option("--force", help="Delete it even if it has an active adapter, or if traces name it.")
+        bool,
+        typer.Option("--force", help="Delete the task even if it has an active adapter, or if traces refer to it."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -73,7 +77,7 @@ def delete_task(
 
 @task_app.command("import")
 def import_examples(
-    task: Annotated[str, typer.Argument(help="A task made by `loracomp task add`.")],
+    task: Annotated[str, typer.Argument(help="Name of a task that `loracomp task add` has added.")],
     data: Annotated[
         Path,
         typer.Argument(
@@ -86,7 +90,7 @@ def import_examples(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Import examples, and embed those of the train split. Can be killed and run again: it continues."""
+    """Import examples and embed those of the train split. Can be interrupted; run it again to continue."""
     from loracomp.registry.example_files import SPLITS, read_files
 
     wanted = split or SPLITS
@@ -125,13 +129,19 @@ def import_groups(
 def measure_task(
     task: str,
     *,
-    rows: Annotated[int | None, typer.Option(min=1, help="Most examples to measure. Defaults to all.")] = None,
-    adapters: Annotated[int, typer.Option(min=1, help="Most adapters: the task's own and the nearest tasks'.")] = 30,
-    split: Annotated[str, typer.Option(help="Split of the examples; routing uses only train examples.")] = "train",
-    base_model: Annotated[str | None, typer.Option(help="Defaults to the database's default.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of examples to measure. Defaults to all.")
+    ] = None,
+    adapters: Annotated[
+        int, typer.Option(min=1, help="Maximum number of adapters: the task's own and those of the nearest tasks.")
+    ] = 30,
+    split: Annotated[str, typer.Option(help="Split of the examples. Routing uses only train examples.")] = "train",
+    base_model: Annotated[
+        str | None, typer.Option(help="Name of the base model. Defaults to the database's default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how much adapters improve the answers to a task's examples. Can be killed and run again: it continues."""
+    """Measure how much adapters help on a task's examples. Can be interrupted; run it again to continue."""
     from loracomp.registry import measurements
 
     settings = load_settings()
@@ -185,10 +195,10 @@ def show_policy(name: str, as_json: AsJson = False) -> None:
 @policy_app.command("set")
 def set_policy(
     name: str,
-    settings: Annotated[list[str], typer.Argument(metavar="SETTING=VALUE...", help="Such as k=30 strategy=ties.")],
+    settings: Annotated[list[str], typer.Argument(metavar="SETTING=VALUE...", help="For example k=30 strategy=ties.")],
     as_json: AsJson = False,
 ) -> None:
-    """Change settings of a policy, or create one. Other settings keep their values; a new policy has the defaults."""
+    """Change settings of a policy, or create a policy. The other settings keep their values, or get the defaults."""
     values = {"name": name, "settings": Jsonb(dict(map(_setting, settings)))}
     (row,) = run_query(QUERIES["set_policy"], values)
     _emit_policy(row, as_json)

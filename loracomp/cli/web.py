@@ -12,11 +12,13 @@ from loracomp.errors import UsageError
 
 
 def report(
-    days: Annotated[int, typer.Option(help="Days until today, in UTC.", min=1, max=366)] = 7,
-    answers: Annotated[str | None, typer.Option(help="Only this declaration, by its view.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Also the answers with this tag: country, or country=DE.")] = None,
+    days: Annotated[int, typer.Option(help="Number of days up to today, in UTC.", min=1, max=366)] = 7,
+    answers: Annotated[str | None, typer.Option(help="Report only on this declaration (the name of its view).")] = None,
+    tag: Annotated[
+        str | None, typer.Option(help="Also report the answers with this tag, such as country or country=DE.")
+    ] = None,
 ) -> None:
-    """Print a report as one HTML file: jobs, waits, accuracy, corrections, adapters. For analysts and admins."""
+    """Print a report as an HTML page: jobs, waits, accuracy, corrections, adapters. For analysts and admins."""
     from loracomp.web.render import self_contained
     from loracomp.web.report import read_report
 
@@ -28,24 +30,24 @@ def web(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8080,
 ) -> None:
-    """Serve pages of queue, answers, jobs and adapters. Visitors log in with their role of the database."""
+    """Serve web pages about queue, answers, jobs and adapters. Visitors log in with their database role."""
     try:
         import uvicorn
 
         from loracomp.web.pages import make_app
         from loracomp.web.sessions import Seal
     except ModuleNotFoundError:
-        raise UsageError("the pages need the extra web: `pip install 'loracomp[web]'`") from None
+        raise UsageError("the web pages need the extra `web`: pip install 'loracomp[web]'") from None
     settings = load_settings()
     secret = settings.web_secret or token_hex(32)
     with open_database() as connection:
         asks, role = connection.pgconn.used_password, connection.info.user
     if host not in ("127.0.0.1", "::1", "localhost"):
-        warn("passwords of the database travel to this address: put a proxy with TLS before it")
-    remark(f"http://{host}:{port}: log in with a role of the database" + (" and its password" if asks else ""))
+        warn("database passwords will travel to this address unencrypted: put a proxy with TLS in front of it")
+    remark(f"http://{host}:{port}: log in with a database role" + (" and its password" if asks else ""))
     if not asks:
         remark(
-            f"The database asks for no password, so this page does: log in as {role} with {Seal(secret).local_password}"
+            f"The database asks for no password, so the pages ask for one: log in as {role} with {Seal(secret).local_password}"
         )
     uvicorn.run(
         make_app(database_url(settings), secret), host=host, port=port, log_level="warning", server_header=False
