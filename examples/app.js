@@ -1,5 +1,5 @@
-// A web application's two functions, in node: open a ticket, and read what loracomp says of it.
-// `npm install pg`; examples/tickets.sql makes the table and declares ticket_urgency.
+// Two functions of a web application, for Node.js: one opens a ticket, and one reads how urgent loracomp finds it.
+// They need `npm install pg`; examples/tickets.sql creates the table and declares ticket_urgency.
 'use strict';
 
 /** Add a ticket; a worker answers it within a moment. `database` is a Pool of pg. */
@@ -8,7 +8,7 @@ async function openTicket(database, text) {
   return rows[0].id;
 }
 
-/** What is known of a ticket: urgency (null: not yet), status, and the reason if it can't be answered. */
+/** A ticket's urgency (null if it has no answer yet), status, and the reason if it can't be answered. */
 async function urgency(database, id) {
   const { rows } = await database.query(
     'SELECT coalesce(correct, answer) AS urgency, status, reason FROM ticket_urgency WHERE id = $1', [id]);

@@ -1,6 +1,6 @@
-"""A web application's two functions: open a ticket, and read what loracomp says of it.
+"""Two functions of a web application: one opens a ticket, and one reads how urgent loracomp finds it.
 
-With psycopg, and the same with SQLAlchemy. examples/tickets.sql makes the table and declares ticket_urgency.
+The first pair uses psycopg, the second SQLAlchemy. examples/tickets.sql creates the table and declares ticket_urgency.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ def open_ticket(database: psycopg.Connection, text: str) -> int:
 
 
 def urgency(database: psycopg.Connection, ticket: int) -> dict[str, Any]:
-    """What is known of a ticket: urgency (None: not yet), status, and the reason if it can't be answered."""
+    """A ticket's urgency (None if it has no answer yet), status, and the reason if it can't be answered."""
     return database.cursor(row_factory=dict_row).execute(URGENCY, [ticket]).fetchone()
 
 

@@ -1,4 +1,5 @@
--- Run it in the other database: jobs go out and results come in through postgres_fdw, and a tag names the row of each.
+-- Run this in your own database. It inserts jobs into loracomp's database and reads their results through postgres_fdw; a tag on
+-- each job says which row it belongs to.
 CREATE EXTENSION postgres_fdw;
 CREATE SERVER loracomp FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'db.example', port '5432', dbname 'loracomp');
 CREATE USER MAPPING FOR CURRENT_USER SERVER loracomp OPTIONS (user 'shop', password 'secret');

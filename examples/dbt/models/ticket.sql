@@ -1,4 +1,4 @@
--- Rows to answer. The model must be incremental: dbt drops other tables, with their declarations, and makes them again.
+-- The rows to answer. The model must be incremental, because dbt drops and recreates other tables, and their declarations with them.
 {{ config(materialized='incremental', unique_key='id', post_hook="
     {% if not is_incremental() %}
         ALTER TABLE {{ this }} ADD PRIMARY KEY (id);
