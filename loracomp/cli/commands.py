@@ -10,7 +10,7 @@ from loracomp.errors import UsageError
 
 COMMANDS = {
     "init": "Install or upgrade the database: extension, roles, tables, functions, views, grants. Can be run again.",
-    "sql": "Print the schema as a script for psql: what `init` makes, for databases that no program installs.",
+    "sql": "Print the statements that `init` runs, as a script for psql.",
     "demo": "Answer 16 example prompts with the shipped library, and print the answers and the adapters' weights.",
     "ask": "Insert a job, wait for its answer, and print it with its confidence and a short explanation.",
     "explain": "Explain how a job was answered: examples, tasks, weights, adapters, scores, timings.",

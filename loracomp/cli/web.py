@@ -47,7 +47,7 @@ def web(
     remark(f"http://{host}:{port}: log in with a database role" + (" and its password" if asks else ""))
     if not asks:
         remark(
-            f"The database asks for no password, so the pages ask for one: log in as {role} with {Seal(secret).local_password}"
+            f"The database asks for no password, so the pages do: log in as {role} with {Seal(secret).local_password}"
         )
     uvicorn.run(
         make_app(database_url(settings), secret), host=host, port=port, log_level="warning", server_header=False

@@ -165,7 +165,9 @@ def test_two_people_do_not_get_the_same_row(client: TestClient, alice: Connectio
     offered = [{key_of(page(each, f"/correct/urgency?skip={skip}")) for skip in range(8)} for each in people]
     assert [len(keys) for keys in offered] == [8] * 5
     assert len(set().union(*offered)) == 40
-    assert "No answered rows are left to correct, or other people are correcting them at the moment." in page(visitor(database))
+    assert "No answered rows are left to correct, or other people are correcting them at the moment." in page(
+        visitor(database)
+    )
     connection_of = alice.execute("SELECT count(*) AS n FROM loracomp.rows_to_correct('urgency', 16)").fetchone()
     assert connection_of == {"n": 0}
 

@@ -33,7 +33,13 @@ def test_an_analyst_gets_all_but_what_people_wrote(analyst: db.Connection) -> No
     }  # fmt: skip
     assert [row["pair"] for row in shown["companions"]] == ["mnli + rte"]
     assert shown["declared"] is None  # he may not list declarations
-    for said in ("Ended jobs by day", "Time until answered", "95th percentile", "Failed jobs by reason", "95 % intervals"):
+    for said in (
+        "Ended jobs by day",
+        "Time until answered",
+        "95th percentile",
+        "Failed jobs by reason",
+        "95 % intervals",
+    ):
         assert said in page
     assert page.count('class="plus4"') > 0 and len(page) < 2_000_000
 
