@@ -54,7 +54,8 @@ WHERE d.jobs IS DISTINCT FROM coalesce(j.jobs, 0) OR d.times IS DISTINCT FROM co
     )
     OR EXISTS (
         SELECT FROM loracomp.accuracy_by_day AS a
-        WHERE a.day = d.day AND a.own_task IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = a.own_task)
+        WHERE a.day = d.day AND a.own_task IS NOT NULL
+            AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = a.own_task)
     );
 END;
 COMMENT ON FUNCTION loracomp.changed_days IS
