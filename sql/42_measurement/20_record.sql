@@ -4,7 +4,6 @@
 --     hold_jobs, succeed_jobs  30_jobs/30_leases.sql, 40_record.sql
 --   labelled_scores             what record_evidence is fitted on
 --   record_evidence             writes which adapters explain a task's labelled examples
---   forget_evidence             trigger: deletes it with the last example that has its choices
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.plan_measurements(job_ids bigint[])
@@ -216,23 +215,3 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 COMMENT ON FUNCTION loracomp.record_evidence IS 'Writes how likely a task''s labelled examples are under each adapter, in place of what was known.';
-
--- Choices are a user's words: they go with the last example that has them.
-CREATE FUNCTION loracomp.forget_evidence() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    DELETE FROM loracomp.task_evidence AS v
-    WHERE (v.task_id, v.base_model_id) IN (SELECT g.task_id, g.base_model_id FROM gone AS g) AND NOT EXISTS (
-        SELECT FROM loracomp.measurement AS m JOIN loracomp.example AS e ON e.id = m.example_id
-        WHERE (m.task_id, m.base_model_id) = (v.task_id, v.base_model_id)
-            AND e.choices @> v.choices AND e.choices <@ v.choices
-    );
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION loracomp.forget_evidence IS 'Trigger: deletes the evidence of a task once no measured example has its choices.';
-
-CREATE TRIGGER forget_evidence AFTER DELETE ON loracomp.measurement REFERENCING OLD TABLE AS gone
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.forget_evidence();
