@@ -32,7 +32,7 @@ console = Console(stderr=True, highlight=False)
 
 def main(
     adapters: Annotated[list[int] | None, typer.Option(help="Numbers of adapters, one after the other.")] = None,
-    repeats: Annotated[int, typer.Option(help="Times that each call is timed; the median counts.")] = 5,
+    repeats: Annotated[int, typer.Option(help="How often each call is timed; its figure is the median.")] = 5,
     out: Annotated[Path, typer.Option(help="JSON file to add the figures to.")] = OUT,
 ) -> None:
     """Measure, write the figures, print them."""

@@ -25,8 +25,8 @@ SPREAD = "UPDATE loracomp.job SET submitted_by = 'submitter ' || id %% %s"
 def submitters(maintenance: str, depth: int, claims: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Milliseconds of claim and record, measured in turns, for each number of submitters who share the queue evenly.
 
-    A queue has at least twice the jobs that are claimed. All databases are filled first, so that the disk's delayed
-    writes affect all equally.
+    Each queue holds at least twice as many jobs as are claimed. All databases are filled first, so that the
+    disk's delayed writes affect all equally.
     """
     with ExitStack() as stack:
         probes = [stack.enter_context(probe(maintenance, max(depth, 2 * claims * BATCH), number)) for number in NUMBERS]

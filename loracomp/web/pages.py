@@ -1,4 +1,4 @@
-"""The pages, each a few queries of public functions and views, with the rights of the visitor's own role."""
+"""The web pages. Each runs a few queries on public functions and views, with the rights of the visitor's role."""
 
 import json
 from datetime import UTC, datetime
@@ -24,11 +24,11 @@ from loracomp.web.sessions import Seal, Session, connected
 from loracomp.web.visits import COOKIE, HEADERS, Visit, endpoint
 
 PAGE = 50
-"""Rows of a declaration on a page."""
+"""Number of a declaration's rows on a page."""
 BATCH = 8
-"""Rows that a visitor gets at once to correct, one after another."""
+"""Number of rows that are reserved for a visitor, who corrects them one after another."""
 USED_FROM = 16
-"""Corrections from which on, once measured, a declaration's rows are answered by them."""
+"""Number of measured corrections from which workers use them to answer a declaration's rows."""
 _KEY = TypeAdapter(list[str])
 
 
@@ -38,7 +38,7 @@ def make_app(url: str, secret: str) -> Starlette:
 
 
 def routes(url: str, secret: str) -> list[Route]:
-    """Which page is where."""
+    """The path of each page."""
     page = partial(endpoint, url=url, seal=Seal(secret))
     files = {"picture.css": "text/css", "style.css": "text/css", "script.js": "text/javascript"}
     return [
@@ -59,7 +59,7 @@ def routes(url: str, secret: str) -> list[Route]:
 
 
 async def _with_headers(request: Request, answer: RequestResponseEndpoint) -> Response:
-    """Each response has HEADERS, unless it has others of these names."""
+    """Add HEADERS to each response that does not set them itself."""
     response = await answer(request)
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
@@ -71,12 +71,12 @@ def _file(_: Request, name: str, kind: str) -> Response:
 
 
 def login(visit: Visit) -> Response:
-    """The form for role and password."""
+    """Show the form for role and password."""
     return visit.show("login.html", error=None, next=visit.request.query_params.get("next", "/"))
 
 
 def log_in(visit: Visit) -> Response:
-    """Try to connect as the role; a new session if that goes."""
+    """Connect as the role, and begin a session if the database accepts it."""
     visit.check_token("login")
     session = Session(visit.form.get("role", ""), visit.form.get("password", ""))
     try:
@@ -91,7 +91,7 @@ def log_in(visit: Visit) -> Response:
 
 
 def log_out(visit: Visit) -> Response:
-    """Forget the session in the browser, where alone it is."""
+    """Delete the session's cookie. The session exists nowhere else."""
     visit.check_token("logout")
     response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE)
@@ -99,7 +99,7 @@ def log_out(visit: Visit) -> Response:
 
 
 def overview(visit: Visit) -> Response:
-    """Queue, workers and newest jobs, as far as the role may see them."""
+    """Show the queue, the workers and the newest jobs, as far as the role may see them."""
     with visit.database() as connection:
         return visit.show(
             "overview.html",
@@ -111,7 +111,7 @@ def overview(visit: Visit) -> Response:
 
 
 def job(visit: Visit) -> Response:
-    """How a job was answered, whose number is in the path or was typed."""
+    """Show how a job was answered. Its number is in the path, or was typed into the form."""
     typed = _number(visit.request.query_params.get("id", "").strip())
     number = visit.request.path_params.get("id", typed)
     if number is None:
@@ -121,7 +121,7 @@ def job(visit: Visit) -> Response:
 
 
 def adapters(visit: Visit) -> Response:
-    """Tasks and adapters, and what was measured of them."""
+    """Show tasks and adapters, and the measured gains."""
     with visit.database() as connection:
         return visit.show(
             "adapters.html",
@@ -132,20 +132,20 @@ def adapters(visit: Visit) -> Response:
 
 
 def report(visit: Visit) -> Response:
-    """The report on the last week."""
+    """Show the report of the last seven days."""
     with visit.database() as connection:
         return visit.show("report.html", **read_report(connection, 7))
 
 
 def declarations(visit: Visit) -> Response:
-    """The declarations that the role may change."""
+    """Show the declarations that the role may change."""
     with visit.database() as connection:
         declared = rows_of(connection, QUERIES["list_answers"], {"name": None, "counted": True})
     return visit.show("answers.html", declarations=declared)
 
 
 def rows(visit: Visit) -> Response:
-    """A page of a declaration's rows, in the order of their keys."""
+    """Show a page of a declaration's rows, in the order of their keys."""
     name, after = visit.request.path_params["name"], _key(visit.request.query_params.get("after"))
     with visit.database() as connection:
         values = {"name": name, "after": after, "n": PAGE + 1}
@@ -155,7 +155,7 @@ def rows(visit: Visit) -> Response:
 
 
 def next_to_correct(visit: Visit) -> Response:
-    """A row that is worth correcting, which nobody else gets for ten minutes."""
+    """Show a row to correct. Nobody else gets this row for ten minutes."""
     name, asked = visit.request.path_params["name"], visit.request.query_params
     with visit.database(writes=True) as connection:
         declared = _declared(connection, name)
@@ -179,7 +179,7 @@ def next_to_correct(visit: Visit) -> Response:
 
 
 def correct(visit: Visit) -> Response:
-    """Write a correction, or take one back, if the row is still as the form has shown it."""
+    """Write or withdraw a correction, if the row has not changed since the form was shown."""
     name, what = visit.request.path_params["name"], visit.form.get("what", "")
     with visit.database(writes=True) as connection:
         choices = _declared(connection, name)["choices"] or []
@@ -196,18 +196,18 @@ def correct(visit: Visit) -> Response:
 def _declared(connection: Connection, name: str) -> dict[str, Any]:
     found = rows_of(connection, QUERIES["list_answers"], {"name": name, "counted": False})
     if not found:
-        raise NotFoundError("there is no declaration of this name that your role may change")
+        raise NotFoundError("your role may change no declaration of this name")
     return found[0]
 
 
 def _form(visit: Visit, name: str, choices: list[str], *seen: object) -> dict[str, str]:
-    """Hidden fields of a form that corrects a row, as it was seen: its key, its correction's place, and its job."""
+    """Hidden fields of a correction's form, with the row as it was shown: key, index of its correction, and job."""
     what = json.dumps(seen)
     return {"what": what, "token": visit.token("correct", name, choices, what)}
 
 
 def _chosen(choices: list[str], place: str) -> str | None:
-    """The choice at a place that a form names; None for an empty one."""
+    """The choice at the index in a form's field; None if the field is empty."""
     number = _number(place)
     if place and (number is None or number >= len(choices)):
         raise UsageError("there is no such choice")
@@ -219,7 +219,7 @@ def _number(text: str) -> int | None:
 
 
 def _key(text: str | None) -> list[str] | None:
-    """A row's key from its JSON."""
+    """Parse a row's key from JSON."""
     try:
         return None if text is None else _KEY.validate_json(text)
     except ValidationError:

@@ -11,7 +11,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError
 
 LANES = 8
-"""Tasks that are drawn; the others are counted."""
+"""Number of tasks that are drawn; the others are only counted."""
 COLOURS = 6
 STEPS = ("claim", "ready", "encode", "route", "load", "compose", "calibrate", "predict", "record")
 """Steps in the order in which a job meets them. It is `ready` twice: it waits before encode and before compose."""
@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 
 
 def read_job(connection: Connection, job: int) -> dict[str, Any]:
-    """All that a page about a job shows. Raises NotFoundError if there is no such job, or it is another's."""
+    """The data for a page about a job. Raises NotFoundError if the job does not exist or belongs to somebody else."""
     values = {"id": job}
     found = rows_of(connection, QUERIES["job_trace"], values)
     if not found:
@@ -37,7 +37,7 @@ def read_job(connection: Connection, job: int) -> dict[str, Any]:
 
 
 def picture(job: Row, examples: Sequence[Row], adapters: Sequence[Row]) -> dict[str, Any]:
-    """What is drawn of a row of loracomp.job_trace, its retrieved examples and its composed adapters."""
+    """The data to draw, from a row of loracomp.job_trace, its retrieved examples and its composed adapters."""
     lanes = list(_lanes(job, examples, adapters))
     seen = [10 * example["similarity"] for example in examples]
     least = math.floor(min(seen, default=0)) / 10

@@ -1,4 +1,4 @@
-"""Renders the templates: texts of users become neither markup nor characters that a browser acts on."""
+"""Renders the templates, and escapes users' texts, so that they contain no markup and no control characters."""
 
 import re
 from base64 import b64encode
@@ -11,13 +11,13 @@ from markupsafe import Markup
 from rich.cells import cell_len, set_cell_size
 
 LONGEST = 20_000
-"""Characters of a text that are shown; of a longer one the length is said."""
+"""Number of a text's characters that are shown; after a longer text its length is shown instead of the rest."""
 _OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
-"""Control characters, those that change the direction of text, and those that no XML may have."""
+"""Control characters, characters that change the direction of text, and characters that XML forbids."""
 
 
 def harmless(text: str) -> str:
-    """The text without what is too long, and with � for each character that a browser would act on."""
+    """The text, cut after LONGEST characters, with � for each character that a browser would act on."""
     more = f" … ({len(text):,} characters)" if len(text) > LONGEST else ""
     return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text[:LONGEST]) + more
 
@@ -50,7 +50,7 @@ def _of(number: int, noun: str) -> str:
 
 
 def _minutes(minutes: float) -> str:
-    """A length of time in its largest fitting unit."""
+    """A duration in the largest unit of which it has at least two."""
     for unit, length in (("days", 1440), ("hours", 60), ("minutes", 1)):
         if minutes >= 2 * length:
             return f"{minutes / length:,.0f} {unit}"
@@ -70,18 +70,18 @@ _templates.filters |= {"fit": fit, "digits": _digits, "count": "{:,}".format, "o
 
 
 def source(name: str) -> str:
-    """A template's or style sheet's text."""
+    """The text of a template or a style sheet."""
     assert _templates.loader
     return _templates.loader.get_source(_templates, name)[0]
 
 
 def render(name: str, /, **values: Any) -> str:
-    """A template with these values."""
+    """Render a template with these values."""
     return _templates.get_template(name).render(**values)
 
 
 def self_contained(name: str, /, **values: Any) -> str:
-    """A template as one file that loads nothing; its policy allows its own style alone."""
+    """Render a template as one file that loads nothing. Its content security policy allows only its own style."""
     style = source("picture.css") + source("style.css")
     digest = b64encode(sha256(style.encode()).digest()).decode()
     return render(name, layout="file.html", style=Markup(style), digest=digest, **values)  # noqa: S704 - our own file

@@ -1,7 +1,7 @@
-"""Who visits: a sealed cookie has his Postgres role and password, so that no process holds a state.
+"""Sessions: a sealed cookie contains the visitor's Postgres role and password, so that the server keeps no state.
 
-The cookie is encrypted and signed by Fernet (AES and HMAC), with a key that comes from one secret. Somebody who
-has the secret and a cookie has the password; a cookie alone tells nothing.
+The cookie is encrypted and signed by Fernet (AES and HMAC), with a key derived from one secret. Whoever has the secret
+and a cookie has the password; a cookie alone reveals nothing.
 """
 
 import json
@@ -21,12 +21,12 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import DatabaseUnavailableError, RefusedError
 
 LASTS_S = 12 * 3600
-"""Seconds after which one logs in again."""
+"""Seconds after which a visitor has to log in again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A visitor, from when it is sealed; without a role before the login. `id` binds forms to him."""
+    """A visitor's session. Before the login it has no role. Forms are bound to its `id`."""
 
     role: str = ""
     password: str = ""
@@ -40,38 +40,40 @@ class Seal:
         cookie, self._form, local = (sign(secret.encode(), use, "sha256") for use in (b"cookie", b"form", b"local"))
         self._cookies = Fernet(urlsafe_b64encode(cookie))
         self.local_password = local.hex()[:16]
-        """For roles of which the database asks no password: reaching the page is less than reaching its socket."""
+        """Password for roles without one in the database: reaching these pages must not be enough to log in as them."""
 
     def close(self, session: Session) -> str:
-        """The session as the value of a cookie."""
+        """The session, sealed for a cookie."""
         return self._cookies.encrypt(json.dumps(asdict(session)).encode()).decode()
 
     def open(self, cookie: str) -> Session | None:
-        """The session of a cookie that this secret sealed and whose time is not over; otherwise None."""
+        """The session in a cookie; None if this secret did not seal it, or if it has expired."""
         try:
             return Session(**json.loads(self._cookies.decrypt(cookie.encode(), ttl=LASTS_S)))
         except InvalidToken:
             return None
 
     def token(self, session: Session, *words: object) -> str:
-        """What a form of this session must contain; the words say what it does, and to what."""
+        """The token that a form of this session must contain. The words say what the form does, and to which row."""
         return sign(self._form, json.dumps([session.id, *words]).encode(), "sha256").hex()
 
 
 @contextmanager
 def connected(url: str, session: Session, seal: Seal, *, writes: bool = False) -> Iterator[Connection]:
-    """One transaction of the visitor's own role, of at most ten seconds a statement; read-only unless it `writes`.
+    """A transaction as the visitor's own role, with ten seconds for each statement; read-only unless it `writes`.
 
     Raises DatabaseUnavailableError if the database does not accept role and password, and RefusedError if it asks for
     no password and this is not `seal.local_password`.
     """
     if not session.password or "\0" in session.role + session.password:
-        raise RefusedError("role and password must be given")  # libpq would take an empty one from its environment
+        raise RefusedError(
+            "role and password must be given"
+        )  # libpq would replace an empty one by one from its environment
     own = {"user": session.role, "password": session.password, "passfile": devnull}
     try:
         opened = connect(url, application_name="loracomp web", vectors=False, instead=own)
     except DatabaseUnavailableError as error:
-        # Only the server's own words; before them is its address, which is no visitor's business.
+        # Show only the server's own message. Its address stands before it, which visitors should not learn.
         said = str(error).partition("FATAL:")[2].partition("\n")[0].strip()
         raise DatabaseUnavailableError(said or "the database cannot be reached") from None
     with translated_errors(), opened as connection:

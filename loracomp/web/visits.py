@@ -1,4 +1,4 @@
-"""A request of a visitor, and what answers it: a page as his role sees it, or why not."""
+"""A visitor's request, and its response: a page as the visitor's role sees it, or an error page."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
@@ -30,12 +30,12 @@ HEADERS = {
 
 
 class ForgedError(LoracompError):
-    """The form was not made by this page for this session, or what it would change has changed since."""
+    """The form was not made for this session, or the row that it would change has changed since."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request with its session. `form` has the fields of a POST."""
+    """A request with its session. `form` contains the fields of a POST."""
 
     request: Request
     url: str
@@ -48,16 +48,16 @@ class Visit:
         return connected(self.url, self.session, self.seal, writes=writes)
 
     def token(self, *words: object) -> str:
-        """For a form that does what the words say."""
+        """The token of a form, bound to this session and to the words, which say what the form does."""
         return self.seal.token(self.session, *words)
 
     def check_token(self, *words: object) -> None:
-        """Raise ForgedError unless the form has the token of these words."""
+        """Raise ForgedError unless the form contains the token of these words."""
         if not compare_digest(self.form.get("token", "").encode(), self.token(*words).encode()):
-            raise ForgedError("this form is not yours, or what it is about has changed: load the page again")
+            raise ForgedError("this form is not yours, or the row has changed since: load the page again")
 
     def show(self, template: str, status: int = 200, **values: Any) -> Response:
-        """A page, which keeps or begins the session."""
+        """Render a page. The response sets the session's cookie if the browser has none yet."""
         body = render(template, layout="site.html", visit=self, role=self.session.role, **values)
         response = HTMLResponse(body, status)
         if self.request.cookies.get(COOKIE) is None or not self.session.role:
@@ -65,7 +65,7 @@ class Visit:
         return response
 
     def keep(self, response: Response, session: Session) -> None:
-        """Put the session into the browser's cookie."""
+        """Set the browser's cookie to the session."""
         response.set_cookie(
             COOKIE,
             self.seal.close(session),
@@ -82,7 +82,7 @@ Handler = Callable[[Visit], Response]
 def endpoint(
     handler: Handler, url: str, seal: Seal, *, public: bool = False
 ) -> Callable[[Request], Awaitable[Response]]:
-    """What starlette calls: reads cookie and form, then runs the handler in a thread, as it waits for the database."""
+    """The function that starlette calls. It reads cookie and form, then runs the handler, which blocks, in a thread."""
 
     async def answer(request: Request) -> Response:
         session = seal.open(request.cookies.get(COOKIE, "")) or Session()
@@ -93,7 +93,7 @@ def endpoint(
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Fields of a form, each once; none if it is longer than ours can be, so that no token is right."""
+    """The fields of a form, each once. A form longer than ours can be gets no fields, so its token is refused."""
     body = b""
     async for part in request.stream():
         body += part

@@ -89,7 +89,10 @@ def _parameters(base: BaseModel) -> dict[str, nn.Parameter]:
 
 
 def _reaches_both(config: Mapping[str, Any]) -> bool:
-    """Whether PEFT adapts the output head with the embedding where they are tied: if asked to, and single tokens."""
+    """Whether PEFT also adapts the output head when it is tied to the embedding.
+
+    PEFT does so if the config asks for it, and always for adapters of single tokens.
+    """
     single_tokens = config.get("trainable_token_indices") or config.get("peft_type") == "TRAINABLE_TOKENS"
     return bool(config.get("ensure_weight_tying") or single_tokens)
 
