@@ -31,14 +31,10 @@ class DatabaseUnavailableError(LoracompError):
 class SchemaMismatchError(LoracompError):
     """The database's schema is older or newer than this release: run `loracomp init`, or upgrade loracomp.
 
-    Also raised if the database's encoder was changed to one that this process can't load.
+    Also raised if the database has another encoder than this process loaded: start it again.
     """
 
     exit_code = 4
-
-
-class EncoderChangedError(SchemaMismatchError):
-    """The database's encoder is no longer the one that made these vectors: load the new one and embed them again."""
 
 
 class NotFoundError(LoracompError):

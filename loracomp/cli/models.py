@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from loracomp.cli.common import AsJson, emit, load_base, open_database, remarks, run_query, say_or_json, warn
 from loracomp.config import load_settings
+from loracomp.database.connections import Connection, row_of, rows_of
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
 from loracomp.registry.base_models import find_base_model, register_base_model
@@ -104,13 +105,17 @@ def show_model_path(
 
 @encoder_app.command("show")
 def show_encoder(as_json: AsJson = False) -> None:
-    """Show the database's encoder, and the one to which it is being changed."""
+    """Show the database's encoder, and whether examples wait to be embedded by it."""
     with open_database() as connection:
-        present = connection.execute(QUERIES["show_encoder"]).fetchall()
-        upcoming = connection.execute(QUERIES["show_next_encoder"]).fetchall()
-    rows = [{**row, "state": "present"} for row in present]
-    rows += [{**row, "state": f"next: {row['missing']} examples to embed"} for row in upcoming]
+        rows = [{**row, "state": _state(connection, row)} for row in rows_of(connection, QUERIES["show_encoder"])]
     emit(rows, title="Encoder", as_json=as_json, columns=("name", "source", "dimensions", "input_version", "state"))
+
+
+def _state(connection: Connection, encoder: dict[str, Any]) -> str:
+    if encoder["is_ready"]:
+        return "ready"
+    missing = row_of(connection, QUERIES["count_unembedded"], {"task": None})["unembedded"]
+    return f"jobs wait: {missing} examples to embed"
 
 
 @encoder_app.command("set")
@@ -121,14 +126,13 @@ def set_encoder(
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask whether to leave out examples without text.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Change the database's encoder: embed all examples by it, while jobs use the old one; then exchange the two.
+    """Set the database's encoder. If it is another one, all examples are embedded again, and jobs wait meanwhile.
 
     Can be killed and run again: it continues. Run it on several machines to share the work.
     """
     from loracomp.model.encoder import load_encoder
     from loracomp.model.loading import resolve_device
     from loracomp.registry import encoder_change
-    from loracomp.registry.embeddings import embed_examples, index_embeddings
 
     def confirm(left_out: Mapping[str, int]) -> None:
         counts = ", ".join(f"{task} {examples}" for task, examples in left_out.items())
@@ -141,10 +145,7 @@ def set_encoder(
 
     settings = load_settings()
     encoder = load_encoder(source, revision=revision, device=resolve_device(settings.device))
-    with open_database() as connection:
-        if encoder_change.set_encoder(database_url(settings), encoder, confirm) is not None:
-            index_embeddings(connection)
-        embed_examples(connection, encoder)
+    encoder_change.set_encoder(database_url(settings), encoder, confirm)
     show_encoder(as_json)
 
 
@@ -156,12 +157,3 @@ def index_embeddings(as_json: AsJson = False) -> None:
     with open_database() as connection, remarks.status("building the index"):
         embeddings.index_embeddings(connection)
     say_or_json("the index is built", {"indexed": True}, as_json)
-
-
-@encoder_app.command("cancel")
-def cancel_encoder(as_json: AsJson = False) -> None:
-    """Give up a change of the encoder, with the embeddings made for it."""
-    (row,) = run_query(QUERIES["cancel_encoder"])
-    given_up = row["given_up"]
-    said = f"gave up the change to {given_up}" if given_up else "the encoder is not being changed"
-    say_or_json(said, {"given_up": given_up}, as_json)

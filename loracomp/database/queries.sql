@@ -51,17 +51,23 @@ SELECT base_model AS name, b.* FROM bi.dim_base_model AS b ORDER BY is_default D
 SELECT loracomp.set_encoder(
     name => %(name)s, source => %(source)s, revision => %(revision)s, fingerprint => %(fingerprint)s,
     dimensions => %(dimensions)s::int, input_version => %(input_version)s::smallint
-) AS becomes
+) AS is_ready
+
+-- name: start_routing
+SELECT loracomp.start_routing(encoder => %(encoder)s, input_version => %(input_version)s::smallint)
+
+-- name: resize_embeddings
+-- To the length of the encoder's vectors. PLAIN again, because a change of the type resets it.
+DO $$ BEGIN EXECUTE pg_catalog.format(
+    'ALTER TABLE loracomp.example_embedding ALTER COLUMN embedding TYPE public.halfvec(%s), '
+    'ALTER COLUMN embedding SET STORAGE PLAIN', (SELECT e.dimensions FROM loracomp.encoder AS e)
+); END $$
+
+-- name: embedding_dimensions
+SELECT loracomp.embedding_dimensions() AS dimensions
 
 -- name: show_encoder
 SELECT * FROM loracomp.show_encoder()
-
--- name: show_next_encoder
-SELECT n.*, loracomp.count_unembedded(n.fingerprint, n.input_version, NULL) AS missing
-FROM loracomp.next_encoder AS n
-
--- name: cancel_encoder
-SELECT loracomp.cancel_encoder() AS given_up
 
 -- name: examples_without_text
 SELECT * FROM loracomp.examples_without_text()
@@ -69,18 +75,6 @@ SELECT * FROM loracomp.examples_without_text()
 -- name: end_with_the_client
 -- Also while a statement runs, which may take hours.
 SELECT set_config('client_connection_check_interval', '1s', false), set_config('statement_timeout', '0', false)
-
--- name: exchange_encoders
-DELETE FROM loracomp.encoder;
-INSERT INTO loracomp.encoder SELECT * FROM loracomp.next_encoder;
-DELETE FROM loracomp.next_encoder
-
--- name: exchange_embeddings
-DROP TABLE loracomp.example_embedding;
-ALTER TABLE loracomp.next_embedding RENAME TO example_embedding;
-ALTER INDEX loracomp.an_example_has_one_next_embedding RENAME TO an_example_has_one_embedding;
-ALTER INDEX loracomp.next_embedding_task RENAME TO example_embedding_task;
-ALTER INDEX loracomp.next_embedding_hnsw RENAME TO example_embedding_hnsw
 
 -- name: drop_embedding_index
 SELECT loracomp.drop_embedding_index(incoming => %(incoming)s::bigint) AS dropped
@@ -112,9 +106,7 @@ SELECT * FROM loracomp.take_unembedded(
 SELECT loracomp.has_unembedded() AS has
 
 -- name: count_unembedded
-SELECT loracomp.count_unembedded(
-    encoder => %(encoder)s, input_version => %(input_version)s::smallint, task => %(task)s
-) AS unembedded
+SELECT loracomp.count_unembedded(task => %(task)s) AS unembedded
 
 -- name: find_unembedded
 SELECT * FROM loracomp.find_unembedded(task => %(task)s, content_hashes => %(content_hashes)s)

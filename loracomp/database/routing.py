@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from psycopg.errors import ObjectNotInPrerequisiteState
 
-from loracomp.database.connections import Connection, know_traces, translate, translated_errors
+from loracomp.database.connections import Connection, know_traces, translated_errors
 from loracomp.database.queries import QUERIES
-from loracomp.errors import EncoderChangedError
 from loracomp.records import Composition, Job, LabelledRow, Routed
 
 
@@ -23,8 +21,7 @@ def route(
 
     `embeddings` [len(jobs), dimensions] are the vectors from `engine.encode`; `encoder` and `input_version` are the
     fingerprint and input version of the encoder that made them. The connection must know pgvector's types. Raises
-    EncoderChangedError if the database has another encoder now, and UsageError if the vectors have another length than
-    the database's.
+    SchemaMismatchError if the database has another encoder now, or embeds its examples again.
     """
     if not jobs:
         return []
@@ -36,10 +33,7 @@ def route(
     }
     know_traces(connection)
     with translated_errors():
-        try:
-            rows = connection.execute(QUERIES["route_jobs"], given, binary=True)
-        except ObjectNotInPrerequisiteState as error:
-            raise EncoderChangedError(str(translate(error))) from error
+        rows = connection.execute(QUERIES["route_jobs"], given, binary=True)
         return [
             Routed(
                 job_id=row["job_id"],

@@ -4,7 +4,6 @@ A step reads: schedule (compose and calibrate the jobs that wait, and let them j
 or one more token for each text), postprocess (take out the jobs that have all their answers).
 """
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
@@ -23,15 +22,13 @@ from loracomp.engine import measuring
 from loracomp.engine.answering import Predictor
 from loracomp.engine.calibration import Calibrator
 from loracomp.engine.inflight import InFlight, Result, lap, requests_of
-from loracomp.errors import DatabaseUnavailableError, EncoderChangedError, JobError, LoracompError, SchemaMismatchError
-from loracomp.model.cpu import ComputeThread, in_a_passing_thread
+from loracomp.errors import JobError
+from loracomp.model.cpu import ComputeThread
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import BaseModel
 from loracomp.records import Answer, Composition, Job, Prediction, Request, Routed, Versions
 from loracomp.registry.adapter_store import fetch_adapters
-from loracomp.registry.embeddings import embed_some, load_registered_encoder
-
-_log = logging.getLogger(__name__)
+from loracomp.registry.embeddings import embed_some
 
 Scheduled: TypeAlias = tuple[Request, Mix | JobError]
 """A request as the model gets it, and its mix, or the error that ends it."""
@@ -85,29 +82,8 @@ class Engine:
         """Do all steps before the base model: encode, route (or plan what to measure), load adapters.
 
         A job that was purged meanwhile fails. The connection must be in autocommit mode, so that no transaction stays
-        open. If the database's encoder was changed, the new one is loaded first. Raises SchemaMismatchError if it can't
-        be loaded.
+        open. Raises SchemaMismatchError if the database has another encoder now.
         """
-        while True:
-            try:
-                return self._prepare(connection, flights)
-            except EncoderChangedError:
-                self._follow_encoder(connection)
-
-    def _follow_encoder(self, connection: Connection) -> None:
-        device = str(self.encoder.model.device)
-        try:
-            self.encoder = in_a_passing_thread(lambda: load_registered_encoder(connection, device))
-        except DatabaseUnavailableError:
-            raise
-        except LoracompError as error:
-            raise SchemaMismatchError(
-                f"the database's encoder was changed, and this worker can't load the new one: {error}"
-            ) from error
-        _log.info("the database's encoder is %s now", self.encoder.name)
-
-    def _prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
-        versions = self.versions
         routed = [flight.job for flight in flights if flight.job.kind != measuring.KIND]
         vectors = self._turns.run(partial(self._encode, flights, routed))
         routes = route(connection, routed, vectors, self.encoder.fingerprint, self.encoder.input_version)
@@ -120,7 +96,7 @@ class Engine:
             if (decision := decisions.get(flight.job.id)) is None:
                 flight.fail(JobError("the job was purged while it ran", code="job_purged"))
                 continue
-            flight.decision, flight.versions = decision, versions
+            flight.decision = decision
             flight.requests = requests_of(flight.job, decision)
             flight.labelled, flight.vector = labelled.get(flight.job.id, ()), vector_of.get(flight.job)
         lap(flights, "route")
@@ -217,7 +193,7 @@ class Engine:
         decision, given = flight.decision, [each for each in answers if isinstance(each, Answer)]
         if isinstance(decision, measuring.MeasurementPlan):
             flight.result = decision.measurement(flight.job, given)
-        elif decision is not None and flight.versions is not None:
+        elif decision is not None:
             flight.result = Prediction(
                 job_id=flight.job.id,
                 trace=decision.trace,
@@ -225,7 +201,7 @@ class Engine:
                 composition_digest=self._digest(decision.composition, flight.adapters) if given else None,
                 batch_size=flight.batch_size,
                 timings=flight.timings,
-                versions=flight.versions,
+                versions=self.versions,
             )
 
     def _digest(self, composition: Composition, adapters: Loaded) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from loracomp import metrics
 from loracomp.engine.measuring import Measurement, MeasurementPlan
 from loracomp.errors import JobError
-from loracomp.records import Failure, Job, LabelledRow, Prediction, Request, Routed, Versions
+from loracomp.records import Failure, Job, LabelledRow, Prediction, Request, Routed
 
 if TYPE_CHECKING:
     from loracomp.composition.strategies import PackedAdapter
@@ -40,8 +40,6 @@ class InFlight:
     """Rows on which the scores of its choices are calibrated; empty: they are the composition's."""
     adapters: Mapping[int, "PackedAdapter | JobError"] = field(default_factory=dict)
     """Those that its requests use, and others, by id (`composer.Loaded`)."""
-    versions: Versions | None = None
-    """Among them the encoder's, which another may replace before the job is answered."""
     asked: Sequence["Asked"] = ()
     """The requests in the model, with their answers so far."""
     batch_size: int = 1

@@ -75,7 +75,7 @@ def embed_examples(connection: Connection, encoder: Encoder, task: str | None = 
 
 
 def embed_missing(connection: Connection, encoder: Encoder, task: str | None = None) -> int:
-    """Like `embed_examples`, also for an encoder to which the database is being changed."""
+    """Like `embed_examples`, without the check of the encoder and without tuning."""
     done = after = 0
     counted = float("-inf")
     with translated_errors(), progress_bar() as progress:
@@ -84,7 +84,7 @@ def embed_missing(connection: Connection, encoder: Encoder, task: str | None = N
             rows = embed_some(connection, encoder, task, after=after, most=EMBEDDED_TOGETHER)
             done += len(rows)
             if not rows or perf_counter() - counted > COUNTED_EACH_S:
-                left = _count_unembedded(connection, encoder, task)
+                left = _count_unembedded(connection, task)
                 counted = perf_counter()
                 progress.update(line, total=done + left)
                 if not left:
@@ -98,7 +98,7 @@ def embed_missing(connection: Connection, encoder: Encoder, task: str | None = N
 
 
 def encoder_key(encoder: "Encoder | EncoderPart | None") -> dict[str, Any]:
-    """What SQL functions know an encoder by; None: the database's."""
+    """What SQL functions know an encoder by; None: whichever the database has."""
     return {"encoder": encoder and encoder.fingerprint, "input_version": encoder and encoder.input_version}
 
 
@@ -125,9 +125,8 @@ def embed_some(
     return rows
 
 
-def _count_unembedded(connection: Connection, encoder: Encoder, task: str | None) -> int:
-    values = {**encoder_key(encoder), "task": task}
-    return int(row_of(connection, QUERIES["count_unembedded"], values)["unembedded"])
+def _count_unembedded(connection: Connection, task: str | None) -> int:
+    return int(row_of(connection, QUERIES["count_unembedded"], {"task": task})["unembedded"])
 
 
 def progress_bar(console: Console | None = None) -> Progress:
@@ -173,8 +172,8 @@ def add_embeddings(
 ) -> int:
     """Store unit vectors [n, dimensions] of n examples (rows with example_id).
 
-    `encoder` made them: the database's (None), or the one to which it is being changed; RefusedError if it is neither.
-    Returns how many were stored; an example that has an embedding keeps it.
+    `encoder` made them (None: the database's). Returns how many were stored; an example that has an embedding keeps it.
+    Raises SchemaMismatchError if the database has another encoder.
     """
     given = {"example_ids": [row["example_id"] for row in rows], "embeddings": list(vectors)}
     return int(row_of(connection, QUERIES["add_embeddings"], {**encoder_key(encoder), **given})["added"])

@@ -1,14 +1,13 @@
-"""Changes the database's encoder: embeds all examples by the new one beside the old one, which then gives way to it."""
+"""Sets the database's encoder: stops routing, embeds all examples by the new encoder, and starts routing again."""
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from loracomp.database import schema
-from loracomp.database.connections import Connection, connect, rows_of, translated_errors
+from loracomp.database.connections import Connection, connect, row_of, rows_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.model.encoder import Encoder
-from loracomp.registry.embeddings import embed_missing
+from loracomp.registry.embeddings import embed_missing, encoder_key, tune_routing
 
 Counts = Mapping[str, int]
 _log = logging.getLogger(__name__)
@@ -17,60 +16,53 @@ _log = logging.getLogger(__name__)
 def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = lambda _: None) -> Counts | None:
     """Make `encoder` the database's encoder; only the schema's owner may.
 
-    If there are embeddings that it must make again, the old encoder answers jobs and takes imports until all examples
-    with a text are embedded in a second table; the two tables are then exchanged in a short transaction. If the process
-    is killed before, nothing changes, and another call goes on where it stopped. Several processes may do this at the
-    same time: each embeds other examples.
+    If it is another one than before, all embeddings are deleted, and jobs wait in the queue until all examples with a
+    text are embedded again. Workers that loaded the old encoder end at their next jobs, and give these back. If the
+    process is killed, another call goes on where it stopped; several processes may do this at the same time, and each
+    embeds other examples.
 
-    Examples without a text can't be embedded again. If there are any, `confirm` is called with their number by task,
-    and raises an error to give up. Returns these numbers of lost embeddings, or None if there was nothing to exchange,
-    because the encoder is the present one, no embeddings exist, or another process has exchanged the tables. Raises
-    RefusedError if the database is being changed to another encoder, or if the encoder's vectors are too long for an
-    index.
+    Examples without a text can't be embedded again. If there are any, `confirm` is called with their number by task
+    before anything is changed, and raises an error to give up. Returns these numbers, or None if the encoder was the
+    database's and ready. Raises RefusedError if the vectors are too long for an index, or if an object outside loracomp
+    prevents a change of their length.
     """
     with translated_errors(), connect(url, application_name="loracomp encoder set") as connection:
-        if not _is_present(connection, encoder) and (left_out := _without_text(connection)):
+        left_out = {} if _is_present(connection, encoder) else _without_text(connection)
+        if left_out:
             confirm(left_out)
-        if _begin(url, encoder) == "present":
+        if _stop_routing(url, encoder):
             return None
-        while True:
-            embed_missing(connection, encoder)
-            if (lost := _exchange(url, encoder)) is not None:
-                return lost
-            if _is_present(connection, encoder):
-                return None
+        embed_missing(connection, encoder)
+        _start_routing(connection, encoder)
+    _log.info("the encoder is %s now", encoder.name)
+    return left_out
 
 
 def _is_present(connection: Connection, encoder: Encoder) -> bool:
-    return any(_is(row, encoder) for row in rows_of(connection, QUERIES["show_encoder"]))
-
-
-def _is(row: Mapping[str, Any], encoder: Encoder) -> bool:
-    return (row["fingerprint"], row["input_version"]) == (encoder.fingerprint, encoder.input_version)
+    key = (encoder.fingerprint, encoder.input_version)
+    return any(
+        (row["fingerprint"], row["input_version"]) == key for row in rows_of(connection, QUERIES["show_encoder"])
+    )
 
 
 def _without_text(connection: Connection) -> dict[str, int]:
-    return {row["task"]: row["examples"] for row in connection.execute(QUERIES["examples_without_text"])}
+    return {row["task"]: row["examples"] for row in rows_of(connection, QUERIES["examples_without_text"])}
 
 
-def _begin(url: str, encoder: Encoder) -> str:
-    """Set the encoder, or begin to change it: 'present' or 'next', what it is now."""
+def _stop_routing(url: str, encoder: Encoder) -> bool:
+    """Set the encoder; if it is another one, delete all embeddings. Returns whether it is ready to route by."""
     with schema.installing(url) as connection:
-        (row,) = connection.execute(QUERIES["set_encoder"], vars(encoder))
-    becomes: str = row["becomes"]
-    return becomes
+        is_ready: bool = row_of(connection, QUERIES["set_encoder"], vars(encoder))["is_ready"]
+        if row_of(connection, QUERIES["embedding_dimensions"])["dimensions"] != encoder.dimensions:
+            schema.lock_tables(connection)
+            with schema.set_aside(connection):
+                connection.execute(QUERIES["resize_embeddings"])
+    return is_ready
 
 
-def _exchange(url: str, encoder: Encoder) -> Counts | None:
-    """Exchange tables and encoders in a transaction. None if there is more to do first, or another process did it."""
-    with schema.installing(url) as connection:
-        schema.lock_tables(connection)
-        upcoming = connection.execute(QUERIES["show_next_encoder"]).fetchone()
-        left_out = _without_text(connection)
-        if not upcoming or not _is(upcoming, encoder) or upcoming["missing"]:
-            return None
-        connection.execute(QUERIES["exchange_encoders"])
-        with schema.set_aside(connection):
-            connection.execute(QUERIES["exchange_embeddings"])
-    _log.info("the encoder is %s now", encoder.name)
-    return left_out
+def _start_routing(connection: Connection, encoder: Encoder) -> None:
+    connection.execute(QUERIES["end_with_the_client"])
+    with connection.transaction():
+        connection.execute(QUERIES["start_routing"], encoder_key(encoder))
+        connection.execute(QUERIES["build_embedding_index"])
+    tune_routing(connection)

@@ -1,7 +1,7 @@
 -- Retrieval: from a query's vector to the nearest examples of the tasks that its submitter may use.
 --   checked_embedding           a vector as it is searched for; raises if it is null or has the wrong number of dimensions
 --     embedding_dimensions
---   check_encoder_unchanged     raises if the vector comes from another encoder than the examples' vectors
+--   check_encoder               raises if the vector comes from another encoder than the examples' vectors
 --   usable_tasks                the tasks that a submitter's jobs may use at all
 --   narrowed_tasks              those of them that a job names, or does not exclude
 --   active_adapters             the active adapters of these tasks
@@ -32,26 +32,30 @@ COMMENT ON FUNCTION loracomp.checked_embedding IS
 'The vector in half precision, as examples have it; or an error, if it is null or has another number of dimensions '
 'than the database''s encoder makes.';
 
--- Changes nothing; raises if vectors come from another encoder, or another input format, than the stored embeddings. It is
--- volatile, so that it sees a change of the encoder for whose end the calling statement has waited.
-CREATE FUNCTION loracomp.check_encoder_unchanged(fingerprint text, input_version smallint) RETURNS boolean
+-- Changes nothing. It is volatile, so that it sees a change of the encoder for which the calling statement has waited.
+CREATE FUNCTION loracomp.check_encoder(fingerprint text, input_version smallint) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF fingerprint IS NOT NULL AND NOT EXISTS (
         SELECT FROM loracomp.encoder AS e
-        WHERE (e.fingerprint, e.input_version)
-            = (check_encoder_unchanged.fingerprint, check_encoder_unchanged.input_version)
+        WHERE (e.fingerprint, e.input_version) = (check_encoder.fingerprint, check_encoder.input_version)
     ) THEN
         RAISE EXCEPTION 'the database''s encoder is no longer the one that these vectors come from'
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'load the new one, or start the worker again';
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'start the worker again, so that it loads the new one';
+    END IF;
+    IF EXISTS (SELECT FROM loracomp.encoder AS e WHERE NOT e.is_ready) THEN
+        RAISE EXCEPTION 'the examples are being embedded by another encoder'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'wait until loracomp encoder set has ended; loracomp encoder show says how many examples are left';
     END IF;
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_encoder_unchanged IS
-'True, or an error if the database''s encoder or its input format differs from the one that made the vectors.';
+COMMENT ON FUNCTION loracomp.check_encoder IS
+'True, or an error if the database''s encoder or its input format is not the one that made the vectors (null: not checked), or if '
+'the examples are being embedded by another one.';
 
 -- Changes nothing. Roles are looked up by to_regrole, because pg_has_role raises for the name of a dropped role. OFFSET 0, so
 -- that a role is looked up once, and not for each of its tasks. Not readable_roles: an administrator may know of all tasks, but

@@ -1,6 +1,6 @@
 -- Live routing: a worker calls route_jobs for each batch that it claimed.
 --   route_jobs                  compositions and traces for a batch of jobs and their vectors
---     check_encoder_unchanged, checked_embedding
+--     check_encoder, checked_embedding
 --     routing_inputs            what each job asks of routing, and its eligible tasks
 --       in_chat_template        whether its prompt is put into the base model's chat template
 --       usable_tasks, narrowed_tasks, active_adapters, search_exactly
@@ -215,7 +215,7 @@ AS $$
             SELECT u.job_id, u.place, loracomp.checked_embedding(u.embedding) AS embedding
             FROM unnest(route_jobs.job_ids, route_jobs.embeddings) WITH ORDINALITY AS u (job_id, embedding, place)
             -- In a subquery, so that it is called once, and not for each job.
-            WHERE (SELECT loracomp.check_encoder_unchanged(route_jobs.encoder, route_jobs.input_version))
+            WHERE (SELECT loracomp.check_encoder(route_jobs.encoder, route_jobs.input_version))
             OFFSET 0 -- each vector is converted once
         ) AS g
         JOIN loracomp.routing_inputs(route_jobs.job_ids) AS a USING (job_id)
@@ -256,7 +256,7 @@ $$;
 COMMENT ON FUNCTION loracomp.route_jobs IS
 'Routes a batch of jobs by their unit vectors: for each job a row with the adapters to compose (none: the base model alone), '
 'how to merge them, how to score choices, and its trace, which record_predictions takes unchanged. A deleted job has no row. '
-'Raises if the database has another encoder than the one that made the vectors.';
+'Raises if the database has another encoder than the one that made the vectors, or is being given another.';
 
 -- Reads only. A worker calls it for the calibration_examples of route_jobs.
 CREATE FUNCTION loracomp.read_labelled(job_ids bigint[], tokens bigint[], example_ids bigint[])

@@ -31,6 +31,7 @@ DECLARE
     eligible integer[];
     searched integer[];
 BEGIN
+    PERFORM loracomp.check_encoder(NULL, NULL);
     PERFORM loracomp.check_tasks_exist('exclude_tasks', route.exclude_tasks);
     eligible := loracomp.narrowed_tasks(loracomp.usable_tasks(model, loracomp.caller(), FALSE), exclude_tasks, '{}');
     searched := loracomp.narrowed_tasks(

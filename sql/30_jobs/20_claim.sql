@@ -38,6 +38,10 @@ BEGIN
     PERFORM loracomp.check_range('lease', extract(EPOCH FROM claim_jobs.lease), 0, 86400);
     -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
     LOCK TABLE loracomp.job IN ROW EXCLUSIVE MODE;
+    -- While examples are embedded by another encoder, jobs wait, because they can't be routed.
+    IF EXISTS (SELECT FROM loracomp.encoder AS e WHERE NOT e.is_ready) THEN
+        RETURN;
+    END IF;
     IF NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (held_ids) AND j.expired_leases > 0) THEN
         picked := loracomp.pick_jobs(
             claim_jobs.base_model, FALSE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start, claim_jobs.overtake

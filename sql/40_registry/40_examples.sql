@@ -4,10 +4,11 @@
 --     add_examples, content_hash
 --   has_unembedded              whether a worker should look for examples to embed
 --   take_unembedded             train examples to embed, with their texts
---     embedding_table
+--     lock_encoder
 --   count_unembedded            how many there are
 --   find_unembedded             which of the given rows lack an embedding, for a library that brings embeddings
 --   add_embeddings
+--     lock_encoder
 --     measure_corrections       47_answers/70_learn.sql
 --   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
 --   build_embedding_index       after loading them; also stores the rows in an order that makes searches fast
@@ -116,11 +117,11 @@ AS $$
             AND NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id)
     );
 $$;
-COMMENT ON FUNCTION loracomp.has_unembedded IS 'Whether a train example with a text has no embedding of the present encoder.';
+COMMENT ON FUNCTION loracomp.has_unembedded IS 'Whether a train example with a text has no embedding.';
 
--- Locks and reads train examples with a text, and without an embedding of this encoder (null: the present one), of one task or of
--- all, by id, above `after`. Examples that another transaction has taken are left out, so any number of processes may embed at
--- the same time. Embed them and call add_embeddings in the same transaction; if it ends before, they are free again.
+-- Locks and reads train examples with a text and without an embedding, of one task or of all, by id, above `after`. Examples that
+-- another transaction has taken are left out, so any number of processes may embed at the same time. Embed them and call
+-- add_embeddings in the same transaction; if it ends before, they are free again.
 CREATE FUNCTION loracomp.take_unembedded(
     encoder text, input_version smallint, task text, after bigint, max_examples integer
 )
@@ -128,53 +129,49 @@ RETURNS TABLE (example_id bigint, prompt text, choices text[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    of_encoder CONSTANT regclass := loracomp.embedding_table(encoder, input_version);
     taken bigint[];
 BEGIN
     PERFORM loracomp.check_range('max_examples', max_examples, 1, 100000);
     PERFORM set_config('idle_in_transaction_session_timeout', '0', true);
+    PERFORM loracomp.lock_encoder(take_unembedded.encoder, take_unembedded.input_version);
     -- IS NULL, and not NOT EXISTS, which becomes a join that reads all embeddings, for each batch.
-    EXECUTE format(
-        'SELECT array_agg(t.id) FROM (
-            SELECT e.id FROM loracomp.example AS e
-            WHERE e.id > $1 AND e.split = ''train'' AND e.prompt IS NOT NULL
-                AND ($2 IS NULL OR e.task_id = (SELECT t.id FROM loracomp.task AS t WHERE t.name = $2))
-                AND (SELECT v.example_id FROM %s AS v WHERE v.example_id = e.id) IS NULL
-            ORDER BY e.id LIMIT $3
-            FOR NO KEY UPDATE OF e SKIP LOCKED
-        ) AS t', of_encoder
-    ) INTO taken USING after, task, max_examples;
+    SELECT array_agg(t.id) INTO taken
+    FROM (
+        SELECT e.id FROM loracomp.example AS e
+        WHERE e.id > after AND e.split = 'train' AND e.prompt IS NOT NULL
+            AND (
+                take_unembedded.task IS NULL
+                OR e.task_id = (SELECT t.id FROM loracomp.task AS t WHERE t.name = take_unembedded.task)
+            )
+            AND (SELECT v.example_id FROM loracomp.example_embedding AS v WHERE v.example_id = e.id) IS NULL
+        ORDER BY e.id LIMIT max_examples
+        FOR NO KEY UPDATE OF e SKIP LOCKED
+    ) AS t;
     -- Look again: another process may have embedded some of them between the statement's begin and their locks.
-    RETURN QUERY EXECUTE format(
-        'SELECT e.id, e.prompt, e.choices FROM loracomp.example AS e
-        WHERE e.id = ANY ($1) AND NOT EXISTS (SELECT FROM %s AS v WHERE v.example_id = e.id)
-        ORDER BY e.id', of_encoder
-    ) USING taken;
+    RETURN QUERY
+    SELECT e.id, e.prompt, e.choices FROM loracomp.example AS e
+    WHERE e.id = ANY (taken) AND NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id)
+    ORDER BY e.id;
 END
 $$;
 COMMENT ON FUNCTION loracomp.take_unembedded IS
-'Train examples without an embedding of this encoder, of one task or of all tasks (null), by id; nobody else is given them until '
-'the transaction ends.';
+'Train examples without an embedding, of one task or of all tasks (null), by id; nobody else is given them until the transaction '
+'ends. Raises if the database has another encoder (null: any).';
 
--- Reads only, except that it locks the encoder's row (embedding_table).
-CREATE FUNCTION loracomp.count_unembedded(encoder text, input_version smallint, task text) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+-- Reads only.
+CREATE FUNCTION loracomp.count_unembedded(task text) RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
-DECLARE
-    found bigint;
-BEGIN
-    EXECUTE format(
-        'SELECT count(*) FROM loracomp.example AS e
-        WHERE e.split = ''train'' AND e.prompt IS NOT NULL
-            AND ($1 IS NULL OR e.task_id = (SELECT t.id FROM loracomp.task AS t WHERE t.name = $1))
-            AND NOT EXISTS (SELECT FROM %s AS v WHERE v.example_id = e.id)',
-        loracomp.embedding_table(encoder, input_version)
-    ) INTO found USING task;
-    RETURN found;
-END
+    SELECT count(*) FROM loracomp.example AS e
+    WHERE e.split = 'train' AND e.prompt IS NOT NULL
+        AND (
+            count_unembedded.task IS NULL
+            OR e.task_id = (SELECT t.id FROM loracomp.task AS t WHERE t.name = count_unembedded.task)
+        )
+        AND NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id);
 $$;
 COMMENT ON FUNCTION loracomp.count_unembedded IS
-'How many train examples have a text and no embedding of this encoder (null: the present one), of one task or of all tasks (null).';
+'How many train examples have a text and no embedding, of one task or of all tasks (null).';
 
 -- Reads which of these rows of a task are train examples without an embedding.
 CREATE FUNCTION loracomp.find_unembedded(task text, content_hashes bytea[])
@@ -190,8 +187,8 @@ ORDER BY e.id;
 END;
 COMMENT ON FUNCTION loracomp.find_unembedded IS 'Which of the given rows are train examples of the task without an embedding.';
 
--- Stores embeddings of examples that have none of this encoder (null: the present one), and returns how many. If two imports bring
--- the same examples, the second waits for the first. Examples that were deleted meanwhile are skipped.
+-- Stores embeddings of examples that have none, and returns how many. If two imports bring the same examples, the second waits for
+-- the first. Examples that were deleted meanwhile are skipped.
 CREATE FUNCTION loracomp.add_embeddings(
     example_ids bigint[], embeddings public.vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL
 ) RETURNS bigint
@@ -215,24 +212,22 @@ BEGIN
         RAISE EXCEPTION 'embeddings must have length 1, and that of example % has length %', wrong.example_id, wrong.norm
             USING ERRCODE = 'invalid_parameter_value', HINT = 'divide each by its Euclidean norm';
     END IF;
-    EXECUTE format(
-        'INSERT INTO %s (example_id, task_id, embedding)
-        SELECT e.id, e.task_id, g.embedding
-        FROM unnest($1, $2) AS g (example_id, embedding)
-        JOIN loracomp.example AS e ON e.id = g.example_id
-        ORDER BY e.id
-        FOR KEY SHARE OF e
-        ON CONFLICT (example_id) DO NOTHING',
-        loracomp.embedding_table(encoder, input_version)
-    ) USING add_embeddings.example_ids, add_embeddings.embeddings;
+    PERFORM loracomp.lock_encoder(add_embeddings.encoder, add_embeddings.input_version);
+    INSERT INTO loracomp.example_embedding (example_id, task_id, embedding)
+    SELECT e.id, e.task_id, g.embedding
+    FROM unnest(add_embeddings.example_ids, add_embeddings.embeddings) AS g (example_id, embedding)
+    JOIN loracomp.example AS e ON e.id = g.example_id
+    ORDER BY e.id
+    FOR KEY SHARE OF e
+    ON CONFLICT (example_id) DO NOTHING;
     GET DIAGNOSTICS added = ROW_COUNT;
     PERFORM loracomp.measure_corrections(add_embeddings.example_ids);
     RETURN added;
 END
 $$;
 COMMENT ON FUNCTION loracomp.add_embeddings IS
-'Stores one unit vector for each example; an example that has one of this encoder (null: the present one) keeps it. Returns how '
-'many were stored.';
+'Stores one unit vector for each example, and returns how many were stored; an example that has one keeps it. Raises if the database '
+'has another encoder (null: any).';
 
 -- Drops the index that routing searches if so many embeddings will be added that building it again is faster; returns whether it did.
 -- build_embedding_index must follow in the same transaction; until it ends, routing waits.

@@ -9,8 +9,6 @@ CREATE TRIGGER audit_row AFTER INSERT OR UPDATE OR DELETE ON loracomp.base_model
 FOR EACH ROW EXECUTE FUNCTION loracomp.audit_row();
 CREATE TRIGGER audit_row AFTER INSERT OR UPDATE OR DELETE ON loracomp.encoder
 FOR EACH ROW EXECUTE FUNCTION loracomp.audit_row();
-CREATE TRIGGER audit_row AFTER INSERT OR UPDATE OR DELETE ON loracomp.next_encoder
-FOR EACH ROW EXECUTE FUNCTION loracomp.audit_row();
 
 -- The audit of examples: an event for each task whose examples a statement changed, with their number and at most 100 ids; never a text.
 CREATE FUNCTION loracomp.audit_examples() RETURNS trigger

@@ -181,6 +181,10 @@ AS $$
         WHERE NOT EXISTS (SELECT FROM loracomp.base_model AS b WHERE b.is_default)
         UNION ALL
         SELECT 'no encoder is set: loracomp encoder set SOURCE' WHERE NOT EXISTS (SELECT FROM loracomp.encoder)
+        UNION ALL
+        SELECT format('jobs wait until %s examples are embedded by the new encoder: loracomp encoder set %s goes on if it was killed',
+            loracomp.count_unembedded(NULL), e.source)
+        FROM loracomp.encoder AS e WHERE NOT e.is_ready
     )
     UNION ALL
     SELECT 'adapters', 'warn', format('%s active', n.active), ARRAY(

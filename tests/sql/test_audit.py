@@ -123,12 +123,6 @@ CHANGES = {
         "DELETE FROM loracomp.encoder",
         ("revision", None, "v2"),
     ),
-    "next_encoder": (
-        "INSERT INTO loracomp.next_encoder (name, source, fingerprint, dimensions) VALUES ('audited', 's', 'f', 832)",
-        "UPDATE loracomp.next_encoder SET revision = 'v2'",
-        "DELETE FROM loracomp.next_encoder",
-        ("revision", None, "v2"),
-    ),
 }
 
 

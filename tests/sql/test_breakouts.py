@@ -30,10 +30,6 @@ DYNAMIC = {
     "loracomp.create_answers(text,regclass,text,text[],integer,text,integer,jsonb,boolean,jsonb)",
     "loracomp.list_answer_rows(regclass,text[],integer)",
     "loracomp.refresh_reports(interval)",
-    "loracomp.make_next_embedding(integer)",
-    "loracomp.take_unembedded(text,smallint,text,bigint,integer)",
-    "loracomp.count_unembedded(text,smallint,text)",
-    "loracomp.add_embeddings(bigint[],vector[],text,smallint)",
 }
 # Views that show more than their reader may read of tables, on purpose: numbers of all, or what masks names.
 OWNERS_VIEWS = {"queue_health", "worker_status", "task_mask"}

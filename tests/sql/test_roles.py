@@ -41,8 +41,8 @@ EXECUTE = {
         readable_adapter attempts_of submitter_columns job_from_json insert_job submit_one confidence set_priority
         retry_job purge_jobs maintain job_ranges check_health refresh_reports
         database_metrics worker_demand set_queue_limits set_reported_tags
-        register_base_model set_default_base_model remove_base_model find_base_model set_encoder
-        show_encoder embedding_dimensions cancel_encoder examples_without_text
+        register_base_model set_default_base_model remove_base_model find_base_model
+        show_encoder embedding_dimensions examples_without_text
         drop_embedding_index build_embedding_index add_task restrict_task
         delete_task delete_examples list_tasks
         add_example add_examples take_unembedded count_unembedded find_unembedded
@@ -69,7 +69,7 @@ OWNERS_ALONE = """
     check_role_exists
     check_task_exists did_you_mean readable_roles
     check_tasks_exist check_name check_names with_settings
-    checked_embedding check_encoder_unchanged usable_tasks narrowed_tasks
+    checked_embedding check_encoder set_encoder start_routing lock_encoder usable_tasks narrowed_tasks
     search_exactly nearest_examples routing_inputs route_query
     compose_tasks trace_tasks fallback_reason
     calibration_examples adapter_worths in_chat_template fitting_ef_search oldest_snapshots count_queued
@@ -82,7 +82,7 @@ OWNERS_ALONE = """
     expected_gains
     audit_examples sign_test_p
     lock_jobs erase_sums erase_declaration delete_jobs delete_predictions range_width add_range past_range drop_range
-    delete_records embedding_table make_next_embedding forget_embeddings
+    delete_records forget_embeddings
     jobs_on changed_days roll_up close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on jobs_by_day_on
     answers_by_tag_on

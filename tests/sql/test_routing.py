@@ -11,7 +11,7 @@ from psycopg import sql
 from conftest import create_database, drop_database
 from loracomp.database import connections as db
 from loracomp.database.routing import route
-from loracomp.errors import EncoderChangedError, UsageError
+from loracomp.errors import SchemaMismatchError, UsageError
 from loracomp.model.encoder import INPUT_FORMAT_VERSION
 from loracomp.records import Job, Trace
 from routing_data import (
@@ -282,8 +282,24 @@ def test_the_step_notices_that_the_encoder_was_changed(connection: db.Connection
     jobs = [a_job(*add_jobs(connection, 1))]
     assert len(route(connection, jobs, QUERY, encoder, INPUT_FORMAT_VERSION)) == 1
     connection.execute(change.encode())
-    with pytest.raises(EncoderChangedError, match=r"encoder is no longer the one .*: .* start the worker again"):
+    with pytest.raises(SchemaMismatchError, match=r"encoder is no longer the one .*: start the worker again"):
         route(connection, jobs, QUERY, encoder, INPUT_FORMAT_VERSION)
+
+
+def test_nothing_is_claimed_or_routed_until_all_examples_are_embedded(connection: db.Connection, encoder: str) -> None:
+    jobs = add_jobs(connection, 1)
+    connection.execute("UPDATE loracomp.encoder SET is_ready = false")
+    with (
+        pytest.raises(SchemaMismatchError, match="wait until loracomp encoder set has ended"),
+        connection.transaction(),
+    ):
+        route(connection, [a_job(*jobs)], QUERY, encoder, INPUT_FORMAT_VERSION)
+    with pytest.raises(psycopg.OperationalError, match="embedded by another encoder"), connection.transaction():
+        connection.execute("SELECT loracomp.route(%s::vector)", [str(QUERY[0].tolist())])
+    claimed = "SELECT id FROM loracomp.claim_jobs('w', 'toy', 10, '1 minute')"
+    assert connection.execute(claimed).fetchall() == []
+    connection.execute("SELECT loracomp.start_routing(%s, %s::smallint)", [encoder, INPUT_FORMAT_VERSION])
+    assert connection.execute(claimed).fetchall() == [{"id": job} for job in jobs]
 
 
 @pytest.mark.parametrize("number", ["nan", "inf"])

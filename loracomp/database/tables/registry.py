@@ -68,45 +68,41 @@ base_model = Table(
 )
 
 
-def _one_encoder(name: str, number: str, only: str, comment: str) -> Table:
-    """A table that has at most one row, an encoder; `only` is the constraint that says so."""
-    return Table(
-        name,
-        metadata,
-        required("id", SmallInteger, number, primary_key=True, autoincrement=False, default="1"),
-        required("name", Text, "Name of the encoder."),
-        required("source", Text, "Where it was loaded from: hub id, folder, or package:NAME of an installed package."),
-        optional("revision", Text, "Revision on the hub; null if the source has none."),
-        required("fingerprint", Text, "Sha256 of the original weight files."),
-        required("dimensions", Integer, "Length of the vectors that it makes."),
-        required(
-            "input_version",
-            SmallInteger,
-            "Format of the text that it embeds. 1: prompt, newline, choices joined by ' | '. "
-            "2: prompt and choices embedded separately, each half of the vector. "
-            "3: as 2, with the lengths of prompt and choices and the number of choices.",
-            default="1",
-        ),
-        created_at(),
-        check(only, "id = 1"),
-        short_name("name", "encoder_name"),
-        check("an_index_takes_vectors_of_at_most_4000_dimensions", "dimensions BETWEEN 1 AND 4000"),
-        comment=comment,
-    )
-
-
-encoder = _one_encoder(
+encoder = Table(
     "encoder",
-    "Always 1: a database has one encoder.",
-    "a_database_has_one_encoder",
-    "The frozen sentence encoder that embeds examples and jobs.",
-)
-
-next_encoder = _one_encoder(
-    "next_encoder",
-    "Always 1: a database changes to one encoder at a time.",
-    "a_database_changes_to_one_encoder_at_a_time",
-    "The encoder to which the database is being changed; its embeddings are in next_embedding, a table made for them.",
+    metadata,
+    required(
+        "id",
+        SmallInteger,
+        "Always 1: a database has one encoder.",
+        primary_key=True,
+        autoincrement=False,
+        default="1",
+    ),
+    required("name", Text, "Name of the encoder."),
+    required("source", Text, "Where it was loaded from: hub id, folder, or package:NAME of an installed package."),
+    optional("revision", Text, "Revision on the hub; null if the source has none."),
+    required("fingerprint", Text, "Sha256 of the original weight files."),
+    required("dimensions", Integer, "Length of the vectors that it makes."),
+    required(
+        "input_version",
+        SmallInteger,
+        "Format of the text that it embeds. 1: prompt, newline, choices joined by ' | '. "
+        "2: prompt and choices embedded separately, each half of the vector. "
+        "3: as 2, with the lengths of prompt and choices and the number of choices.",
+        default="1",
+    ),
+    created_at(),
+    required(
+        "is_ready",
+        Boolean,
+        "False while all examples are embedded again: until then no job is claimed.",
+        default="true",
+    ),
+    check("a_database_has_one_encoder", "id = 1"),
+    short_name("name", "encoder_name"),
+    check("an_index_takes_vectors_of_at_most_4000_dimensions", "dimensions BETWEEN 1 AND 4000"),
+    comment="The frozen sentence encoder that embeds examples and jobs.",
 )
 
 task = Table(
@@ -148,7 +144,6 @@ example = Table(
 )
 set_storage(example, NO_STATISTICS, "prompt choices label")
 
-# A change of the encoder makes a second table like this one, next_embedding, which takes its place in the end.
 example_embedding = Table(
     "example_embedding",
     metadata,
