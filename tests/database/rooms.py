@@ -24,16 +24,15 @@ from loracomp.config import load_settings
 from loracomp.database import embedded
 
 ROOMS: dict[str, tuple[str, ...]] = {
-    "10_helpers": ("installed", "audit"),
-    "40_registry": ("registry", "policies", "measurements"),
-    "30_jobs": ("jobs", "queue", "workers", "predictions"),
-    "20_routing": (),
-    "42_measurement": (),
-    "47_answers": ("declarations",),
-    "50_people": (),
-    "60_bi": ("reports",),
-    "59_health": (),
-    "55_lineage": (),
+    "10_values": ("installed", "audit"),
+    "20_registry": ("registry", "policies", "measurements"),
+    "30_queue": ("jobs", "queue", "workers", "predictions"),
+    "40_routing": (),
+    "50_measurement": (),
+    "60_declarations": ("declarations",),
+    "70_people": (),
+    "80_bi": ("reports",),
+    "85_administration": (),
     "90_grants": (),
 }
 """Rooms in their order, with the modules of their tables."""

@@ -126,7 +126,7 @@ def test_a_schema_of_another_release(url: str, owner: Connection) -> None:
 
 
 def test_files_that_differ_from_what_was_applied(url: str, owner: Connection) -> None:
-    path = "30_jobs/10_submit.sql"
+    path = "30_queue/10_submit.sql"
     (row,) = owner.execute("SELECT checksum FROM loracomp.sql_object WHERE path = %s", [path])
     owner.execute("UPDATE loracomp.sql_object SET checksum = 'other' WHERE path = %s", [path])
     status, detail = findings(url)["sql/ files"]

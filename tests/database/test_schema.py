@@ -42,7 +42,7 @@ SELECT format('schema %s', nspname), nspacl::text FROM pg_namespace WHERE nspnam
 """
 
 CHECKSUM_OF_ANOTHER_RELEASE = (
-    "UPDATE loracomp.sql_object SET checksum = 'other' WHERE path = '20_routing/30_route_jobs.sql'"
+    "UPDATE loracomp.sql_object SET checksum = 'other' WHERE path = '40_routing/30_route_jobs.sql'"
 )
 
 
@@ -92,7 +92,7 @@ def test_a_second_initialize_does_nothing(database: str) -> None:
 
 def test_applying_again_makes_the_same_objects_with_the_same_rights(database: str) -> None:
     before = snapshot(database)
-    assert apply_again(database) == ["sql/ applied again: 20_routing/30_route_jobs.sql"]
+    assert apply_again(database) == ["sql/ applied again: 40_routing/30_route_jobs.sql"]
     assert snapshot(database) == before
 
 
@@ -114,10 +114,10 @@ def test_dropping_leaves_what_the_migrations_made_and_nothing_of_sql(database: s
 
 
 def test_changed_files_are_applied_and_what_a_file_made_goes_with_it(database: str, packed: Path) -> None:
-    changed, removed = packed / "sql/60_bi/30_accuracy.sql", packed / "sql/60_bi/41_queue_health.sql"
+    changed, removed = packed / "sql/80_bi/30_accuracy.sql", packed / "sql/80_bi/41_queue_health.sql"
     changed.write_text(changed.read_text() + "COMMENT ON VIEW bi.accuracy_by_day IS 'Another.';\n")
     removed.unlink()
-    assert schema.changed_files(database) == ["60_bi/30_accuracy.sql", "60_bi/41_queue_health.sql"]
+    assert schema.changed_files(database) == ["80_bi/30_accuracy.sql", "80_bi/41_queue_health.sql"]
     schema.initialize(database)
     assert schema.changed_files(database) == []
     with db.connect(database) as connection:
@@ -329,7 +329,7 @@ def test_a_grant_whose_object_is_gone_is_reported(
     database: str, readers: str, packed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(database, f"GRANT SELECT ON bi.queue_health TO {readers}")
-    (packed / "sql/60_bi/41_queue_health.sql").unlink()
+    (packed / "sql/80_bi/41_queue_health.sql").unlink()
     schema.initialize(database)
     assert f"not done again: GRANT SELECT ON TABLE bi.queue_health TO {readers}" in caplog.text
 

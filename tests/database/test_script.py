@@ -90,8 +90,8 @@ def next_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "packed_folder", lambda name: tmp_path / name)
     monkeypatch.setattr(script, "RELEASES", {"1.0": HEAD, "1.1": "9998"})
     (tmp_path / "migrations/versions/9998_next.py").write_text(NEXT)
-    (tmp_path / "sql/60_bi/41_queue_health.sql").unlink()
-    changed = tmp_path / "sql/60_bi/30_accuracy.sql"
+    (tmp_path / "sql/80_bi/41_queue_health.sql").unlink()
+    changed = tmp_path / "sql/80_bi/30_accuracy.sql"
     changed.write_text(changed.read_text() + "COMMENT ON VIEW bi.accuracy_by_day IS 'Another.';\n")
 
 

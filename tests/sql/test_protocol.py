@@ -208,7 +208,7 @@ def test_no_interleaving_breaks_the_protocol(protocol: type[Protocol]):
 
 def test_without_the_fence_an_interleaving_is_found_that_does(protocol: type[Protocol]):
     connection = protocol.connection
-    source = (packed_folder("sql") / "30_jobs" / "30_leases.sql").read_text()
+    source = (packed_folder("sql") / "30_queue" / "30_leases.sql").read_text()
     source = source.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
     fenced = " AND j.lease_token = i.token\n            WHERE j.id = ANY (hold_jobs.ids)"
     assert source.count(fenced) == 1

@@ -184,7 +184,7 @@ MUTANTS = [
 
 @pytest.mark.parametrize(("right", "wrong"), MUTANTS)
 def test_a_wrong_formula_is_found(connection: db.Connection, shared: Shared, right: str, wrong: str) -> None:
-    source = "".join(file.source for file in sql_files() if file.path.startswith("20_routing/1"))
+    source = "".join(file.source for file in sql_files() if file.path.startswith("40_routing/1"))
     changed = 0
     for name in ("relative_share", "expected_gains", "measured_weights"):
         start = source.index(f"CREATE FUNCTION loracomp.{name}(")

@@ -2,7 +2,7 @@
 --   cancel_job                  one job, by its submitter or an administrator
 --   cancel_jobs                 those of many jobs that have not ended
 --     lock_jobs                 the caller's jobs with these ids or tags; set_priority and erase_jobs call it too
---     give_reason               10_helpers/40_audit.sql
+--     give_reason               10_values/40_audit.sql
 --   retry_job                   queues one failed or cancelled job again, by its submitter or an administrator
 --     caller, caller_is_admin, check_room, give_reason
 --   set_priority                moves queued jobs in the queue

@@ -1,7 +1,7 @@
 -- Functions that workers call for jobs of kind measure.
 --   plan_measurements           what to score for each job
 --   record_measurements         writes the results
---     hold_jobs, succeed_jobs  30_jobs/30_leases.sql, 40_record.sql
+--     hold_jobs, succeed_jobs  30_queue/30_leases.sql, 40_record.sql
 --   labelled_scores             what record_evidence is fitted on
 --   record_evidence             writes which adapters explain a task's labelled examples
 

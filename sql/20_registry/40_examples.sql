@@ -9,7 +9,7 @@
 --   find_unembedded             which of the given rows lack an embedding, for a library that brings embeddings
 --   add_embeddings
 --     lock_encoder
---     measure_corrections       47_answers/70_learn.sql
+--     measure_corrections       60_declarations/70_learn.sql
 --   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
 --   build_embedding_index       after loading them; also stores the rows in an order that makes searches fast
 

@@ -3,9 +3,9 @@
 --   erase_submitter             all jobs and declarations of a submitter
 --     erase_declaration         a declaration with all that it knows of rows
 --   erase_jobs                  the jobs given, or those with a tag, by their submitter or an administrator
---     lock_jobs                 the caller's jobs with these ids or tags: 30_jobs/60_cancel_and_retry.sql
+--     lock_jobs                 the caller's jobs with these ids or tags: 30_queue/60_cancel_and_retry.sql
 --     erase_sums                what reports keep of a tag
---     each: delete_jobs         jobs with their answers and traces, whatever their status: 30_jobs/72_delete_jobs.sql
+--     each: delete_jobs         jobs with their answers and traces, whatever their status: 30_queue/72_delete_jobs.sql
 
 -- Deletes an example with its embedding and measurements. Jobs that were made from it (to test policies, or to measure) contain its
 -- text, so they are deleted with their answers. Traces keep the example's id and similarity, and the audit keeps its id. Adapters that
