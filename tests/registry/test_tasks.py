@@ -394,7 +394,6 @@ def test_policies_are_shown_and_set_by_the_command_line(run):
         ("temperature=Infinity", RefusedError, "temperature must be between"),
         ("density=-1", RefusedError, "density must be between"),
         ("strategy=average", RefusedError, "^strategy must be one of linear, cat, ties, .*, not average"),
-        ("seed=-1", RefusedError, "^seed must be at least 0, not -1"),
         ("min_similarity=-2", RefusedError, "^min_similarity must be between -1 and 1, not -2"),
         ("k=null", RefusedError, "^k must not be null"),
         ("k=many", UsageError, 'k must be of type integer, not "many"'),
