@@ -90,7 +90,6 @@ def claim(
     lease_s: float = 60,
     held: Sequence[Job] = (),
     from_start: bool = True,
-    overtake: bool = False,
 ) -> tuple[Job, ...]:
     """Jobs that are claimed right after the keeper has done its work."""
     keep(connection)
@@ -102,11 +101,10 @@ def claim(
         lease_s=lease_s,
         held=held,
         from_start=from_start,
-        overtake=overtake,
     )
 
 
-KEEPER = ("wake_jobs", "rescue_jobs", "ask_rows", "take_late_answers")
+KEEPER = ("rescue_jobs", "wake_jobs", "ask_rows", "take_late_answers")
 """The keeper's steps, which a worker calls every second."""
 
 

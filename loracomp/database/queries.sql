@@ -240,7 +240,7 @@ SELECT loracomp.tune_routing() AS ef_search
 -- name: claim_jobs
 SELECT * FROM loracomp.claim_jobs(
     worker => %(worker)s, base_model => %(base_model)s, batch_size => %(batch_size)s::int, lease => %(lease)s,
-    held_ids => %(held_ids)s::bigint[], from_start => %(from_start)s, overtake => %(overtake)s
+    held_ids => %(held_ids)s::bigint[], from_start => %(from_start)s
 )
 
 -- name: renew_leases

@@ -35,6 +35,8 @@ NOTE_EVERY_S = 10.0
 """Seconds after which a step that finds nothing to do is noted again. Each note leaves a dead tuple."""
 FAILED_AGAIN_S, FAILED_AT_MOST_S = 1.0, 60.0
 """Seconds after which a step that failed is tried again: the first time, and at most. They double with each failure."""
+REST_AT_MOST_S = 60.0
+"""Seconds after which a step that found nothing to do is called again at least, however long it took."""
 EMBED_BUSY_S = 10.0
 """Seconds after which a worker that holds jobs looks for examples to embed."""
 
@@ -52,6 +54,8 @@ class Step:
     is_woken: bool = False
     """Whether a notification makes it due."""
     due_at: float = field(default_factory=monotonic)
+    rests: float = 20.0
+    """How many times as long as it took it rests after it found nothing: under an old snapshot it may be slow."""
     noted_at: float = 0.0
     failures: int = 0
     """Since it last succeeded."""
@@ -83,13 +87,14 @@ class Keeper:
         self._busy = busy
         self._changed = changed
         self._steps = [
-            Step("wake_jobs", poll_s),
             Step("rescue_jobs", poll_s),
+            Step("wake_jobs", poll_s, is_woken=True),
             Step("ask_rows", poll_s, is_woken=True),
             Step("take_late_answers", poll_s),
             Step("maintain", 60.0),
         ]
-        self._embedding = Step("embed", poll_s)
+        self._embedding = Step("embed", poll_s, rests=99.0)
+        """Looking for examples reads all that have a text."""
         self._elected = False
         self._elect_at = monotonic()
         self.notified = Event()
@@ -187,14 +192,13 @@ class Keeper:
             step.failures += 1
         self._note(step, monotonic() - began, error)
         if step.handled:
+            self.notified.set()  # a rescued job is to be woken
             self._changed()
 
     def _pause_s(self, step: Step, took_s: float) -> float:
         """Seconds until a step that found nothing is due again."""
-        if step is not self._embedding:
-            return step.every_s
-        # Looking for examples reads all that have a text, so wait 99 times as long: at most 1 % of the server's time.
-        return max(EMBED_BUSY_S if self._busy() else step.every_s, 99 * took_s)
+        every_s = EMBED_BUSY_S if step is self._embedding and self._busy() else step.every_s
+        return max(every_s, min(step.rests * took_s, REST_AT_MOST_S))
 
     def _note(self, step: Step, took_s: float, error: Exception | None) -> None:
         """Note what a step did: each time that it failed, and otherwise every few seconds."""

@@ -22,13 +22,11 @@ def claim_jobs(
     lease_s: float,
     held: Collection[Job] = (),
     from_start: bool = True,
-    overtake: bool = False,
 ) -> tuple[Job, ...]:
     """Lease up to `batch_size` due jobs of a base model for `lease_s` seconds, in the order of their places.
 
     `held` are the jobs that the worker already holds: if there are any, no job that must run alone is claimed.
     `from_start`: look from the start of the queue, and not only from the last claimed place, where new jobs are.
-    `overtake`: claim also what stands behind a job that must run alone.
     """
     arguments = {
         "worker": worker,
@@ -37,7 +35,6 @@ def claim_jobs(
         "lease": timedelta(seconds=lease_s),
         "held_ids": [job.id for job in held],
         "from_start": from_start,
-        "overtake": overtake,
     }
     return tuple(
         Job(**{**row, "choices": row["choices"] and tuple(row["choices"]), "stop": tuple(row["stop"])})

@@ -13,7 +13,6 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
-from math import inf
 from threading import Event
 from time import perf_counter
 
@@ -34,7 +33,6 @@ from loracomp.worker.link import DATABASE_AWAY, Link
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.record import fail_jobs, record
 from loracomp.worker.stages import FAULT_OF_THE_WORKER, Engine, blame, isolate_failures, job_ids
-from loracomp.worker.turns import Turns
 
 _log = logging.getLogger(__name__)
 
@@ -77,9 +75,6 @@ class Worker:
         """Whether the model is in a step."""
         self._looked_at: float | None = None
         self._look_again = 0.0
-        self._look_s = 0.0
-        """Of the last look from the start of the queue."""
-        self._turns = Turns(self._began)
         name, lease_s = settings.worker_name, settings.lease_s
         self._claiming, self._recording = (
             Link(url, f"loracomp {does} {name}", self._stopping, settings.answer_s) for does in ("worker", "recorder")
@@ -202,21 +197,13 @@ class Worker:
                 lease_s=settings.lease_s,
                 held=held,
                 from_start=from_start,
-                overtake=self._turns.overtakes(started, holds=bool(held)),
             )
-        except Exception:
-            self._look_s = inf
-            raise
         finally:
             # Under an old snapshot a look from the start reads all entries that the queue ever had, so spend at most a
-            # twentieth of the time on it. If it got no answer in time, the next claim does without. One look that is
-            # slow tells nothing: it may have waited for somebody's lock on a declared table, and jobs with priority or
-            # whose INSERT was slow to commit would wait for the next one.
+            # twentieth of the time on it. If it got no answer in time, the next claim does without.
             ended = perf_counter()
             if from_start:
-                self._look_again = ended + min(20 * min(ended - started, self._look_s), LOOK_AGAIN_S)
-                self._look_s = ended - started
-        self._turns.note(ended, holds=bool(held), claimed=len(jobs))
+                self._look_again = ended + min(20 * (ended - started), LOOK_AGAIN_S)
         self._looked_at = ended
         metrics.LAST_LOOK.set_to_current_time()
         return jobs

@@ -3,12 +3,18 @@
 --   submit_job                  a job from arguments
 --     insert_job                inserts a job from a JSON object, or finds the one that has its idempotency key
 --       job_from_json           a row of loracomp.job, with defaults
---   trigger check_columns       before the insert: refuses columns that the inserting role may not fill
---   trigger prepare_job         after that: fills columns that were left out
---     check_names               refuses names that don't exist
+--   triggers before the insert, in the order of their names:
+--     check_columns             refuses columns that the inserting role may not fill
+--     fill_defaults             fills columns that were left out
+--     names_exist               refuses names that don't exist (check_names)
 --       check_name, check_tasks_exist
---   trigger admit_jobs          after the insert: 15_limits.sql
---   trigger hint_job            after the insert: wakes idle workers
+--     place_job                 gives the job its place in the queue: 18_places.sql
+--   triggers after the insert:
+--     admit_jobs                refuses jobs that would exceed the limit of the queue: 15_limits.sql
+--     hint_job                  wakes idle workers
+--
+-- What a job asks for is checked here alone, where somebody can read the error, and not again when a worker changes the job. A base
+-- model's chat template or a task may go meanwhile: then a worker does without the task, or fails that job alone.
 
 CREATE FUNCTION loracomp.submitter_columns() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -50,7 +56,8 @@ COMMENT ON FUNCTION loracomp.job_from_json IS
 'Makes a row of loracomp.job from a JSON object; a column that submitters may not fill is refused. For insert_job.';
 
 -- Inserts a job with the caller's rights. If the idempotency_key was used before, it returns that job; if a column differs, it
--- raises. run_at is not compared, because its default differs in each call and retries change it.
+-- raises. run_at and priority are not compared: the default of run_at differs in each call, retries change it, and set_priority changes
+-- the priority.
 CREATE FUNCTION loracomp.insert_job(job jsonb) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
@@ -81,12 +88,12 @@ BEGIN
         -- If the existing job was purged just now, no job is found, and the loop inserts this one.
         EXIT WHEN earlier.id IS NOT NULL;
     END LOOP;
-    -- What was left out has the values that prepare_job filled in.
+    -- What was left out has the values that fill_defaults filled in.
     given.base_model := coalesce(given.base_model, earlier.base_model);
     given.max_new_tokens := coalesce(given.max_new_tokens, 64);
     earlier.max_new_tokens := coalesce(earlier.max_new_tokens, 64);
     SELECT string_agg(g.name, ', ' ORDER BY g.name) INTO differing
-    FROM jsonb_each(to_jsonb(given) - 'run_at') AS g (name, value)
+    FROM jsonb_each(to_jsonb(given) - '{run_at,priority}'::text[]) AS g (name, value)
     WHERE g.name = ANY (loracomp.submitter_columns()) AND g.value <> to_jsonb(earlier) -> g.name;
     IF differing IS NOT NULL THEN
         RAISE EXCEPTION 'idempotency_key was used before, by job %, with another %', earlier.id, differing
@@ -180,7 +187,7 @@ $$;
 COMMENT ON FUNCTION loracomp.check_columns IS
 'Trigger: refuses by name what the inserting role may not fill, such as a lease, an answer or another submitter.';
 
--- Its name comes before prepare_job, which fills some of these.
+-- Its name comes before fill_defaults and place_job, which fill some of these.
 CREATE TRIGGER check_columns BEFORE INSERT ON loracomp.job FOR EACH ROW
 WHEN (
     num_nonnulls(
@@ -199,49 +206,70 @@ WHEN (
 )
 EXECUTE FUNCTION loracomp.check_columns();
 
--- Raises for names of base models, policies and tasks that don't exist, for tasks that are asked for and excluded, and for a chat template
--- that the base model has not. Foreign keys refuse some of these too, but say neither which name it was nor where the existing ones are.
--- A column is checked only when somebody inserts or changes it, because that person can read the error. Workers update a job too, for
--- example when its time has come: an error would then stop the claims of all workers, although the job's data was right when it was
--- submitted, and only a task or a chat template has gone since. A worker that runs such a job does without the task, or fails it alone.
-CREATE FUNCTION loracomp.check_names(job loracomp.job, before loracomp.job) RETURNS void
-LANGUAGE plpgsql STABLE
+-- Fills columns that an INSERT may leave out. It runs with its owner's rights, because a submitter may not read which base model is the
+-- default in every installation.
+CREATE FUNCTION loracomp.fill_defaults() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    IF job.base_model IS NULL THEN
+    IF NOT loracomp.caller_is_admin() THEN
+        -- A run_at in the past must not bring a job to the front of the queue.
+        new.run_at := greatest(new.run_at, new.created_at);
+    END IF;
+    IF new.choices IS NULL AND new.max_new_tokens IS NULL AND new.kind = 'predict' THEN
+        new.max_new_tokens := 64;
+    END IF;
+    IF new.base_model IS NULL THEN
+        new.base_model := (SELECT b.name FROM loracomp.base_model AS b WHERE b.is_default);
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION loracomp.fill_defaults IS 'Trigger: fills base_model and max_new_tokens of a new job where they were left out.';
+
+CREATE TRIGGER fill_defaults BEFORE INSERT ON loracomp.job FOR EACH ROW EXECUTE FUNCTION loracomp.fill_defaults();
+
+-- Foreign keys refuse some of these names too, but say neither which name it was nor where the existing ones are. It runs with its owner's
+-- rights, because it reads tables that a submitter may not read.
+CREATE FUNCTION loracomp.check_names() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF new.base_model IS NULL THEN
         RAISE EXCEPTION 'base_model is not given and no base model is the default'
             USING ERRCODE = 'not_null_violation', CONSTRAINT = 'base_model_must_be_given_where_none_is_the_default',
                 HINT = 'name a base model, or let an administrator make one the default';
     END IF;
-    IF before.id IS NULL THEN
-        PERFORM loracomp.check_name('base_model', job.base_model, ARRAY(SELECT b.name FROM loracomp.base_model AS b));
-        PERFORM loracomp.check_name('policy', job.policy, ARRAY(SELECT p.name FROM loracomp.policy AS p))
-        WHERE job.policy <> 'default';
-        IF job.tasks && job.exclude_tasks THEN
-            RAISE EXCEPTION 'tasks and exclude_tasks both name %', (
-                SELECT string_agg(DISTINCT u.name, ', ') FROM unnest(job.tasks) AS u (name) WHERE u.name = ANY (job.exclude_tasks)
-            )
-                USING ERRCODE = 'check_violation', CONSTRAINT = 'tasks_and_exclude_tasks_must_differ',
-                    HINT = 'remove it from one of them: with tasks, no other task is used anyway';
-        END IF;
+    PERFORM loracomp.check_name('base_model', new.base_model, ARRAY(SELECT b.name FROM loracomp.base_model AS b));
+    PERFORM loracomp.check_name('policy', new.policy, ARRAY(SELECT p.name FROM loracomp.policy AS p))
+    WHERE new.policy <> 'default';
+    IF new.tasks && new.exclude_tasks THEN
+        RAISE EXCEPTION 'tasks and exclude_tasks both name %', (
+            SELECT string_agg(DISTINCT u.name, ', ') FROM unnest(new.tasks) AS u (name) WHERE u.name = ANY (new.exclude_tasks)
+        )
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'tasks_and_exclude_tasks_must_differ',
+                HINT = 'remove it from one of them: with tasks, no other task is used anyway';
     END IF;
-    PERFORM loracomp.check_tasks_exist('tasks', job.tasks) WHERE job.tasks IS DISTINCT FROM before.tasks;
-    PERFORM loracomp.check_tasks_exist('exclude_tasks', job.exclude_tasks)
-    WHERE job.exclude_tasks <> coalesce(before.exclude_tasks, '{}');
-    IF (job.chat_template, job.system_text) IS DISTINCT FROM (before.chat_template, before.system_text)
-        AND (job.chat_template OR job.system_text IS NOT NULL) AND NOT EXISTS (
-            SELECT FROM loracomp.base_model AS b WHERE b.name = job.base_model AND b.has_chat_template
-        ) THEN
-        RAISE EXCEPTION 'base model % has no chat template, which % asks for', job.base_model,
-            CASE WHEN job.system_text IS NULL THEN 'chat_template' ELSE 'system_text' END
+    PERFORM loracomp.check_tasks_exist('tasks', new.tasks) WHERE new.tasks IS NOT NULL;
+    PERFORM loracomp.check_tasks_exist('exclude_tasks', new.exclude_tasks) WHERE new.exclude_tasks <> '{}';
+    IF (new.chat_template OR new.system_text IS NOT NULL) AND NOT EXISTS (
+        SELECT FROM loracomp.base_model AS b WHERE b.name = new.base_model AND b.has_chat_template
+    ) THEN
+        RAISE EXCEPTION 'base model % has no chat template, which % asks for', new.base_model,
+            CASE WHEN new.system_text IS NULL THEN 'chat_template' ELSE 'system_text' END
             USING ERRCODE = 'check_violation', CONSTRAINT = 'base_model_has_no_chat_template',
                 HINT = 'leave it out, or name a base model that has one';
     END IF;
+    RETURN new;
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_names IS
-'Raises if a job names a base model, a policy or a task that does not exist, or asks for a chat template that there is not. For prepare_job.';
+'Trigger: refuses a new job that names a base model, a policy or a task that does not exist, or asks for a chat template where the base '
+'model has none.';
+
+CREATE TRIGGER names_exist BEFORE INSERT ON loracomp.job FOR EACH ROW EXECUTE FUNCTION loracomp.check_names();
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.check_name(field text, given text, known text[]) RETURNS void
@@ -258,66 +286,31 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.check_name IS 'Raises if a name is none of the known ones, with those that are like it. For check_names.';
 
--- Fills columns that an INSERT may leave out, and gives the job its place in the queue. It runs with its owner's rights,
--- because it reads tables that a submitter may not read.
-CREATE FUNCTION loracomp.prepare_job() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    IF tg_op = 'INSERT' AND NOT loracomp.caller_is_admin() THEN
-        -- A run_at in the past must not bring a job to the front of the queue.
-        new.run_at := greatest(new.run_at, new.created_at);
-    END IF;
-    IF new.choices IS NULL AND new.max_new_tokens IS NULL AND new.kind = 'predict' THEN
-        new.max_new_tokens := 64;
-    END IF;
-    IF new.base_model IS NULL THEN
-        new.base_model := (SELECT b.name FROM loracomp.base_model AS b WHERE b.is_default);
-    END IF;
-    PERFORM loracomp.check_names(new, old);
-    new.scheduled := new.run_at > now();
-    new.background := (new.kind = 'measure' OR new.priority < 0) AND new.run_at > now() - interval '1000 minutes';
-    -- One for later gets its place when its time has come. So does a retry, which has had its turn; its submitter's retries take
-    -- turns as if they were another's, so that they wait neither for all of his new jobs nor come before everybody's.
-    IF tg_op = 'UPDATE' AND NOT new.scheduled AND (new.background, new.base_model) = (old.background, old.base_model) THEN
-        new.place := new.place + 1000::bigint * (old.priority - new.priority);
-    ELSE
-        new.place := NULL;
-    END IF;
-    IF new.place IS NULL AND NOT new.scheduled THEN
-        new.place := loracomp.take_place(
-            new.base_model, new.background, (CASE WHEN new.attempts > 0 THEN 'retries of ' ELSE '' END || new.submitted_by)::name
-        ) - 1000::bigint * new.priority;
-    END IF;
-    RETURN new;
-END
-$$;
-COMMENT ON FUNCTION loracomp.prepare_job IS
-'Trigger: fills place, base_model and max_new_tokens of a job, and refuses unknown names in policy, base_model, '
-'exclude_tasks and tasks, and a chat template where the base model has none.';
-
-CREATE TRIGGER prepare_job
-BEFORE INSERT OR UPDATE OF run_at, scheduled, priority, choices, max_new_tokens, kind, base_model, exclude_tasks, tasks,
-chat_template, system_text
-ON loracomp.job
-FOR EACH ROW EXECUTE FUNCTION loracomp.prepare_job();
-
--- Notifies idle workers of new jobs. Workers also poll, so notifications are optional. NOTIFY holds a lock of the whole server
--- until commit: if many jobs are inserted, turn it off by ALTER DATABASE name SET loracomp.notify = 'off'. Any login can fill the
--- server's notification queue, and NOTIFY would then make the INSERT fail; so none is sent while the queue is more than half full.
-CREATE FUNCTION loracomp.hint_job() RETURNS trigger
-LANGUAGE plpgsql
+-- Workers and the keeper also poll, so notifications are optional. NOTIFY holds a lock of the whole server until commit: if many jobs are
+-- inserted, turn it off by ALTER DATABASE name SET loracomp.notify = 'off'. Any login can fill the server's notification queue, and NOTIFY
+-- would then make the statement fail; so none is sent while the queue is more than half full.
+CREATE FUNCTION loracomp.notify(channel text, payload text) RETURNS void
+LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF current_setting('loracomp.notify', true) IS DISTINCT FROM 'off' AND pg_notification_queue_usage() < 0.5 THEN
-        PERFORM pg_notify('loracomp_job', '');
+        PERFORM pg_notify(channel, payload);
     END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.notify IS
+'Sends a notification, unless the setting loracomp.notify is off or the server''s queue of notifications is half full.';
+
+CREATE FUNCTION loracomp.hint_job() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    PERFORM loracomp.notify('loracomp_job', '');
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION loracomp.hint_job IS
-'Trigger: notifies idle workers of new jobs, unless the setting loracomp.notify is off.';
+COMMENT ON FUNCTION loracomp.hint_job IS 'Trigger: notifies idle workers of new jobs.';
 
 CREATE TRIGGER hint_job AFTER INSERT ON loracomp.job FOR EACH STATEMENT EXECUTE FUNCTION loracomp.hint_job();

@@ -3,17 +3,17 @@
 --     pick_jobs                 locks the first jobs of the queue: 18_places.sql
 --
 -- A claimed job leaves a dead entry in the queue's index. Vacuum removes it, but not while any session holds an old snapshot. So a
--- claim reads on from the last claimed place, where new jobs are. What is put before it (by its priority, released or rescued, or
--- committed late) is found by a look from the start (from_start). That reads all dead entries, so after one a worker makes no other for
--- twenty times as long as it took, and for a minute at most.
+-- claim reads on from the last claimed place, where new jobs are. What is put before it (by its priority, released, or committed late)
+-- is found by a full scan of the index (from_start). That reads all dead entries, so a worker makes the next one only after twenty times
+-- as long as it took, and after a minute at most.
 
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. The worker may already hold
 -- jobs (held_ids): then no job that must run alone is claimed, and none is claimed while such a job runs. What it says counts, and
 -- not which leases it still has: if they have expired, its model may be at work on these jobs, or they have killed it since it asked.
--- A job that must run alone holds back what stands behind it, unless the worker may overtake it (pick_jobs says how).
+-- A job that must run alone holds back what stands behind it (pick_jobs).
 CREATE FUNCTION loracomp.claim_jobs(
     worker text, base_model text, batch_size integer, lease interval,
-    held_ids bigint[] DEFAULT '{}', from_start boolean DEFAULT TRUE, overtake boolean DEFAULT FALSE
+    held_ids bigint[] DEFAULT '{}', from_start boolean DEFAULT TRUE
 )
 RETURNS TABLE (
     id bigint, lease_token bigint, kind text, prompt text, choices text[], max_new_tokens integer, stop text[],
@@ -43,14 +43,10 @@ BEGIN
         RETURN;
     END IF;
     IF NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (held_ids) AND j.expired_leases > 0) THEN
-        picked := loracomp.pick_jobs(
-            claim_jobs.base_model, FALSE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start, claim_jobs.overtake
+        picked := coalesce(
+            loracomp.pick_jobs(claim_jobs.base_model, FALSE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start),
+            loracomp.pick_jobs(claim_jobs.base_model, TRUE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start)
         );
-        IF picked IS NULL THEN
-            picked := loracomp.pick_jobs(
-                claim_jobs.base_model, TRUE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start, claim_jobs.overtake
-            );
-        END IF;
     END IF;
     RETURN QUERY
     WITH claimed AS (
@@ -76,4 +72,4 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.claim_jobs IS
 'Claims due jobs of a base model: leases them to a worker. Every later write must show the returned lease_token. from_start: look from '
-'the start of the queue, and not only from where the last claim ended. overtake: also jobs behind one that must run alone.';
+'the start of the queue, and not only from where the last claim ended.';

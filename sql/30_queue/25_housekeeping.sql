@@ -8,9 +8,9 @@
 --   leave_house                 lets another worker be elected at once
 --   note_step                   what a step did last, for administrators
 
--- scheduled -> due, for at most 1,000 jobs whose run_at has come, and background -> everyday for as many that have waited there for
--- 1,000 minutes. The UPDATE fires prepare_job, which sees that they are due or old, and gives them their places. Scheduled jobs are in
--- another index, so that claims need not read past them.
+-- scheduled -> due for jobs whose run_at has come, and background -> everyday for those that have waited there for 1,000 minutes: gives
+-- them their places. Submitters take turns, twenty jobs each and then a hundred, so that nobody waits for another one's schedule of
+-- a million jobs. Each submitter's first job is found by a step in the index: the others are not read.
 CREATE FUNCTION loracomp.wake_jobs() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -22,29 +22,70 @@ SET enable_sort = off
 SET jit = off
 AS $$
 DECLARE
-    woken CONSTANT bigint[] := ARRAY(
-        SELECT d.id FROM loracomp.job AS d WHERE d.status = 'queued' AND d.scheduled AND d.run_at <= now()
-        ORDER BY d.run_at LIMIT 1000
-        FOR UPDATE SKIP LOCKED
-    ) || ARRAY(
-        SELECT d.id FROM loracomp.job AS d
-        WHERE d.status = 'queued' AND NOT d.scheduled AND d.background AND d.run_at < now() - interval '1000 minutes'
-        ORDER BY d.run_at LIMIT 1000
-        FOR UPDATE SKIP LOCKED
-    );
+    deadline CONSTANT timestamptz := clock_timestamp() + interval '0.2 seconds';
+    of_age CONSTANT timestamptz := now() - interval '1000 minutes';
+    waiting record;
+    woken bigint[];
+    before integer;
+    handled integer := 0;
 BEGIN
-    -- Check first, because an UPDATE of no rows would still run the triggers of the audit and of declarations.
-    IF woken <> '{}' THEN
-        UPDATE loracomp.job AS j SET scheduled = FALSE WHERE j.id = ANY (woken);
+    LOCK TABLE loracomp.job IN ROW EXCLUSIVE MODE; -- as in claim_jobs
+    LOOP
+        before := handled;
+        FOR waiting IN
+            WITH RECURSIVE first AS (
+                (
+                    SELECT j.scheduled, j.submitted_by, j.run_at FROM loracomp.job AS j
+                    WHERE j.status = 'queued' AND (j.scheduled OR j.background)
+                    ORDER BY j.scheduled, j.submitted_by, j.run_at LIMIT 1
+                )
+                UNION ALL
+                SELECT n.* FROM first AS f CROSS JOIN LATERAL (
+                    SELECT j.scheduled, j.submitted_by, j.run_at FROM loracomp.job AS j
+                    WHERE j.status = 'queued' AND (j.scheduled OR j.background)
+                        AND (j.scheduled, j.submitted_by) > (f.scheduled, f.submitted_by)
+                    ORDER BY j.scheduled, j.submitted_by, j.run_at LIMIT 1
+                ) AS n
+            )
+            SELECT f.* FROM first AS f WHERE f.run_at <= CASE WHEN f.scheduled THEN now() ELSE of_age END
+            ORDER BY random() -- if there are too many for one call
+        LOOP
+            woken := ARRAY(
+                SELECT j.id FROM loracomp.job AS j
+                WHERE j.status = 'queued' AND (j.scheduled OR j.background)
+                    AND j.scheduled = waiting.scheduled AND j.submitted_by = waiting.submitted_by
+                    AND j.run_at <= CASE WHEN waiting.scheduled THEN now() ELSE of_age END
+                ORDER BY j.scheduled, j.submitted_by, j.run_at LIMIT CASE WHEN handled = 0 THEN 20 ELSE 100 END
+                FOR UPDATE SKIP LOCKED
+            );
+            -- Check first, because an UPDATE of no rows would still run the triggers of the audit and of declarations.
+            IF woken <> '{}' THEN
+                UPDATE loracomp.job AS j SET scheduled = FALSE, background = p.background, place = p.place
+                FROM (
+                    SELECT d.id, b.background, loracomp.take_place(d, b.background) AS place
+                    FROM loracomp.job AS d
+                    CROSS JOIN LATERAL (SELECT d.background AND d.run_at > of_age AS background) AS b
+                    WHERE d.id = ANY (woken)
+                    ORDER BY d.run_at, d.id
+                ) AS p
+                WHERE j.id = p.id AND j.id = ANY (woken);
+            END IF;
+            handled := handled + cardinality(woken);
+            EXIT WHEN clock_timestamp() > deadline;
+        END LOOP;
+        EXIT WHEN handled = before OR clock_timestamp() > deadline;
+    END LOOP;
+    IF handled > 0 THEN
+        PERFORM loracomp.notify('loracomp_job', '');
     END IF;
-    RETURN cardinality(woken);
+    RETURN handled;
 END
 $$;
 COMMENT ON FUNCTION loracomp.wake_jobs IS
 'Makes jobs whose run_at has come available to claims, and returns their number. For the keeper.';
 
--- running -> queued for at most 1,000 jobs whose lease has expired; from then on each is claimed alone. Its first expiry gives the
--- attempt back; any other counts, because the job ran alone, and after the last attempt the job is failed.
+-- running -> queued for jobs whose lease has expired; from then on each is claimed alone. Its first expiry gives the attempt back; any
+-- other counts, because the job ran alone, and after the last attempt the job is failed.
 -- A worker whose model goes on ends a job at its timeout_s itself (fail_jobs). If it did not, it died or hangs, and nobody knows
 -- which of its jobs that is due to.
 CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
@@ -58,40 +99,47 @@ SET enable_sort = off
 SET jit = off
 AS $$
 DECLARE
-    expired CONSTANT bigint[] := ARRAY(
-        SELECT j.id FROM loracomp.job AS j
-        WHERE j.status = 'running' AND j.lease_expires_at < now()
-        ORDER BY j.lease_expires_at LIMIT 1000
-        FOR UPDATE SKIP LOCKED
-    );
+    deadline CONSTANT timestamptz := clock_timestamp() + interval '0.2 seconds';
+    expired bigint[];
+    handled integer := 0;
 BEGIN
-    -- Check first, because an UPDATE of no rows would still run the triggers of the audit and of declarations.
-    IF expired = '{}' THEN
-        RETURN 0;
-    END IF;
-    UPDATE loracomp.job AS j SET
-        status = CASE WHEN e.spent THEN 'failed' ELSE 'queued' END,
-        finished_at = CASE WHEN e.spent THEN now() END,
-        attempts = CASE WHEN e.alone THEN j.attempts ELSE greatest(j.attempts - 1, 0) END, -- somebody may have set it to 0 meanwhile
-        expired_leases = j.expired_leases + 1,
-        run_at = CASE WHEN e.alone AND NOT e.spent THEN now() + loracomp.retry_delay(j.attempts) ELSE j.run_at END,
-        lease_token = NULL,
-        lease_expires_at = NULL,
-        error_code = CASE WHEN e.timed_out THEN 'timed_out' ELSE 'lease_expired' END,
-        error = format(
-            '%s: worker %s stopped or hung while it worked on %s',
-            CASE WHEN e.timed_out THEN format('it took longer than its timeout_s of %s s', j.timeout_s) ELSE 'its lease ran out' END,
-            j.worker, CASE WHEN e.alone THEN 'this job alone' ELSE 'this job and maybe others' END
-        )
-    FROM (
-        SELECT
-            r.id, r.expired_leases > 0 AS alone, r.expired_leases > 0 AND r.attempts >= r.max_attempts AS spent,
-            r.lease_expires_at >= r.claimed_at + make_interval(secs => r.timeout_s) AS timed_out
-        FROM loracomp.job AS r WHERE r.id = ANY (expired)
-    ) AS e
-    WHERE j.id = e.id AND j.id = ANY (expired);
-    PERFORM nextval('loracomp.rescued_jobs') FROM unnest(expired);
-    RETURN cardinality(expired);
+    LOCK TABLE loracomp.job IN ROW EXCLUSIVE MODE; -- as in claim_jobs
+    LOOP
+        expired := ARRAY(
+            SELECT j.id FROM loracomp.job AS j
+            WHERE j.status = 'running' AND j.lease_expires_at < now()
+            ORDER BY j.lease_expires_at LIMIT 100
+            FOR UPDATE SKIP LOCKED
+        );
+        EXIT WHEN expired = '{}';
+        UPDATE loracomp.job AS j SET
+            status = CASE WHEN e.spent THEN 'failed' ELSE 'queued' END,
+            finished_at = CASE WHEN e.spent THEN now() END,
+            attempts = CASE WHEN e.alone THEN j.attempts ELSE greatest(j.attempts - 1, 0) END, -- somebody may have set it to 0 meanwhile
+            expired_leases = j.expired_leases + 1,
+            run_at = CASE WHEN e.alone AND NOT e.spent THEN now() + loracomp.retry_delay(j.attempts) ELSE j.run_at END,
+            scheduled = NOT e.spent, -- wake_jobs gives it a place
+            place = NULL,
+            lease_token = NULL,
+            lease_expires_at = NULL,
+            error_code = CASE WHEN e.timed_out THEN 'timed_out' ELSE 'lease_expired' END,
+            error = format(
+                '%s: worker %s stopped or hung while it worked on %s',
+                CASE WHEN e.timed_out THEN format('it took longer than its timeout_s of %s s', j.timeout_s) ELSE 'its lease ran out' END,
+                j.worker, CASE WHEN e.alone THEN 'this job alone' ELSE 'this job and maybe others' END
+            )
+        FROM (
+            SELECT
+                r.id, r.expired_leases > 0 AS alone, r.expired_leases > 0 AND r.attempts >= r.max_attempts AS spent,
+                r.lease_expires_at >= r.claimed_at + make_interval(secs => r.timeout_s) AS timed_out
+            FROM loracomp.job AS r WHERE r.id = ANY (expired)
+        ) AS e
+        WHERE j.id = e.id AND j.id = ANY (expired);
+        handled := handled + cardinality(expired);
+        EXIT WHEN clock_timestamp() > deadline;
+    END LOOP;
+    PERFORM nextval('loracomp.rescued_jobs') FROM generate_series(1, handled);
+    RETURN handled;
 END
 $$;
 COMMENT ON FUNCTION loracomp.rescue_jobs IS

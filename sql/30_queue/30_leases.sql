@@ -87,6 +87,8 @@ BEGIN
         status = CASE WHEN a.again THEN 'queued' ELSE 'failed' END,
         finished_at = CASE WHEN NOT a.again THEN now() END,
         run_at = CASE WHEN a.again THEN now() + loracomp.retry_delay(j.attempts) ELSE j.run_at END,
+        scheduled = a.again, -- wake_jobs gives it another place
+        place = CASE WHEN NOT a.again THEN j.place END,
         lease_token = NULL,
         lease_expires_at = NULL,
         error_code = i.code,

@@ -54,11 +54,8 @@ BEGIN
         error = coalesce(cancel_jobs.reason, 'cancelled')
     WHERE j.id = ANY (picked);
     -- Tell the workers that run these jobs, so that their models stop working on them at once and not only after the next
-    -- renewal of the lease. The conditions are those of hint_job.
-    IF running AND current_setting('loracomp.notify', true) IS DISTINCT FROM 'off'
-        AND pg_notification_queue_usage() < 0.5 THEN
-        PERFORM pg_notify('loracomp_job', 'cancelled');
-    END IF;
+    -- renewal of the lease.
+    PERFORM loracomp.notify('loracomp_job', 'cancelled') WHERE running;
     PERFORM loracomp.give_reason(before);
     RETURN cardinality(picked);
 END
@@ -126,10 +123,13 @@ BEGIN
                 ELSE 'a worker will claim it when it is due'
             END;
     END IF;
+    old.attempts := 0; -- take_place must not count it as a retry of the queue's
+    old.expired_leases := 0;
     UPDATE loracomp.job AS j SET
-        status = 'queued', attempts = 0, expired_leases = 0, run_at = now(), place = NULL, finished_at = NULL,
-        error_code = NULL, error = NULL
+        status = 'queued', attempts = 0, expired_leases = 0, run_at = now(), scheduled = FALSE,
+        place = loracomp.take_place(old, old.background), finished_at = NULL, error_code = NULL, error = NULL
     WHERE j.id = retry_job.id;
+    PERFORM loracomp.notify('loracomp_job', '');
     PERFORM loracomp.check_room(old.submitted_by, NULL) WHERE NOT loracomp.caller_is_admin();
     PERFORM loracomp.give_reason(before);
 END
@@ -137,7 +137,8 @@ $$;
 COMMENT ON FUNCTION loracomp.retry_job IS
 'Queues a failed or cancelled job again, with attempts reset to 0. Submitters may retry their own jobs, administrators all.';
 
--- Moves queued jobs in the queue; the others keep their priority.
+-- Moves queued jobs in the queue; the others keep their priority. A job that goes into the background, or comes from there, gets a new
+-- place among those.
 CREATE FUNCTION loracomp.set_priority(
     priority integer, ids bigint[] DEFAULT NULL, tags jsonb DEFAULT NULL
 ) RETURNS bigint
@@ -148,8 +149,15 @@ DECLARE
     picked CONSTANT bigint[] := loracomp.lock_jobs(set_priority.ids, set_priority.tags, '{queued}');
 BEGIN
     WITH moved AS (
-        UPDATE loracomp.job AS j SET priority = set_priority.priority
+        UPDATE loracomp.job AS j SET
+            priority = set_priority.priority,
+            background = b.background,
+            place = 1000::bigint * (j.priority - set_priority.priority) + CASE
+                WHEN b.background = j.background THEN j.place
+                WHEN NOT j.scheduled THEN loracomp.take_place(old, b.background)
+            END
         FROM loracomp.job AS old
+        CROSS JOIN LATERAL (SELECT old.kind = 'measure' OR set_priority.priority < 0 AS background) AS b
         WHERE j.id = ANY (picked) AND old.id = j.id
         RETURNING j.id, j.attempts, old.priority AS before
     )

@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from job_data import add_jobs, job
+from job_data import add_jobs
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -160,14 +160,6 @@ def test_the_last_of_a_statement_takes_the_others_with_it(connection: Connection
 def test_the_client_refuses_a_nul_byte(connection: Connection):
     with pytest.raises(psycopg.DataError, match="NUL"):
         add_jobs(connection, "a\0b")
-
-
-def test_an_update_is_held_to_the_same(connection: Connection):
-    (job_id,) = add_jobs(connection, "a")
-    with pytest.raises(psycopg.errors.ForeignKeyViolation) as caught:
-        connection.execute("UPDATE loracomp.job SET exclude_tasks = '{nope}'")
-    assert caught.value.diag.constraint_name == "exclude_tasks_must_name_tasks"
-    assert job(connection, job_id)["exclude_tasks"] == []
 
 
 def test_the_message_names_the_field_and_the_way_out(connection: Connection):

@@ -142,7 +142,7 @@ SERVERS = {
     "a group's settings": "ALTER ROLE loracomp_worker SET search_path = 'pg_temp'",
     "rights of what others will make": "ALTER DEFAULT PRIVILEGES FOR ROLE postgres GRANT SELECT ON TABLES TO PUBLIC",
     "leakproof": "CREATE FUNCTION pg_temp.f(text) RETURNS boolean LANGUAGE sql LEAKPROOF RETURN true",
-    "an event trigger": "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION loracomp.prepare_job()",
+    "an event trigger": "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION loracomp.place_job()",
     "ending another": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'",
     "statistics as they are": "SELECT stavalues1 FROM pg_statistic",
     "extended statistics": "SELECT stxdmcv FROM pg_statistic_ext_data",

@@ -75,7 +75,7 @@ OWNERS_ALONE = """
     calibration_examples adapter_worths in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs hold_jobs
     succeed_jobs check_server check_objects check_work check_worker_name
-    find_task check_setting check_columns prepare_job hint_job check_room
+    find_task check_setting check_columns fill_defaults place_job hint_job notify check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_row keep_audit_event recount_days
     content_hash has_learnt_from draw_examples likely_tasks queue_measurements active_adapters
@@ -260,7 +260,7 @@ BREAKOUTS = {
     "files": "COPY loracomp.job TO '/tmp/jobs'",
     "programs": "COPY loracomp.job FROM PROGRAM 'true'",
     "rows by COPY": "COPY loracomp.job (prompt) FROM STDIN",
-    "a trigger": "CREATE TRIGGER t AFTER INSERT ON loracomp.job EXECUTE FUNCTION loracomp.prepare_job()",
+    "a trigger": "CREATE TRIGGER t AFTER INSERT ON loracomp.job EXECUTE FUNCTION loracomp.place_job()",
     "a policy of rows": "CREATE POLICY all_rows ON loracomp.job USING (true)",
     "no row security": "ALTER TABLE loracomp.job DISABLE ROW LEVEL SECURITY",
     "row_security off": "SET row_security = off; SELECT FROM loracomp.job",
@@ -285,7 +285,7 @@ BREAKOUTS = {
     "what a new task is calibrated on": "SELECT loracomp.read_labelled('{1}', '{1}', '{1}')",
     "adapters on tasks": "SELECT FROM bi.transfer",
     "adapters": "SELECT loracomp.read_adapters('{1}')",
-    "triggers' functions": "SELECT loracomp.prepare_job()",
+    "triggers' functions": "SELECT loracomp.place_job()",
 }
 
 

@@ -88,12 +88,19 @@ def test_trying_again_is_no_way_past_the_limits_of_the_queue(connection: Connect
 def test_a_conflict_of_keys_names_all_that_differs(connection: Connection, submitter: Connection):
     job_id = value(submitter, "SELECT loracomp.submit_job('a', idempotency_key => 'k')")
     with pytest.raises(
-        psycopg.errors.UniqueViolation, match=rf"by job {job_id}, with another priority, tags, timeout_s\n"
+        psycopg.errors.UniqueViolation, match=rf"by job {job_id}, with another max_attempts, tags, timeout_s\n"
     ):
         submitter.execute(
             "SELECT loracomp.submit_job("
-            "'a', idempotency_key => 'k', priority => 5, tags => '{\"n\": 1}', timeout_s => 5)"
+            "'a', idempotency_key => 'k', max_attempts => 5, tags => '{\"n\": 1}', timeout_s => 5)"
         )
+
+
+def test_a_job_that_was_moved_is_still_found_by_its_key(connection: Connection, submitter: Connection):
+    again = "SELECT loracomp.submit_job('a', idempotency_key => 'k', run_at => now())"
+    job_id = value(submitter, again)
+    submitter.execute("SELECT loracomp.set_priority(5, ids => ARRAY[%s::bigint])", [job_id])
+    assert value(submitter, again) == job_id
 
 
 @pytest.mark.parametrize(
@@ -170,9 +177,9 @@ def test_the_same_keys_again_are_the_same_jobs(connection: Connection, submitter
     rows = [{"prompt": f"prompt {n}", "idempotency_key": f"key {n}"} for n in range(20)]
     first = submit_jobs(submitter, *rows)
     assert submit_jobs(submitter, *rows) == first
-    ((_, job_id, refused),) = submit_jobs(submitter, rows[3] | {"priority": 7})
+    ((_, job_id, refused),) = submit_jobs(submitter, rows[3] | {"timeout_s": 7})
     assert job_id is None and refused is not None
-    assert refused.startswith(f"idempotency_key was used before, by job {first[3][1]}, with another priority")
+    assert refused.startswith(f"idempotency_key was used before, by job {first[3][1]}, with another timeout_s")
 
 
 def test_a_full_queue_refuses_all_rows(connection: Connection, submitter: Connection):

@@ -94,13 +94,14 @@ job = Table(
     optional(
         "place",
         BigInteger,
-        "Place in the queue: jobs are claimed in this order, in which submitters take turns. A trigger sets it; null: "
-        "run_at has not come yet.",
+        "Place in the queue: jobs are claimed in this order, in which submitters take turns. Null while the job is "
+        "scheduled.",
     ),
     required(
         "background",
         Boolean,
-        "Whether the job is claimed only if no other waits: kind measure, and priorities below 0. A trigger sets it.",
+        "Whether the job is claimed only if no other waits: kind measure, and priorities below 0. The keeper clears it "
+        "after 1,000 minutes.",
         default="false",
     ),
     required(
@@ -143,7 +144,7 @@ job = Table(
     required(
         "scheduled",
         Boolean,
-        "Whether the job waits for run_at. A trigger sets it; the first claim after run_at clears it.",
+        "Whether the job waits for run_at, or for a new place in the queue; the keeper then gives it one.",
         default="false",
     ),
     # In this table and not in prediction, so that reports that count it need not read traces, ten times as large.
@@ -262,8 +263,8 @@ job = Table(
         "base_model background expired_leases place id",
         "status = 'queued' AND NOT scheduled AND expired_leases > 0",
     ),
-    # What time changes: scheduled jobs become due, and old ones leave the background.
-    index("job_scheduled", "scheduled run_at", "status = 'queued' AND (scheduled OR background)"),
+    # What time changes: scheduled jobs become due, and old ones leave the background. By submitter, who take turns.
+    index("job_scheduled", "scheduled submitted_by run_at", "status = 'queued' AND (scheduled OR background)"),
     index("job_leases", "lease_expires_at", "status = 'running'"),
     index("job_finished", "finished_at", "finished_at IS NOT NULL"),
     # By day too, because this is how views of bi are asked; BRIN as on prediction.
