@@ -478,20 +478,20 @@ WHERE day >= %(since)s AND status = 'failed' GROUP BY 1 ORDER BY jobs DESC, reas
 -- name: waits
 -- Percentiles can't be added up, so those of the base model with the most answers of a day.
 SELECT DISTINCT ON (day, step) day, step, n, p50_ms / 1000::float8 AS p50_s, p95_ms / 1000::float8 AS p95_s FROM bi.latency_by_day
-WHERE day >= %(since)s AND NOT has_expected AND step IN ('queue', 'total') ORDER BY day, step, n DESC
+WHERE day >= %(since)s AND step IN ('queue', 'total') ORDER BY day, step, n DESC
 
 -- name: accuracy
 SELECT a.policy, a.n, a.correct::float8 / a.n::float8 AS accuracy, i.low, i.high
 FROM (
     SELECT policy, sum(n)::bigint AS n, sum(correct)::bigint AS correct FROM bi.accuracy_by_day
-    WHERE day >= %(since)s AND n > 0 GROUP BY policy
+    WHERE day >= %(since)s GROUP BY policy
 ) AS a CROSS JOIN LATERAL bi.wilson_interval(a.correct, a.n) AS i ORDER BY accuracy DESC, a.policy
 
 -- name: adapter_usage
 SELECT
     coalesce(adapter, 'deleted') AS adapter, sum(jobs)::bigint AS jobs,
-    sum(mean_weight * jobs::float8) / sum(sum(mean_weight * jobs::float8)) OVER () AS share, count(*) OVER () AS found
-FROM bi.adapter_usage_by_day WHERE day >= %(since)s AND NOT has_expected
+    sum(weight) / sum(sum(weight)) OVER () AS share, count(*) OVER () AS found
+FROM bi.adapter_usage_by_day WHERE day >= %(since)s
 GROUP BY adapter ORDER BY share DESC LIMIT 15
 
 -- name: companions
@@ -509,9 +509,9 @@ CROSS JOIN LATERAL pg_catalog.unnest(c.adapters) AS b (adapter)
 WHERE b.adapter > a.adapter GROUP BY a.adapter, b.adapter ORDER BY jobs DESC, pair LIMIT 15
 
 -- name: answers_of_tag
-SELECT value, label, sum(n)::bigint AS n, sum(asked)::bigint AS asked, sum(correct)::bigint AS correct, count(*) OVER () AS found
+SELECT value, choice, sum(n)::bigint AS n, sum(asked)::bigint AS asked, sum(correct)::bigint AS correct, count(*) OVER () AS found
 FROM bi.answers_by_tag WHERE day >= %(since)s AND tag = %(tag)s AND (%(value)s::text IS NULL OR value = %(value)s)
-GROUP BY value, label ORDER BY n DESC, value, label LIMIT 40
+GROUP BY value, choice ORDER BY n DESC, value, choice LIMIT 40
 
 -- name: report_age
-SELECT max(age_s) AS age_s FROM bi.report_refresh
+SELECT age_s FROM bi.report_refresh

@@ -53,7 +53,7 @@ DATABASE_METRICS = {
     ),
     "loracomp_table_dead_rows": _Family(GaugeMetricFamily, "Dead rows.", ("table",)),
     "loracomp_table_live_rows": _Family(GaugeMetricFamily, "Live rows, as the server estimates.", ("table",)),
-    "loracomp_report_age_seconds": _Family(GaugeMetricFamily, "Seconds since a report was refreshed.", ("report",)),
+    "loracomp_report_age_seconds": _Family(GaugeMetricFamily, "Seconds since the reports were refreshed."),
 }
 """The metrics that the SQL function database_metrics returns; they are the same for every worker."""
 

@@ -18,7 +18,6 @@ SELECT
     j.status,
     j.error_code AS reason,
     count(*) AS jobs,
-    sum(j.attempts) AS attempts,
     coalesce(sum(p.prompt_tokens), 0) AS prompt_tokens,
     coalesce(sum(p.output_tokens), 0) AS output_tokens,
     coalesce(sum(loracomp.compute_seconds(p.timings, p.batch_size)), 0) AS compute_s,
@@ -42,7 +41,7 @@ SELECT
     d.status,
     d.reason,
     d.jobs,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'jobs_by_day') AS as_of,
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r) AS as_of,
     d.routed,
     d.fell_back
 FROM loracomp.jobs_by_day AS d
@@ -51,7 +50,7 @@ COMMENT ON VIEW bi.jobs_by_day IS
 'Number of jobs that ended on each day, by how they ended: what bi.prediction lists, and jobs that were purged. Refreshed by '
 'refresh_reports, not live.';
 COMMENT ON COLUMN bi.jobs_by_day.kind IS 'predict: the jobs were to be answered. route: only routing weights were to be computed.';
-SELECT loracomp.copy_comments('bi.jobs_by_day', 'loracomp.jobs_by_day', 'bi.routing_by_day');
+SELECT loracomp.copy_comments('bi.jobs_by_day', 'loracomp.jobs_by_day', 'bi.accuracy_by_day');
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.cost_by_submitter AS
@@ -61,17 +60,12 @@ SELECT
     d.policy,
     d.base_model,
     sum(d.jobs)::bigint AS jobs,
-    coalesce(sum(d.jobs) FILTER (WHERE d.status = 'succeeded'), 0)::bigint AS succeeded,
-    coalesce(sum(d.jobs) FILTER (WHERE d.status = 'failed'), 0)::bigint AS failed,
-    sum(d.attempts)::bigint AS attempts,
     sum(d.prompt_tokens)::bigint AS prompt_tokens,
     sum(d.output_tokens)::bigint AS output_tokens,
     sum(d.compute_s) AS compute_s,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'jobs_by_day') AS as_of
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r) AS as_of
 FROM loracomp.jobs_by_day AS d
 GROUP BY d.day, d.submitted_by, d.policy, d.base_model;
 COMMENT ON VIEW bi.cost_by_submitter IS 'Jobs, tokens and seconds of computing of each submitter, by day, policy and base model. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.cost_by_submitter.jobs IS 'Number of jobs that ended, also of kind measure, which bi.prediction and bi.jobs_by_day leave out.';
-COMMENT ON COLUMN bi.cost_by_submitter.succeeded IS 'Number of jobs that were answered.';
-COMMENT ON COLUMN bi.cost_by_submitter.failed IS 'Number of jobs that failed.';
-SELECT loracomp.copy_comments('bi.cost_by_submitter', 'loracomp.jobs_by_day', 'bi.routing_by_day');
+SELECT loracomp.copy_comments('bi.cost_by_submitter', 'loracomp.jobs_by_day', 'bi.accuracy_by_day');

@@ -1,7 +1,7 @@
 -- Numbers of answers by the tags that analysts may see.
 --   set_reported_tags             sets the keys of these tags
 --   bi.job_tag                    each such tag of each job that ended
---   bi.answers_by_tag             numbers of answers by tag, label and day
+--   bi.answers_by_tag             numbers of answers by tag, choice and day
 --     loracomp.answers_by_tag     the stored numbers, a table
 --   answers_by_tag_on             computes a day of it
 
@@ -27,7 +27,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_reported_tags IS
-'Sets the keys of the tags that analysts may see in bi, with the labels that were the answers of such jobs. {}: no tags.';
+'Sets the keys of the tags that analysts may see in bi, with the choices that were the answers of such jobs. {}: no tags.';
 
 -- Reads only, with its owner's rights. One row for each tag, for joins with bi.prediction. It needs no security_barrier, which would make
 -- these joins slow: a value is computed from a listed key, so no condition can see that of another.
@@ -47,8 +47,7 @@ COMMENT ON COLUMN bi.job_tag.tag IS 'Key of a tag whose values analysts may see.
 COMMENT ON COLUMN bi.job_tag.value IS 'Value of the tag, as text.';
 SELECT loracomp.copy_comments('bi.job_tag', 'bi.prediction');
 
--- Reads only. A label is the chosen one of a job's choices; generated text
--- is no label. Values and labels are cut to 200 characters, because an index can't contain long texts.
+-- Reads only. Generated text is not shown. Values and choices are cut to 200 characters, because an index can't contain long texts.
 CREATE FUNCTION loracomp.answers_by_tag_on(day date) RETURNS SETOF loracomp.answers_by_tag
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -56,7 +55,7 @@ SELECT
     answers_by_tag_on.day,
     x.tag,
     x.value,
-    x.label,
+    x.choice,
     x.policy,
     x.base_model,
     count(*) AS n,
@@ -66,7 +65,7 @@ FROM (
     SELECT
         r.key AS tag,
         left(j.tags ->> r.key, 200) AS value,
-        CASE WHEN j.choices IS NULL THEN '' ELSE left(p.output, 200) END AS label,
+        CASE WHEN j.choices IS NULL THEN '' ELSE left(p.output, 200) END AS choice,
         j.policy,
         p.base_model,
         j.expected IS NOT NULL AS is_asked,
@@ -76,8 +75,8 @@ FROM (
     INNER JOIN loracomp.reported_tag AS r ON jsonb_exists(j.tags, r.key)
     WHERE j.status = 'succeeded' AND j.kind = 'predict' AND j.tags ->> r.key IS NOT NULL
 ) AS x
-WHERE x.label IS NOT NULL
-GROUP BY x.tag, x.value, x.label, x.policy, x.base_model;
+WHERE x.choice IS NOT NULL
+GROUP BY x.tag, x.value, x.choice, x.policy, x.base_model;
 END;
 COMMENT ON FUNCTION loracomp.answers_by_tag_on IS 'Rows of loracomp.answers_by_tag for a day, computed from its jobs.';
 
@@ -88,17 +87,17 @@ SELECT
     a.day,
     a.tag,
     a.value,
-    nullif(a.label, '') AS label,
+    nullif(a.choice, '') AS choice,
     a.policy,
     a.base_model,
     a.n,
     a.asked,
     a.correct,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'answers_by_tag') AS as_of
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r) AS as_of
 FROM loracomp.answers_by_tag AS a
 INNER JOIN loracomp.reported_tag AS r ON a.tag = r.key;
 COMMENT ON VIEW bi.answers_by_tag IS
-'Number of answers of each day by tag (of set_reported_tags) and label. Refreshed by refresh_reports, not live.';
-COMMENT ON COLUMN bi.answers_by_tag.label IS
+'Number of answers of each day by tag (of set_reported_tags) and choice. Refreshed by refresh_reports, not live.';
+COMMENT ON COLUMN bi.answers_by_tag.choice IS
 'The choice that was the answer, cut to 200 characters; null if the answer was generated text.';
-SELECT loracomp.copy_comments('bi.answers_by_tag', 'loracomp.answers_by_tag', 'bi.routing_by_day');
+SELECT loracomp.copy_comments('bi.answers_by_tag', 'loracomp.answers_by_tag', 'bi.accuracy_by_day');

@@ -5,18 +5,9 @@
 --   close_days                  days whose jobs purge_jobs is about to delete, for the last time
 --     changed_days              days whose jobs are not those from which the reports were computed
 --     roll_up                   all reports' rows of these days
+--       reports                 their names
 --   bi.report_refresh           when it was done last
 -- One session at a time does this: the others wait for the lock of report_day.
-
-INSERT INTO loracomp.report_refresh (report, refreshed_at)
-VALUES
-('accuracy_by_day', 'epoch'),
-('adapter_usage_by_day', 'epoch'),
-('answers_by_tag', 'epoch'),
-('jobs_by_day', 'epoch'),
-('latency_by_day', 'epoch'),
-('routing_by_day', 'epoch')
-ON CONFLICT ON CONSTRAINT report_refresh_pkey DO NOTHING;
 
 -- Reads only. It compares the number of jobs that ended on a day, and the sum of their times, with those of the last computation.
 -- So it also finds jobs that were erased, deleted by hand or tried again, and those whose transaction ended late, without a note
@@ -62,6 +53,11 @@ COMMENT ON FUNCTION loracomp.changed_days IS
 'Days before a given one that are not closed, and whose ended jobs are not those from which reports were computed last, or have other '
 'names of policies and tasks now.';
 
+CREATE FUNCTION loracomp.reports() RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '{accuracy_by_day, adapter_usage_by_day, answers_by_tag, jobs_by_day, latency_by_day, routing_by_day}'::text[];
+COMMENT ON FUNCTION loracomp.reports IS 'Names of the tables with rows by day.';
+
 -- The day is part of the statement's text, so that the planner can estimate how many jobs it has. Day by day, and not report by report: all
 -- reports read the same jobs, which are then still in memory.
 CREATE FUNCTION loracomp.roll_up(days loracomp.report_day[]) RETURNS void
@@ -73,7 +69,7 @@ DECLARE
     report text;
 BEGIN
     FOREACH of_day IN ARRAY days LOOP
-        FOR report IN SELECT r.report FROM loracomp.report_refresh AS r LOOP
+        FOREACH report IN ARRAY loracomp.reports() LOOP
             EXECUTE format('DELETE FROM loracomp.%I WHERE day = %L', report, of_day.day);
             EXECUTE format('INSERT INTO loracomp.%I SELECT * FROM loracomp.%I(%L)', report, report || '_on', of_day.day);
         END LOOP;
@@ -101,7 +97,7 @@ COMMENT ON FUNCTION loracomp.close_days IS
 -- Replaces the rows of the days that have changed, which can be read meanwhile. If another session is refreshing, it does nothing.
 -- One snapshot is open during the whole call: call it when a long snapshot is acceptable.
 CREATE FUNCTION loracomp.refresh_reports(older_than interval DEFAULT '0')
-RETURNS TABLE (report text, refreshed_at timestamptz, seconds double precision, days integer)
+RETURNS TABLE (refreshed_at timestamptz, seconds double precision, days integer)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
@@ -109,16 +105,13 @@ AS $$
 DECLARE
     began timestamptz;
     changed loracomp.report_day[];
-    refreshed text;
+    report text;
 BEGIN
     -- 100 years in seconds.
     PERFORM loracomp.check_range('older_than', extract(EPOCH FROM refresh_reports.older_than), 0, 3.2e9);
     -- The same lock as an installer's, in the same order, so that the two wait for each other and do not deadlock.
     LOCK TABLE loracomp.job IN ACCESS SHARE MODE;
-    -- All reports are of the same age, so the first one's row stands for all.
-    PERFORM FROM loracomp.report_refresh AS r
-    WHERE r.report = (SELECT min(f.report) FROM loracomp.report_refresh AS f) AND r.refreshed_at <= now() - refresh_reports.older_than
-    FOR UPDATE SKIP LOCKED;
+    PERFORM FROM loracomp.report_refresh AS r WHERE r.refreshed_at <= now() - refresh_reports.older_than FOR UPDATE SKIP LOCKED;
     IF NOT found THEN
         RETURN;
     END IF;
@@ -129,37 +122,33 @@ BEGIN
     PERFORM loracomp.roll_up(changed);
     IF cardinality(changed) > 2 THEN
         -- Update statistics, because plans of joins depend on them, and autovacuum would do it much later.
-        FOR refreshed IN SELECT r.report FROM loracomp.report_refresh AS r LOOP
-            EXECUTE format('ANALYZE loracomp.%I', refreshed);
+        FOREACH report IN ARRAY loracomp.reports() LOOP
+            EXECUTE format('ANALYZE loracomp.%I', report);
         END LOOP;
     END IF;
     UPDATE loracomp.report_refresh AS r
     SET refreshed_at = began, seconds = round(extract(EPOCH FROM clock_timestamp() - began), 3);
-    RETURN QUERY
-    SELECT r.report, r.refreshed_at, r.seconds, cardinality(changed) FROM loracomp.report_refresh AS r ORDER BY r.report;
+    RETURN QUERY SELECT r.refreshed_at, r.seconds, cardinality(changed) FROM loracomp.report_refresh AS r;
 END
 $$;
 COMMENT ON FUNCTION loracomp.refresh_reports IS
-'Computes the reports again for the days whose jobs have changed, unless they are younger than the given age; returns a row for each '
-'report, with the number of these days and the seconds that all reports took. Reports can be read meanwhile.';
+'Computes the reports again for the days whose jobs have changed, unless they are younger than the given age; returns the '
+'number of these days and the seconds that it took, or nothing. Reports can be read meanwhile.';
 
 -- A release may count differently, so the first refresh after an upgrade computes all days again that are not closed. It is not done
 -- here, because others wait for the upgrade; only where no job has ended, there is nothing to compute.
 UPDATE loracomp.report_day SET jobs = NULL WHERE NOT is_closed;
-SELECT r.report FROM loracomp.refresh_reports() AS r
+SELECT r.days FROM loracomp.refresh_reports() AS r
 WHERE NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.finished_at IS NOT NULL);
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.report_refresh AS
 SELECT
-    r.report,
     r.refreshed_at,
     loracomp.seconds_between(r.refreshed_at, now()) AS age_s,
     r.seconds
 FROM loracomp.report_refresh AS r;
-COMMENT ON VIEW bi.report_refresh IS
-'Age of each report that refresh_reports computes. routing_drift and cost_by_submitter have no rows of their own: their ages are '
-'those of routing_by_day and jobs_by_day.';
+COMMENT ON VIEW bi.report_refresh IS 'One row: when refresh_reports last computed the reports by day.';
 COMMENT ON COLUMN bi.report_refresh.age_s IS 'Seconds since the last refresh.';
 SELECT loracomp.copy_comments('bi.report_refresh', 'loracomp.report_refresh');
 

@@ -120,8 +120,7 @@ AS $$
     UNION ALL
     SELECT 'loracomp_table_live_rows', jsonb_build_object('table', t.relname), t.n_live_tup FROM tables AS t
     UNION ALL
-    SELECT 'loracomp_report_age_seconds', jsonb_build_object('report', r.report),
-        loracomp.seconds_between(r.refreshed_at, now())
+    SELECT 'loracomp_report_age_seconds', '{}', loracomp.seconds_between(r.refreshed_at, now())
     FROM loracomp.report_refresh AS r
 $$;
 COMMENT ON FUNCTION loracomp.database_metrics IS

@@ -216,11 +216,10 @@ AS $$
     )
     UNION ALL
     SELECT 'reports', 'warn', 'no older than a day, or nothing is newer', ARRAY(
-        SELECT format('%s is of %s: schedule `loracomp refresh`', r.report, to_char(r.refreshed_at, 'YYYY-MM-DD HH24:MI'))
+        SELECT format('the reports are of %s: schedule `loracomp refresh`', to_char(r.refreshed_at, 'YYYY-MM-DD HH24:MI'))
         FROM loracomp.report_refresh AS r
         WHERE r.refreshed_at < now() - interval '1 day'
             AND r.refreshed_at < (SELECT max(j.finished_at) FROM loracomp.job AS j WHERE j.finished_at IS NOT NULL)
-        ORDER BY r.report
     )
 $$;
 COMMENT ON FUNCTION loracomp.check_work IS

@@ -1,4 +1,4 @@
-"""What analysts see of tags and labels, and what reports remember of jobs that were purged."""
+"""What analysts see of tags and choices, and what reports remember of jobs that were purged."""
 
 import json
 import random
@@ -19,11 +19,11 @@ def examples(connection: db.Connection) -> dict[str, int]:
     return load(connection)
 
 
-def tagged(connection, examples, label, *, days_ago=0, expected=None, **tags):
-    """A job with these tags that was given the label, so many days ago; its number."""
+def tagged(connection, examples, choice, *, days_ago=0, expected=None, **tags):
+    """A job with these tags that was given the choice, so many days ago; its number."""
     asked = {} if expected is None else {"expected": expected, "task": "rte"}
     job_id = submit(connection, choices=["yes", "no"], tags=json.dumps(tags), **asked)
-    answer(connection, job_id, examples, output=label, choice_index=1 + (label == "no"))
+    answer(connection, job_id, examples, output=choice, choice_index=1 + (choice == "no"))
     connection.execute(
         "UPDATE loracomp.job SET finished_at = now() - make_interval(days => %s) WHERE id = %s", [days_ago, job_id]
     )
@@ -36,7 +36,7 @@ def report(connection: db.Connection, columns: str, view: str) -> list[tuple]:
     return [tuple(row.values()) for row in rows]
 
 
-def test_labels_are_counted_by_the_tags_that_an_administrator_lists(database: str, logins: None) -> None:
+def test_choices_are_counted_by_the_tags_that_an_administrator_lists(database: str, logins: None) -> None:
     with db.connect(database) as owner:
         examples = load(owner)
         tagged(owner, examples, "yes", country="DE", customer="SECRET")
@@ -50,7 +50,7 @@ def test_labels_are_counted_by_the_tags_that_an_administrator_lists(database: st
     with connect(database, "adam") as adam:
         adam.execute("SELECT loracomp.set_reported_tags('{country,product}')")
         adam.execute("SELECT FROM loracomp.refresh_reports()")
-    columns = "tag, value, label, n, asked, correct"
+    columns = "tag, value, choice, n, asked, correct"
     with connect(database, "ana") as ana:
         rows = ana.execute(f"SELECT {columns} FROM bi.answers_by_tag ORDER BY {columns}".encode()).fetchall()
         assert [tuple(row.values()) for row in rows] == [
@@ -79,7 +79,7 @@ def test_keys_that_are_none_are_refused(connection: db.Connection, keys: str) ->
         connection.execute(f"SELECT loracomp.set_reported_tags({keys})".encode())
 
 
-def test_long_tags_and_labels_fit_into_the_report(connection: db.Connection, examples: dict[str, int]) -> None:
+def test_long_tags_and_choices_fit_into_the_report(connection: db.Connection, examples: dict[str, int]) -> None:
     connection.execute("SELECT loracomp.set_reported_tags('{t}')")
     wide = "\N{GRINNING FACE}" * 3000
     job_id = submit(connection, choices=[wide, "b"], tags=json.dumps({"t": wide}))
@@ -88,7 +88,7 @@ def test_long_tags_and_labels_fit_into_the_report(connection: db.Connection, exa
     for purge in (False, True):
         if purge:
             connection.execute(LATE)
-        assert report(connection, "value, label, n", "answers_by_tag") == [(wide[:200], wide[:200], 1)]
+        assert report(connection, "value, choice, n", "answers_by_tag") == [(wide[:200], wide[:200], 1)]
 
 
 def test_the_longest_names_fit_into_every_report(connection: db.Connection) -> None:
@@ -120,15 +120,14 @@ def test_the_longest_names_fit_into_every_report(connection: db.Connection) -> N
 
 
 REMEMBERED = {
-    "cost_by_submitter": "day, submitted_by, policy, base_model, jobs, succeeded, failed, attempts, prompt_tokens, "
-    "output_tokens, round(compute_s::numeric, 9)",
+    "cost_by_submitter": "day, submitted_by, policy, base_model, jobs, prompt_tokens, output_tokens, "
+    "round(compute_s::numeric, 9)",
     "jobs_by_day": "day, submitted_by, policy, base_model, has_expected, kind, status, reason, jobs, routed, fell_back",
-    "accuracy_by_day": "day, own_task, policy, asked, n, correct, accuracy, accuracy_low, accuracy_high",
-    "answers_by_tag": "day, tag, value, label, policy, n, asked, correct",
-    "routing_by_day": "day, policy, task, jobs, mean_probability, first_share, inside_share",
+    "accuracy_by_day": "day, own_task, policy, n, correct",
+    "answers_by_tag": "day, tag, value, choice, policy, n, asked, correct",
     "routing_drift": "day, policy, jobs, entropy_bits, mix_entropy_bits, week_before_jobs, drift",
-    "adapter_usage_by_day": "day, policy, adapter, task, jobs, share_of_jobs, mean_weight, share",
-    "latency_by_day": "day, step, n, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, max_ms",
+    "adapter_usage_by_day": "day, policy, adapter, task, jobs, weight",
+    "latency_by_day": "day, step, n, p50_ms, p95_ms, p99_ms",
 }
 
 
@@ -137,7 +136,7 @@ def all_reports(connection: db.Connection) -> dict[str, list[tuple]]:
 
 
 def test_reports_say_the_same_after_the_jobs_are_purged(connection: db.Connection, examples: dict[str, int]) -> None:
-    """In two batches, and beside what is still there; percentiles and shares too."""
+    """In two batches, and beside what is still there; percentiles too."""
     connection.execute("SELECT loracomp.set_reported_tags('{country}')")
     for days_ago in (9, 9, 8, 0):
         tagged(connection, examples, "yes", days_ago=days_ago, expected="yes", country="DE")

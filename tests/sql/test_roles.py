@@ -83,7 +83,7 @@ OWNERS_ALONE = """
     audit_examples sign_test_p
     lock_jobs erase_sums erase_declaration delete_jobs delete_predictions range_width add_range past_range drop_range
     delete_records forget_embeddings
-    jobs_on changed_days roll_up close_days accuracy_by_day_on routing_by_day_on
+    jobs_on changed_days roll_up reports close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on jobs_by_day_on
     answers_by_tag_on
     prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body read_body make_reader make_parts

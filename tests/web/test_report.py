@@ -64,7 +64,7 @@ def test_days_that_were_not_asked_for_are_not_counted(analyst: db.Connection, co
 def test_a_list_that_is_cut_says_how_much_more_there_is(connection: db.Connection, analyst: db.Connection) -> None:
     connection.execute(
         "INSERT INTO loracomp.jobs_by_day SELECT d.day, d.submitted_by, d.policy, d.base_model, d.has_expected,"
-        " d.kind, 'failed', 'reason ' || i, 1, 1, 0, 0, 0, 0, 0"
+        " d.kind, 'failed', 'reason ' || i, 1, 0, 0, 0, 0, 0"
         " FROM (SELECT * FROM loracomp.jobs_by_day LIMIT 1) AS d, generate_series(1, 14) AS i"
     )
     with analyst:

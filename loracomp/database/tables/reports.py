@@ -2,9 +2,21 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Date, Double, Integer, Interval, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    Double,
+    Integer,
+    Interval,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+)
 
-from loracomp.database.tables.columns import TIME, check, metadata, optional, required, unique_with_nulls
+from loracomp.database.tables.columns import TIME, also, check, metadata, optional, required, unique_with_nulls
 
 reported_tag = Table(
     "reported_tag",
@@ -18,16 +30,18 @@ reported_tag = Table(
 report_refresh = Table(
     "report_refresh",
     metadata,
-    required("report", Text, "Name of a table with rows by day, in schema loracomp.", primary_key=True),
+    required("id", SmallInteger, "Always 1.", primary_key=True, autoincrement=False, default="1"),
     required(
         "refreshed_at",
         TIME,
-        "When the report was last refreshed; it counts the jobs that ended until then.",
-        default="now()",
+        "When the reports were last refreshed; they count the jobs that ended until then.",
+        default="'epoch'",
     ),
-    optional("seconds", Double, "Seconds that the last refresh of all reports took; null if there was none."),
-    comment="The reports that refresh_reports computes, with their age.",
+    optional("seconds", Double, "Seconds that the last refresh took; null if there was none."),
+    check("there_is_one_row_of_report_refresh", "id = 1"),
+    comment="When refresh_reports last computed the reports by day.",
 )
+also("INSERT INTO loracomp.report_refresh DEFAULT VALUES")
 
 report_day = Table(
     "report_day",
@@ -68,14 +82,9 @@ def base_model(comment: str = "Base model that answered.") -> Column[Any]:
     return required("base_model", Text, comment)
 
 
-def has_expected() -> Column[Any]:
-    """Jobs that test policies are counted apart from those that people wait for."""
-    return required("has_expected", Boolean, "Whether the jobs' right answers were known: such jobs test policies.")
-
-
-def of_jobs() -> list[Column[Any]]:
-    """Which jobs a row sums up."""
-    return [a_day(), policy(), base_model(), has_expected()]
+def of_answers() -> list[Column[Any]]:
+    """Which answers a row sums up."""
+    return [a_day(), policy(), base_model()]
 
 
 accuracy_by_day = Table(
@@ -89,10 +98,7 @@ accuracy_by_day = Table(
         "Name of the policy: the settings of routing and merging. Controls such as base are policies too.",
     ),
     base_model(),
-    required(
-        "asked", BigInteger, "Number of jobs with a known right answer that ended; failed and cancelled jobs count too."
-    ),
-    required("n", BigInteger, "Number of jobs that were answered."),
+    required("n", BigInteger, "Number of answers to jobs whose right answer was known."),
     required("correct", BigInteger, "Number of answers that equal the expected answer exactly."),
     unique_with_nulls("accuracy_by_day_key", "day own_task policy base_model"),
     comment="How often answers were right, by day and unmasked task.",
@@ -101,7 +107,7 @@ accuracy_by_day = Table(
 routing_by_day = Table(
     "routing_by_day",
     metadata,
-    *of_jobs(),
+    *of_answers(),
     required("task", Text, "Task of at least one retrieved example."),
     required(
         "jobs_first",
@@ -109,7 +115,6 @@ routing_by_day = Table(
         "Number of answers for which this task was the most probable one; the sum over all tasks is the number of "
         "answers.",
     ),
-    required("jobs_inside", BigInteger, "Number of answers in which this task had a weight above 0."),
     optional("mass", Double, "Sum of this task's probabilities over the answers."),
     optional(
         "entropy",
@@ -117,28 +122,22 @@ routing_by_day = Table(
         "Sum over the answers of -p log2 p, p being this task's probability; over all tasks it is the sum of entropies "
         "in bits.",
     ),
-    PrimaryKeyConstraint("day", "policy", "base_model", "has_expected", "task", name="routing_by_day_pkey"),
-    comment="Sums of the tasks' probabilities over the jobs of a day, from which views of bi compute means.",
+    PrimaryKeyConstraint("day", "policy", "base_model", "task", name="routing_by_day_pkey"),
+    comment="Sums of the tasks' probabilities over the jobs of a day, for bi.routing_drift.",
 )
 
 adapter_usage_by_day = Table(
     "adapter_usage_by_day",
     metadata,
-    *of_jobs(),
+    *of_answers(),
     required("adapter_id", Integer, "Id of the adapter."),
     optional(
         "task", Text, "Task that the adapter was trained for, under the name that it had when the jobs were answered."
     ),
     required("jobs", BigInteger, "Number of answers in which the adapter was used."),
-    required(
-        "jobs_first",
-        BigInteger,
-        "Number of answers in which the adapter comes first; summed over adapters: the number of answers with "
-        "adapters.",
-    ),
     optional("weight", Double, "Sum of the adapter's weights over the answers."),
-    PrimaryKeyConstraint("day", "policy", "base_model", "has_expected", "adapter_id", name="adapter_usage_by_day_pkey"),
-    comment="Sums over the answers of a day in which an adapter was used, from which views of bi compute shares.",
+    PrimaryKeyConstraint("day", "policy", "base_model", "adapter_id", name="adapter_usage_by_day_pkey"),
+    comment="Sums over the answers of a day in which an adapter was used.",
 )
 
 latency_by_day = Table(
@@ -146,7 +145,6 @@ latency_by_day = Table(
     metadata,
     a_day(),
     base_model(),
-    has_expected(),
     required(
         "step",
         Text,
@@ -154,13 +152,10 @@ latency_by_day = Table(
         "prediction.timings.",
     ),
     required("n", BigInteger, "Number of answers."),
-    required("mean_ms", Double, "Mean time in milliseconds."),
     required("p50_ms", Double, "Median time in milliseconds."),
-    required("p90_ms", Double, "90th percentile in milliseconds."),
     required("p95_ms", Double, "95th percentile in milliseconds."),
     required("p99_ms", Double, "99th percentile in milliseconds."),
-    required("max_ms", Double, "Longest time in milliseconds."),
-    PrimaryKeyConstraint("day", "base_model", "has_expected", "step", name="latency_by_day_pkey"),
+    PrimaryKeyConstraint("day", "base_model", "step", name="latency_by_day_pkey"),
     comment="How long each step took for the jobs answered on a day.",
 )
 
@@ -171,12 +166,11 @@ jobs_by_day = Table(
     required("submitted_by", Text, "Database role that submitted the jobs."),
     policy(),
     base_model("Base model that the jobs were for."),
-    has_expected(),
+    required("has_expected", Boolean, "Whether the jobs' right answers were known: such jobs test policies."),
     required("kind", Text, "Kind of the jobs: predict, route or measure."),
     required("status", Text, "How the jobs ended: succeeded, failed or cancelled."),
     optional("reason", Text, "Short name of the error that ended the jobs; null if none did, or if it is unknown."),
     required("jobs", BigInteger, "Number of jobs that ended."),
-    required("attempts", BigInteger, "Number of attempts of the jobs that ended."),
     required("prompt_tokens", BigInteger, "Tokens in the prompts of the jobs that were answered."),
     required("output_tokens", BigInteger, "Tokens that were scored or generated for the jobs that were answered."),
     required(
@@ -197,16 +191,16 @@ answers_by_tag = Table(
     a_day(),
     required("tag", Text, "Key of the tag."),
     required("value", Text, "Value of the tag as text, cut to 200 characters."),
-    required("label", Text, "The choice that was the answer; empty if the answer was generated text."),
+    required("choice", Text, "The choice that was the answer; empty if the answer was generated text."),
     policy(),
     base_model(),
     required(
         "n",
         BigInteger,
-        "Number of answers with this tag, value, label, policy and base model on this day.",
+        "Number of answers with this tag, value, choice, policy and base model on this day.",
     ),
     required("asked", BigInteger, "Number of the answers (n) whose right answer is known."),
     required("correct", BigInteger, "Number of the answers (n) that equal the expected answer exactly."),
-    PrimaryKeyConstraint("day", "tag", "value", "label", "policy", "base_model", name="answers_by_tag_pkey"),
-    comment="Number of answers by day, tag and label.",
+    PrimaryKeyConstraint("day", "tag", "value", "choice", "policy", "base_model", name="answers_by_tag_pkey"),
+    comment="Number of answers by day, tag and choice.",
 )

@@ -146,7 +146,7 @@ def test_a_filter_that_knows_one_chart_says_so() -> None:
             if len(knowing) == 1:
                 assert knowing[0] in one["description"] and "(last chart)" in one["name"]
     last = DASHBOARD["position"]["GRID_ID"]["children"][-1]
-    assert DASHBOARD["position"][last]["children"][-1] == "CHART-labels_by_tag"
+    assert DASHBOARD["position"][last]["children"][-1] == "CHART-choices_by_tag"
 
 
 def test_the_heat_map_shows_what_each_active_adapter_is_worth(connection: db.Connection) -> None:

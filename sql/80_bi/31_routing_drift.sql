@@ -1,10 +1,10 @@
--- Which tasks routing found in the jobs of each day.
---   bi.routing_by_day           by task
---   bi.routing_drift            how much the tasks of a day differ from those of the week before it
---     loracomp.routing_by_day   both read it: a table with the names of hidden tasks, which views of bi mask
+-- How much the tasks that routing found in the jobs of a day differ from those of the week before it.
+--   bi.routing_drift
+--     loracomp.routing_by_day   the tasks of each day, a table
 --   routing_by_day_on           computes a day of it
 
--- Reads only. It leaves out probabilities next to 0: views divide the sums, and Postgres raises an error if a quotient underflows.
+-- Reads only. Jobs whose right answer was known are left out, because they are not what users ask. It leaves out probabilities next
+-- to 0: the view divides the sums, and Postgres raises an error if a quotient underflows.
 CREATE FUNCTION loracomp.routing_by_day_on(day date) RETURNS SETOF loracomp.routing_by_day
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -12,58 +12,22 @@ SELECT
     routing_by_day_on.day,
     j.policy,
     p.base_model,
-    j.expected IS NOT NULL AS has_expected,
     x.task,
     count(*) FILTER (WHERE x.place = 1) AS jobs_first,
-    count(*) FILTER (WHERE x.weight > 0) AS jobs_inside,
     coalesce(sum(x.probability) FILTER (WHERE x.probability > 1e-200), 0) AS mass,
     coalesce(sum(-x.probability * ln(x.probability)) FILTER (WHERE x.probability > 1e-200), 0) / ln(2::double precision)
         AS entropy
 FROM loracomp.jobs_on(routing_by_day_on.day) AS j
 INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
-CROSS JOIN LATERAL unnest(p.tasks, p.probabilities, p.weights)
-WITH ORDINALITY AS x (task, probability, weight, place)
-WHERE p.policy_settings ->> 'router' = 'retrieval' AND x.task IS NOT NULL
-GROUP BY j.policy, p.base_model, j.expected IS NOT NULL, x.task;
+CROSS JOIN LATERAL unnest(p.tasks, p.probabilities) WITH ORDINALITY AS x (task, probability, place)
+WHERE p.policy_settings ->> 'router' = 'retrieval' AND x.task IS NOT NULL AND j.expected IS NULL
+GROUP BY j.policy, p.base_model, x.task;
 END;
 COMMENT ON FUNCTION loracomp.routing_by_day_on IS 'Rows of loracomp.routing_by_day for a day, computed from its jobs.';
 
--- Reads only, with its owner's rights.
-CREATE VIEW bi.routing_by_day AS
-SELECT
-    r.day,
-    r.policy,
-    r.base_model,
-    r.has_expected,
-    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> r.task, r.task) AS task,
-    max(r.jobs)::bigint AS jobs,
-    sum(r.mass) / max(r.jobs) AS mean_probability,
-    sum(r.jobs_first)::double precision / max(r.jobs) AS first_share,
-    sum(r.jobs_inside)::double precision / max(r.jobs) AS inside_share,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'routing_by_day') AS as_of
-FROM (
-    SELECT
-        d.*,
-        sum(d.jobs_first) OVER (PARTITION BY d.day, d.policy, d.base_model, d.has_expected) AS jobs
-    FROM loracomp.routing_by_day AS d
-) AS r
-GROUP BY
-    r.day,
-    r.policy,
-    r.base_model,
-    r.has_expected,
-    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> r.task, r.task);
-COMMENT ON VIEW bi.routing_by_day IS 'How probable each task was for the jobs of each day. Refreshed by refresh_reports, not live.';
-COMMENT ON COLUMN bi.routing_by_day.jobs IS 'Number of answers that were routed by retrieval on this day; the same for each task.';
-COMMENT ON COLUMN bi.routing_by_day.mean_probability IS
-'Mean probability of the task over the answers that were routed by retrieval, 0 to 1; the tasks of a day sum to 1.';
-COMMENT ON COLUMN bi.routing_by_day.first_share IS 'Share of the answers for which this task was the most probable one.';
-COMMENT ON COLUMN bi.routing_by_day.inside_share IS 'Share of the answers in which this task had a weight above 0.';
-SELECT loracomp.copy_comments('bi.routing_by_day', 'loracomp.routing_by_day', 'bi.accuracy_by_day');
-
 -- Reads only, with its owner's rights. The Jensen-Shannon divergence between two distributions of tasks is 0 if they are equal
--- and 1 if they have no task in common. Jobs with an expected answer are left out, because they are not what users ask. Each row counts for
--- its day and for the seven after it: a join on ranges of days would compare all days with all.
+-- and 1 if they have no task in common. Each row counts for its day and for the seven after it: a join on ranges of
+-- days would compare all days with all.
 CREATE VIEW bi.routing_drift AS
 WITH compared AS (
     SELECT
@@ -77,7 +41,6 @@ WITH compared AS (
         sum(x.mass) FILTER (WHERE a.days > 0) / nullif(sum(sum(x.mass) FILTER (WHERE a.days > 0)) OVER w, 0) AS q
     FROM loracomp.routing_by_day AS x
     CROSS JOIN generate_series(0, 7) AS a (days)
-    WHERE NOT x.has_expected
     GROUP BY x.day + a.days, x.policy, x.base_model, x.task
     WINDOW w AS (PARTITION BY x.day + a.days, x.policy, x.base_model)
 )
@@ -94,7 +57,7 @@ SELECT
         coalesce(c.p * ln(2 * nullif(c.p, 0) / (c.p + coalesce(c.q, 0))), 0)
         + coalesce(c.q * ln(2 * nullif(c.q, 0) / (coalesce(c.p, 0) + c.q)), 0)
     ) / (2 * ln(2::double precision))) END AS drift,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'routing_by_day') AS as_of
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r) AS as_of
 FROM compared AS c
 GROUP BY c.day, c.policy, c.base_model
 HAVING sum(c.jobs) > 0;
@@ -110,4 +73,4 @@ COMMENT ON COLUMN bi.routing_drift.week_before_jobs IS 'Number of answers that w
 COMMENT ON COLUMN bi.routing_drift.drift IS
 'Jensen-Shannon divergence between the tasks of this day and of the seven days before it: 0 equal, 1 no task in common; '
 'null if the days before have no jobs. With few jobs it is above 0 by chance.';
-SELECT loracomp.copy_comments('bi.routing_drift', 'bi.routing_by_day');
+SELECT loracomp.copy_comments('bi.routing_drift', 'loracomp.routing_by_day', 'bi.accuracy_by_day');
