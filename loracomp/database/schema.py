@@ -61,20 +61,12 @@ def installing(url: str) -> Iterator[Connection]:
 def set_aside(connection: Connection) -> Iterator[None]:
     """Within this context sql/'s objects are dropped, as they would prevent changes to tables; then created again.
 
-    Users' views over them are kept, and grants to other roles, also those on a table that is replaced by another of
-    its name.
+    All tables and views are locked until the transaction ends, so that clients wait. Users' views over ours are kept,
+    and grants to other roles. Raises RefusedError if others hold tables for a minute.
     """
     _run(connection, script.drop())
     yield
     _run(connection, [*script.apply(), script.again()])
-
-
-def lock_tables(connection: Connection) -> None:
-    """Lock all tables and views until the transaction ends, so that clients wait.
-
-    Raises RefusedError if others hold them for a minute.
-    """
-    _run(connection, [script.lock()])
 
 
 def changed_files(url: str) -> list[str]:

@@ -102,14 +102,9 @@ def steps(base: str | None) -> Iterator[Step]:
     yield again()
 
 
-def lock() -> Step:
-    """Locks all tables and views."""
-    return Step("lock", _block("lock", attempts=LOCK_ATTEMPTS))
-
-
 def drop() -> Iterator[Step]:
-    """Drops what sql/ made, and keeps what others made of that; tables may be changed afterwards."""
-    yield lock()
+    """Locks all tables, and drops what sql/ made; keeps what others made of that. Tables may be changed afterwards."""
+    yield Step("lock", _block("lock", attempts=LOCK_ATTEMPTS))
     yield Step("drop", _block("drop", roles=ROLES))
 
 

@@ -141,7 +141,7 @@ $revision$;
 -- Views of users' that read our views or call our functions, by name; `is_kept` says whether the installer may replace one. Such a view
 -- stays while our objects are replaced: an equal view of NULLs takes the place of its definition meanwhile. Its owner, grants,
 -- comments, triggers and whatever depends on it stay with it; only its options must be set again.
-CREATE OR REPLACE TEMP VIEW users_view AS
+CREATE TEMP VIEW users_view AS
 SELECT
     v.name, v.is_kept,
     format('ALTER VIEW %s OWNER TO %s', v.name, v.relowner::regrole) AS lock,

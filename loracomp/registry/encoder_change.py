@@ -54,7 +54,6 @@ def _stop_routing(url: str, encoder: Encoder) -> bool:
     with schema.installing(url) as connection:
         is_ready: bool = row_of(connection, QUERIES["set_encoder"], vars(encoder))["is_ready"]
         if row_of(connection, QUERIES["embedding_dimensions"])["dimensions"] != encoder.dimensions:
-            schema.lock_tables(connection)
             with schema.set_aside(connection):
                 connection.execute(QUERIES["resize_embeddings"])
     return is_ready
