@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         60.0, ge=1, le=3600, description="Seconds after which an unrenewed lease expires. Defaults to 60."
     )
-    answer_s: float = Field(
+    statement_timeout_s: float = Field(
         30.0,
         ge=1,
         le=3600,

@@ -20,8 +20,8 @@ from loracomp.database.routing import route
 from loracomp.engine.inflight import InFlight, Result
 from loracomp.engine.measuring import Measurement, MeasurementPlan, plan_measurements
 from loracomp.errors import JobError
-from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
+from loracomp.worker.worker import Worker
 from made_up_engine import MadeUp
 
 

@@ -106,7 +106,7 @@ def test_no_error_and_no_log_shows_a_password(database: str, caplog: pytest.LogC
     """As a worker meets them: it tries again while the database is away, and logs why."""
     url = psycopg.conninfo.make_conninfo(database, password="s3cret", dbname="none such")
     tries = iter([False, True])
-    link = Link(url, "loracomp", Event(), answer_s=5)
+    link = Link(url, "loracomp", Event(), statement_timeout_s=5)
     with caplog.at_level(logging.DEBUG), pytest.raises(DatabaseUnavailableError, match="none such") as refused:
         link.call(lambda connection: connection.execute("SELECT 1"), give_up=lambda: next(tries))
     assert "none such" in caplog.text

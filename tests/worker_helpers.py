@@ -14,7 +14,7 @@ from typing import Any
 from job_data import BASE
 from loracomp.config import Settings
 from loracomp.database.connections import Connection
-from loracomp.worker.loop import Worker
+from loracomp.worker.worker import Worker
 from queue_worker import Obedient
 
 SCRIPT = Path(__file__).with_name("queue_worker.py")

@@ -29,9 +29,9 @@ from loracomp.database.embedded import database_url
 from loracomp.engine.engine import Engine
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, packaged, read_manifest
-from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
 from loracomp.worker.start import load_engine
+from loracomp.worker.worker import Worker
 
 from .asked import import_asked
 from .labelled import KEPT, add_labelled, leave_to_labelled

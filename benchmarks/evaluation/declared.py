@@ -23,8 +23,8 @@ from loracomp.database.connections import Connection
 from loracomp.database.embedded import database_url
 from loracomp.engine.engine import Engine
 from loracomp.registry.library import load_library
-from loracomp.worker.loop import Worker
 from loracomp.worker.start import load_engine
+from loracomp.worker.worker import Worker
 
 from .few_labels import Kind
 from .plan import UNFAMILIAR

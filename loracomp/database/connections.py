@@ -39,19 +39,19 @@ T = TypeVar("T")
 
 
 class _Impatient(psycopg.Connection[T]):
-    """A connection whose statements raise OperationalError after `answer_s` seconds without an answer.
+    """A connection whose statements raise OperationalError after `statement_timeout_s` seconds without an answer.
 
     Without it, a statement would wait for ever if the network silently drops packets. If the server can be reached, the
     statement is cancelled there first. Otherwise it might still commit, for example a claim of jobs for nobody, and
     each retry would leave another session behind that waits for the same lock.
     """
 
-    answer_s: float = float("inf")
+    statement_timeout_s: float = float("inf")
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
         """Like psycopg's method, through which every statement goes, but with the time limit."""
         try:
-            return super().wait(_within(gen, self.answer_s, self._cancel), *args, **kwargs)
+            return super().wait(_within(gen, self.statement_timeout_s, self._cancel), *args, **kwargs)
         except _NoAnswerError:
             self.close()
             raise
@@ -98,7 +98,7 @@ def connect(
     *,
     application_name: str = "loracomp",
     vectors: bool = True,
-    answer_s: float = float("inf"),
+    statement_timeout_s: float = float("inf"),
     instead: Mapping[str, str] | None = None,
 ) -> Connection:
     """Open an autocommit connection that returns rows as dicts and, with `vectors`, pgvector's types as arrays.
@@ -107,8 +107,8 @@ def connect(
 
     Nothing depends on the state of the session, so that it works through a pooler in transaction mode. Statements are
     not prepared: they only call SQL functions, and Postgres caches the plans inside those.
-    A statement that gets no answer for `answer_s` seconds is cancelled and raises psycopg.OperationalError; the
-    connection can't be used afterwards. Raises DatabaseUnavailableError if the server can't be reached or has no
+    A statement that gets no answer for `statement_timeout_s` seconds is cancelled and raises psycopg.OperationalError;
+    the connection can't be used afterwards. Raises DatabaseUnavailableError if the server can't be reached or has no
     pgvector, and UsageError if `url` can't be read.
     """
     with translated_errors():
@@ -119,7 +119,7 @@ def connect(
             application_name=application_name,
             prepare_threshold=None,
         )
-        connection.answer_s = answer_s
+        connection.statement_timeout_s = statement_timeout_s
         set_json_loads(_loaded, connection)
     if not vectors:
         return connection

@@ -183,7 +183,7 @@ class Keeper:
             step.failures = 0
             step.due_at = began if step.handled else monotonic() + self._pause_s(step, monotonic() - began)
         except Exception as failure:
-            if not self._link.answers():
+            if not self._link.is_alive():
                 raise  # no step's fault
             error = failure
             _log.warning(logfmt("step_failed", step=step.name, error=error))

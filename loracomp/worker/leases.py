@@ -53,6 +53,12 @@ def release_jobs(connection: Connection, jobs: Sequence[Job]) -> set[int]:
     return {row["id"] for row in connection.execute(QUERIES["release_jobs"], _fences(jobs))}
 
 
+def note_released(ids: Collection[int]) -> None:
+    """Count and log jobs that were released."""
+    metrics.JOBS_RELEASED.inc(len(ids))
+    _log.info(logfmt("released", jobs=sorted(ids)))
+
+
 def nothing_waits(connection: Connection, base_model: str) -> bool:
     """Whether no job is due or waits for a retry, and no row of a declaration waits to be asked.
 
@@ -97,7 +103,7 @@ class Leases:
             self._held_since |= dict.fromkeys(jobs, monotonic())
             self._look()
 
-    def end(self, jobs: Iterable[Job]) -> None:
+    def mark_ending(self, jobs: Iterable[Job]) -> None:
         """Mark jobs that are just being recorded or given back, so that a failing renewal does not count as lost."""
         with self._lock:
             self._ending |= frozenset(jobs)

@@ -35,14 +35,15 @@ class Link:
     """One connection, opened when it is needed and opened again after it breaks. Not thread-safe."""
 
     def __init__(
-        self, url: str, application_name: str, stopping: Event, answer_s: float, *, vectors: bool = True
+        self, url: str, application_name: str, stopping: Event, statement_timeout_s: float, *, vectors: bool = True
     ) -> None:
-        """`stopping` ends one wait between two tries; `answer_s` is the time limit for an answer to a statement.
+        """`stopping` ends one wait between two tries.
 
-        `vectors`: whether the connection must know pgvector's types.
+        `statement_timeout_s`: seconds after which a statement without an answer is cancelled. `vectors`: whether the
+        connection must know pgvector's types.
         """
         self._url = url
-        self._answer_s = answer_s
+        self._statement_timeout_s = statement_timeout_s
         # Postgres truncates longer names, with a notice each time.
         self._application_name = application_name[:63]
         self._stopping = stopping
@@ -54,7 +55,10 @@ class Link:
         """The connection; it is opened if there is none or it is broken. Raises what `connect` raises."""
         if self._connection is None or self._connection.closed:
             self._connection = connect(
-                self._url, application_name=self._application_name, vectors=self._vectors, answer_s=self._answer_s
+                self._url,
+                application_name=self._application_name,
+                vectors=self._vectors,
+                statement_timeout_s=self._statement_timeout_s,
             )
         return self._connection
 
@@ -97,7 +101,7 @@ class Link:
             connection is None or connection.closed or connection.info.transaction_status == TransactionStatus.ACTIVE
         )
 
-    def answers(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether there is an open connection that still works."""
         try:
             return self._connection is not None and bool(self._connection.execute(QUERIES["ping"]))

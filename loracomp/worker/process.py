@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from loracomp.errors import DatabaseUnavailableError, DeviceHungError
 from loracomp.worker.logfmt import logfmt
-from loracomp.worker.loop import Worker
+from loracomp.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from loracomp.records import KnownBaseModel
 from loracomp.registry.base_models import find_base_model
 from loracomp.registry.embeddings import load_registered_encoder
 from loracomp.worker.endpoint import DatabaseSample
-from loracomp.worker.loop import Worker
+from loracomp.worker.worker import Worker
 
 
 def load_engine(settings: Settings, connection: Connection) -> Engine:

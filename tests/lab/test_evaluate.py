@@ -32,8 +32,8 @@ from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.tasks import add_task, import_examples
 from loracomp.worker import start
-from loracomp.worker.loop import Worker
 from loracomp.worker.record import record_predictions
+from loracomp.worker.worker import Worker
 from loracomp_lab.catalogue import load_entry, read_examples
 from model_fixtures import as_base
 from registry_data import tiny_description, write_adapter

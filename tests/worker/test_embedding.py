@@ -14,7 +14,7 @@ from loracomp.engine.engine import Engine
 from loracomp.model.encoder import Encoder
 from loracomp.registry.embeddings import embed_some
 from loracomp.registry.encoder_change import set_encoder
-from loracomp.worker.loop import Worker
+from loracomp.worker.worker import Worker
 from model_fixtures import as_base
 from queue_worker import Obedient
 from worker_helpers import wait_until, working
@@ -38,8 +38,8 @@ def add_example(connection: Connection, prompt: str, split: str = "train") -> No
 def wait_for_looks(worker: Worker, times: int) -> None:
     """Until the worker has asked for jobs so many times more."""
     for _ in range(times):
-        before = worker._looked_at
-        wait_until(lambda before=before: worker._looked_at != before)
+        before = worker._claimer.looked_at
+        wait_until(lambda before=before: worker._claimer.looked_at != before)
 
 
 def embedded(connection: Connection) -> list[str]:

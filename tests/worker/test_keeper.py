@@ -22,7 +22,7 @@ STEPS = {"wake_jobs", "rescue_jobs", "ask_rows", "take_late_answers", "maintain"
 
 @contextmanager
 def keeping(database: str, worker: str = "one", poll_s: float = 0.05) -> Iterator[Keeper]:
-    link = Link(database, f"loracomp keeper {worker}", Event(), answer_s=30)
+    link = Link(database, f"loracomp keeper {worker}", Event(), statement_timeout_s=30)
     with Keeper(
         link, worker=worker, poll_s=poll_s, embed=lambda _: 0, busy=lambda: False, changed=lambda: None
     ) as kept:

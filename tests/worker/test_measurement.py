@@ -36,8 +36,8 @@ from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.measurements import list_measurements, measure_task
 from loracomp.replay import replay
 from loracomp.worker import start
-from loracomp.worker.loop import Worker
 from loracomp.worker.record import record as record_results
+from loracomp.worker.worker import Worker
 from model_fixtures import as_base, direct, tiny_llama
 from registry_data import quiet_peft, registered, write_adapter
 from routing_data import BASE_MODEL, load

@@ -29,7 +29,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.engine.inflight import InFlight, lap
 from loracomp.errors import UsageError
 from loracomp.worker.endpoint import DATABASE_METRICS, DatabaseSample, Endpoint
-from loracomp.worker.loop import Worker
+from loracomp.worker.worker import Worker
 from queue_worker import Obedient
 from worker_helpers import in_thread, wait_until, working
 

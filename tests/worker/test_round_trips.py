@@ -24,7 +24,7 @@ from loracomp.registry.examples import Example
 from loracomp.registry.measurements import measure_task
 from loracomp.registry.tasks import import_examples
 from loracomp.worker import link
-from loracomp.worker.loop import Worker
+from loracomp.worker.worker import Worker
 from model_fixtures import as_base
 from registry_data import registered, write_adapter
 

@@ -22,12 +22,13 @@ from loracomp.database.queries import QUERIES
 from loracomp.engine.inflight import InFlight, Result
 from loracomp.errors import DeviceHungError, JobError, SchemaMismatchError
 from loracomp.records import Job
+from loracomp.worker.claimer import Claimer
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.heartbeat import Heartbeat, Presence
 from loracomp.worker.leases import Leases
 from loracomp.worker.link import Link
-from loracomp.worker.loop import Worker
 from loracomp.worker.process import leaves_after_s
+from loracomp.worker.worker import Worker
 from queue_worker import Obedient
 from worker_helpers import claims, drain, drain_here, make_due, running, wait_until, working
 
@@ -85,8 +86,8 @@ def wait_for_a_report(connection: Connection) -> None:
 
 def wait_for_a_look(worker: Worker) -> None:
     """Wait until the worker has asked for jobs once more."""
-    before = worker._looked_at
-    wait_until(lambda: worker._looked_at != before)
+    before = worker._claimer.looked_at
+    wait_until(lambda: worker._claimer.looked_at != before)
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def beating(
     """The heartbeat of a worker that is idle; a statement of its may take a sixth of a lease."""
     who = {"name": "w", "base_model": BASE, "device": "cpu/float32"}
     presence = Presence(who, lambda: {"status": "idle", "looked_s": None}, lease_s, sample)
-    link = Link(database, "loracomp heartbeat", Event(), answer_s=30, vectors=False)
+    link = Link(database, "loracomp heartbeat", Event(), statement_timeout_s=30, vectors=False)
     with Heartbeat(link, leases, presence, lease_s=lease_s, notified=notified or {}):
         yield
 
@@ -196,16 +197,16 @@ def test_a_busy_worker_leaves_jobs_to_idle_ones(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch, gate: Path
 ):
     # Longer than a commit may wait for the disk, for which the idle worker waits.
-    monkeypatch.setattr("loracomp.worker.loop.GIVE_WAY_S", 60)
+    monkeypatch.setattr("loracomp.worker.claimer.GIVE_WAY_S", 60)
     found: list[int] = []
-    claim_of_a_worker = Worker._claim
+    claim_of_a_worker = Claimer._claim
 
-    def noted(worker: Worker, *arguments: Any) -> tuple[Job, ...]:
+    def noted(worker: Claimer, *arguments: Any) -> tuple[Job, ...]:
         jobs = claim_of_a_worker(worker, *arguments)
         found.append(len(jobs))
         return jobs
 
-    monkeypatch.setattr(Worker, "_claim", noted)
+    monkeypatch.setattr(Claimer, "_claim", noted)
     (slow,) = add_jobs(connection, f"until {gate}")
     with working(database, worker="busy", listen=True):
         wait_until(lambda: found[-2:] == [1, 0])  # it has the job, has looked for more, and gives way from now on
@@ -627,7 +628,7 @@ def embeddings_locked(database: str) -> Iterator[Connection]:
 def test_a_worker_that_waits_for_the_database_does_not_hang(connection: Connection, database: str):
     """For longer than the job's timeout and HANG_S: the device has nothing to do with it."""
     (waiting,) = add_jobs(connection, "look-up", timeout_s=1)
-    with running(database, LEASE_S=1, HANG_S=1, ANSWER_S=30) as process:
+    with running(database, LEASE_S=1, HANG_S=1, STATEMENT_TIMEOUT_S=30) as process:
         with embeddings_locked(database):
             wait_until(lambda: job(connection, waiting)["status"] == "running")
             wait_for_a_lock(connection)
@@ -643,7 +644,7 @@ def test_a_worker_that_waits_for_the_database_does_not_hang(connection: Connecti
 def test_what_waits_for_the_database_is_given_back(connection: Connection, database: str):
     """Before its lease is over, so that no job is claimed alone from then on, or pays with an attempt."""
     waiting = add_jobs(connection, "look-up", "look-up", timeout_s=8, max_attempts=1)
-    with working(database, lease_s=2, answer_s=1):
+    with working(database, lease_s=2, statement_timeout_s=1):
         with embeddings_locked(database):
             wait_until(lambda: claims(connection)[waiting[0]] >= 2)
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
@@ -656,7 +657,7 @@ def test_a_job_that_waits_for_the_database_is_given_back_when_the_worker_is_to_s
 ):
     (waiting,) = add_jobs(connection, "look-up")
     with embeddings_locked(database):
-        with working(database, answer_s=1):
+        with working(database, statement_timeout_s=1):
             wait_until(lambda: job(connection, waiting)["status"] == "running")
         row = job(connection, waiting)
         assert (row["status"], row["attempts"], row["expired_leases"]) == ("queued", 0, 0)

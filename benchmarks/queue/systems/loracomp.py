@@ -13,7 +13,7 @@ from loracomp.database import schema
 from loracomp.database.connections import Connection, know_traces
 from loracomp.engine.inflight import InFlight
 from loracomp.records import Answer, Composition, Job, Prediction, Trace, Versions
-from loracomp.worker.loop import Worker
+from loracomp.worker.worker import Worker
 from made_up_engine import MadeUp
 from routing_data import ADD_BASE_MODEL
 

@@ -81,7 +81,7 @@ class Arena:
         self, *, url: str | None = None, die_at: str = "", die_after: int = 1, code: Path = ROOT, **settings: Any
     ) -> Any:
         """A worker process of a checkout; settings are LORACOMP_* variables, MODEL_S the seconds that a batch takes."""
-        values = {"POLL_S": 0.2, "LEASE_S": 3, "BATCH_SIZE": 16, "GRACE_S": 10, "ANSWER_S": 3, **settings}
+        values = {"POLL_S": 0.2, "LEASE_S": 3, "BATCH_SIZE": 16, "GRACE_S": 10, "STATEMENT_TIMEOUT_S": 3, **settings}
         model_s = str(values.pop("MODEL_S", 0.02))
         environment = {
             **os.environ,

@@ -12,10 +12,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Timer
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -29,8 +31,9 @@ from loracomp.engine.inflight import InFlight
 from loracomp.errors import JobError
 from loracomp.model.batching import halving_on_out_of_memory
 from loracomp.records import Job, Prediction, Routed
-from loracomp.worker.loop import Worker
+from loracomp.worker import claimer, keeper, leases, record, recorder
 from loracomp.worker.process import serve
+from loracomp.worker.worker import Worker
 from made_up_engine import MadeUp
 from routing_data import BASE_MODEL
 
@@ -184,22 +187,37 @@ def digest(routed: Routed, weights: dict[int, bytes]) -> str:
     return hashlib.sha256(b"".join(weights[id_] for id_ in routed.composition.adapter_ids)).hexdigest()
 
 
-class Mortal(Worker):
-    """Dies around claim and record."""
+@contextmanager
+def dying(death: Death) -> Iterator[None]:
+    """The worker dies around claim and record, and in the keeper around the commit of a step."""
 
-    death: Death
-
-    def _claim(self, connection: Connection, most: int, held: frozenset[Job]) -> tuple[Job, ...]:
-        jobs = super()._claim(connection, most, held)
+    def claim_jobs(*arguments: Any, **given: Any) -> tuple[Job, ...]:
+        jobs = leases.claim_jobs(*arguments, **given)
         if jobs:
-            self.death.at("claimed")
+            death.at("claimed")
         return jobs
 
-    def _record(self, flights: Sequence[InFlight]) -> None:
-        self.death.at("before commit")
-        self.death.at("during commit", lambda: Timer(0.001, die).start())
-        super()._record(flights)
-        self.death.at("after commit")
+    def write(*arguments: Any) -> set[int]:
+        death.at("before commit")
+        death.at("during commit", lambda: Timer(0.001, die).start())
+        ids = record.record(*arguments)
+        death.at("after commit")
+        return ids
+
+    @contextmanager
+    def within(connection: Connection, seconds: float) -> Iterator[None]:
+        with whole(connection, seconds):
+            yield
+            death.at("before a step's commit")
+        death.at("after a step's commit")
+
+    whole = keeper.within
+    with (
+        patch.object(claimer, "claim_jobs", claim_jobs),
+        patch.object(recorder, "record", write),
+        patch.object(keeper, "within", within),
+    ):
+        yield
 
 
 if __name__ == "__main__":
@@ -214,6 +232,6 @@ if __name__ == "__main__":
         model = RealModel(death, settings, url)
     else:
         model = NoModel(death, float(os.environ.get("MODEL_S", "0.02")))
-    worker = Mortal(url, model, base_model=model.base_name, settings=settings)
-    worker.death = death
-    sys.exit(serve(worker, settings.grace_s))
+    worker = Worker(url, model, base_model=model.base_name, settings=settings)
+    with dying(death):
+        sys.exit(serve(worker, settings.grace_s))

@@ -193,7 +193,7 @@ def half_open(server: Server, arena: Arena) -> str:
         arena.wait_for(1)
     by = arena.one("SELECT array_agg(DISTINCT worker) FROM loracomp.prediction WHERE job_id = ANY (%s)", held)
     assert by == ["w1"], f"{by} answered what the other worker had taken over"
-    return f"noticed after {noticed:.1f} s with ANSWER_S=3; {len(held)} jobs held; what came late changed nothing"
+    return f"noticed after {noticed:.1f} s of at most 3; {len(held)} jobs held; what came late changed nothing"
 
 
 def clock_off(_: Server, arena: Arena) -> str:

@@ -29,7 +29,7 @@ class Submitter:
         while True:
             try:
                 if self._connection is None:
-                    self._connection = db.connect(self._url, vectors=False, answer_s=3)
+                    self._connection = db.connect(self._url, vectors=False, statement_timeout_s=3)
                 row = self._connection.execute(SUBMIT, [key]).fetchone()
                 assert row is not None
                 return int(row["id"])

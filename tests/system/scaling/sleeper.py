@@ -11,8 +11,8 @@ from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.engine.inflight import InFlight, lap
 from loracomp.errors import JobError
-from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
+from loracomp.worker.worker import Worker
 from made_up_engine import MadeUp
 
 STEP_S, JOB_S = 0.05, 0.02

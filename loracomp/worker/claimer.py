@@ -1,0 +1,163 @@
+"""The claimer: claims jobs and prepares them for the model, as far as the worker has room for more."""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from threading import Event
+from time import perf_counter
+
+from loracomp import metrics
+from loracomp.config import Settings
+from loracomp.database.connections import Connection
+from loracomp.engine.inflight import InFlight, lap
+from loracomp.records import Job
+from loracomp.worker.handover import Handover
+from loracomp.worker.leases import Leases, claim_jobs, note_released, release_jobs
+from loracomp.worker.link import DATABASE_AWAY, Link
+from loracomp.worker.logfmt import logfmt
+from loracomp.worker.stages import Engine, isolate_failures, job_ids
+
+_log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 60.0
+"""Seconds after which a claim looks from the start of the queue again, however long that takes."""
+GIVE_WAY_S = 0.01
+"""Seconds that a busy worker leaves new jobs to idle ones."""
+
+
+class Claimer:
+    """Claims jobs of one base model. `next` runs in one thread at a time: the model's while it is idle, or its own."""
+
+    def __init__(
+        self,
+        link: Link,
+        engine: Engine,
+        leases: Leases,
+        handover: Handover,
+        *,
+        base_model: str,
+        settings: Settings,
+        stopping: Event,
+        is_drained: Callable[[Connection], bool],
+        stop: Callable[[], object],
+    ) -> None:
+        """When the worker holds nothing, finds no job and `is_drained(connection)`, `stop` is called."""
+        self._link = link
+        self._engine = engine
+        self._leases = leases
+        self._handover = handover
+        self._base_model = base_model
+        self._settings = settings
+        self._stopping = stopping
+        self._is_drained = is_drained
+        self._stop = stop
+        self._look_again = 0.0
+        self.wake = Event()
+        """Set it when there may be jobs to claim, or room for them."""
+        self.looked_at: float | None = None
+        """When the worker last asked for jobs; None if never."""
+
+    def claim_meanwhile(self) -> None:
+        """While the model is busy, claim and prepare more jobs and offer them to it, as far as there is room."""
+        while flights := self.next(meanwhile=True):
+            # Give them back if the model has not taken them in time.
+            if not self._handover.offer(flights, self._patience_s(flights)):
+                self._give_back([flight.job for flight in flights])
+                self._handover.wait_for_a_step()
+
+    def next(self, meanwhile: bool = False) -> Sequence[InFlight]:
+        """The next jobs for the model; none after a stop or drain or, with `meanwhile`, if the model is free first."""
+        while True:
+            self.wake.clear()
+            if self._stopping.is_set() or (meanwhile and self._handover.is_free):
+                return ()
+            held = self._leases.held
+            try:
+                if flights := self._claim_and_prepare(held):
+                    return flights
+                if not held and self._link.call(self._is_drained, give_up=self._stopping.is_set):
+                    self._stop()
+            except DATABASE_AWAY:
+                return ()  # only once stopping
+            self.wake.wait(self._settings.poll_s * random.uniform(0.5, 1.0))  # noqa: S311
+            if meanwhile:
+                # Let idle workers claim first.
+                self._stopping.wait(GIVE_WAY_S)
+
+    def _claim_and_prepare(self, held: frozenset[Job]) -> Sequence[InFlight]:
+        """Claim and prepare jobs for the model, as far as there is room; none if no job is due."""
+        settings = self._settings
+        room = min(settings.batch_size, settings.held_batches * settings.batch_size - len(held))
+        if room <= 0:
+            return ()
+        started = perf_counter()
+        jobs = self._link.call(lambda connection: self._claim(connection, room, held), give_up=self._stopping.is_set)
+        if not jobs:
+            return ()
+        self._leases.hold(jobs)
+        if len(jobs) < room:  # otherwise more are queued, and it helps nobody to be quick with these
+            self._handover.expect()
+        metrics.count_claim(jobs)
+        flights = [InFlight(job, partial(self._leases.wants, job), started) for job in jobs]
+        lap(flights, "claim")
+        _log.info(logfmt("claimed", jobs=job_ids(flights)))
+        unanswered: list[InFlight] = []
+        isolate_failures(partial(self._prepare, unanswered), flights)
+        if unanswered:
+            self._give_back([flight.job for flight in unanswered])
+        return [flight for flight in flights if flight not in unanswered]
+
+    def _claim(self, connection: Connection, most: int, held: frozenset[Job]) -> tuple[Job, ...]:
+        started = perf_counter()
+        from_start = started >= self._look_again
+        try:
+            jobs = claim_jobs(
+                connection,
+                worker=self._settings.worker_name,
+                base_model=self._base_model,
+                batch_size=most,
+                lease_s=self._settings.lease_s,
+                held=held,
+                from_start=from_start,
+            )
+        finally:
+            # Under an old snapshot a look from the start reads all entries that the queue ever had, so spend at most a
+            # twentieth of the time on it. If it got no answer in time, the next claim does without.
+            ended = perf_counter()
+            if from_start:
+                self._look_again = ended + min(20 * (ended - started), LOOK_AGAIN_S)
+        self.looked_at = ended
+        metrics.LAST_LOOK.set_to_current_time()
+        return jobs
+
+    def _prepare(self, unanswered: list[InFlight], flights: Sequence[InFlight]) -> None:
+        """Prepare jobs. If the database gives no answer for too long, they are added to `unanswered` instead."""
+        if not (leased := [flight for flight in flights if self._leases.still_leased(flight.job)]):
+            return
+        until = perf_counter() + self._patience_s(leased)
+
+        def give_up() -> bool:
+            # If the connection still works after a database error such as a statement timeout, the jobs caused it.
+            return self._link.is_alive() or self._stopping.is_set() or perf_counter() >= until
+
+        try:
+            self._link.call(lambda connection: self._engine.prepare(connection, leased), give_up)
+        except DATABASE_AWAY:
+            if self._link.is_alive():
+                raise
+            # Their leases would end while the worker still waits, although no job is to blame.
+            unanswered.extend(leased)
+
+    def _patience_s(self, flights: Sequence[InFlight]) -> float:
+        """Seconds for which claimed jobs may wait: a lease, or half of the shortest timeout. Then others get them."""
+        return min(self._settings.lease_s, *(flight.job.timeout_s / 2 for flight in flights))
+
+    def _give_back(self, jobs: Sequence[Job]) -> None:
+        """Release jobs that the model has not begun."""
+        self._leases.mark_ending(jobs)
+        with suppress(*DATABASE_AWAY):
+            released = self._link.call(lambda connection: release_jobs(connection, jobs), give_up=self._stopping.is_set)
+            self._leases.let_go(jobs)
+            note_released(released)
