@@ -210,8 +210,8 @@ def record(connection: Connection, tokens: Mapping[int, int], rows: Sequence[Map
 
 RECORD_ROW = """
 SELECT loracomp.record_predictions(
-    answers => ARRAY[
-        jsonb_populate_record(NULL::loracomp.answer, %(row)s || jsonb_build_object('lease_token', %(token)s::bigint))
+    predictions => ARRAY[
+        jsonb_populate_record(NULL::loracomp.predicted, %(row)s || jsonb_build_object('lease_token', %(token)s::bigint))
     ],
     traces => ARRAY[jsonb_populate_record(NULL::loracomp.route_trace, %(row)s)], device => p.device,
     base_model => p.base_model, base_fingerprint => p.base_fingerprint, encoder => p.encoder,

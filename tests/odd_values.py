@@ -109,7 +109,7 @@ KINDS = {
     "loracomp.route_trace[]": short_lists(
         st.sampled_from(("(,,,,,,,,,,,,,,,)", '({1},{a},{NaN},,,,{},,,,"{}",x,7,{1},t,{1})'))
     ),
-    "loracomp.answer[]": short_lists(
+    "loracomp.predicted[]": short_lists(
         st.sampled_from(("(,,,,,,,,,,,,,)", '(1,1,x,1,{NaN},{-1},{},{1},-1,7,stop,d,0,"{}")', '(1,1,,,,,,,,,y,,,"[]")'))
     ),
     "loracomp.measured[]": short_lists(

@@ -249,7 +249,7 @@ SELECT loracomp.renew_leases(ids => %(ids)s::bigint[], tokens => %(tokens)s::big
 -- name: record_predictions
 -- Arrays travel in binary. Traces go back as they came from route_jobs.
 SELECT loracomp.record_predictions(
-    answers => %(answers)b::loracomp.answer[], traces => %(traces)b::loracomp.route_trace[], device => %(device)s,
+    predictions => %(predictions)b::loracomp.predicted[], traces => %(traces)b::loracomp.route_trace[], device => %(device)s,
     base_model => %(base_model)s, base_fingerprint => %(base_fingerprint)s, encoder => %(encoder)s,
     code_version => %(code_version)s
 ) AS id

@@ -44,10 +44,10 @@ def record_predictions(connection: Connection, jobs: Sequence[Job], predictions:
     if not predictions:
         return set()
     know_traces(connection)
-    made = composite(connection, "answer")
+    made = composite(connection, "predicted")
     tokens = {job.id: job.lease_token for job in jobs}
     (versions,) = {each.versions for each in predictions}
-    answers = [
+    predicted = [
         made(
             job_id=each.job_id,
             lease_token=tokens[each.job_id],
@@ -58,7 +58,7 @@ def record_predictions(connection: Connection, jobs: Sequence[Job], predictions:
         )
         for each in predictions
     ]
-    given = {"answers": answers, "traces": [each.trace for each in predictions], **fields_of(versions)}
+    given = {"predictions": predicted, "traces": [each.trace for each in predictions], **fields_of(versions)}
     return {row["id"] for row in connection.execute(QUERIES["record_predictions"], given)}
 
 

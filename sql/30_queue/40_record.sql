@@ -1,12 +1,12 @@
 -- Records predictions with their traces and ends the jobs, in one transaction.
---   record_predictions          called by a worker with a batch's answers
+--   record_predictions          called by a worker with a batch's predictions
 --     hold_jobs                 30_leases.sql
 --     succeed_jobs              ends the jobs (record_measurements calls it too)
 
 -- running -> succeeded, and inserts the prediction with its trace, in one statement, for jobs whose token is still valid.
 -- Answers and their traces from route_jobs are in the same order.
 CREATE FUNCTION loracomp.record_predictions(
-    answers loracomp.answer[],
+    predictions loracomp.predicted[],
     traces loracomp.route_trace[],
     device text,
     base_model text,
@@ -26,11 +26,11 @@ AS $$
 #variable_conflict use_column
 DECLARE
     held CONSTANT bigint[] := loracomp.hold_jobs(
-        ARRAY(SELECT a.job_id FROM unnest(answers) AS a), ARRAY(SELECT a.lease_token FROM unnest(answers) AS a)
+        ARRAY(SELECT a.job_id FROM unnest(predictions) AS a), ARRAY(SELECT a.lease_token FROM unnest(predictions) AS a)
     );
 BEGIN
-    IF cardinality(answers) IS DISTINCT FROM cardinality(traces) THEN
-        RAISE EXCEPTION 'answers and traces must have one element for each job' USING ERRCODE = 'invalid_parameter_value';
+    IF cardinality(predictions) IS DISTINCT FROM cardinality(traces) THEN
+        RAISE EXCEPTION 'predictions and traces must have one element for each job' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     RETURN QUERY
     WITH recorded AS (
@@ -60,7 +60,7 @@ BEGIN
             a.batch_size, j.worker, record_predictions.device, j.attempts,
             record_predictions.base_model, record_predictions.base_fingerprint, record_predictions.encoder,
             record_predictions.code_version, j.submitted_by
-        FROM unnest(answers, traces) AS a -- with the attributes of both
+        FROM unnest(predictions, traces) AS a -- with the attributes of both
         JOIN loracomp.job AS j ON j.id = a.job_id
         WHERE a.job_id = ANY (held)
         RETURNING job_id, output

@@ -118,7 +118,7 @@ TYPES = """
 SELECT t.typname AS name, array_agg(a.attname ORDER BY a.attnum) AS fields,
     array_agg(format_type(a.atttypid, NULL) ORDER BY a.attnum) AS types
 FROM pg_type AS t JOIN pg_attribute AS a ON a.attrelid = t.typrelid AND a.attnum > 0
-WHERE t.typnamespace = 'loracomp'::regnamespace AND t.typname IN ('answer', 'route_trace', 'measured') GROUP BY t.typname
+WHERE t.typnamespace = 'loracomp'::regnamespace AND t.typname IN ('predicted', 'route_trace', 'measured') GROUP BY t.typname
 """
 HELD = """
 UPDATE loracomp.job SET status = 'running', worker = 'w', attempts = 1, claimed_at = now(), lease_token = id + 1000,
@@ -180,7 +180,7 @@ class Hostile:
             if kind in self.types:
                 return f"[{','.join(row(name, kind, job) for job in jobs)}]"
             # Of a worker that embeds, it is the fingerprint, or null for the encoder that is set.
-            is_null = name == "encoder" and "answers" not in function["arguments"]
+            is_null = name == "encoder" and "predictions" not in function["arguments"]
             known = "null" if is_null else self.honest(name, jobs)
             return draw(KINDS[kind]) if known is None or (name, "") in odd else known
 

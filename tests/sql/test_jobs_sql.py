@@ -906,15 +906,16 @@ def test_a_prediction_that_cannot_be_stored_leaves_nothing_behind(connection: Co
     assert connection.execute("SELECT * FROM loracomp.prediction").fetchall() == []
 
 
-def test_answers_without_traces_are_refused(connection: Connection) -> None:
+def test_predictions_without_traces_are_refused(connection: Connection) -> None:
     (job_id,) = add_jobs(connection, "a")
     (claimed,) = claim(connection)
     given = {"row": Jsonb(prediction_row(job_id)), "token": claimed.lease_token}
     with pytest.raises(
-        psycopg.errors.InvalidParameterValue, match="answers and traces must have one element for each job"
+        psycopg.errors.InvalidParameterValue, match="predictions and traces must have one element for each job"
     ):
         connection.execute(
-            RECORD_ROW.replace("answers => ", "answers => array_fill(NULL::loracomp.answer, '{1}') || "), given
+            RECORD_ROW.replace("predictions => ", "predictions => array_fill(NULL::loracomp.predicted, '{1}') || "),
+            given,
         )
     assert [each["id"] for each in connection.execute(RECORD_ROW, given)] == [job_id]
 

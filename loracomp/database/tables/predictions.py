@@ -256,7 +256,7 @@ composite_type(
     "What routing decided for a job: columns of loracomp.prediction, which holds it. Of workers'' own use.",
 )
 composite_type(
-    "answer",
+    "predicted",
     [
         prediction.c.job_id,
         Column("lease_token", BigInteger),
@@ -266,7 +266,7 @@ composite_type(
             "finish_reason composition_digest batch_size timings",
         ),
     ],
-    "What a worker answered to a job, with the token of its lease. For record_predictions.",
+    "What a worker predicted for a job, with the token of its lease. For record_predictions.",
 )
 
 # How many predictions each router has: without it reports are planned for a half per cent of them.
