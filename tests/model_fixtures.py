@@ -177,11 +177,11 @@ def compose(
 ) -> dict[str, Factors]:
     """Each module's factors in float32, merged step by step as `Composer` and `merge` do."""
     check_settings(strategy, len(adapters), weights, density)
-    prepared = prepare(strategy, [adapter.packed() for adapter in adapters], density=density)
-    return merge(gated(strategy, prepared, weights))
+    masked = mask_all(strategy, [adapter.packed() for adapter in adapters], density=density)
+    return merge(gated(strategy, masked, weights))
 
 
-def prepare(strategy: str, adapters: Sequence[PackedAdapter], *, density: float) -> tuple[PackedAdapter, ...]:
+def mask_all(strategy: str, adapters: Sequence[PackedAdapter], *, density: float) -> tuple[PackedAdapter, ...]:
     """Mask each adapter as the strategy does, before gates are applied."""
     if strategy not in TRIMMING:
         return tuple(adapters)

@@ -26,7 +26,7 @@ def memory(bench: Workbench, turns: int) -> Measured:
 
 
 def _held(bench: Workbench, strategy: str) -> dict[str, float]:
-    """Bytes of the factors as loaded, as prepared, as merged for each job (by election), and as copied for a pass.
+    """Bytes of the factors as loaded, their masks, as merged for each job, and as copied for a pass.
 
     Tensors that share memory count once.
     """
@@ -34,11 +34,11 @@ def _held(bench: Workbench, strategy: str) -> dict[str, float]:
     used = {id_ for each in compositions for id_ in each.adapter_ids}
     loaded, composer = bench.predictor().load(compositions), new_composer(bench)
     mixes = composer.compose(compositions, loaded)
-    merged = [adapter for mix in mixes if mix.electing for adapter in mix.applied.adapters]
+    merged = [adapter for mix in mixes if mix.applied is not mix for adapter in mix.applied.adapters]
     adapters = [factors for each in bench.library if each.id in used for factors in each.factors.values()]
     held = {
         "loaded": storage_nbytes(chain.from_iterable(each.blocks.values() for each in loaded.values())),
-        "prepared": composer.masks.nbytes,
+        "masks": composer.masks.nbytes,
         "merged": storage_nbytes(chain.from_iterable(each.blocks.values() for each in merged)),
         "a pass's copy": storage_nbytes(AdapterStack(bench.base.model, mixes).blocks.values()),
     }
@@ -49,7 +49,7 @@ def _held(bench: Workbench, strategy: str) -> dict[str, float]:
 def _memory(bench: Workbench, strategy: str, held: dict[str, float]) -> Figure:
     batch = bench.sizes.batch
     what = f"memory that {batch} new mixes by {strategy} keep"
-    ratios = [held["loaded"] + held["prepared"]]
+    ratios = [held["loaded"] + held["masks"]]
     return compare(f"memory {strategy}", what, "bytes of the adapters in use", "<= 1.1", ratios=ratios, details=held)
 
 

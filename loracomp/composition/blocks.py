@@ -41,6 +41,10 @@ class Block(NamedTuple):
         at = [self.modules.index(module) for module in modules]
         return Block(modules, self.A[at], self.B[at])
 
+    def to(self, to: torch.dtype | torch.device | str) -> "Block":
+        """The block in another dtype or on another device."""
+        return Block(self.modules, self.A.to(to), self.B.to(to))
+
 
 Blocks: TypeAlias = Mapping[tuple[int, int], Block]
 """Maps a shape (d_out, d_in) to the factors of an adapter's modules of that shape."""
@@ -68,7 +72,7 @@ def unpack(blocks: Blocks) -> dict[str, Factors]:
 
 def move(blocks: Blocks, device: torch.device | str) -> dict[tuple[int, int], Block]:
     """The same blocks, copied to `device`."""
-    return {shape: Block(modules, A.to(device), B.to(device)) for shape, (modules, A, B) in blocks.items()}
+    return {shape: block.to(device) for shape, block in blocks.items()}
 
 
 def nbytes(blocks: Blocks) -> int:
@@ -76,22 +80,22 @@ def nbytes(blocks: Blocks) -> int:
     return sum(block.A.nbytes + block.B.nbytes for block in blocks.values())
 
 
-def stack(adapters: Sequence[Blocks], dtype: torch.dtype | None = None) -> dict[tuple[int, int], Block]:
+def stack(adapters: Sequence[Blocks]) -> dict[tuple[int, int], Block]:
     """Stack n adapters into blocks A [modules, n, r, d_in], B [modules, n, d_out, r] over all modules of all adapters.
 
     If an adapter lacks a module or has a lower rank, zeros fill its place; they change no sum and no vote on signs.
-    The result has type `dtype`; by default the smallest type that can represent all adapters' types.
+    The result has the smallest type that can represent all adapters' types.
     """
     shapes = dict.fromkeys(shape for adapter in adapters for shape in adapter)
-    return {shape: _stack([adapter.get(shape) for adapter in adapters], dtype) for shape in shapes}
+    return {shape: _stack([adapter.get(shape) for adapter in adapters]) for shape in shapes}
 
 
-def _stack(blocks: Sequence[Block | None], dtype: torch.dtype | None) -> Block:
+def _stack(blocks: Sequence[Block | None]) -> Block:
     present = [block for block in blocks if block is not None]
     modules = present[0].modules
     if any(block.modules != modules for block in present):
         modules = tuple(sorted({module for block in present for module in block.modules}))
-    dtype = dtype or reduce(torch.promote_types, (block.A.dtype for block in present))
+    dtype = reduce(torch.promote_types, (block.A.dtype for block in present))
     rank = max(block.A.shape[1] for block in present)
     like = present[0]
     A_of_none, B_of_none = like.A.new_zeros(1, 1, 1), like.B.new_zeros(1, 1, 1)

@@ -114,7 +114,7 @@ class Composer:
         self._base = base
         self.masks: ByteLimitedCache[tuple[object, ...], Mask] = ByteLimitedCache(cache_bytes, "compositions")
         self._mixes: WeakValueDictionary[Composition, Mix] = WeakValueDictionary()
-        """Mixes in use: one that elects is merged once for all jobs that run under it."""
+        """Mixes in use: each is merged once for all jobs that run under it."""
 
     def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Mix | JobError]:
         """For each composition the mix to run, or the error that prevents it. Equal compositions share a mix.
@@ -146,8 +146,8 @@ class Composer:
             return error
         except UsageError as error:
             return JobError(str(error), code="composition_refused")
-        prepared = [self._masked(composition, adapter) for adapter in used]
-        return gated(composition.strategy, prepared, composition.weights)
+        masked = [self._masked(composition, adapter) for adapter in used]
+        return gated(composition.strategy, masked, composition.weights, self._base.model.dtype)
 
     def _checked(self, adapter: PackedAdapter | JobError, sha256: str) -> PackedAdapter:
         if isinstance(adapter, JobError):

@@ -45,7 +45,7 @@ def fidelity(mix: Mix, exact: Mix) -> tuple[float, float] | None:
     `mix` is a mix of some adapters; `exact` is their exact weighted sum, gated as for cat. Returns None if either
     change is zero.
     """
-    if not mix.summed_factors:  # it is the exact sum, or the base model alone
+    if mix.strategy == "cat":  # it is the exact sum, or the base model alone
         return (1.0, 1.0) if mix.adapters else None
     ours, sums = merge(mix), merge(exact)
     squared, inner, exact_squared = _inner_product(ours, ours), _inner_product(ours, sums), _inner_product(sums, sums)

@@ -1,10 +1,10 @@
 """Strategies to merge LoRA adapters, as pure functions of tensors and weights.
 
-An adapter changes a module's weight by B @ A, with A [r, d_in] and B [d_out, r]. A strategy has two steps. First it
-*prepares* each adapter by a mask that does not depend on the weights: magnitude_prune and TIES (arXiv 2306.01708) keep
-its largest elements, the other strategies all. Then it multiplies each adapter's A and B by two numbers, its *gates*;
-only these depend on the job's weights. In between, ties elects signs among the adapters of a mix. An adapter adds
-nothing to a module that it lacks; lower ranks are padded with zeros.
+An adapter changes a module's weight by B @ A, with A [r, d_in] and B [d_out, r]. magnitude_prune and TIES (arXiv
+2306.01708) first mask it: they keep only its largest elements, whatever the weights are. Each adapter's *gate* g is its
+weight times its scaling. cat adds up the changes g B A. The other strategies add up the factors, each times sqrt(g), so
+that every B meets every A; before that, ties elects signs among the adapters. An adapter adds nothing to a module that
+it lacks; lower ranks are padded with zeros.
 
 The result equals that of PEFT 0.21 (`LoraModel.add_weighted_adapter`, `utils.merge_utils`), with four exceptions: PEFT
 refuses different ranks; a single adapter follows the strategy too (PEFT uses linear); rsLoRA's scaling counts once
@@ -12,7 +12,7 @@ refuses different ranks; a single adapter follows the strategy too (PEFT uses li
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -41,9 +41,9 @@ TRIMMING = ("ties", "magnitude_prune")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedAdapter:
-    """A LoRA adapter in blocks, ready to compute with: as it was stored, or as a strategy prepared it.
+    """A LoRA adapter in blocks, ready to compute with: as it was stored, masked, or merged from a mix.
 
-    Two of them are equal if they are prepared alike from the same file.
+    Two of them are equal if their factors are.
     """
 
     id: int
@@ -54,8 +54,8 @@ class PackedAdapter:
     stored: Blocks
     """Its factors before `mask`."""
     mask: Mask | None = None
-    prepared: str = ""
-    """Names of what changed its factors; empty if they are as in the file."""
+    variant: str = ""
+    """Names the mask, or the mix that it is merged from; empty if its factors are as in the file."""
     roots: Mapping[str, float] = field(default_factory=dict)
     """For each module with its own scaling: the number that its A and B were multiplied by, sqrt(own / `scaling`)."""
     ranks: Mapping[str, int] = field(default_factory=dict)
@@ -63,17 +63,17 @@ class PackedAdapter:
 
     @property
     def key(self) -> tuple[int, str, str]:
-        """Identifies this adapter as it is prepared: another file or another mask has another key."""
-        return self.id, self.sha256, self.prepared
+        """Identifies its factors: another file or another mask has another key."""
+        return self.id, self.sha256, self.variant
 
     @property
     def blocks(self) -> Blocks:
-        """Its factors as they are prepared; with a mask, each call makes a copy."""
+        """Its factors; with a mask, each call makes a copy."""
         return self.mask.of(self.stored) if self.mask else self.stored
 
     def masked(self, mask: Mask) -> "PackedAdapter":
         """The same adapter under a mask that was made for it."""
-        return replace(self, mask=mask, prepared=f"{self.prepared}, {mask.name}")
+        return replace(self, mask=mask, variant=mask.name)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PackedAdapter) and self.key == other.key
@@ -111,31 +111,27 @@ class LoraFactors:
 
 @dataclass(frozen=True, eq=False)
 class Mix:
-    """A composition as the model applies it: distinct prepared adapters, each with two gates (left for A, right for B).
-
-    If `summed_factors`, every A_i meets every B_j: it adds sum_j right_j B_j (sum_i left_i A_i x) to an output.
-    Otherwise each adapter works alone: sum_i right_i B_i left_i A_i x.
-    If `electing`, its adapters elect signs (`elect_and_average`) before gates are applied. If `rescaled`, the change of
-    each module has the Frobenius norm that the exact weighted sum would have.
-    """
+    """A composition as the model applies it: distinct adapters, masked as the strategy says, each with its gate."""
 
     adapters: tuple[PackedAdapter, ...] = ()
-    left: tuple[float, ...] = ()
-    right: tuple[float, ...] = ()
-    summed_factors: bool = False
-    electing: bool = False
-    rescaled: bool = False
+    gates: tuple[float, ...] = ()
+    """For each adapter weight * scaling."""
+    strategy: str = "cat"
+    dtype: torch.dtype = torch.float32
+    """In which the factors of a merged adapter are kept."""
 
     @cached_property
     def applied(self) -> "Mix":
-        """The mix for a forward pass: if it elects or is rescaled, one adapter that is merged, in float32.
+        """The mix for a forward pass, where each adapter works alone: sum_i g_i B_i A_i x.
 
-        It is made once and kept as long as this mix, because another mix of the same adapters has other factors.
+        That is cat, and any mix of one adapter. The others become one adapter whose factors are merged. This is done
+        once and kept as long as this mix.
         """
-        if not (self.electing or self.rescaled):
+        if self.strategy == "cat" or len(self.adapters) == 1:
             return self
-        name = f"merged {[adapter.key for adapter in self.adapters]} {self.left} {self.right}"
-        return Mix((PackedAdapter(-1, "", 1.0, _merged(self), prepared=name),), (1.0,), (1.0,))
+        name = f"{self.strategy} {[adapter.key for adapter in self.adapters]} {self.gates}"
+        merged = {shape: block.to(self.dtype) for shape, block in _merged(self).items()}
+        return Mix((PackedAdapter(-1, "", 1.0, merged, variant=name),), (1.0,))
 
 
 def check_settings(strategy: str, adapters: int, weights: Sequence[float], density: float) -> None:
@@ -148,44 +144,54 @@ def check_settings(strategy: str, adapters: int, weights: Sequence[float], densi
         raise UsageError(f"density must be above 0 and at most 1, not {density}")
 
 
-def gated(strategy: str, prepared: Sequence[PackedAdapter], weights: Sequence[float]) -> Mix:
-    """The mix of prepared adapters with the gates that the weights give, where g = weight * scaling.
-
-    For cat, A is multiplied by g and B by 1; otherwise both by sqrt(|g|). The sign of a negative g goes to one of the
-    two only, because on both it would cancel. Adapters are sorted, so that rounding does not depend on their order.
-    """
-    mixed = sorted(zip(prepared, weights, strict=True), key=lambda each: each[0].key)
-    adapters = tuple(adapter for adapter, _ in mixed)
-    g = [weight * adapter.scaling for adapter, weight in mixed]
-    if strategy == "cat":
-        return Mix(adapters, tuple(g), (1.0,) * len(g))
-    roots = [math.sqrt(abs(each)) for each in g]
-    left = tuple(map(math.copysign, roots, g))
-    electing, rescaled = strategy == "ties", strategy == "linear_rescaled"
-    return Mix(adapters, left, tuple(roots), summed_factors=True, electing=electing, rescaled=rescaled)
+def gated(
+    strategy: str, adapters: Sequence[PackedAdapter], weights: Sequence[float], dtype: torch.dtype = torch.float32
+) -> Mix:
+    """The mix of these adapters, which are sorted, so that rounding does not depend on their order."""
+    mixed = sorted(zip(adapters, weights, strict=True), key=lambda each: each[0].key)
+    gates = tuple(weight * adapter.scaling for adapter, weight in mixed)
+    return Mix(tuple(adapter for adapter, _ in mixed), gates, strategy, dtype)
 
 
 def merge(mix: Mix) -> dict[str, Factors]:
     """Each module's merged factors in float32.
 
-    With summed factors A = sum left_i A_i and B = sum right_i B_i; for cat the left_i A_i and the B_i are concatenated.
+    For cat the g_i A_i and the B_i are concatenated. Otherwise A = sum sqrt(g_i) A_i and B = sum sqrt(g_i) B_i, and the
+    sign of a negative g goes to A alone, because on both it would cancel.
     """
     return unpack(_merged(mix))
 
 
 def _merged(mix: Mix) -> dict[tuple[int, int], Block]:
-    merged = {}
-    for shape, (modules, A, B) in stack([adapter.blocks for adapter in mix.adapters], torch.float32).items():
-        if mix.electing:
-            roots = _roots(mix.adapters, modules, A.device)
-            A, B = elect_and_average(A, 1, roots), elect_and_average(B, 1, roots)  # noqa: PLW2901
-        factors = gate(mix, A, B)
-        if mix.rescaled:
-            exact = gate(replace(mix, summed_factors=False), A, B)
-            ratio = (_squared_norms(*exact) / _squared_norms(*factors)).sqrt().nan_to_num(1.0, posinf=1.0)
-            factors = Factors(factors.A, factors.B * ratio[:, None, None])
-        merged[shape] = Block(modules, *factors)
-    return merged
+    merge_block = _concatenated if mix.strategy == "cat" else _summed
+    stacked = stack([adapter.blocks for adapter in mix.adapters])
+    return {shape: Block(block.modules, *merge_block(mix, block)) for shape, block in stacked.items()}
+
+
+def _concatenated(mix: Mix, block: Block) -> Factors:
+    """A [modules, n * r, d_in] and B [modules, d_out, n * r] in float32, from the block of a mix's n adapters."""
+    gates = torch.tensor(mix.gates, device=block.A.device)[:, None, None]
+    return Factors((block.A * gates).flatten(1, 2), block.B.float().transpose(1, 2).flatten(2))
+
+
+def _summed(mix: Mix, block: Block) -> Factors:
+    """A [modules, r, d_in] and B [modules, d_out, r] in float32, from the block of a mix's adapters."""
+    elected = _elected(mix.adapters, block) if mix.strategy == "ties" else block
+    roots = [math.sqrt(abs(gate)) for gate in mix.gates]
+    A = _weighted_sum(elected.A, map(math.copysign, roots, mix.gates))
+    B = _weighted_sum(elected.B.mT, roots).mT
+    if mix.strategy == "linear_rescaled":
+        ratio = (_squared_norms(*_concatenated(mix, block)) / _squared_norms(A, B)).sqrt()
+        B = B * ratio.nan_to_num(1.0, posinf=1.0)[:, None, None]
+    return Factors(A, B)
+
+
+def _weighted_sum(side: Tensor, weights: Iterable[float]) -> Tensor:
+    """The sum over the adapters of factors [modules, n, ...] times their weights, in float32: [modules, ...]."""
+    total = torch.zeros_like(side[:, 0], dtype=torch.float32)
+    for number, weight in enumerate(weights):
+        total.add_(side[:, number], alpha=weight)
+    return total
 
 
 def _squared_norms(A: Tensor, B: Tensor) -> Tensor:
@@ -193,15 +199,11 @@ def _squared_norms(A: Tensor, B: Tensor) -> Tensor:
     return ((A @ A.mT) * (B.mT @ B)).sum((1, 2))
 
 
-def gate(mix: Mix, A: Tensor, B: Tensor) -> Factors:
-    """Apply a mix's gates to the A [modules, n, r, d_in] and B [modules, n, d_out, r] of its n adapters; merge them.
-
-    Returns A [modules, R, d_in] and B [modules, d_out, R], with R = r with summed factors, otherwise R = n * r.
-    """
-    left, right = (torch.tensor(gates, device=A.device)[:, None, None] for gates in (mix.left, mix.right))
-    if mix.summed_factors:
-        return Factors((A * left).sum(1), (B * right).sum(1))
-    return Factors((A * left).flatten(1, 2), (B * right).transpose(1, 2).flatten(2))
+def _elected(adapters: Sequence[PackedAdapter], block: Block) -> Block:
+    """The block of these adapters after they have elected signs (`elect_and_average`)."""
+    roots = _roots(adapters, block.modules, block.A.device)
+    A, B = (elect_and_average(side.float(), 1, roots) for side in (block.A, block.B))
+    return Block(block.modules, A, B)
 
 
 def trim(adapter: PackedAdapter, density: float) -> Mask:

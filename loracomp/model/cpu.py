@@ -22,10 +22,9 @@ ROW_TOKENS           choices of a short prompt share one row of up to this many 
                      holds on a GPU too, where it was not measured.
 TEXTS_TOGETHER       number of texts that the encoder embeds at once, sorted by length: small batches cost less than the
                      padding of large ones.
-GATHERED, SUMMED     fixed cost of giving a row its own factors, in tokens that the same time would compute: GATHERED
-                     for each adapter of the row, or SUMMED once if factors are summed in float32. (A product with a
-                     row's own factors first copies them into another layout.) Measured with bfloat16 instructions by
-                     `python -m benchmarks.engine --only ways`.
+GATHERED             fixed cost of giving a row a copy of an adapter's factors, in tokens that the same time would
+                     compute. (A product with a row's own factors first copies them into another layout.) Measured with
+                     bfloat16 instructions.
 """
 
 import atexit
@@ -46,7 +45,7 @@ T = TypeVar("T")
 PASS_TOKENS = 64
 ROW_TOKENS = 512
 TEXTS_TOGETHER = 8
-GATHERED, SUMMED = 28, 80
+GATHERED = 28
 
 PATIENCE_S = 10.0
 """Seconds that work waits for the computing thread; after that it runs in the thread that asked for it."""

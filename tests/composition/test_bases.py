@@ -189,7 +189,7 @@ def test_the_table_of_architectures_stands_in_the_docs():
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_output_head_and_the_embedding_are_adapted_as_by_peft(architecture, shared, tmp_path, monkeypatch):
     """Gemma scales its embedding, and GPT-2's head is tied to it; PEFT saves both weights with the factors."""
-    monkeypatch.setattr("loracomp.composition.layers._Batch.shared_is_cheaper", lambda *_: shared)
+    monkeypatch.setattr("loracomp.composition.layers._shared_is_cheaper", lambda *_, **__: shared)
     head, embedding = ("lm_head", "wte" if architecture == "GPT-2" else "embed_tokens")
     base = load_base_model(saved(tiny(architecture), tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
     targets = [head, embedding, ARCHITECTURES[architecture][1][0]]

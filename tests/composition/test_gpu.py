@@ -9,7 +9,7 @@ from loracomp.engine.answering import Predictor
 from loracomp.model.loading import load_base_model, resolve_device
 from loracomp.model.scoring import pad_right
 from loracomp.records import Composition, Request
-from model_fixtures import as_base, letter_tokenizer, linear_shapes, prepare, random_adapter, tiny_llama
+from model_fixtures import as_base, letter_tokenizer, linear_shapes, mask_all, random_adapter, tiny_llama
 
 pytestmark = pytest.mark.cuda
 a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -35,8 +35,8 @@ def logits(model, mixes, shared):
 def test_a_pass_equals_the_processors(adapters, strategy, shared):
     def passed(device: str) -> torch.Tensor:
         on_device = [moved(adapter.packed(), device) for adapter in adapters]
-        prepared = prepare(strategy, on_device, density=0.5)
-        mixes = [gated(strategy, prepared, weights) for weights in ([0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [1.0, 0.0, 0.0])]
+        masked = mask_all(strategy, on_device, density=0.5)
+        mixes = [gated(strategy, masked, weights) for weights in ([0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [1.0, 0.0, 0.0])]
         return logits(tiny_llama().to(device), mixes, shared)
 
     torch.testing.assert_close(passed("cuda"), passed("cpu"), rtol=1e-3, atol=1e-3)
@@ -50,8 +50,8 @@ def test_in_bfloat16_a_pass_is_within_the_bound_that_holds_on_the_processor(adap
 
     def passed(model) -> torch.Tensor:
         on_device = [moved(adapter.packed(), model.device) for adapter in adapters]
-        prepared = prepare(strategy, on_device, density=0.5)
-        mixes = [gated(strategy, prepared, weights) for weights in ([0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [1.0, 0.0, 0.0])]
+        masked = mask_all(strategy, on_device, density=0.5)
+        mixes = [gated(strategy, masked, weights) for weights in ([0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [1.0, 0.0, 0.0])]
         return logits(model, mixes, shared).float()
 
     narrow = tiny_llama().bfloat16()

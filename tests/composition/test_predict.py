@@ -174,11 +174,13 @@ def test_end_of_text_ends_a_row_alone_and_is_not_in_the_answer(base, library, pr
 def test_generation_takes_the_way_that_is_cheaper_for_each_pass(base, library, predictor, monkeypatch):
     """Over prompts each row has its own adapters; over a token each all are shared."""
     ways = []
-    adding = layers._adding_own, layers._adding_shared
-    monkeypatch.setattr(layers, "_adding_own", lambda *args: ways.append("own") or adding[0](*args))
-    monkeypatch.setattr(
-        layers, "_adding_shared", lambda *args, **kwargs: ways.append("shared") or adding[1](*args, **kwargs)
-    )
+    adding = layers._adding
+
+    def noted(A, B, grouping, gated):
+        ways.append("shared" if grouping.picked is None else "own")
+        return adding(A, B, grouping, gated)
+
+    monkeypatch.setattr(layers, "_adding", noted)
     requests = [
         written("a" * 60, max_new_tokens=9, composition=library.composition(number, strategy="cat"))
         for number in range(10)
@@ -465,7 +467,7 @@ OVERFLOWING = {"A": (3e4, 1e-3), "B": (1e-3, 1e5)}
 @pytest.mark.parametrize("token_budget", [16384, 1])  # in one pass, and each in its own
 def test_an_adapter_that_overflows_in_float16_fails_its_own_jobs_alone(overflows, shared, token_budget, monkeypatch):
     """The healthy adapters are few, so that no pass makes a smaller stack, without the adapter that overflows."""
-    monkeypatch.setattr(layers._Batch, "shared_is_cheaper", lambda *_: shared)
+    monkeypatch.setattr(layers, "_shared_is_cheaper", lambda *_, **__: shared)
     base = as_base(tiny_llama().half(), letter_tokenizer())
     library = Library(base.model)
     sizes = OVERFLOWING[overflows]

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loracomp.composition.blocks import Factors, are_largest, nbytes, pack_bits, unpack, unpack_bits
+from loracomp.composition.blocks import Factors, are_largest, nbytes, pack_bits, unpack_bits
 from loracomp.composition.fidelity import fidelity, merged
 from loracomp.composition.strategies import STRATEGIES, gated
 from loracomp.errors import UsageError
-from model_fixtures import compose, linear_shapes, peft_twin, prepare, random_adapter, tiny_llama
+from model_fixtures import compose, linear_shapes, mask_all, peft_twin, random_adapter, tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 reads it
 
@@ -21,14 +21,9 @@ SHAPES = {"a": (7, 5), "b": (4, 6), "c": (5, 5)}
 PEFTS = ("linear", "cat", "ties", "magnitude_prune")
 
 
-def prepared(strategy, adapters, **settings):
-    """Module -> prepared factors, of each adapter."""
-    return [unpack(each.blocks) for each in prepare(strategy, [adapter.packed() for adapter in adapters], **settings)]
-
-
 def mixed(strategy, adapters, weights, *, density=1.0):
     packed = [adapter.packed() for adapter in adapters]
-    return gated(strategy, prepare(strategy, packed, density=density), weights)
+    return gated(strategy, mask_all(strategy, packed, density=density), weights)
 
 
 def dense(factors):
@@ -188,15 +183,15 @@ def test_eight_booleans_are_kept_in_a_byte(flags):
 
 def test_of_a_masked_adapter_only_its_mask_takes_memory():
     adapter = random_adapter({"a": (80, 40), "b": (24, 40)}, seed=1).packed()
-    (masked,) = prepare("ties", [adapter], density=0.5)
+    (masked,) = mask_all("ties", [adapter], density=0.5)
     assert masked.stored is adapter.stored
     assert masked.mask.nbytes * 32 == nbytes(adapter.stored)  # a bit for each float32
 
 
-def test_an_adapter_equals_another_that_is_prepared_alike_from_the_same_file():
+def test_an_adapter_equals_another_that_is_masked_alike_from_the_same_file():
     one, same, changed = (random_adapter(SHAPES, seed=1).packed() for _ in range(3))
     changed = replace(changed, sha256="f" * 64)
-    (masked,), (again,) = (prepare("ties", [each], density=0.5) for each in (one, same))
+    (masked,), (again,) = (mask_all("ties", [each], density=0.5) for each in (one, same))
     assert (one, masked) == (same, again)
     assert len({one, same, masked, again, changed}) == 3
 
