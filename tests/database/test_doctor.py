@@ -227,6 +227,17 @@ def test_a_database_without_models(url: str, owner: Connection) -> None:
         assert health(owner)["models"] == ("fail", f"{missing}; {no_encoder}")
 
 
+def test_a_change_of_the_encoder_that_was_killed(url: str, owner: Connection) -> None:
+    insert = (
+        "INSERT INTO loracomp.encoder (name, source, fingerprint, dimensions, is_ready)"
+        " VALUES ('toy', 'toys/toy', 'f', 832, false)"
+    )
+    with changed(owner, insert, "DELETE FROM loracomp.encoder"):
+        level, said = health(owner)["models"]
+    assert level == "fail"
+    assert "embedded by the new encoder: loracomp encoder set toys/toy goes on" in said
+
+
 def test_adapters_that_no_job_can_use(url: str, owner: Connection) -> None:
     never = "never retrieved, because no example is embedded: mnli, rte; loracomp task import brings examples"
     assert health(owner)["adapters"] == ("warn", never)
