@@ -220,13 +220,6 @@ def test_everyday_jobs_are_claimed_before_evaluations_and_alone(connection: db.C
     assert claim(connection) == []
 
 
-def test_after_a_thousand_minutes_an_evaluation_waits_like_others(connection: db.Connection) -> None:
-    start(connection, "tea", "base", rows_a_task=1)
-    connection.execute("UPDATE loracomp.job SET run_at = now() - interval '1001 minutes'")
-    submit(connection, "a person's")
-    assert len(claim(connection)) == 2
-
-
 def test_an_evaluation_keeps_a_draining_worker(connection: db.Connection) -> None:
     start(connection, "tea", "base", rows_a_task=1)
     assert not one(connection, "SELECT loracomp.queue_is_empty('toy') AS empty")["empty"]
