@@ -42,7 +42,7 @@ WHERE s.status IS DISTINCT FROM 'answered' OR s.answer IS NULL
     OR NOT %s AND s.answer <> upper((SELECT replace(a.prompt, '{body}', n.body) FROM loracomp.declaration AS a))
 """
 TWICE = "SELECT count(*) FROM (SELECT FROM public.asked GROUP BY prompt HAVING count(*) > 1) AS twice"
-CUT_CLAIMS = (
+CUT_OFF = (
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
     " AND state = 'active' AND query LIKE %s AND pid <> pg_backend_pid()"
 )
@@ -80,17 +80,17 @@ def server_of_answers(server: Server, arena: Arena) -> str:
 
 
 def backfill_cut(server: Server, arena: Arena) -> str:
-    """Claims are cut off while they ask for the rows that were there, twenty times; then the server crashes."""
+    """The keeper is cut off while it asks for the rows that were there, twenty times; then the server crashes."""
     cuts: list[int] = []
 
     def harm() -> None:
         arena.start_workers(2, BATCH_SIZE=64, MODEL_S=0)
         while sum(cuts) < 20 and arena.one(SWEEPS):
-            cuts.append(arena.one(CUT_CLAIMS, "%loracomp.claim_jobs%"))
+            cuts.append(arena.one(CUT_OFF, "%loracomp.ask_rows%"))
         server.crash_and_restart()
 
     remark = while_written(arena, 20 * arena.size, harm)
-    return f"{sum(cuts)} claims cut off; {remark}"
+    return f"{sum(cuts)} calls cut off; {remark}"
 
 
 def alteration_cut(server: Server, arena: Arena) -> str:

@@ -39,6 +39,9 @@ from routing_data import BASE_MODEL
 
 FINGERPRINT = "e" * 64
 POINTS = ("claimed", "encoding", "predicting", "before commit", "during commit", "after commit")
+STEPS = ("ask_rows", "rescue_jobs", "wake_jobs", "take_late_answers", "maintain")
+KEEPING = tuple(f"{when} the commit of {step}" for step in STEPS for when in ("before", "after"))
+"""Points of a keeper's life."""
 LARGEST_BATCH = 8
 """Of jobs that say "much": more than that and memory runs out."""
 MORE_THAN_THERE_IS = 1 << 60
@@ -189,7 +192,8 @@ def digest(routed: Routed, weights: dict[int, bytes]) -> str:
 
 @contextmanager
 def dying(death: Death) -> Iterator[None]:
-    """The worker dies around claim and record, and in the keeper around the commit of a step."""
+    """Let the worker die around claim or record, or around the commit of a keeper's step that had something to do."""
+    last = [""]
 
     def claim_jobs(*arguments: Any, **given: Any) -> tuple[Job, ...]:
         jobs = leases.claim_jobs(*arguments, **given)
@@ -204,17 +208,24 @@ def dying(death: Death) -> Iterator[None]:
         death.at("after commit")
         return ids
 
+    def call(step: str, connection: Connection) -> int:
+        handled = call_step(step, connection)
+        last[0] = step if handled or step in ("take_late_answers", "maintain") else ""
+        return handled
+
     @contextmanager
     def within(connection: Connection, seconds: float) -> Iterator[None]:
+        last[0] = ""
         with whole(connection, seconds):
             yield
-            death.at("before a step's commit")
-        death.at("after a step's commit")
+            death.at(f"before the commit of {last[0]}")
+        death.at(f"after the commit of {last[0]}")
 
-    whole = keeper.within
+    whole, call_step = keeper.within, keeper._call
     with (
         patch.object(claimer, "claim_jobs", claim_jobs),
         patch.object(recorder, "record", write),
+        patch.object(keeper, "_call", call),
         patch.object(keeper, "within", within),
     ):
         yield

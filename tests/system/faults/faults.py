@@ -24,6 +24,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 import declarations
+import keeping
 import routing_data
 from arena import MADE_UP_WEIGHTS, ROOT, Arena, Server, python_path
 from conftest import create_database, drop_database
@@ -465,6 +466,7 @@ FAULTS: dict[str, Fault] = {
     "upgrades": upgrades,
     "full_and_out_of_memory": full_and_out_of_memory,
     **declarations.FAULTS,
+    **keeping.FAULTS,
 }
 
 
