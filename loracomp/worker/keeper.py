@@ -6,9 +6,7 @@ the other steps go on, and it is tried again later. Embedding is a step of every
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from threading import Event, Thread
@@ -22,6 +20,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
 from loracomp.worker.link import Link
 from loracomp.worker.logfmt import logfmt, message_of
+from loracomp.worker.steps import Step, call, within
 
 ELECTED_S = 5.0
 """Seconds for which a worker is elected."""
@@ -33,34 +32,14 @@ PAUSE_S = 0.05
 """Least number of seconds between two rounds, however many notifications arrive: any login can send them."""
 NOTE_EVERY_S = 10.0
 """Seconds after which a step that finds nothing to do is noted again. Each note leaves a dead tuple."""
-FAILED_AGAIN_S, FAILED_AT_MOST_S = 1.0, 60.0
-"""Seconds after which a step that failed is tried again: the first time, and at most. They double with each failure."""
+FAILED_AGAIN_S, DOUBLED_AT_MOST = 1.0, 6
+"""Seconds after which a step that failed is tried again. They double with each failure, so many times at most."""
 REST_AT_MOST_S = 60.0
 """Seconds after which a step that found nothing to do is called again at least, however long it took."""
 EMBED_BUSY_S = 10.0
 """Seconds after which a worker that holds jobs looks for examples to embed."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Step:
-    """A step, and when it is due."""
-
-    name: str
-    """Of the SQL function and of its query."""
-    every_s: float
-    """At least so often."""
-    is_woken: bool = False
-    """Whether a notification makes it due."""
-    due_at: float = field(default_factory=monotonic)
-    rests: float = 20.0
-    """How many times as long as it took it rests after it found nothing: under an old snapshot it may be slow."""
-    noted_at: float = 0.0
-    failures: int = 0
-    """Since it last succeeded."""
-    handled: int | None = None
-    """By the last call; 0 if it failed, None if there was none."""
 
 
 class Keeper:
@@ -151,7 +130,7 @@ class Keeper:
                 self.notified.clear()
                 self._wake()
             for step in self._steps:
-                self._take(step, partial(_call, step.name))
+                self._take(step, partial(call, step.name))
         self._take(self._embedding, self._embed)
 
     def _elect(self) -> None:
@@ -188,7 +167,7 @@ class Keeper:
             error = failure
             _log.warning(logfmt("step_failed", step=step.name, error=error))
             step.handled = 0
-            step.due_at = monotonic() + min(FAILED_AGAIN_S * 2**step.failures, FAILED_AT_MOST_S)
+            step.due_at = monotonic() + FAILED_AGAIN_S * 2 ** min(step.failures, DOUBLED_AT_MOST)
             step.failures += 1
         self._note(step, monotonic() - began, error)
         if step.handled:
@@ -227,15 +206,3 @@ class Keeper:
             self.notified.wait(seconds)
         else:
             self._stop.wait(seconds)
-
-
-def _call(name: str, connection: Connection) -> int:
-    return int(row_of(connection, QUERIES[name])["handled"])
-
-
-@contextmanager
-def within(connection: Connection, seconds: float) -> Iterator[None]:
-    """A transaction whose statements are cancelled after so many seconds, and wait for a lock for a moment only."""
-    with connection.transaction():
-        connection.execute(QUERIES["set_step_timeouts"], {"timeout": f"{1000 * seconds:.0f}ms"})
-        yield

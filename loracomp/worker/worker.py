@@ -20,12 +20,13 @@ from loracomp.errors import LoracompError
 from loracomp.worker.claimer import Claimer
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.handover import Handover
-from loracomp.worker.heartbeat import Heartbeat, Presence
+from loracomp.worker.heartbeat import Heartbeat
 from loracomp.worker.keeper import Keeper
 from loracomp.worker.leases import Leases, note_released, nothing_waits, release_jobs
 from loracomp.worker.link import Link
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.loop import ModelLoop
+from loracomp.worker.presence import Presence
 from loracomp.worker.recorder import Recorder
 from loracomp.worker.stages import Engine
 

@@ -24,9 +24,10 @@ from loracomp.errors import DeviceHungError, JobError, SchemaMismatchError
 from loracomp.records import Job
 from loracomp.worker.claimer import Claimer
 from loracomp.worker.endpoint import DatabaseSample
-from loracomp.worker.heartbeat import Heartbeat, Presence
+from loracomp.worker.heartbeat import Heartbeat
 from loracomp.worker.leases import Leases
 from loracomp.worker.link import Link
+from loracomp.worker.presence import Presence
 from loracomp.worker.process import leaves_after_s
 from loracomp.worker.worker import Worker
 from queue_worker import Obedient

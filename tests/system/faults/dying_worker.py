@@ -31,7 +31,7 @@ from loracomp.engine.inflight import InFlight
 from loracomp.errors import JobError
 from loracomp.model.batching import halving_on_out_of_memory
 from loracomp.records import Job, Prediction, Routed
-from loracomp.worker import claimer, keeper, leases, record, recorder
+from loracomp.worker import claimer, keeper, leases, record, recorder, steps
 from loracomp.worker.process import serve
 from loracomp.worker.worker import Worker
 from made_up_engine import MadeUp
@@ -221,11 +221,11 @@ def dying(death: Death) -> Iterator[None]:
             death.at(f"before the commit of {last[0]}")
         death.at(f"after the commit of {last[0]}")
 
-    whole, call_step = keeper.within, keeper._call
+    whole, call_step = steps.within, steps.call
     with (
         patch.object(claimer, "claim_jobs", claim_jobs),
         patch.object(recorder, "record", write),
-        patch.object(keeper, "_call", call),
+        patch.object(keeper, "call", call),
         patch.object(keeper, "within", within),
     ):
         yield

@@ -5,6 +5,7 @@ What must hold at the end is what `declarations.while_written` looks at, and the
 
 import signal
 import time
+from functools import partial
 from typing import Any
 
 from arena import Arena, Server
@@ -18,7 +19,7 @@ CROSS JOIN LATERAL loracomp.claim_jobs('gone', b.name, 4, '1 second') WHERE b.is
 ELECTED = "SELECT coalesce(max(worker), '') FROM loracomp.keeper WHERE keeps_until > now()"
 CUT_KEEPERS = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-WHERE datname = current_database() AND application_name LIKE 'loracomp keeper %'
+WHERE datname = current_database() AND application_name LIKE %s
 """
 WITHIN_S = 10
 """Seconds within which another worker must be elected: a lease of five, a look every second and a half, some slack."""
@@ -47,7 +48,7 @@ def keeper_cut_off(_: Server, arena: Arena) -> str:
     def harm() -> None:
         arena.start_workers(2, BATCH_SIZE=8)
         for _ in range(20):
-            cuts.append(arena.one(CUT_KEEPERS))
+            cuts.append(arena.one(CUT_KEEPERS, "loracomp keeper %"))
             time.sleep(0.2)
 
     remark = while_written(arena, arena.size, harm)
@@ -66,7 +67,7 @@ def keeper_hangs(_: Server, arena: Arena) -> str:
             process: Any = workers[int(first.removeprefix("w"))]
             process.send_signal(signal.SIGSTOP)
             began = time.monotonic()
-            arena.wait(lambda first=first: arena.one(ELECTED) not in ("", first))
+            arena.wait(partial(is_another, arena, first))
             waited.append(time.monotonic() - began)
             process.send_signal(signal.SIGCONT)
         with arena.connect() as connection, connection.transaction():
@@ -76,6 +77,11 @@ def keeper_hangs(_: Server, arena: Arena) -> str:
     remark = while_written(arena, arena.size, harm)
     assert max(waited) < WITHIN_S, f"another worker was elected after {max(waited):.1f} s"
     return f"another was elected within {max(waited):.1f} s; {remark}"
+
+
+def is_another(arena: Arena, than: str) -> bool:
+    """Whether another worker than this one is elected."""
+    return arena.one(ELECTED) not in ("", than)
 
 
 FAULTS = {each.__name__: each for each in (keeper_killed, keeper_cut_off, keeper_hangs)}
