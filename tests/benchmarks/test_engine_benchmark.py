@@ -141,4 +141,4 @@ def test_the_whole_command_at_its_smallest(tmp_path: Path) -> None:
     assert {*figures} == single | by_strategy | {"scoring cat", "scoring linear"}
     assert without or figures["paper"]["details"]["same answer, share"] == 1
     assert all(figures[f"memory {strategy}"]["holds"] for strategy in GOALS)
-    assert results["memory"]["held"]["ties"]["prepared"] == pytest.approx(1 / 16, abs=1e-3)  # a bit for each bfloat16
+    assert results["memory"]["held"]["ties"]["masks"] == pytest.approx(1 / 16, abs=1e-3)  # a bit for each bfloat16
