@@ -64,7 +64,7 @@ COMMENT ON COLUMN loracomp.queue_health.oldest_due_s IS 'Seconds that the longes
 COMMENT ON COLUMN loracomp.queue_health.running IS 'Number of jobs that workers are running.';
 COMMENT ON COLUMN loracomp.queue_health.busy_workers IS 'Number of workers that are running jobs.';
 COMMENT ON COLUMN loracomp.queue_health.expired_leases IS
-'Number of running jobs whose lease expired, because their worker died or hangs. The next claim queues them again.';
+'Number of running jobs whose lease expired, because their worker died or hangs. The keeper queues them again.';
 COMMENT ON COLUMN loracomp.queue_health.alone IS
 'Number of running jobs whose lease expired before; until such a job has ended, its worker takes no other.';
 COMMENT ON COLUMN loracomp.queue_health.succeeded_last_hour IS 'Jobs that succeeded within the last hour.';
@@ -76,4 +76,4 @@ COMMENT ON COLUMN loracomp.queue_health.last_succeeded_at IS 'When the last job 
 COMMENT ON COLUMN loracomp.queue_health.per_minute IS 'Jobs that ended a minute, in the last five minutes.';
 COMMENT ON COLUMN loracomp.queue_health.live_workers IS 'Number of workers that are there, with jobs or without.';
 COMMENT ON COLUMN loracomp.queue_health.rows_waiting IS
-'Rows of declarations that no job asks for yet, which the next claims do; while rows that were there are looked at, an estimate.';
+'Rows of declarations that no job asks for yet, which the keeper changes; while rows that were there are looked at, an estimate.';
