@@ -13,7 +13,7 @@ import torch
 
 from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import Mix
-from loracomp.engine.answering import Answering, Asked
+from loracomp.engine.answering import Answering, PendingRequest
 from loracomp.model.forward import CACHE
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_texts
@@ -170,7 +170,7 @@ def _steps_of_arrivals(
 ) -> list[float]:
     waits, waiting, start = [], deque(range(len(requests))), time.perf_counter()
     answering: Answering = predictor.begin()
-    running: dict[int, Asked] = {}
+    running: dict[int, PendingRequest] = {}
     while waiting or answering:
         if not answering:
             time.sleep(max(0.0, start + due[waiting[0]] - time.perf_counter()))

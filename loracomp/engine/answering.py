@@ -22,7 +22,7 @@ from loracomp.records import Answer, Composition, Request
 
 
 @dataclass(slots=True, eq=False)
-class Asked:
+class PendingRequest:
     """A request in the model. `mix` and `encoded` are there unless it was answered at once, with an error."""
 
     request: Request
@@ -60,9 +60,9 @@ class Answering:
         self._base = base
         self._token_budget = token_budget
         self._pass_tokens = PASS_TOKENS if base.model.device.type == "cpu" else token_budget
-        self._scored: list[Asked] = []
+        self._scored: list[PendingRequest] = []
         """Requests with choices, in the order in which they were added."""
-        self._cut: list[list[Asked]] = []
+        self._cut: list[list[PendingRequest]] = []
         """The same requests, divided into passes; empty after a request was added."""
         self._scoring = False
         self._adapters = self._stack_of([])
@@ -70,7 +70,7 @@ class Answering:
         self._texts = Texts(
             base.model,
             base.tokenizer,
-            self._prepare,
+            self._ready_for,
             token_budget=token_budget,
             pass_tokens=self._pass_tokens,
             shares_prefixes=base.shares_prompts,
@@ -79,9 +79,9 @@ class Answering:
     def __bool__(self) -> bool:
         return bool(self._scored or self._texts)
 
-    def add(self, request: Request, mix: Mix | JobError, wanted: Callable[[], bool] = lambda: True) -> Asked:
+    def add(self, request: Request, mix: Mix | JobError, wanted: Callable[[], bool] = lambda: True) -> PendingRequest:
         """Add a request. If `wanted` returns False before one of its passes, its answer is JobError 'lease_lost'."""
-        asked = Asked(request, wanted)
+        asked = PendingRequest(request, wanted)
         try:
             if isinstance(mix, JobError):
                 raise mix
@@ -139,7 +139,7 @@ class Answering:
         for item in together:
             item.answer = answers.get(item) or _lease_lost()
 
-    def _scores(self, items: Sequence[Asked]) -> dict[Asked, Answer | JobError]:
+    def _scores(self, items: Sequence[PendingRequest]) -> dict[PendingRequest, Answer | JobError]:
         """Score items in one pass; those that are not finite are scored again alone, as others may overflow.
 
         A single item too: the stack of its pass has adapters of items that wait for a later pass.
@@ -151,13 +151,13 @@ class Answering:
         spoilt = [item for item, answer in answers.items() if _is_not_finite(answer)]
         return answers | {item: run([item])[0] for item in spoilt}
 
-    def _part(self, items: Sequence[Asked], asked: Sequence[Asked]) -> list[Answer | JobError]:
+    def _part(self, items: Sequence[PendingRequest], asked: Sequence[PendingRequest]) -> list[Answer | JobError]:
         # After memory ran out or an adapter overflowed, a part is run with only the adapters that it uses.
         adapters = self._adapters if asked is items else self._stack_of(item.mix for item in asked)
         return self._score(adapters, asked)
 
     @torch.inference_mode()
-    def _score(self, adapters: AdapterStack, items: Sequence[Asked]) -> list[Answer | JobError]:
+    def _score(self, adapters: AdapterStack, items: Sequence[PendingRequest]) -> list[Answer | JobError]:
         rows = [item.mix for item in items for _ in item.question.rows]
         with adapters.composed(rows, max(item.width for item in items)):
             on_device = log_likelihoods(self._base.model, [item.question for item in items])
@@ -165,7 +165,7 @@ class Answering:
         scores = torch.split(torch.cat(on_device).cpu(), [len(each) for each in on_device])
         return [_chosen(item, own) for item, own in zip(items, scores, strict=True)]
 
-    def _prepare(self, texts: Sequence[Text], tokens: int) -> Ready:
+    def _ready_for(self, texts: Sequence[Text], tokens: int) -> Ready:
         mixes = [text.item.mix for text in texts]
         # A text is tried again alone because an adapter may overflow, so the stack must have no adapters of others.
         if any(text.alone for text in texts) or not self._of_texts.covers(mixes):
@@ -176,7 +176,7 @@ class Answering:
         return AdapterStack(self._base.model, mixes)
 
 
-def _chosen(item: Asked, log_likelihoods: Tensor) -> Answer | JobError:
+def _chosen(item: PendingRequest, log_likelihoods: Tensor) -> Answer | JobError:
     """The answer with the highest score; among equal scores, the first choice.
 
     `log_likelihoods` [choices] are those of the request's choices under its mix.
@@ -206,7 +206,7 @@ def _calibrated(request: Request, scores: list[float]) -> list[float]:
     return [weight * score + bias + label for score, bias, label in parts]
 
 
-def _written(item: Asked, generated: Generated | JobError | None) -> Answer | JobError:
+def _written(item: PendingRequest, generated: Generated | JobError | None) -> Answer | JobError:
     assert isinstance(item.encoded, Prompt)
     if generated is None:
         return _lease_lost()
@@ -230,7 +230,7 @@ def _lease_lost() -> JobError:
     return JobError("the job's lease was lost, so its answer could not be recorded", code="lease_lost")
 
 
-def _not_finite(item: Asked) -> JobError:
+def _not_finite(item: PendingRequest) -> JobError:
     ids = ", ".join(map(str, item.request.composition.adapter_ids)) or "none"
     return JobError(
         f"the model's output contains NaN or infinity: its sum with the adapters (ids: {ids}) overflows in this "

@@ -15,7 +15,7 @@ from loracomp.records import Failure, Job, LabelledRow, Prediction, Request, Rou
 
 if TYPE_CHECKING:
     from loracomp.composition.strategies import PackedAdapter
-    from loracomp.engine.answering import Asked
+    from loracomp.engine.answering import PendingRequest
 
 Result: TypeAlias = Prediction | Measurement | Failure
 
@@ -40,7 +40,7 @@ class InFlight:
     """Rows on which the scores of its choices are calibrated; empty: they are the composition's."""
     adapters: Mapping[int, "PackedAdapter | JobError"] = field(default_factory=dict)
     """Those that its requests use, and others, by id (`composer.Loaded`)."""
-    asked: Sequence["Asked"] = ()
+    asked: Sequence["PendingRequest"] = ()
     """The requests in the model, with their answers so far."""
     batch_size: int = 1
     """Number of jobs that the model had when this one joined, itself included."""

@@ -20,8 +20,8 @@ ALIKE = 64
 """Texts share their first tokens if at least this many are equal; for fewer, the extra forward pass costs more."""
 Ready = Callable[[], AbstractContextManager[None]]
 """Makes a context for one forward pass, in which each row goes through the model with its own adapters."""
-Prepare = Callable[[Sequence[Text], int], Ready]
-"""Prepares passes over these texts, with a number of tokens for each."""
+Stack = Callable[[Sequence[Text], int], Ready]
+"""Stacks the adapters for passes over these texts, with a number of tokens for each."""
 
 
 class Texts:
@@ -36,7 +36,7 @@ class Texts:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        prepare: Prepare = lambda *_: nullcontext,
+        stack: Stack = lambda *_: nullcontext,
         *,
         token_budget: int = 16384,
         pass_tokens: int = 16384,
@@ -49,7 +49,7 @@ class Texts:
         """
         self._forward = Forward(model)
         self._tokenizer = tokenizer
-        self._prepare = prepare
+        self._stack = stack
         self._budget = token_budget
         self._pass_tokens = pass_tokens
         self._shares_prefixes = shares_prefixes
@@ -116,7 +116,7 @@ class Texts:
     def _next_logits(self) -> Tensor:
         self._cache.room_for_a_column()
         mask, positions = self._cache.inputs(self._forward.device)
-        self._ready = self._ready or self._prepare(self._running, 1)
+        self._ready = self._ready or self._stack(self._running, 1)
         last = [text.tokens[-1] for text in self._running]
         lengths = [text.width for text in self._running]
         with self._ready():
@@ -177,7 +177,7 @@ class Texts:
         """Logits after what each text has read, or after its first `until` tokens; `cache` has the tokens before."""
         known = 0 if cache is None else cache.get_seq_length()
         rows = [text.read[known:until] for text in texts]
-        with self._prepare(texts, max(map(len, rows)))():
+        with self._stack(texts, max(map(len, rows)))():
             return self._forward.after_rows(rows, [text.width for text in texts], cache)
 
     def _take(self, texts: Sequence[Text], logits: Tensor) -> None:
