@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
 
@@ -15,7 +16,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.worker import keeper
 from loracomp.worker.keeper import Keeper
 from loracomp.worker.link import Link
-from worker_helpers import wait_until, working
+from worker_helpers import drain_here, wait_until, working
 
 STEPS = {"wake_jobs", "rescue_jobs", "ask_rows", "take_late_answers", "maintain"}
 
@@ -154,3 +155,25 @@ def test_a_locked_table_keeps_a_worker_from_embedding_and_not_from_claiming(conn
             add_jobs(connection, "a")
             wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
             assert time.monotonic() - began < 5
+
+
+def test_a_worker_that_drains_asks_for_all_rows_of_a_table_first(connection: Connection, database: str):
+    """Also where the first pages have no row that passes the filter, and a table that is just being changed."""
+    connection.execute("CREATE TABLE notes (id integer PRIMARY KEY, body text, kind text)")
+    connection.execute(
+        "INSERT INTO notes SELECT i, 'note ' || i, CASE WHEN i > 4990 THEN 'ours' ELSE 'theirs' END"
+        " FROM generate_series(1, 5000) AS i"
+    )
+    connection.execute(
+        "SELECT loracomp.create_answers("
+        "'said', 'notes', '{body}', max_new_tokens => 4, filter => '{\"kind\": \"ours\"}')"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        with db.connect(database) as vacuum, vacuum.transaction():
+            vacuum.execute("LOCK TABLE notes IN ACCESS EXCLUSIVE MODE")
+            draining = pool.submit(drain_here, database)
+            time.sleep(2)
+        draining.result(60)
+    rows = connection.execute("SELECT status, count(*) FROM said WHERE id > 4990 GROUP BY status").fetchall()
+    assert rows == [{"status": "answered", "count": 10}]
+    connection.execute("DROP TABLE notes CASCADE; SELECT loracomp.forget_answers(a) FROM loracomp.declaration AS a")
