@@ -29,7 +29,9 @@ ELECT_AGAIN_S = 1.5
 STEP_S = 5.0
 """Seconds after which a step is cancelled. It ends by itself within a fifth of a second, unless something is wrong."""
 PAUSE_S = 0.05
-"""Least number of seconds between two rounds, however many notifications arrive: any login can send them."""
+"""Seconds that a round which found nothing costs, however many notifications arrive: any login can send them."""
+ROUNDS_AT_ONCE = 10
+"""How many of these may follow one another without a pause. A row that is asked and answered brings about three."""
 NOTE_EVERY_S = 10.0
 """Seconds after which a step that finds nothing to do is noted again. Each note leaves a dead tuple."""
 FAILED_AGAIN_S, DOUBLED_AT_MOST = 1.0, 6
@@ -76,6 +78,8 @@ class Keeper:
         """Looking for examples reads all that have a text."""
         self._elected = False
         self._elect_at = monotonic()
+        self._found = False
+        self._paused_until = 0.0
         self.notified = Event()
         """Set it when the keeper may have something to do."""
         self._stop = Event()
@@ -102,7 +106,6 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            began = monotonic()
             try:
                 self._round()
             except Exception as error:  # the database is away, or something that a later round may not meet
@@ -110,7 +113,7 @@ class Keeper:
                 self._link.close()
                 self._elected = False
                 self._stop.wait(ELECT_AGAIN_S)
-            self._wait(began)
+            self._wait()
         if self._elected:
             self._leave()
         self._link.close()
@@ -123,6 +126,7 @@ class Keeper:
 
     def _round(self) -> None:
         """Call the steps that are due."""
+        self._found = False
         if self._elect_at <= monotonic():
             self._elect()
         if self._elected:
@@ -172,6 +176,7 @@ class Keeper:
         self._note(step, monotonic() - began, error)
         if step.handled:
             self.notified.set()  # a rescued job is to be woken
+            self._found = True
             self._changed()
 
     def _pause_s(self, step: Step, took_s: float) -> float:
@@ -195,9 +200,12 @@ class Keeper:
         with within(connection, STEP_S):
             connection.execute(QUERIES["note_step"], given)
 
-    def _wait(self, began: float) -> None:
-        """Wait until a step is due, or a notification arrives; at least for a moment."""
-        self._stop.wait(max(0.0, began + PAUSE_S - monotonic()))
+    def _wait(self) -> None:
+        """Wait until a step is due, or a notification arrives; for a moment at least if rounds keep finding nothing."""
+        if not self._found:
+            now = monotonic()
+            self._paused_until = max(self._paused_until, now - ROUNDS_AT_ONCE * PAUSE_S) + PAUSE_S
+            self._stop.wait(max(0.0, self._paused_until - now))
         steps = [self._embedding, *(self._steps if self._elected else ())]
         seconds = min(self._elect_at, *(step.due_at for step in steps)) - monotonic()
         if seconds <= 0:

@@ -121,7 +121,7 @@ def test_a_flood_of_notifications_costs_twenty_rounds_a_second(
     after = connection.execute("SELECT last_value FROM loracomp.rescued_jobs").fetchone()
     assert before
     assert after
-    assert 2 <= after["last_value"] - before["last_value"] <= 22
+    assert 2 <= after["last_value"] - before["last_value"] <= 32, "ten of them at once"
 
 
 def test_a_keeper_whose_connection_is_lost_goes_on(connection: Connection, database: str, caplog):
