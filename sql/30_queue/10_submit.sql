@@ -168,7 +168,7 @@ BEGIN
     END IF;
     untouched := jsonb_build_object(
         'status', 'queued', 'attempts', 0, 'expired_leases', 0, 'scheduled', FALSE,
-        'submitted_by', current_user, 'created_at', now(), 'background', FALSE
+        'submitted_by', current_user, 'created_at', now(), 'background', FALSE, 'watched', FALSE
     );
     IF pg_has_role(current_user, 'loracomp_admin', 'usage') THEN
         yours := yours || '{task,expected,example_id}';
@@ -203,6 +203,7 @@ WHEN (
     OR new.submitted_by IS DISTINCT FROM current_user
     OR new.created_at IS DISTINCT FROM now()
     OR new.background IS DISTINCT FROM FALSE
+    OR new.watched IS DISTINCT FROM FALSE
 )
 EXECUTE FUNCTION loracomp.check_columns();
 

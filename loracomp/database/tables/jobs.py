@@ -104,6 +104,7 @@ job = Table(
         "after 1,000 minutes.",
         default="false",
     ),
+    required("watched", Boolean, "Whether ended_job notes when the job has ended.", default="false"),
     required(
         "attempts",
         Integer,

@@ -1,8 +1,18 @@
-"""Limits of the queue, and counters."""
+"""Limits of the queue, counters, and jobs whose end somebody waits for."""
 
 from sqlalchemy import BigInteger, SmallInteger, Table
 
-from loracomp.database.tables.columns import also, check, counter, metadata, optional, required
+from loracomp.database.tables.columns import (
+    APPENDED_TO,
+    THIS_TRANSACTION,
+    also,
+    check,
+    counter,
+    index,
+    metadata,
+    optional,
+    required,
+)
 
 rescued_jobs = counter("rescued_jobs", "Counter: jobs taken back after their lease ran out.")
 refused_inserts = counter(
@@ -19,3 +29,13 @@ queue_limit = Table(
     comment="How many jobs may wait. set_queue_limits changes it; jobs of administrators are not limited.",
 )
 also("INSERT INTO loracomp.queue_limit DEFAULT VALUES")
+
+ended_job = Table(
+    "ended_job",
+    metadata,
+    required("job_id", BigInteger, "A job that is watched and has ended, or was queued again.", autoincrement=False),
+    required("written_in", BigInteger, "Transaction in which that happened.", default=THIS_TRANSACTION),
+    index("ended_job_order", "written_in"),
+    comment="Watched jobs that have ended. A trigger on job appends; whoever watches them deletes (take_answers).",
+    postgresql_with=APPENDED_TO,
+)

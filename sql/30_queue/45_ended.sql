@@ -1,0 +1,21 @@
+-- Jobs whose end another room waits for: `watched` is set when they are inserted.
+--   trigger note_ended          after an update of jobs: notes those that have ended, or were queued again
+
+-- It only appends, so nobody who records an answer waits for whoever reads it.
+CREATE FUNCTION loracomp.note_ended() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    INSERT INTO loracomp.ended_job (job_id) SELECT n.id FROM new_job AS n WHERE n.watched AND n.status <> 'running';
+    IF found AND pg_notification_queue_usage() < 0.5 THEN
+        PERFORM pg_notify('loracomp_keep', '');
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.note_ended IS 'Trigger: notes in ended_job which watched jobs have ended, and wakes the keeper.';
+
+CREATE TRIGGER note_ended AFTER UPDATE ON loracomp.job
+REFERENCING NEW TABLE AS new_job
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.note_ended();
