@@ -45,7 +45,7 @@ COMMENT ON FUNCTION loracomp.likely_tasks IS
 
 -- Reads the rows of a split in a random order given by the seed, so that the first n rows are always among the first n + 1.
 CREATE FUNCTION loracomp.draw_examples(task_id integer, split text, seed integer, embedded boolean)
-RETURNS TABLE (example_id bigint, place bigint)
+RETURNS TABLE (example_id bigint, ordinal bigint)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT e.id, row_number() OVER (ORDER BY sha256(e.content_hash || int4send(draw_examples.seed)), e.id)

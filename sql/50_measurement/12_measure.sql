@@ -42,11 +42,11 @@ BEGIN
             USING ERRCODE = 'no_data_found', HINT = 'add one with loracomp adapter stage, and activate it';
     END IF;
     SELECT
-        coalesce(array_agg(x.example_id ORDER BY x.place) FILTER (WHERE NOT x.is_learnt), '{}'),
+        coalesce(array_agg(x.example_id ORDER BY x.ordinal) FILTER (WHERE NOT x.is_learnt), '{}'),
         count(*) FILTER (WHERE x.is_learnt)
     INTO drawn, learnt
     FROM (
-        SELECT m.example_id, m.place, EXISTS (
+        SELECT m.example_id, m.ordinal, EXISTS (
             SELECT FROM loracomp.adapter AS a
             WHERE a.base_model_id = model.id AND a.task_id = target AND a.status = 'active'
                 AND loracomp.has_learnt_from(a.training, measure_task.task, measure_task.task, e.split, e.content_hash)
@@ -149,7 +149,7 @@ BEGIN
     SELECT
         'measure', e.prompt, e.choices, queue_measurements.policy, queue_measurements.base_model.name, t.name, e.label,
         e.id, array_agg(a.id ORDER BY a.id), queue_measurements.priority, queue_measurements.submitted_by
-    FROM unnest(queue_measurements.example_ids) WITH ORDINALITY AS u (example_id, place)
+    FROM unnest(queue_measurements.example_ids) WITH ORDINALITY AS u (example_id, ordinal)
     JOIN loracomp.example AS e ON e.id = u.example_id
     JOIN loracomp.task AS t ON t.id = e.task_id
     JOIN loracomp.policy AS p ON p.name = queue_measurements.policy
@@ -172,8 +172,8 @@ BEGIN
                 AND (q.choice_normalization, q.chat_template) = (p.choice_normalization, p.chat_template)
             WHERE j.kind = 'measure' AND j.finished_at IS NULL AND j.example_id = e.id AND a.id = ANY (j.adapter_ids)
         )
-    GROUP BY u.place, e.id, t.name
-    ORDER BY u.place;
+    GROUP BY u.ordinal, e.id, t.name
+    ORDER BY u.ordinal;
     GET DIAGNOSTICS added = ROW_COUNT;
     RETURN added;
 END

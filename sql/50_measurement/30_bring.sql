@@ -39,14 +39,14 @@ BEGIN
             array_agg(g.is_right ORDER BY a.id) AS are_right
         FROM unnest(
             add_measurements.content_hashes, add_measurements.base_scores, add_measurements.bases_are_right
-        ) WITH ORDINALITY AS h (content_hash, base_score, base_is_right, place)
+        ) WITH ORDINALITY AS h (content_hash, base_score, base_is_right, ordinal)
         JOIN loracomp.task AS t ON t.name = add_measurements.task
         JOIN loracomp.example AS e ON e.task_id = t.id AND e.content_hash = h.content_hash
-        JOIN unnest(add_measurements.gains, add_measurements.are_right) WITH ORDINALITY AS g (gain, is_right, place)
-            ON (g.place - 1) / columns = h.place - 1 AND g.gain IS NOT NULL
+        JOIN unnest(add_measurements.gains, add_measurements.are_right) WITH ORDINALITY AS g (gain, is_right, ordinal)
+            ON (g.ordinal - 1) / columns = h.ordinal - 1 AND g.gain IS NOT NULL
         JOIN loracomp.adapter AS a
             ON a.base_model_id = model.id
-            AND a.digest = add_measurements.adapter_digests[1 + (g.place - 1) % columns]
+            AND a.digest = add_measurements.adapter_digests[1 + (g.ordinal - 1) % columns]
         JOIN loracomp.task AS o ON o.id = a.task_id
         LEFT JOIN loracomp.measurement AS m ON m.example_id = e.id AND m.base_model_id = model.id
         WHERE NOT loracomp.has_learnt_from(a.training, o.name, t.name, e.split, e.content_hash)
@@ -54,7 +54,7 @@ BEGIN
                 m.choice_normalization = add_measurements.choice_normalization AND NOT m.chat_template
                 AND a.id <> ALL (m.adapter_ids)
             ))
-        GROUP BY e.id, h.place, h.base_score, h.base_is_right
+        GROUP BY e.id, h.ordinal, h.base_score, h.base_is_right
     )
     INSERT INTO loracomp.measurement AS m (
         example_id, base_model_id, task_id, choice_normalization, base_score, base_is_right, adapter_ids, gains, are_right
