@@ -7,7 +7,9 @@ from typing import Any
 from job_data import claim, record
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
 from loracomp.engine.measuring import Measurement, record_measurements
+from loracomp.records import Job
 from people_fixtures import connect, login, value
 
 TICKETS = "CREATE TABLE tickets (id bigint PRIMARY KEY, subject text, body text, seen integer DEFAULT 0)"
@@ -45,23 +47,34 @@ def tidy(owner: Connection, name: str = "alice") -> None:
     owner.execute("SELECT loracomp.forget_answers(a) FROM loracomp.declaration AS a")
 
 
+def keep(owner: Connection) -> None:
+    """Call the keeper's steps for declarations until none finds anything to do."""
+    handled = 1
+    while handled:
+        handled = sum(value(owner, QUERIES[step]) for step in ("take_answers", "measure_corrections", "ask_rows"))
+
+
+def keep_and_claim(owner: Connection) -> tuple[Job, ...]:
+    keep(owner)
+    return claim(owner, 1000)
+
+
 def ask(owner: Connection) -> dict[int, str]:
-    """What a worker's claim asks: prompts by job, which stay claimed."""
-    jobs = claim(owner, 1000)
-    return {job.id: job.prompt for job in jobs}
+    """What is asked now: prompts by job, which are claimed and stay so."""
+    return {job.id: job.prompt for job in keep_and_claim(owner)}
 
 
 def answer_all(owner: Connection, output: str | None = None, **columns: Any) -> list[str]:
     """Claim and answer until nothing is left, with this output or the prompt's last word; the prompts in order."""
-    asked: list[str] = []
-    while jobs := claim(owner, 1000):
-        asked += [job.prompt for job in jobs]
+    prompts: list[str] = []
+    while jobs := keep_and_claim(owner):
+        prompts += [job.prompt for job in jobs]
         rows = [
             {"job_id": job.id, "output": output or job.prompt.split()[-1], "adapter_sha256": [], **columns}
             for job in jobs
         ]
         assert record(owner, {job.id: job.lease_token for job in jobs}, rows) == {job.id for job in jobs}
-    return asked
+    return prompts
 
 
 def shown(connection: Connection, view: str = "urgency", key: str = "id") -> Mapping[Any, tuple[str, str | None]]:
@@ -76,7 +89,7 @@ def work(owner: Connection, output: str = "urgent") -> list[Any]:
     while True:
         if ids := value(owner, UNEMBEDDED):
             owner.execute(EMBED, {"ids": ids, "n": len(ids)})
-        if not (jobs := claim(owner, 1000)):
+        if not (jobs := keep_and_claim(owner)):
             return done
         done += jobs
         measured = [job for job in jobs if job.kind == "measure"]

@@ -25,7 +25,9 @@ REPORT: dict[str, Any] = {
     "claimed": 0, "succeeded": 0, "failed": 0, "released": 0, "dropped": 0,
 }  # fmt: skip
 """What an idle worker that has just begun says of itself."""
-CLEARED = "job worker prediction audit_event measurement example_embedding example adapter task base_model encoder"
+CLEARED = (
+    "job ended_job worker prediction audit_event measurement example_embedding example adapter task base_model encoder"
+)
 _numbers = count()
 
 
@@ -104,7 +106,7 @@ def claim(
     )
 
 
-KEEPER = ("rescue_jobs", "wake_jobs", "ask_rows", "take_late_answers")
+KEEPER = ("rescue_jobs", "wake_jobs", "take_answers", "measure_corrections", "ask_rows")
 """The keeper's steps, which a worker calls every second."""
 
 

@@ -305,8 +305,11 @@ SELECT loracomp.rescue_jobs() AS handled
 -- name: ask_rows
 SELECT loracomp.ask_rows() AS handled
 
--- name: take_late_answers
-SELECT loracomp.take_late_answers() AS handled
+-- name: take_answers
+SELECT loracomp.take_answers() AS handled
+
+-- name: measure_corrections
+SELECT loracomp.measure_corrections() AS handled
 
 -- name: report_worker
 SELECT loracomp.report_worker(

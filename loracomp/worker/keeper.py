@@ -71,7 +71,8 @@ class Keeper:
             Step("rescue_jobs", poll_s),
             Step("wake_jobs", poll_s, is_woken=True),
             Step("ask_rows", poll_s, is_woken=True),
-            Step("take_late_answers", poll_s),
+            Step("take_answers", poll_s, is_woken=True),
+            Step("measure_corrections", poll_s),
             Step("maintain", 60.0),
         ]
         self._embedding = Step("embed", poll_s, rests=99.0)

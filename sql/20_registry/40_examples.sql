@@ -9,7 +9,6 @@
 --   find_unembedded             which of the given rows lack an embedding, for a library that brings embeddings
 --   add_embeddings
 --     lock_encoder
---     measure_corrections       60_declarations/70_learn.sql
 --   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
 --   build_embedding_index       after loading them; also stores the rows in an order that makes searches fast
 
@@ -221,7 +220,6 @@ BEGIN
     FOR KEY SHARE OF e
     ON CONFLICT (example_id) DO NOTHING;
     GET DIAGNOSTICS added = ROW_COUNT;
-    PERFORM loracomp.measure_corrections(add_embeddings.example_ids);
     RETURN added;
 END
 $$;

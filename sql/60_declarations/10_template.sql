@@ -1,22 +1,22 @@
--- What is made of a declaration's words: pieces of its prompt, and forms of its keys. Everything here only computes.
---   prompt_pieces       the pieces of a template: literal text, and names of columns
---   key_forms           how the value of a key's column is written as text, and read again
+-- Computes only: the pieces of a prompt, and how the columns of a key are written as texts and read again.
+--   prompt_pieces       the pieces of a prompt: literal text, and names of columns
+--   key_forms           SQL that writes and reads a value of a type that a key may have
 
 -- {column} names a column exactly as it is written in the catalog; {{ and }} stand for braces.
 CREATE FUNCTION loracomp.prompt_pieces(prompt text)
-RETURNS TABLE (place bigint, literal text, col text)
+RETURNS TABLE (ordinal bigint, literal text, col text)
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     RETURN QUERY
     SELECT
-        t.place,
+        t.ordinal,
         CASE WHEN t.piece IN ('{{', '}}') THEN left(t.piece, 1) WHEN t.piece !~ '^\{' THEN t.piece END,
         CASE WHEN t.piece ~ '^\{[^{]' THEN substr(t.piece, 2, length(t.piece) - 2) END
     FROM (
-        SELECT m.place, m.parts[1] AS piece
-        FROM regexp_matches(prompt, '\{\{|\}\}|\{[^{}]+\}|[^{}]+|.', 'g') WITH ORDINALITY AS m (parts, place)
+        SELECT m.ordinal, m.parts[1] AS piece
+        FROM regexp_matches(prompt, '\{\{|\}\}|\{[^{}]+\}|[^{}]+|.', 'g') WITH ORDINALITY AS m (parts, ordinal)
     ) AS t;
     IF regexp_replace(prompt, '\{\{|\}\}|\{[^{}]+\}', '', 'g') ~ '[{}]' THEN
         RAISE EXCEPTION 'prompt % has a single brace that is not part of a {column}', left(prompt, 200)
@@ -24,31 +24,30 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.prompt_pieces IS 'The pieces of a declaration''s prompt: literal texts, and names of columns.';
+COMMENT ON FUNCTION loracomp.prompt_pieces IS 'The pieces of a declaration''s prompt, in order: literal texts, and names of columns.';
 
--- Formats with one %s, a column's name. Only types of Postgres's own, whose text is the same in each session: times are written in
--- ISO format and UTC, numbers without zeros at their end, as equal keys must be equal texts.
-CREATE FUNCTION loracomp.key_forms(type oid, OUT written text, OUT read text)
+-- Each form has one %s, for the value. Equal keys must be equal texts in every session, so times are written in ISO format and UTC,
+-- and numbers without zeros at their end. Only types of Postgres's own are allowed, because no code of a user may run when a key is
+-- written or read.
+CREATE FUNCTION loracomp.key_forms(type oid) RETURNS TABLE (written text, read text)
 LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
-AS $$
+BEGIN ATOMIC
     SELECT
-        CASE
-            WHEN t.name IN ('date', 'timestamp without time zone') THEN '(pg_catalog.to_json(%1$s) OPERATOR(pg_catalog.#>>) ''{}'')'
-            WHEN t.name = 'timestamp with time zone'
-                THEN '(pg_catalog.to_json(pg_catalog.timezone(''UTC'', %1$s)) OPERATOR(pg_catalog.#>>) ''{}'')'
-            WHEN t.name = 'numeric' THEN 'pg_catalog.trim_scale(%1$s)::pg_catalog.text'
-            ELSE '%1$s::pg_catalog.text'
+        CASE t.oid::regtype
+            WHEN 'date'::regtype THEN '(to_json(%s) #>> ''{}'')'
+            WHEN 'timestamp'::regtype THEN '(to_json(%s) #>> ''{}'')'
+            WHEN 'timestamptz'::regtype THEN '(to_json(timezone(''UTC'', %s)) #>> ''{}'')'
+            WHEN 'numeric'::regtype THEN 'trim_scale(%s)::pg_catalog.text'
+            ELSE '%s::pg_catalog.text'
         END,
-        CASE t.name
-            WHEN 'timestamp with time zone' THEN 'pg_catalog.timezone(''UTC'', (%s)::pg_catalog.timestamp)'
-            WHEN 'character' THEN '(%s)::pg_catalog.bpchar' -- character would be one letter
-            ELSE '(%s)::' || t.name
+        CASE t.oid::regtype
+            WHEN 'timestamptz'::regtype THEN 'timezone(''UTC'', (%s)::pg_catalog.timestamp)'
+            ELSE '(%s)::pg_catalog.' || t.typname
         END
-    FROM (SELECT format_type(key_forms.type, NULL) AS name) AS t
-    WHERE t.name IN (
-        'smallint', 'integer', 'bigint', 'numeric', 'text', 'character varying', 'character', 'name', 'uuid', 'boolean',
-        'date', 'timestamp without time zone', 'timestamp with time zone'
+    FROM pg_type AS t
+    WHERE t.oid = key_forms.type AND t.oid = ANY (
+        '{int2,int4,int8,numeric,text,varchar,bpchar,name,uuid,bool,date,timestamp,timestamptz}'::regtype[]
     );
-$$;
-COMMENT ON FUNCTION loracomp.key_forms IS 'How a key''s value is written as text, and read from it, as formats; null for types that keys may not have.';
+END;
+COMMENT ON FUNCTION loracomp.key_forms IS
+'How a key''s value is written as text, and read from it, as formats; no row for a type that keys may not have.';

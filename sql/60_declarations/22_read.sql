@@ -1,171 +1,182 @@
--- Rows with their prompts, for ask_of, for corrections and for try_prompts.
---   read_rows           calls read_ID, with the rights of the table's owner
---     renamed, make_reader  20_parts.sql
---   read_body           the body of read_ID; make_reader calls it
+-- Reads rows of a declared table with the rights of its owner, for ask_rows, corrections and try_prompts.
+--   next_keys             the next keys in the table's order
+--   read_rows             the first of the rows with these keys, with their prompts
+--     first_megabyte      as many of the keys as have little text together
+--     read_prompts        the rows with these keys; one that can't be read has the reason as its fault
+--     prompts_statement
+--   each: read_as_owner   runs SQL with the rights of the table's owner
+--
+-- Keys and rows are passed as JSON arrays of objects: {"key": ["17"]}. A declaration must have its current names (with_current_names).
 
--- Reads rows with the rights of the table's owner: those with these keys, or (null) the next ones after a key, in the order of the keys.
--- Each key that was read has an element, in their order; the last ones may have been left for next time. Its row `passes` if it is there
--- and passes the filter. A row that can't be asked has the reason as its `fault`.
-CREATE FUNCTION loracomp.read_rows(
-    d loracomp.declaration, keys jsonb DEFAULT NULL, last text[] DEFAULT NULL, most integer DEFAULT NULL
+-- Whatever else the statement may have done, such as a change of settings, is undone.
+CREATE FUNCTION loracomp.read_as_owner(
+    d loracomp.declaration, statement text, argument jsonb DEFAULT NULL
 ) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    now_named CONSTANT loracomp.declaration := loracomp.renamed(d);
-    read jsonb;
+    result jsonb;
 BEGIN
-    IF d.view IS NOT NULL AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN -- it keeps the types of the key's columns
-        RAISE EXCEPTION 'the rows of % can''t be read: its view was dropped', d.names[1] USING ERRCODE = 'undefined_table';
+    IF (SELECT count(*) FROM loracomp.key_columns_of(d)) < cardinality(d.key_columns) THEN
+        RAISE EXCEPTION 'a column of the key of % was dropped, or has a type that keys can''t have', d.names[1]
+            USING ERRCODE = 'wrong_object_type';
     END IF;
-    IF now_named.names <> d.names THEN -- a correction comes before the claim that follows a renamed table or column
-        PERFORM loracomp.make_reader(now_named);
-    END IF;
-    EXECUTE format('SELECT loracomp_parts.read_%s($1, $2, $3)', d.id) INTO read USING keys, last, most;
+    EXECUTE format('SELECT loracomp_parts.read_%s($1, $2)', d.id) INTO result USING statement, argument;
     RAISE EXCEPTION USING ERRCODE = 'LC001';
-EXCEPTION
-    WHEN SQLSTATE 'LC001' THEN -- what else it may have done, such as a change of settings, is undone
-        RETURN read;
-    WHEN SQLSTATE 'LC002' THEN -- a column has another type than when the function was made
-        PERFORM loracomp.make_reader(now_named);
-        RETURN loracomp.read_rows(d, keys, last, most);
+EXCEPTION WHEN SQLSTATE 'LC001' THEN
+    RETURN result;
 END
 $$;
-COMMENT ON FUNCTION loracomp.read_rows IS 'Rows of a declaration''s table with their prompts, as a JSON array.';
+COMMENT ON FUNCTION loracomp.read_as_owner IS 'Runs a statement with the rights of the owner of a declaration''s table; returns its JSON.';
 
--- An array of rows with these keys, or (keys null) the next ones in the order of the key after `last`; see read_rows. Rows are read
--- together if they have little text and no virtual column, whose expression may fail or take long; otherwise one by one.
-CREATE FUNCTION loracomp.read_body(d loracomp.declaration) RETURNS text
-LANGUAGE sql STABLE
+CREATE FUNCTION loracomp.next_keys(d loracomp.declaration, after text[], most integer) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
-AS $make$
-    SELECT format($body$
-        #variable_conflict use_variable
-        DECLARE
-            began CONSTANT pg_catalog.timestamptz := pg_catalog.clock_timestamp();
-            too_long CONSTANT pg_catalog.text := 'the prompt is longer than 1000000 characters';
-            next_keys pg_catalog.refcursor;
-            bytes pg_catalog.float8 := 0;
-            found_rows pg_catalog.jsonb;
-            one_by_one pg_catalog.jsonb[] := '{}';
-            wanted pg_catalog.text[];
-            is_passing pg_catalog.bool;
-            prompt pg_catalog.text;
-            fault pg_catalog.text;
-        BEGIN
-            IF current_user OPERATOR(pg_catalog.<>) %1$L::pg_catalog.name THEN
-                RAISE EXCEPTION 'the function that reads the rows must run with the rights of its owner';
-            END IF;
-            IF ARRAY(
-                SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute AS a
-                WHERE a.attrelid OPERATOR(pg_catalog.=) %2$L::pg_catalog.regclass
-                    AND a.attname OPERATOR(pg_catalog.=) ANY (%3$L::pg_catalog.name[])
-                    AND a.atttypid OPERATOR(pg_catalog.=) ANY ('{25,1042,1043}'::pg_catalog.oid[]) -- text, character, character varying
-                ORDER BY a.attname::pg_catalog.text COLLATE pg_catalog."C"
-            ) OPERATOR(pg_catalog.<>) %4$L::pg_catalog.text[] THEN -- a conversion to text may be code of its owner
-                RAISE EXCEPTION 'a column of %% has another type now', %2$L USING ERRCODE = 'LC002';
-            END IF;
-            IF keys IS NULL THEN
-                IF last IS NULL THEN
-                    OPEN next_keys FOR SELECT %5$s FROM %6$s ORDER BY %7$s LIMIT most;
-                ELSE
-                    OPEN next_keys FOR SELECT %5$s FROM %6$s WHERE (%7$s) OPERATOR(pg_catalog.>) (%8$s) ORDER BY %7$s LIMIT most;
-                END IF;
-                WHILE bytes OPERATOR(pg_catalog.<=) 1000000 LOOP
-                    FETCH next_keys INTO wanted;
-                    EXIT WHEN NOT found;
-                    one_by_one := pg_catalog.array_append(one_by_one, pg_catalog.jsonb_build_object('key', wanted));
-                    bytes := bytes OPERATOR(pg_catalog.+) pg_catalog.pg_column_size(wanted);
-                END LOOP;
-                CLOSE next_keys;
-                keys := pg_catalog.to_jsonb(one_by_one);
-                one_by_one := '{}';
-            END IF;
-            IF NOT %9$L::pg_catalog.bool THEN
-                BEGIN
-                    bytes := (
-                        SELECT coalesce(pg_catalog.sum(%10$s), 0)
-                        FROM pg_catalog.jsonb_to_recordset(keys) AS k (key pg_catalog.text[]) JOIN %6$s ON %11$s
-                    );
-                    IF bytes OPERATOR(pg_catalog.<=) 1000000 THEN
-                        RETURN (
-                            SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-                                'key', k.key, 'passes', coalesce(%12$s, false), 'prompt', CASE WHEN %12$s AND %13$s THEN %14$s END
-                            ) ORDER BY k.place), '[]')
-                            FROM ROWS FROM (pg_catalog.jsonb_to_recordset(keys) AS (key pg_catalog.text[])) WITH ORDINALITY AS k (key, place)
-                            LEFT JOIN %6$s ON %11$s
-                        );
-                    END IF;
-                EXCEPTION WHEN %15$s THEN NULL; -- one by one, then
-                END;
-            END IF;
-            bytes := 0;
-            FOR wanted IN SELECT k.key FROM pg_catalog.jsonb_to_recordset(keys) AS k (key pg_catalog.text[]) LOOP
-                EXIT WHEN bytes OPERATOR(pg_catalog.>) 1000000 OR pg_catalog.cardinality(one_by_one) OPERATOR(pg_catalog.>) 0
-                    AND pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) (began OPERATOR(pg_catalog.+) '0.1 seconds'::pg_catalog.interval);
-                prompt := NULL;
-                fault := NULL;
-                BEGIN
-                    SELECT %12$s, CASE WHEN %16$s OPERATOR(pg_catalog.>) 4000000 THEN too_long END INTO is_passing, fault
-                    FROM %6$s CROSS JOIN (SELECT wanted AS key) AS k WHERE %11$s;
-                    IF is_passing AND fault IS NULL THEN
-                        SELECT %14$s INTO prompt FROM %6$s CROSS JOIN (SELECT wanted AS key) AS k WHERE %11$s;
-                        IF pg_catalog.char_length(prompt) OPERATOR(pg_catalog.>) 1000000 THEN
-                            prompt := NULL;
-                            fault := too_long;
-                        ELSE
-                            SELECT prompt INTO prompt FROM %6$s CROSS JOIN (SELECT wanted AS key) AS k WHERE %11$s AND %13$s;
-                        END IF;
-                    END IF;
-                EXCEPTION WHEN %15$s THEN -- the view's readers must not learn the values that an error quotes
-                    is_passing := true;
-                    prompt := NULL;
-                    fault := pg_catalog.concat(
-                        'its prompt can''t be made: ', pg_catalog."left"(pg_catalog.regexp_replace(sqlerrm, '".*"', '...'), 200)
-                    );
-                END;
-                one_by_one := pg_catalog.array_append(one_by_one, pg_catalog.jsonb_build_object(
-                    'key', wanted, 'passes', coalesce(is_passing, false), 'prompt', prompt, 'fault', fault
-                ));
-                bytes := bytes OPERATOR(pg_catalog.+) coalesce(pg_catalog.octet_length(prompt), 0);
-            END LOOP;
-            RETURN pg_catalog.to_jsonb(one_by_one);
-        END
-        $body$,
-        d.owner, d.names[1], p.named, p.texts,
-        format('ARRAY[%s]', loracomp.key_list(d, '%2$s')), loracomp.from_source(d),
-        loracomp.key_list(d, '%1$s'), loracomp.key_list(d, '%3$s', key => 'last'),
-        EXISTS (SELECT FROM pg_attribute AS v WHERE v.attrelid = d.source AND v.attnum = ANY (d.columns) AND v.attgenerated = 'v'),
-        p.likely_size, loracomp.key_list(d, '%1$s OPERATOR(pg_catalog.=) %3$s', separator => ' AND '),
-        concat_ws(
-            ' AND ', loracomp.key_list(d, '%1$s IS NOT NULL', separator => ' AND '), loracomp.key_fits(d, 'k.key'),
-            loracomp.filter_condition(d)
-        ),
-        format('%s OPERATOR(pg_catalog.~) ''[^ \t\r\n]''', p.given), p.prompt,
-        'data_exception OR integrity_constraint_violation OR program_limit_exceeded OR internal_error OR out_of_memory OR feature_not_supported',
-        p.least_size
-    )
-    FROM (
-        SELECT
-            string_agg(coalesce(v.value, quote_literal(t.literal)), ' OPERATOR(pg_catalog.||) ' ORDER BY t.place) AS prompt,
-            string_agg(v.value, ' OPERATOR(pg_catalog.||) ') AS given,
-            -- Neither reads the values, which may be a hundred times as long as they are stored. That is only known of texts; what
-            -- is stored of other types is compressed to a fourth, if at all, and their texts have half as many letters at least.
-            string_agg(coalesce(v.length, '(' || v.stored || ' OPERATOR(pg_catalog.*) 4)'), ' OPERATOR(pg_catalog.+) ') AS likely_size,
-            string_agg(coalesce(v.length, '(' || v.stored || ' OPERATOR(pg_catalog./) 2)'), ' OPERATOR(pg_catalog.+) ') AS least_size,
-            array_remove(array_agg(t.col), NULL) AS named,
-            coalesce(array_agg(DISTINCT t.col COLLATE "C") FILTER (WHERE v.length IS NOT NULL), '{}') AS texts
-        FROM loracomp.prompt_pieces(d.prompt) AS t
-        LEFT JOIN pg_attribute AS a ON a.attrelid = d.source AND a.attname = t.col
-        CROSS JOIN LATERAL (
+AS $$
+DECLARE
+    following text := 'true';
+BEGIN
+    IF after IS NOT NULL THEN
+        following := format('(%s) > (%s)', loracomp.key_columns(d), loracomp.key_values(d, format('(%L::pg_catalog.text[])', after)));
+    END IF;
+    RETURN loracomp.read_as_owner(d, format(
+        'SELECT coalesce(jsonb_agg(jsonb_build_object(''key'', r.key)), ''[]'')
+        FROM (SELECT %1$s AS key FROM %2$s WHERE %3$s ORDER BY %4$s LIMIT %5$s) AS r',
+        loracomp.key_array(d), loracomp.source_sql(d), following, loracomp.key_columns(d), most
+    ));
+END
+$$;
+COMMENT ON FUNCTION loracomp.next_keys IS 'Keys of a declaration''s table that follow a key in the table''s order, or (null) the first ones.';
+
+-- In a table with a virtual column, whose expression may take long, rows are read one by one for a tenth of a second.
+CREATE FUNCTION loracomp.read_rows(d loracomp.declaration, keys jsonb) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    statement CONSTANT text := loracomp.prompts_statement(d);
+    end_at CONSTANT timestamptz := clock_timestamp() + interval '0.1 seconds';
+    found_rows jsonb := '[]';
+    next_key jsonb;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute AS v WHERE v.attrelid = d.source AND v.attnum = ANY (d.columns) AND v.attgenerated = 'v') THEN
+        RETURN loracomp.read_prompts(d, statement, loracomp.first_megabyte(d, keys));
+    END IF;
+    FOR next_key IN SELECT k FROM jsonb_array_elements(keys) AS k LOOP
+        found_rows := found_rows || loracomp.read_prompts(d, statement, jsonb_build_array(next_key));
+        EXIT WHEN pg_column_size(found_rows) > 1000000 OR clock_timestamp() > end_at;
+    END LOOP;
+    RETURN found_rows;
+END
+$$;
+COMMENT ON FUNCTION loracomp.read_rows IS
+'Rows of a declaration''s table as a JSON array: key, prompt, whether the row is there and passes the filter, and the fault of one that '
+'can''t be read. The last of the keys may be left for the next call.';
+
+CREATE FUNCTION loracomp.first_megabyte(d loracomp.declaration, keys jsonb) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    RETURN loracomp.read_as_owner(d, format(
+        'SELECT coalesce(jsonb_agg(jsonb_build_object(''key'', r.key) ORDER BY r.ordinal), ''[]'')
+        FROM (
+            SELECT k.key, k.ordinal, sum(s.size) OVER (ORDER BY k.ordinal) AS total
+            FROM ROWS FROM (jsonb_to_recordset($1) AS (key pg_catalog.text[])) WITH ORDINALITY AS k (key, ordinal)
+            LEFT JOIN LATERAL (SELECT %1$s AS size FROM %2$s WHERE (%3$s) = (%4$s) AND %5$s LIMIT 1) AS s ON true
+        ) AS r
+        WHERE r.ordinal = 1 OR (r.total > 1000000) IS NOT TRUE',
+        loracomp.text_size_sql(d), loracomp.source_sql(d), loracomp.key_columns(d), loracomp.key_values(d, 'k.key'), loracomp.passes_sql(d)
+    ), keys);
+END
+$$;
+COMMENT ON FUNCTION loracomp.first_megabyte IS 'The first of these keys whose rows have a megabyte of text together, and at least one.';
+
+-- If some rows can't be read together, each half of them is tried, down to single rows.
+CREATE FUNCTION loracomp.read_prompts(d loracomp.declaration, statement text, keys jsonb) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    half CONSTANT integer := jsonb_array_length(keys) / 2;
+BEGIN
+    RETURN loracomp.read_as_owner(d, statement, keys);
+EXCEPTION
+    WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded OR internal_error OR out_of_memory
+        OR feature_not_supported
+    THEN
+        IF half > 0 THEN
+            RETURN loracomp.read_prompts(d, statement, jsonb_path_query_array(keys, '$[0 to $last]', jsonb_build_object('last', half - 1)))
+                || loracomp.read_prompts(d, statement, jsonb_path_query_array(keys, '$[$first to last]', jsonb_build_object('first', half)));
+        END IF;
+        -- The view's readers must not learn the values that an error quotes.
+        RETURN jsonb_build_array((keys -> 0) || jsonb_build_object('passes', true, 'fault', format(
+            'its prompt can''t be made: %s', left(regexp_replace(sqlerrm, '".*"', '...'), 200)
+        )));
+END
+$$;
+COMMENT ON FUNCTION loracomp.read_prompts IS 'Rows of a declaration''s table with their prompts, as read_rows returns them.';
+
+-- Each row is looked up by its key, so that no expression of a virtual column is evaluated for another. A text that is too long is not
+-- read, if that can be known.
+CREATE FUNCTION loracomp.prompts_statement(d loracomp.declaration) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    prompt text;
+    named text;
+BEGIN
+    SELECT string_agg(coalesce(v.value, quote_literal(t.literal)), ' || ' ORDER BY t.ordinal), string_agg(v.value, ' || ')
+    INTO prompt, named
+    FROM loracomp.prompt_pieces(d.prompt) AS t CROSS JOIN LATERAL (SELECT 'concat(s.' || quote_ident(t.col) || ')') AS v (value);
+    RETURN format(
+        $statement$
+        SELECT coalesce(jsonb_agg(jsonb_build_object(
+            'key', k.key, 'passes', coalesce(r.passes, false), 'prompt', r.prompt,
+            'fault', CASE WHEN r.is_too_long THEN 'the prompt is longer than 1000000 characters' END
+        ) ORDER BY k.ordinal), '[]')
+        FROM ROWS FROM (jsonb_to_recordset($1) AS (key pg_catalog.text[])) WITH ORDINALITY AS k (key, ordinal)
+        LEFT JOIN LATERAL (
             SELECT
-                'pg_catalog.concat(s.' || quote_ident(t.col) || ')' AS value,
-                CASE WHEN a.atttypid = ANY ('{text,varchar,bpchar}'::regtype[])
-                    THEN 'coalesce(pg_catalog.octet_length(s.' || quote_ident(t.col) || ')::pg_catalog.float8, 0)'
-                END AS length,
-                'coalesce(pg_catalog.pg_column_size(s.' || quote_ident(t.col) || ')::pg_catalog.float8, 0)' AS stored
-        ) AS v
-    ) AS p;
-$make$;
-COMMENT ON FUNCTION loracomp.read_body IS 'The body of the function that reads a declaration''s rows.';
+                %5$s AS passes, %6$s > 4000000 OR char_length(p.prompt) > 1000000 AS is_too_long,
+                CASE WHEN char_length(p.prompt) <= 1000000 THEN CASE WHEN (%7$s) ~ '[^ \t\r\n]' THEN p.prompt END END AS prompt
+            FROM %2$s CROSS JOIN LATERAL (SELECT CASE WHEN %5$s AND %6$s <= 4000000 THEN %1$s END AS prompt OFFSET 0) AS p
+            WHERE (%3$s) = (%4$s) LIMIT 1
+        ) AS r ON true
+        $statement$,
+        prompt, loracomp.source_sql(d), loracomp.key_columns(d), loracomp.key_values(d, 'k.key'), loracomp.passes_sql(d),
+        loracomp.text_size_sql(d), named
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.prompts_statement IS 'SQL that reads the rows with the keys $1, with their prompts.';
+
+-- answer_row has keys in an index, whose entries are limited.
+CREATE FUNCTION loracomp.passes_sql(d loracomp.declaration) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT format(
+        'pg_column_size(k.key) <= 2600 AND %s', loracomp.filter_condition(d)
+    );
+END;
+COMMENT ON FUNCTION loracomp.passes_sql IS 'SQL for whether the row s, whose key is k, can have an answer and passes a declaration''s filter.';
+
+-- It reads no value, which may be a hundred times as long as it is stored. The length is known of texts alone; other values may be compressed,
+-- so what is stored of them counts twice. Nothing is known of virtual columns.
+CREATE FUNCTION loracomp.text_size_sql(d loracomp.declaration) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT concat_ws(' + ', '0', string_agg(
+        format(
+            CASE WHEN a.atttypid = ANY ('{text,varchar,bpchar}'::regtype[])
+                    THEN 'coalesce(octet_length(s.%I)::pg_catalog.int8, 0)'
+                ELSE 'coalesce(pg_column_size(s.%I)::pg_catalog.int8, 0) * 2'
+            END, t.col
+        ), ' + '
+    ))
+    FROM loracomp.prompt_pieces((d).prompt) AS t
+    JOIN pg_attribute AS a ON a.attrelid = (d).source AND a.attname = t.col AND a.attgenerated <> 'v';
+END;
+COMMENT ON FUNCTION loracomp.text_size_sql IS 'SQL for about how many bytes of text the row s brings into its prompt.';

@@ -1,16 +1,18 @@
--- Declarations: made, changed, listed and dropped by people.
+-- Declarations: made, changed and dropped by people.
 --   create_answers
 --     check_source              who may declare, and for which tables
 --       check_owner
---       check_text              also called for columns that may have changed since: 40_ask.sql
+--       check_text              also for columns that have changed since: 40_ask.sql
 --       check_code              25_code.sql
---     check_request             whether a job of this kind can be asked at all
---     make_parts                20_parts.sql
---     make_view                 the view, its trigger, and the triggers on the table
+--     check_request             whether a job of this kind would be accepted at all
+--     make_parts, make_view, add_triggers
 --   alter_answers
---     find_answers, check_source, check_request, make_parts, label_row
---   drop_answers
 --     find_answers              the declaration of a view, if the caller may change it
+--     check_source, check_request
+--     begin_scan                40_ask.sql
+--     label_again               makes the examples of the corrected rows again, in the new words
+--   drop_answers
+--     find_answers
 --     forget_answers            removes a declaration with all that it made
 
 -- Raises unless the caller owns the table, and its rows can be answered. Returns the declaration, as far as the table decides it.
@@ -30,13 +32,17 @@ BEGIN
         RAISE EXCEPTION 'source % is not a table of yours that lasts', check_source.source
             USING ERRCODE = 'wrong_object_type', HINT = 'for a view, keep its rows in a table, which a trigger or a job fills';
     END IF;
+    IF EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = check_source.source) THEN
+        RAISE EXCEPTION 'table % is part of another table, whose statements would not be noticed', check_source.source
+            USING ERRCODE = 'wrong_object_type', HINT = 'declare the partitioned table; a filter can choose its rows';
+    END IF;
     IF NOT pg_has_role(loracomp.caller(), relation.relowner, 'usage') THEN
         RAISE EXCEPTION 'table % is not yours', check_source.source
             USING ERRCODE = 'insufficient_privilege', HINT = format('it belongs to %I', relation.relowner::regrole::text);
     END IF;
     d.owner := pg_get_userbyid(relation.relowner);
     PERFORM loracomp.check_owner(d.owner), loracomp.check_code(check_source.source);
-    d.key_columns := loracomp.key_of(check_source.source);
+    d.key_columns := loracomp.primary_key_of(check_source.source);
     IF d.key_columns = '{}' THEN
         RAISE EXCEPTION 'table % has no primary key', check_source.source
             USING ERRCODE = 'invalid_table_definition', HINT = 'ALTER TABLE ... ADD PRIMARY KEY';
@@ -45,7 +51,7 @@ BEGIN
     FROM pg_attribute AS a LEFT JOIN pg_collation AS o ON o.oid = a.attcollation
     WHERE a.attrelid = check_source.source AND a.attnum = ANY (d.key_columns)
         AND (
-            (loracomp.key_forms(a.atttypid)).read IS NULL OR NOT o.collisdeterministic
+            NOT EXISTS (SELECT FROM loracomp.key_forms(a.atttypid)) OR NOT o.collisdeterministic
             OR a.attname IN ('answer', 'confidence', 'status', 'reason', 'answered_by', 'answered_at', 'correct')
         );
     IF col IS NOT NULL THEN
@@ -53,7 +59,7 @@ BEGIN
             USING ERRCODE = 'feature_not_supported', HINT = 'numbers, texts, uuid, boolean, dates and timestamps can be; collations must '
                 'be deterministic, and names others than those of the view''s columns';
     END IF;
-    named := ARRAY(SELECT p.col FROM loracomp.prompt_pieces(check_source.prompt) AS p WHERE p.col IS NOT NULL ORDER BY p.place);
+    named := ARRAY(SELECT p.col FROM loracomp.prompt_pieces(check_source.prompt) AS p WHERE p.col IS NOT NULL ORDER BY p.ordinal);
     IF named = '{}' THEN
         RAISE EXCEPTION 'prompt names no column'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'write the name of a column in braces, such as {subject}';
@@ -136,51 +142,36 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.check_request IS 'Raises if a declaration''s jobs would be refused.';
 
+-- A row that row security hides from the reader is left out. The key's columns keep their types as long as the view is there.
 CREATE FUNCTION loracomp.make_view(d loracomp.declaration, schema name, name name) RETURNS regclass
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     view CONSTANT text := format('%I.%I', schema, name);
-    key_fits CONSTANT text := loracomp.key_fits(d, format('ARRAY[%s]', loracomp.key_list(d, '%2$s')));
-    for_each_row CONSTANT boolean := ( -- a statement that names a parent runs no triggers for statements here
-        SELECT c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid) FROM pg_class AS c WHERE c.oid = d.source
-    );
 BEGIN
     EXECUTE format(
         'CREATE VIEW %1$s WITH (security_barrier) AS
         SELECT
             %2$s, a.answer, a.confidence,
-            coalesce(a.status, CASE WHEN %10$s THEN ''waiting'' ELSE ''refused'' END) AS status,
-            coalesce(a.reason, CASE WHEN a.status IS NULL AND NOT %10$s THEN ''the key is longer than 2600 bytes'' END) AS reason,
+            coalesce(a.status, CASE WHEN pg_column_size(%5$s) <= 2600 THEN ''waiting'' ELSE ''refused'' END) AS status,
+            coalesce(a.reason, CASE WHEN pg_column_size(%5$s) > 2600 THEN ''the key is longer than 2600 bytes'' END) AS reason,
             a.answered_by, a.answered_at, a.correct
-        FROM %3$s LEFT JOIN loracomp_parts.answers_%4$s AS a ON a.key = ARRAY[%5$s]
+        FROM %3$s LEFT JOIN loracomp_parts.answers_%4$s AS a ON a.key = %5$s
         WHERE %6$s AND (
-            NOT (SELECT row_security_active(%7$L::regclass)) OR loracomp_parts.sees_%4$s(ARRAY[%5$s], (SELECT loracomp_parts.names_%4$s()))
+            NOT (SELECT row_security_active(%7$L::regclass))
+            OR loracomp_parts.sees_row((SELECT loracomp_parts.sees_statement(%4$s)), %5$s)
         );
-        CREATE TRIGGER loracomp_correct INSTEAD OF UPDATE ON %1$s FOR EACH ROW EXECUTE FUNCTION loracomp_parts.correct_%4$s();
+        CREATE TRIGGER loracomp_correct INSTEAD OF UPDATE ON %1$s FOR EACH ROW EXECUTE FUNCTION loracomp_parts.correct(%4$s);
         ALTER VIEW %1$s OWNER TO %8$I;
         COMMENT ON VIEW %1$s IS %9$L',
-        view, loracomp.key_list(d, '%1$s'), loracomp.from_source(d), d.id, loracomp.key_list(d, '%2$s'),
-        loracomp.filter_condition(d), d.names[1], d.owner,
-        format('Answers to the rows of %s, made by loracomp.create_answers.', d.names[1]), key_fits
-    );
-    EXECUTE (
-        SELECT string_agg(format(
-            'CREATE TRIGGER loracomp_%1$s_%2$s AFTER %2$s ON %3$s %4$s EXECUTE FUNCTION loracomp_parts.hint_%1$s()', d.id, t.event,
-            d.names[1], CASE WHEN for_each_row AND t.event <> 'truncate' THEN 'FOR EACH ROW' ELSE t.form END
-        ), '; ')
-        FROM (VALUES
-            ('insert', 'REFERENCING NEW TABLE AS new_row FOR EACH STATEMENT'),
-            ('update', 'REFERENCING OLD TABLE AS old_row NEW TABLE AS new_row FOR EACH STATEMENT'),
-            ('delete', 'REFERENCING OLD TABLE AS old_row FOR EACH STATEMENT'),
-            ('truncate', 'FOR EACH STATEMENT')
-        ) AS t (event, form)
+        view, loracomp.key_columns(d), loracomp.source_sql(d), d.id, loracomp.key_array(d), loracomp.filter_condition(d), d.names[1],
+        d.owner, format('Answers to the rows of %s, made by loracomp.create_answers.', d.names[1])
     );
     RETURN view;
 END
 $$;
-COMMENT ON FUNCTION loracomp.make_view IS 'Makes a declaration''s view, and the triggers on it and on its table.';
+COMMENT ON FUNCTION loracomp.make_view IS 'Makes a declaration''s view, with its trigger, for the owner of the table.';
 
 CREATE FUNCTION loracomp.create_answers(
     name text,
@@ -233,17 +224,18 @@ BEGIN
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
     PERFORM loracomp.make_parts(d);
     d.view := loracomp.make_view(d, schema, parts[cardinality(parts)]);
+    PERFORM loracomp.add_triggers(d);
     IF d.names <> loracomp.source_names(d.source, d.columns || d.key_columns) THEN
         RAISE EXCEPTION 'table % was renamed meanwhile', d.names[1] USING HINT = 'try again';
     END IF;
     -- Only now, because its view is unique: two sessions that wrote rows without one would wait for each other.
     INSERT INTO loracomp.declaration (
-        id, view, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, max_new_tokens, policy, priority, tags, sweep
+        id, view, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, max_new_tokens, policy, priority, tags, scan, scan_skips
     ) OVERRIDING SYSTEM VALUE VALUES (
         d.id, d.view, d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
-        d.max_new_tokens, d.policy, d.priority, d.tags, CASE WHEN create_answers.backfill THEN 'source' ELSE 'skip' END
+        d.max_new_tokens, d.policy, d.priority, d.tags, 'rows', create_answers.backfill IS FALSE
     );
-    PERFORM pg_notify('loracomp_job', '');
+    PERFORM pg_notify('loracomp_keep', '');
     RETURN d.view;
 END
 $$;
@@ -270,8 +262,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.find_answers IS 'The declaration of a view, locked. Raises unless the caller may change it.';
 
--- Null leaves a setting as it is. With a new prompt or other choices, rows are asked whose prompt is another then, and corrections are
--- labelled again; one that is none of the new choices goes.
+-- Null leaves a setting as it is. With a new prompt or new choices, a row is asked again if its prompt or choices are other ones now.
 CREATE FUNCTION loracomp.alter_answers(
     name regclass,
     prompt text DEFAULT NULL,
@@ -285,19 +276,15 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d loracomp.declaration := loracomp.find_answers(alter_answers.name);
-    names CONSTANT text[] := d.names;
-    looked loracomp.declaration;
+    d loracomp.declaration := loracomp.with_current_names(loracomp.find_answers(alter_answers.name));
+    checked loracomp.declaration;
+    is_reworded CONSTANT boolean := num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0;
 BEGIN
-    IF num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0 THEN -- rows will be read
-        d := loracomp.renamed(d);
-        IF alter_answers.prompt IS NOT NULL THEN
-            looked := loracomp.check_source(d.source, alter_answers.prompt, d.filter);
-            d.prompt := looked.prompt;
-            d.columns := looked.columns;
-            d.names := looked.names;
-        END IF;
-        PERFORM loracomp.make_parts(d) WHERE alter_answers.prompt IS NOT NULL OR d.names <> names;
+    IF alter_answers.prompt IS NOT NULL THEN
+        checked := loracomp.check_source(d.source, alter_answers.prompt, d.filter);
+        d.prompt := checked.prompt;
+        d.columns := checked.columns;
+        d.names := checked.names;
     END IF;
     d.choices := coalesce(alter_answers.choices, d.choices);
     d.policy := coalesce(alter_answers.policy, d.policy);
@@ -308,19 +295,13 @@ BEGIN
         priority = d.priority, paused = coalesce(alter_answers.paused, a.paused), round = a.round + coalesce(alter_answers.again, FALSE)::integer,
         trouble = NULL, retry_at = '-infinity'
     WHERE a.id = d.id;
-    IF alter_answers.again OR num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0 THEN
-        UPDATE loracomp.declaration AS a SET sweep = 'source', swept_to = NULL, page_job = NULL WHERE a.id = d.id;
+    IF alter_answers.again OR is_reworded THEN
+        PERFORM loracomp.begin_scan(d.id);
     END IF;
-    IF num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0 THEN
-        PERFORM loracomp.check_code(d.source); -- an administrator may have called
-        UPDATE loracomp.answer_row AS r SET correct = NULL WHERE r.declaration_id = d.id AND r.correct <> ALL (d.choices);
-        -- The answers to the old prompt are not the first ones to the new; copy_outcomes notes those.
-        UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_row(d, r.key, r.correct), first_answer = NULL
-        WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL;
-        UPDATE loracomp.answer_row AS r SET correct = NULL, drawn = FALSE -- they have nothing to ask in the new words
-        WHERE r.declaration_id = d.id AND r.correct IS NOT NULL AND r.example_id IS NULL;
+    IF is_reworded THEN
+        PERFORM loracomp.label_again(d);
     END IF;
-    PERFORM pg_notify('loracomp_job', '');
+    PERFORM pg_notify('loracomp_keep', '');
 END
 $$;
 COMMENT ON FUNCTION loracomp.alter_answers IS 'Changes a declaration; with `again`, all rows are asked again, behind new ones.';
@@ -335,29 +316,22 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.drop_answers IS 'Drops a declaration with its view and its answers; its waiting jobs are erased.';
 
--- Whatever of it is left: the table or the view may have been dropped. A trained adapter is retired, and stays for replay.
+-- Works even if the table or the view is gone. An adapter that was trained on the corrections is retired, and stays for replay.
 CREATE FUNCTION loracomp.forget_answers(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
-SET client_min_messages = warning
 AS $$
-BEGIN
-    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN
-        EXECUTE format('DROP VIEW %s', d.view);
-    END IF;
-    EXECUTE format(
-        'DROP FUNCTION IF EXISTS loracomp_parts.hint_%1$s CASCADE; -- with the triggers of the table
-        DROP VIEW IF EXISTS loracomp_parts.answers_%1$s;
-        DROP FUNCTION IF EXISTS
-            loracomp_parts.sees_%1$s, loracomp_parts.names_%1$s, loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s;
-        DROP SEQUENCE IF EXISTS loracomp_parts.missed_%1$s', d.id
-    );
-    PERFORM loracomp.delete_jobs(ARRAY(
-        SELECT r.job_id FROM loracomp.answer_row AS r JOIN loracomp.job AS j ON j.id = r.job_id AND j.finished_at IS NULL
+DECLARE
+    waiting CONSTANT bigint[] := ARRAY(
+        SELECT j.id FROM loracomp.answer_row AS r JOIN loracomp.job AS j ON j.id = r.job_id AND j.finished_at IS NULL
         WHERE r.declaration_id = d.id
-    ));
-    DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
+    );
+BEGIN
+    PERFORM loracomp.drop_parts(d);
     DELETE FROM loracomp.declaration AS a WHERE a.id = d.id;
+    DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
+    DELETE FROM loracomp.scan_request AS q WHERE q.declaration_id = d.id;
+    PERFORM loracomp.delete_jobs(waiting);
     UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.task_id = d.task_id AND a.status <> 'retired';
     DELETE FROM loracomp.task AS t
     WHERE t.id = d.task_id AND NOT EXISTS (SELECT FROM loracomp.adapter AS a WHERE a.task_id = t.id);

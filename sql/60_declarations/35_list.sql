@@ -44,7 +44,7 @@ AS $$
         CASE
             WHEN a.paused THEN 'paused'
             WHEN a.trouble IS NOT NULL THEN a.trouble
-            WHEN a.sweep IS NOT NULL THEN 'looking at all rows'
+            WHEN a.scan IS NOT NULL THEN 'scanning all rows'
             ELSE 'ready'
         END,
         s.rows, c.open, c.answered, o.stale, c.refused, c.failed, k.corrected, c.lately / 5.0,
@@ -65,7 +65,7 @@ AS $$
             sum(n.rows) FILTER (WHERE u.status = 'refused')::bigint AS refused,
             sum(n.rows) FILTER (WHERE u.status = 'failed')::bigint AS failed,
             sum(l.rows)::bigint AS lately
-        FROM unnest('{asked,answered,refused,failed}'::text[]) AS u (status)
+        FROM unnest('{asked,answered,refused,failed,skipped}'::text[]) AS u (status)
         CROSS JOIN LATERAL (
             SELECT count(*) AS rows FROM loracomp.answer_row AS r
             WHERE list_answers.counted AND r.declaration_id = a.id AND r.status = u.status
@@ -87,13 +87,13 @@ AS $$
             -- People correct what is wrong, so only rows drawn at random tell how many are right.
             count(*) FILTER (WHERE r.drawn AND r.first_answer = r.correct) AS right_before,
             count(*) FILTER (WHERE r.drawn AND r.first_answer IS NOT NULL) AS known_before,
-            count(*) FILTER (WHERE r.drawn AND r.answer = r.correct AND r.answered_by LIKE '% corrections') AS right_after,
-            count(*) FILTER (WHERE r.drawn AND r.answered_by LIKE '% corrections') AS known_after
+            count(*) FILTER (WHERE r.drawn AND r.answer = r.correct AND r.answered_by = 'corrections') AS right_after,
+            count(*) FILTER (WHERE r.drawn AND r.answered_by = 'corrections') AS known_after
         FROM loracomp.answer_row AS r WHERE r.declaration_id = a.id AND r.example_id IS NOT NULL -- each corrected row has an example
     ) AS k
     CROSS JOIN LATERAL (
         SELECT CASE
-            WHEN a.sweep = 'source' THEN greatest(c.known, loracomp.estimated_rows(a.source))
+            WHEN a.scan = 'rows' THEN greatest(c.known, loracomp.estimated_rows(a.source))
             ELSE c.known
         END AS rows
     ) AS s
@@ -136,7 +136,7 @@ BEGIN
             WHERE a.declaration_id = %1$s AND ($1 IS NULL OR (%2$s) > (%3$s)) ORDER BY %2$s LIMIT $2
         ) AS k
         JOIN loracomp_parts.answers_%1$s AS a ON a.key = k.key ORDER BY %2$s',
-        d.id, loracomp.key_list(d, '%3$s', key => 'a.key'), loracomp.key_list(d, '%3$s', key => '$1')
+        d.id, loracomp.key_values(d, 'a.key'), loracomp.key_values(d, '$1')
     ) USING list_answer_rows.after, list_answer_rows.n;
 END
 $$;

@@ -1,50 +1,95 @@
--- What becomes of the jobs of declarations, copied to answer_row, where it stays when the jobs are purged.
---   trigger take_answers        after an update of jobs
+-- What became of declarations' jobs, copied to answer_row, where it stays when the jobs are purged.
+--   take_answers                a step of the keeper; purge_jobs calls it too
 --     copy_outcomes             what became of these jobs
---   take_late_answers           a step of the keeper: what could not be copied then
---   trigger lose_answers        after jobs were erased
+--   clear_answers               of jobs that are erased: 85_administration/20_erase.sql
 --   answers_since               the answers that came since a cursor
 
--- Waits for nobody: a submitter may have corrected a row and left the transaction open, and a worker that waited for her could record
--- nobody's answers. Returns the jobs whose row is locked. A row that was corrected before it had an answer to its prompt gets its
--- first answer here.
-CREATE FUNCTION loracomp.copy_outcomes(ids bigint[]) RETURNS bigint[]
+-- Rows of ended_job that were handled leave dead tuples, which stay while any session has an old snapshot. So ended_jobs_from passes over
+-- them: it is a transaction before which all have ended, with nothing left of theirs. That of another server, from which this one was restored,
+-- counts for nothing. A job whose row a submitter has locked, by a correction that is left open, is noted again, behind the others.
+CREATE FUNCTION loracomp.take_answers() RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+-- As in claim_jobs, statements are planned once a session, for index scans that stop early.
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET jit = off
+AS $$
+DECLARE
+    running_from CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+    noted_from bigint := (SELECT s.last_value FROM loracomp.ended_jobs_from AS s);
+    ended bigint[];
+    free bigint[];
+    written integer[];
+BEGIN
+    IF noted_from > running_from THEN
+        noted_from := 0;
+    END IF;
+    WITH noted AS (
+        DELETE FROM loracomp.ended_job AS e
+        WHERE e.ctid = ANY (ARRAY(
+            SELECT o.ctid FROM loracomp.ended_job AS o
+            WHERE o.written_in >= noted_from ORDER BY o.written_in LIMIT 1000 FOR UPDATE SKIP LOCKED
+        ))
+        RETURNING e.job_id
+    )
+    SELECT array_agg(DISTINCT n.job_id) INTO ended FROM noted AS n;
+    free := ARRAY(SELECT r.job_id FROM loracomp.answer_row AS r WHERE r.job_id = ANY (ended) FOR UPDATE SKIP LOCKED);
+    INSERT INTO loracomp.ended_job (job_id)
+    SELECT r.job_id FROM loracomp.answer_row AS r WHERE r.job_id = ANY (ended) AND r.job_id <> ALL (free);
+    written := loracomp.copy_outcomes(free);
+    PERFORM pg_notify('loracomp_answers', a.view::text) FROM loracomp.declaration AS a
+    WHERE a.id = ANY (written) AND pg_notification_queue_usage() < 0.5;
+    IF running_from > noted_from + 100
+        AND NOT EXISTS (SELECT FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from AND e.written_in < running_from)
+    THEN
+        PERFORM setval('loracomp.ended_jobs_from', running_from);
+    END IF;
+    RETURN cardinality(free);
+END
+$$;
+COMMENT ON FUNCTION loracomp.take_answers IS
+'Copies what became of declarations'' jobs to answer_row, and notifies listeners; returns of how many jobs. For the keeper.';
+
+-- A row that was corrected before it had an answer to its prompt gets its first answer here.
+CREATE FUNCTION loracomp.copy_outcomes(ids bigint[]) RETURNS integer[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    free CONSTANT bigint[] := ARRAY(
-        SELECT r.job_id FROM loracomp.answer_row AS r JOIN loracomp.job AS n ON n.id = r.job_id
-        WHERE r.job_id = ANY (ids) AND n.id = ANY (ids)
-            AND (n.finished_at IS NOT NULL OR r.status = 'failed') -- a failed job may be queued again
-        FOR UPDATE OF r SKIP LOCKED
-    );
     written integer[];
 BEGIN
     WITH outcome AS MATERIALIZED (
         SELECT
-            r.declaration_id, r.key, n.finished_at, n.prompt, n.choices,
-            CASE n.status WHEN 'succeeded' THEN 'answered' WHEN 'failed' THEN 'failed' WHEN 'cancelled' THEN 'failed' ELSE 'asked' END AS status,
-            CASE WHEN n.finished_at IS NOT NULL THEN n.error END AS reason,
-            CASE WHEN n.choices IS NULL THEN ltrim(p.output, E' \t\r\n') ELSE p.output END AS answer,
+            r.declaration_id, r.key, j.finished_at, j.prompt, j.choices,
+            CASE j.status WHEN 'succeeded' THEN 'answered' WHEN 'failed' THEN 'failed' WHEN 'cancelled' THEN 'failed' ELSE 'asked' END AS status,
+            CASE WHEN j.finished_at IS NOT NULL THEN j.error END AS reason,
+            CASE WHEN j.choices IS NULL THEN ltrim(p.output, E' \t\r\n') ELSE p.output END AS answer,
             loracomp.confidence(p.choice_scores) AS confidence,
             CASE
                 WHEN p.composed_tasks = '{}' THEN 'base'
-                WHEN p.example_tasks[1] = (
-                    SELECT t.name FROM loracomp.declaration AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.id = r.declaration_id
-                ) AND p.calibration_examples <> '{}' THEN format('%s corrections', cardinality(p.calibration_examples))
+                WHEN c.corrections > 0 THEN 'corrections'
                 WHEN p.job_id IS NOT NULL THEN 'mix'
-            END AS answered_by
-        FROM loracomp.answer_row AS r
-        JOIN loracomp.job AS n ON n.id = r.job_id AND n.id = ANY (free)
-        LEFT JOIN loracomp.prediction AS p ON p.job_id = n.id AND p.job_id = ANY (free)
-        WHERE r.job_id = ANY (free)
+            END AS answered_by,
+            CASE WHEN p.composed_tasks <> '{}' THEN nullif(c.corrections, 0) END AS corrections
+        FROM unnest(copy_outcomes.ids) AS u (id)
+        JOIN loracomp.answer_row AS r ON r.job_id = u.id
+        JOIN loracomp.job AS j ON j.id = u.id AND (j.finished_at IS NOT NULL OR r.status = 'failed')
+        LEFT JOIN loracomp.prediction AS p ON p.job_id = u.id
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN p.example_tasks[1] = t.name THEN cardinality(p.calibration_examples) END AS corrections
+            FROM loracomp.declaration AS a LEFT JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.id = r.declaration_id
+        ) AS c
     ),
     ended AS (
         UPDATE loracomp.answer_row AS r SET
             status = o.status, reason = o.reason, answer = o.answer, confidence = o.confidence, answered_by = o.answered_by,
-            answered_at = o.finished_at, changed_in = pg_current_xact_id()::text::bigint,
-            first_answer = coalesce(r.first_answer, CASE WHEN r.correct IS NOT NULL AND o.answered_by NOT LIKE '% corrections' THEN (
+            corrections = o.corrections, answered_at = o.finished_at, changed_in = pg_current_xact_id()::text::bigint,
+            first_answer = coalesce(r.first_answer, CASE WHEN r.correct IS NOT NULL AND o.corrections IS NULL THEN (
                 SELECT o.answer FROM loracomp.example AS e
                 WHERE e.id = r.example_id AND (e.prompt, e.choices) IS NOT DISTINCT FROM (o.prompt, o.choices)
             ) END)
@@ -53,92 +98,27 @@ BEGIN
         RETURNING r.declaration_id
     )
     SELECT array_agg(DISTINCT e.declaration_id) INTO written FROM ended AS e;
-    PERFORM pg_notify('loracomp_answers', a.view::text) FROM loracomp.declaration AS a
-    WHERE a.id = ANY (written) AND pg_notification_queue_usage() < 0.5;
-    RETURN ARRAY(
-        SELECT r.job_id FROM loracomp.answer_row AS r JOIN loracomp.job AS n ON n.id = r.job_id
-        WHERE r.job_id = ANY (ids) AND n.id = ANY (ids) AND (n.finished_at IS NOT NULL OR r.status = 'failed')
-        EXCEPT SELECT u.id FROM unnest(free) AS u (id)
-    );
+    RETURN written;
 END
 $$;
-COMMENT ON FUNCTION loracomp.copy_outcomes IS
-'Copies what became of declarations'' jobs to answer_row, and notifies listeners; returns the jobs whose row another session has locked.';
+COMMENT ON FUNCTION loracomp.copy_outcomes IS 'Copies what became of these jobs to answer_row; returns the declarations.';
 
-CREATE FUNCTION loracomp.take_answers() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
+-- Keys and corrections stay, because they are the user's own; they go when the row of the table is deleted.
+CREATE FUNCTION loracomp.clear_answers(jobs bigint[]) RETURNS TABLE (what text, rows bigint, names text)
+LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
-DECLARE
-    ids CONSTANT bigint[] := ARRAY(SELECT n.id FROM new_job AS n WHERE n.status <> 'running');
-BEGIN
-    IF ids <> '{}' AND EXISTS (SELECT FROM loracomp.declaration) THEN
-        INSERT INTO loracomp.late_answer (job_id) SELECT u.id FROM unnest(loracomp.copy_outcomes(ids)) AS u (id)
-        ON CONFLICT DO NOTHING;
-    END IF;
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION loracomp.take_answers IS 'Trigger: copies what became of declarations'' jobs, and notes in late_answer what it could not copy.';
-
-CREATE TRIGGER take_answers AFTER UPDATE ON loracomp.job
-REFERENCING NEW TABLE AS new_job
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.take_answers();
-COMMENT ON TRIGGER take_answers ON loracomp.job IS 'Copies what became of declarations'' jobs.';
-
--- A hundred at a time, from where the last call ended, so that rows that stay locked hold up no other.
-CREATE FUNCTION loracomp.take_late_answers() RETURNS integer
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = loracomp, pg_temp
--- As in claim_jobs, statements are planned once a session, for index scans that stop early.
-SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
-SET enable_bitmapscan = off
-SET enable_sort = off
-SET jit = off
-AS $$
-DECLARE
-    seen CONSTANT bigint := (SELECT s.last_value FROM loracomp.late_answer_seen AS s);
-    late CONSTANT bigint[] := ARRAY(
-        SELECT l.job_id FROM loracomp.late_answer AS l WHERE l.job_id > seen ORDER BY l.job_id LIMIT 100 FOR UPDATE SKIP LOCKED
-    );
-    copied integer := 0;
-BEGIN
-    IF seen > 0 OR cardinality(late) = 100 THEN
-        PERFORM setval('loracomp.late_answer_seen', coalesce(late[100], 0));
-    END IF;
-    IF late <> '{}' THEN
-        DELETE FROM loracomp.late_answer AS l
-        USING (SELECT u.id FROM unnest(late) AS u (id) EXCEPT SELECT u.id FROM unnest(loracomp.copy_outcomes(late)) AS u (id)) AS done
-        WHERE l.job_id = done.id AND l.job_id = ANY (late);
-        GET DIAGNOSTICS copied = ROW_COUNT;
-    END IF;
-    RETURN copied;
-END
-$$;
-COMMENT ON FUNCTION loracomp.take_late_answers IS 'Copies answers whose row was locked when they were recorded. For the keeper.';
-
--- Purged jobs leave their answers; erased ones don't.
-CREATE FUNCTION loracomp.lose_answers() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    IF current_setting('loracomp.purging', true) IS DISTINCT FROM 'on' THEN
+    WITH cleared AS (
         UPDATE loracomp.answer_row AS r SET
             status = 'refused', reason = 'its job was erased', job_id = NULL, answer = NULL, confidence = NULL, answered_by = NULL,
-            answered_at = NULL, changed_in = pg_current_xact_id()::text::bigint
-        FROM old_job AS o WHERE r.job_id = o.id;
-    END IF;
-    RETURN NULL;
-END
+            corrections = NULL, answered_at = NULL, changed_in = pg_current_xact_id()::text::bigint
+        WHERE r.job_id = ANY (clear_answers.jobs)
+        RETURNING r.declaration_id
+    )
+    SELECT 'rows of declarations kept, with their keys and corrections', count(*), string_agg(DISTINCT a.view::text, ', ')
+    FROM cleared AS c JOIN loracomp.declaration AS a ON a.id = c.declaration_id HAVING count(*) > 0;
 $$;
-COMMENT ON FUNCTION loracomp.lose_answers IS 'Trigger: clears the answers of erased jobs.';
-
-CREATE TRIGGER lose_answers AFTER DELETE ON loracomp.job
-REFERENCING OLD TABLE AS old_job
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.lose_answers();
-COMMENT ON TRIGGER lose_answers ON loracomp.job IS 'Clears the answers of erased jobs.';
+COMMENT ON FUNCTION loracomp.clear_answers IS 'Clears the answers that these jobs gave, which are being erased; returns what is kept. For erase_jobs.';
 
 -- Reads only. It leaves out transactions that others may still commit before, so that a reader who goes on from the last cursor misses
 -- nothing. A cursor of another server, from which this one was restored, begins from the start.
@@ -179,10 +159,11 @@ BEGIN
     END IF;
     RETURN QUERY
     SELECT
-        r.key, r.status, r.answer, r.confidence, r.reason, r.answered_by, r.answered_at,
+        r.key, r.status, r.answer, r.confidence, r.reason,
+        CASE WHEN r.corrections IS NULL THEN r.answered_by ELSE format('%s corrections', r.corrections) END, r.answered_at,
         jsonb_build_array(r.changed_in, r.key)::text
     FROM loracomp.answer_row AS r
-    WHERE r.declaration_id = d.id AND r.status <> 'asked' AND r.changed_in < ended
+    WHERE r.declaration_id = d.id AND r.status NOT IN ('asked', 'skipped') AND r.changed_in < ended
         AND (r.changed_in, r.key) > (last, last_key)
     ORDER BY r.changed_in, r.key LIMIT most;
 END

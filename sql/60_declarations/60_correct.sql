@@ -1,7 +1,34 @@
 -- Corrections: what a person says the right answer is.
+--   trigger correct             of declarations' views: UPDATE ... SET correct
 --   correct_answer              of one row, by its key
 --   correct_row                 of one row, if it still is as somebody has seen it
---     write_correction          the view's trigger calls it too: UPDATE ... SET correct
+--     each: write_correction
+
+-- The view's first columns are the key, even if they were renamed; they keep their types. Other columns, which the view's owner may have
+-- added, are only compared, as bytes, because converting them may run the owner's code.
+CREATE OR REPLACE FUNCTION loracomp_parts.correct() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d CONSTANT loracomp.declaration := (SELECT a FROM loracomp.declaration AS a WHERE a.id = tg_argv[0]::integer);
+    key text[];
+    expected record := new;
+BEGIN
+    IF pg_typeof(new.correct) <> 'text'::regtype THEN
+        RAISE EXCEPTION 'correct is no longer the view''s own column' USING ERRCODE = 'feature_not_supported';
+    END IF;
+    EXECUTE (
+        SELECT format('SELECT ARRAY[%s]', string_agg(format(f.written, format('($1).%I', a.attname)), ', ' ORDER BY a.attnum))
+        FROM pg_attribute AS a CROSS JOIN LATERAL loracomp.key_forms(a.atttypid) AS f
+        WHERE a.attrelid = tg_relid AND a.attnum BETWEEN 1 AND cardinality(d.key_columns)
+    ) INTO key USING old;
+    expected.correct := old.correct;
+    PERFORM loracomp.write_correction(d.id, key, new.correct, changes_others => record_image_ne(old, expected));
+    RETURN new;
+END
+$$;
+REVOKE ALL ON FUNCTION loracomp_parts.correct FROM public;
 
 -- It updates the view with the caller's rights, so it may correct what an UPDATE of the view may.
 CREATE FUNCTION loracomp.correct_answer(name regclass, key text, answer text) RETURNS void
@@ -79,7 +106,7 @@ AS $$
 DECLARE
     d CONSTANT loracomp.declaration := (SELECT a FROM loracomp.declaration AS a WHERE a.id = write_correction.declaration_id);
     labelled bigint;
-    asked bigint; -- the audit names the row by its job, because a key may be a person's text
+    corrected_job bigint; -- the audit names the row by its job, because a key may be a person's text
 BEGIN
     IF changes_others THEN
         RAISE EXCEPTION 'of %, only correct can be updated', d.view
@@ -89,7 +116,7 @@ BEGIN
         RAISE EXCEPTION 'correct must be one of the choices, and is %', left(write_correction.correct, 100)
             USING ERRCODE = 'check_violation', HINT = array_to_string(d.choices, ', ');
     END IF;
-    SELECT r.job_id INTO asked FROM loracomp.answer_row AS r
+    SELECT r.job_id INTO corrected_job FROM loracomp.answer_row AS r
     WHERE r.declaration_id = d.id AND r.key = write_correction.key FOR UPDATE;
     IF NOT found THEN
         RAISE EXCEPTION 'this row has not been asked yet' USING HINT = 'correct it in a moment';
@@ -98,7 +125,7 @@ BEGIN
     IF labelled IS NULL AND write_correction.correct IS NOT NULL THEN
         RAISE EXCEPTION 'this row is not asked, so there is nothing to correct' USING ERRCODE = 'no_data_found', HINT = 'the view has the reason';
     END IF;
-    -- If the answer is that to another prompt, the first one is yet to come: copy_outcomes notes it.
+    -- If the answer is that to another prompt, the first one is yet to come: take_answers notes it.
     UPDATE loracomp.answer_row AS r SET
         correct = write_correction.correct, example_id = labelled,
         first_answer = CASE
@@ -107,13 +134,13 @@ BEGIN
                 WHERE j.id = r.job_id AND e.id = labelled
             ) THEN NULL
             WHEN r.correct IS NOT NULL THEN r.first_answer
-            WHEN r.status = 'answered' AND r.answered_by NOT LIKE '% corrections' THEN r.answer
+            WHEN r.status = 'answered' AND r.corrections IS NULL THEN r.answer
         END
     WHERE r.declaration_id = d.id AND r.key = write_correction.key;
     INSERT INTO loracomp.audit_event (actor, entity, entity_id, entity_name, action, reason, after)
     VALUES (
         loracomp.caller(), 'declaration', d.id, d.view::text, 'update',
-        CASE WHEN labelled IS NULL THEN 'correction taken back' ELSE 'corrected' END, jsonb_build_object('job_id', asked)
+        CASE WHEN labelled IS NULL THEN 'correction taken back' ELSE 'corrected' END, jsonb_build_object('job_id', corrected_job)
     );
 END
 $$;

@@ -1,9 +1,9 @@
 -- Corrections as labelled examples, by which a declaration's jobs are answered:
---   label_row                   write_correction and alter_answers call it: makes the example of a corrected row
+--   label_row                   makes the example of a corrected row
+--   label_again                 of all corrected rows, in other words or with other choices
 --   trigger unlabel             of answer_row: removes the example of a row that has gone, has another prompt or another correction
---   measure_corrections         from eight corrections on, measures them; add_embeddings calls it with what it embedded
---   policy_of                   measured from sixteen measured corrections on, until there is an adapter of their own
---   trigger ask_corrected       of measurement: from then on asks corrected rows again, to see what the corrections brought
+--   measure_corrections         a step of the keeper: from eight corrections on, measures them
+--     has_unmeasured
 --   rows_to_correct             which rows are worth correcting first
 --   compare_with_corrections    an adapter that was trained on corrections, with what they are worth without it
 --   try_prompts                 the first prompts, without a declaration
@@ -19,9 +19,11 @@ DECLARE
     task text := (SELECT t.name FROM loracomp.task AS t WHERE t.id = d.task_id);
 BEGIN
     IF label_row.correct IS NOT NULL THEN
-        row_prompt := loracomp.read_rows(d, jsonb_build_array(jsonb_build_object('key', label_row.key))) #>> '{0,prompt}';
+        row_prompt := loracomp.read_rows(
+            loracomp.with_current_names(d), jsonb_build_array(jsonb_build_object('key', label_row.key))
+        ) #>> '{0,prompt}';
     END IF;
-    IF row_prompt IS NULL OR loracomp.is_blank(row_prompt) OR char_length(row_prompt) > 1000000 THEN
+    IF row_prompt IS NULL OR loracomp.is_blank(row_prompt) THEN
         RETURN NULL;
     END IF;
     IF task IS NULL THEN
@@ -38,7 +40,24 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.label_row IS 'Adds a corrected row to the declaration''s examples; returns the example''s id.';
 
--- A correction is of a prompt: another one has none. Jobs that measure the example have its text, so they are erased too.
+-- A correction that is none of the new choices goes, and so does that of a row that has nothing to ask in the new words. The answers to the
+-- old prompt are not the first ones to the new; take_answers notes those.
+CREATE FUNCTION loracomp.label_again(d loracomp.declaration) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    PERFORM loracomp.check_code(d.source); -- an administrator may have called
+    UPDATE loracomp.answer_row AS r SET correct = NULL WHERE r.declaration_id = d.id AND r.correct <> ALL (d.choices);
+    UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_row(d, r.key, r.correct), first_answer = NULL
+    WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL;
+    UPDATE loracomp.answer_row AS r SET correct = NULL, drawn = FALSE
+    WHERE r.declaration_id = d.id AND r.correct IS NOT NULL AND r.example_id IS NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.label_again IS 'Makes the examples of a declaration''s corrected rows again, after its prompt or choices changed.';
+
+-- A correction belongs to one exact prompt, so it goes with it. Jobs that measure the example have its text, so they are erased too.
 CREATE FUNCTION loracomp.unlabel() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -46,7 +65,7 @@ AS $$
 BEGIN
     IF tg_op = 'UPDATE' AND new.example_id = old.example_id THEN
         UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL, drawn = FALSE, example_id = NULL
-        WHERE r.declaration_id = new.declaration_id AND r.key = new.key AND new.prompt_hash <> '' AND NOT EXISTS (
+        WHERE r.declaration_id = new.declaration_id AND r.key = new.key AND NOT EXISTS (
             SELECT FROM loracomp.example AS e JOIN loracomp.job AS j ON (j.prompt, j.choices) IS NOT DISTINCT FROM (e.prompt, e.choices)
             WHERE e.id = old.example_id AND j.id = new.job_id
         );
@@ -68,30 +87,26 @@ FOR EACH ROW WHEN (
 CREATE TRIGGER unlabel_deleted AFTER DELETE ON loracomp.answer_row
 FOR EACH ROW WHEN (old.example_id IS NOT NULL) EXECUTE FUNCTION loracomp.unlabel();
 
--- Inserts jobs in the name of the declaration's owner. If they can't be inserted, such as into a full queue, the next correction's
--- embedding tries again. Nothing that is wrong with one declaration, or that its submitters have locked, may keep a worker from embedding
--- the examples of others.
-CREATE FUNCTION loracomp.measure_corrections(example_ids bigint[]) RETURNS void
-LANGUAGE plpgsql VOLATILE
+-- Inserts jobs in the name of the declarations' owners. One that fails, as when the queue is full, is left out for ten seconds.
+CREATE FUNCTION loracomp.measure_corrections() RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
-SET lock_timeout = '1s'
 AS $$
 DECLARE
     d loracomp.declaration;
     model loracomp.base_model;
-    labelled bigint[];
+    end_at CONSTANT timestamptz := clock_timestamp() + interval '0.2 seconds';
+    added integer := 0;
 BEGIN
+    SELECT b.* INTO model FROM loracomp.base_model AS b WHERE b.is_default;
     FOR d IN
         SELECT a.* FROM loracomp.declaration AS a
-        WHERE a.task_id IN (SELECT e.task_id FROM loracomp.example AS e WHERE e.id = ANY (measure_corrections.example_ids))
-        ORDER BY a.id
+        WHERE a.measure_at <= clock_timestamp() AND loracomp.has_unmeasured(a.task_id, model.id)
+        ORDER BY random() FOR NO KEY UPDATE OF a SKIP LOCKED
     LOOP
-        labelled := ARRAY(SELECT m.example_id FROM loracomp.draw_examples(d.task_id, 'train', 0, TRUE) AS m ORDER BY m.place);
-        CONTINUE WHEN cardinality(labelled) < 8;
         BEGIN
-            model := loracomp.find_base_model(NULL);
-            PERFORM loracomp.queue_measurements(
-                labelled,
+            added := added + loracomp.queue_measurements(
+                ARRAY(SELECT x.example_id FROM loracomp.draw_examples(d.task_id, 'train', 0, TRUE) AS x ORDER BY x.ordinal),
                 ARRAY(
                     SELECT a.id FROM loracomp.adapter AS a
                     WHERE a.base_model_id = model.id AND a.status = 'active'
@@ -99,58 +114,32 @@ BEGIN
                 ),
                 model, 'measured', 0, d.owner
             );
-        EXCEPTION
-            WHEN configuration_limit_exceeded OR no_data_found OR lock_not_available THEN
-                CONTINUE;
-            WHEN OTHERS THEN
-                RAISE WARNING 'the corrections of declaration % are not measured: %', d.id, sqlerrm;
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'the corrections of declaration % are not measured: %', d.id, sqlerrm;
+            UPDATE loracomp.declaration AS a SET measure_at = clock_timestamp() + interval '10 seconds' WHERE a.id = d.id;
         END;
+        EXIT WHEN clock_timestamp() > end_at;
     END LOOP;
+    RETURN added;
 END
 $$;
-COMMENT ON FUNCTION loracomp.measure_corrections IS 'Inserts the missing measurements of declarations that have one of these examples, and eight or more.';
+COMMENT ON FUNCTION loracomp.measure_corrections IS
+'Inserts the missing measurements of declarations with eight corrections or more; returns how many jobs. For the keeper.';
 
--- Reads only. An adapter of the declaration's own was activated because it was measured to be better than the corrections without it;
--- `measured` would weigh it like all others.
-CREATE FUNCTION loracomp.policy_of(d loracomp.declaration) RETURNS text
+-- Reads only. One whose measurement has failed is not tried again.
+CREATE FUNCTION loracomp.has_unmeasured(task_id integer, base_model_id integer) RETURNS boolean
 LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
-AS $$
-    SELECT CASE WHEN count(*) >= 16 THEN 'measured' ELSE d.policy END
-    FROM loracomp.measurement AS m JOIN loracomp.base_model AS b ON b.id = m.base_model_id AND b.is_default
-    WHERE m.task_id = d.task_id AND NOT EXISTS (
-        SELECT FROM loracomp.adapter AS a WHERE (a.task_id, a.base_model_id, a.status) = (d.task_id, b.id, 'active')
-    );
-$$;
-COMMENT ON FUNCTION loracomp.policy_of IS 'Policy of a declaration''s next jobs: measured once sixteen corrections are measured.';
-
--- A corrected row is answered without its own label, so its new answer tells what the others brought. A worker that records measurements
--- waits for no submitter: a row that she has locked is asked with the next measurement.
-CREATE FUNCTION loracomp.ask_corrected() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    WITH free AS MATERIALIZED (
-        SELECT r.declaration_id, r.key
-        FROM loracomp.declaration AS a JOIN loracomp.answer_row AS r ON r.declaration_id = a.id
-        WHERE a.task_id IN (SELECT m.task_id FROM measured AS m) AND loracomp.policy_of(a) <> a.policy
-            AND r.example_id IS NOT NULL AND r.prompt_hash <> ''
-            AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = r.job_id AND j.policy = 'measured')
-        FOR UPDATE OF r SKIP LOCKED
-    ),
-    again AS (
-        UPDATE loracomp.answer_row AS r SET prompt_hash = '' FROM free AS f WHERE r.declaration_id = f.declaration_id AND r.key = f.key
-        RETURNING r.declaration_id, r.key
+BEGIN ATOMIC
+    SELECT count(*) >= 8 AND bool_or(
+        NOT EXISTS (
+            SELECT FROM loracomp.measurement AS m
+            WHERE m.example_id = v.example_id AND m.base_model_id = has_unmeasured.base_model_id
+        )
+        AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.kind = 'measure' AND j.example_id = v.example_id)
     )
-    INSERT INTO loracomp.answer_hint (declaration_id, key) SELECT g.declaration_id, g.key FROM again AS g;
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION loracomp.ask_corrected IS 'Trigger: once sixteen corrections are measured, asks the corrected rows again.';
-
-CREATE TRIGGER ask_corrected AFTER INSERT ON loracomp.measurement REFERENCING NEW TABLE AS measured
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.ask_corrected();
+    FROM loracomp.example_embedding AS v WHERE v.task_id = has_unmeasured.task_id;
+END;
+COMMENT ON FUNCTION loracomp.has_unmeasured IS 'Whether a task has eight embedded examples, and one that is not measured.';
 
 -- Marks the rows that it draws at random, so that their accuracy is that of all rows. While a changed row is asked again, its answer is
 -- that to its old prompt, so it is not drawn. Drawn rows that were not corrected yet come
@@ -216,7 +205,7 @@ AS $$
         avg((r.answer = r.correct)::integer)::double precision
     FROM loracomp.adapter AS a
     JOIN loracomp.declaration AS d ON d.task_id = a.task_id
-    JOIN loracomp.answer_row AS r ON r.declaration_id = d.id AND r.answered_by LIKE '% corrections'
+    JOIN loracomp.answer_row AS r ON r.declaration_id = d.id AND r.answered_by = 'corrections'
     JOIN loracomp.measurement AS m ON m.example_id = r.example_id AND m.base_model_id = a.base_model_id
     WHERE a.id = compare_with_corrections.adapter_id AND a.id = ANY (m.adapter_ids);
 $$;
@@ -235,7 +224,7 @@ BEGIN
     d.id := nextval(pg_get_serial_sequence('loracomp.declaration', 'id'));
     BEGIN
         PERFORM loracomp.make_parts(d);
-        first_rows := loracomp.read_rows(d, most => 500);
+        first_rows := loracomp.read_rows(d, loracomp.next_keys(d, NULL, 500));
         RAISE EXCEPTION USING ERRCODE = 'LC001';
     EXCEPTION WHEN SQLSTATE 'LC001' THEN NULL;
     END;

@@ -1,6 +1,7 @@
--- Declarations outlive an upgrade: their views, triggers and functions are in other schemas. Their functions are made again as this
--- release makes them, and all rows are looked at, because statements may have missed them meanwhile. One that can't be made, such as
--- for an owner whose role was renamed, must not stop the upgrade; ask_rows says what is wrong with it.
+-- Declarations outlive an upgrade, because their views, triggers and functions are in other schemas. What is made for each is made again as this
+-- release makes it, and all rows are scanned once the transactions that run now have ended, because triggers could note nothing meanwhile.
+-- A declaration that can't be renewed, such as that of an owner whose role was renamed, must not stop the upgrade; ask_rows says what is
+-- wrong with it.
 DO $$
 DECLARE
     d loracomp.declaration;
@@ -14,4 +15,5 @@ BEGIN
     END LOOP;
 END
 $$;
-SELECT loracomp.look_at_all(a.id) FROM loracomp.declaration AS a;
+INSERT INTO loracomp.scan_request (declaration_id, not_before)
+SELECT a.id, pg_current_xact_id()::text::bigint FROM loracomp.declaration AS a;

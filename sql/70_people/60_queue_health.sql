@@ -45,7 +45,7 @@ SELECT
                 WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from
             ),
             CASE
-                WHEN a.sweep = 'source' THEN loracomp.estimated_rows(a.source) - (
+                WHEN a.scan = 'rows' THEN loracomp.estimated_rows(a.source) - (
                     SELECT count(*) FROM loracomp.answer_row AS o WHERE o.declaration_id = a.id
                 )
             END
@@ -76,4 +76,4 @@ COMMENT ON COLUMN loracomp.queue_health.last_succeeded_at IS 'When the last job 
 COMMENT ON COLUMN loracomp.queue_health.per_minute IS 'Jobs that ended a minute, in the last five minutes.';
 COMMENT ON COLUMN loracomp.queue_health.live_workers IS 'Number of workers that are there, with jobs or without.';
 COMMENT ON COLUMN loracomp.queue_health.rows_waiting IS
-'Rows of declarations that no job asks for yet, which the keeper changes; while rows that were there are looked at, an estimate.';
+'Rows of declared tables that the keeper has still to make jobs of; an estimate while rows that were there before are scanned.';

@@ -5,6 +5,7 @@
 --   erase_jobs                  the jobs given, or those with a tag, by their submitter or an administrator
 --     lock_jobs                 the caller's jobs with these ids or tags: 30_queue/60_cancel_and_retry.sql
 --     erase_sums                what reports keep of a tag
+--     clear_answers             what declarations show of these jobs: 60_declarations/50_outcome.sql
 --     each: delete_jobs         jobs with their answers and traces, whatever their status: 30_queue/72_delete_jobs.sql
 
 -- Deletes an example with its embedding and measurements. Jobs that were made from it (to test policies, or to measure) contain its
@@ -60,7 +61,7 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
     DELETE FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id; -- the trigger unlabel deletes their examples
     DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
-    UPDATE loracomp.declaration AS a SET paused = TRUE, sweep = 'source', swept_to = NULL, page_job = NULL, trouble = NULL
+    UPDATE loracomp.declaration AS a SET paused = TRUE, scan = 'rows', scan_position = NULL, scan_job = NULL, trouble = NULL
     WHERE a.id = d.id;
     RETURN sqlerrm;
 END
@@ -191,10 +192,7 @@ BEGIN
     SELECT 'numbers that no job of yours has', count(*), string_agg(g.id::text, ', ' ORDER BY g.id)
     FROM (SELECT DISTINCT u.id FROM unnest(erase_jobs.ids) AS u (id) WHERE u.id <> ALL (picked)) AS g
     UNION ALL
-    SELECT
-        'rows of declarations kept, with their keys and corrections', count(*), string_agg(DISTINCT a.view::text, ', ')
-    FROM loracomp.answer_row AS r JOIN loracomp.declaration AS a ON a.id = r.declaration_id
-    WHERE r.job_id = ANY (picked) HAVING count(*) > 0;
+    SELECT c.* FROM loracomp.clear_answers(picked) AS c;
     -- The sums of reports are those of all submitters' jobs.
     IF loracomp.caller_is_admin() THEN
         RETURN QUERY SELECT e.* FROM loracomp.erase_sums(erase_jobs.tags) AS e;

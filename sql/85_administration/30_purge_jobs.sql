@@ -34,6 +34,7 @@ BEGIN
     IF purge_jobs.force IS NOT true THEN
         ended_before := date_trunc('day', least(ended_before, now() - interval '1 hour') AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
     END IF;
+    WHILE loracomp.take_answers() > 0 LOOP NULL; END LOOP; -- views of declarations keep showing the answers
     LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- as refresh_reports does
     PERFORM set_config('loracomp.purging', 'on', true); -- lets the triggers of job and audit_event know
     -- Only in READ COMMITTED: in other levels, jobs of the range could be there that this transaction doesn't see.

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, shown
+from answers_data import TICKETS, URGENCY, answer_all, as_alice, shown
+from job_data import claim
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
 from people_fixtures import value
@@ -33,8 +34,9 @@ def bob(connection: Connection, database: str, logins: None) -> Iterator[Connect
 
 
 def timed_ask(connection: Connection) -> list[str]:
+    """What one call of each of the keeper's steps asks."""
     began = time.monotonic()
-    prompts = list(ask(connection).values())
+    prompts = [job.prompt for job in claim(connection, 1000)]
     assert time.monotonic() - began < SLOW_S
     return prompts
 
@@ -45,7 +47,7 @@ def ask_until(connection: Connection, claims: int, done: str, *, forgive: bool =
     for _ in range(claims):
         prompts += timed_ask(connection)
         if value(connection, done):
-            return prompts
+            return prompts + [job.prompt for job in claim(connection, 1000)]
         if forgive:
             connection.execute("UPDATE loracomp.declaration SET retry_at = '-infinity'")
     raise AssertionError(connection.execute("SELECT * FROM loracomp.declaration").fetchall())
@@ -96,6 +98,7 @@ def test_a_text_that_is_too_long_even_to_be_read_marks_its_row_alone(
     assert len(prompts) == 39
     assert reasons(alice, "says")[20] == ("refused", TOO_LONG)
     alice.execute("UPDATE notes SET t = '\"now short\"' WHERE id = 20")
+    connection.execute("UPDATE loracomp.declaration SET retry_at = '-infinity'")
     assert timed_ask(connection) == ['"now short"']
 
 
@@ -122,7 +125,7 @@ def test_a_virtual_column_that_fails_marks_its_row_alone(
     said = reasons(alice, "says")
     assert said[1] == said[150] == said[300] == ("refused", "its prompt can't be made: division by zero")
     assert said[77] == ("refused", "its prompt can't be made: invalid input syntax for type integer: ...")
-    connection.execute("SELECT loracomp.look_at_all(a.id) FROM loracomp.declaration AS a")
+    connection.execute("SELECT loracomp.begin_scan(a.id) FROM loracomp.declaration AS a")
     assert timed_ask(connection) == []
     alice.execute("UPDATE notes SET b = 2 WHERE id = 150")
     assert timed_ask(connection) == ["150"]
@@ -144,6 +147,26 @@ def test_a_virtual_column_that_takes_long_is_read_row_by_row(
     ask_until(connection, 15, asked.format(20, "bob"))
     ask_until(connection, 15, asked.format(1, "alice"), forgive=True)
     assert value(alice, "SELECT count(*) FROM says WHERE status = 'asked'") < 200
+
+
+def test_rows_that_take_longer_than_the_keeper_waits_hold_up_no_others(
+    connection: Connection, alice: Connection, bob: Connection
+) -> None:
+    if connection.info.server_version < 180000:
+        pytest.skip("virtual columns came with PostgreSQL 18")
+    slow = "length(repeat(t, 500000000))::text"
+    alice.execute(f"CREATE TABLE notes (id integer PRIMARY KEY, t text, v text GENERATED ALWAYS AS ({slow}) VIRTUAL)")
+    alice.execute("INSERT INTO notes SELECT i, 'ab' FROM generate_series(1, 200) AS i")
+    alice.execute("SELECT loracomp.create_answers('says', 'notes', '{v}')")
+    bob.execute("INSERT INTO others VALUES (1, 'one')")
+    bob.execute(BOBS)
+    connection.execute("SET statement_timeout = '200ms'")
+    for _ in range(4):
+        connection.execute("SELECT loracomp.ask_rows()")
+    connection.execute("SET statement_timeout = '20s'")
+    assert shown(bob, "bobs") == {1: ("asked", None)}
+    assert value(alice, "SELECT state FROM loracomp.list_answers()") == "reading its rows takes too long"
+    assert value(connection, "SELECT max(retry_at) > now() + interval '5 minutes' FROM loracomp.declaration")
 
 
 @pytest.mark.parametrize("found_by", ["hint", "look"])

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, adapter, as_alice, shown, tidy, work
+from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, adapter, as_alice, keep, shown, tidy, work
 from job_data import BASE, add_jobs, claim, record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
@@ -166,13 +166,11 @@ def test_rows_that_stay_locked_hold_up_no_late_answer(connection: Connection, al
         with other.transaction():
             other.execute("SELECT FROM loracomp.answer_row WHERE key[1] = %s FOR UPDATE", [last["id"]])
             assert len(record(connection, tokens(jobs), rows)) == 220
-        for _ in range(3):
-            claim(connection)
+        keep(connection)
         assert {*shown(other).values()} == {("stale", "urgent"), ("answered", "not urgent")}
-    for _ in range(4):
-        claim(connection)
+    keep(connection)
     assert {*shown(alice).values()} == {("answered", "not urgent")}
-    assert value(connection, "SELECT count(*) FROM loracomp.late_answer") == 0
+    assert value(connection, "SELECT count(*) FROM loracomp.ended_job") == 0
 
 
 def test_failed_and_released_jobs_wait_for_no_correction(
@@ -184,7 +182,7 @@ def test_failed_and_released_jobs_wait_for_no_correction(
         alice.execute("UPDATE urgency SET correct = 'urgent'")
         assert fail_jobs(worker, [failing], [Failure(failing.id, "too_long", "too long")]) == {failing.id}
         release_jobs(worker, [released])
-    claim(connection, 0)
+    keep(connection)
     failed = "SELECT status FROM loracomp.answer_row WHERE job_id = %s"
     assert (value(connection, failed, [failing.id]), value(connection, failed, [released.id])) == ("failed", "asked")
 

@@ -204,7 +204,7 @@ class AmongWorkers(Machine):
 
 BUSY = """
 SELECT EXISTS (SELECT FROM loracomp.answer_hint) OR EXISTS (SELECT FROM loracomp.job WHERE finished_at IS NULL)
-    OR EXISTS (SELECT FROM loracomp.declaration WHERE sweep IS NOT NULL) OR EXISTS (SELECT FROM loracomp.late_answer)
+    OR EXISTS (SELECT FROM loracomp.declaration WHERE scan IS NOT NULL) OR EXISTS (SELECT FROM loracomp.ended_job)
 """
 COUNT_ASKED = """
 CREATE TABLE asked (job_id bigint);

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from psycopg import errors
 
-from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, as_alice, shown, tidy, work
+from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, as_alice, keep, shown, tidy, work
 from job_data import BASE, claim, record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
@@ -225,6 +225,7 @@ def test_a_changed_row_is_not_drawn_and_its_first_answer_is_that_to_its_new_prom
     assert listed(alice)["before"] == "not yet known (12 of 20 rows)"
     tokens = {job.id: job.lease_token for job in jobs}
     record(connection, tokens, [{"job_id": job.id, "output": "not urgent", "adapter_sha256": []} for job in jobs])
+    keep(connection)
     assert listed(alice)["before"] == "100 % (87 to 100, 25 rows)"
 
 
@@ -295,6 +296,7 @@ def test_an_example_that_cannot_be_measured_holds_up_no_other(
         ids = value(connection, UNEMBEDDED)
         assert len(ids) == 11
         assert value(worker, EMBED, {"ids": ids, "n": len(ids)}) == 11
+    keep(connection)
     assert jobs(connection, "measure") == (9 if fault == "a prompt that no job can have" else 0)
 
 

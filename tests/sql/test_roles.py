@@ -27,7 +27,7 @@ EXECUTE = {
         queue_is_empty route_jobs read_labelled read_adapters has_unembedded take_unembedded add_embeddings
         find_base_model show_encoder check_health report_worker
         database_metrics maintain oldest_worker
-        rows_wait wake_jobs rescue_jobs ask_rows take_late_answers keep_house leave_house note_step
+        rows_wait wake_jobs rescue_jobs ask_rows take_answers measure_corrections keep_house leave_house note_step
     """,
     "loracomp_analyst": """
         route task_weights policy_with wilson_interval
@@ -86,14 +86,13 @@ OWNERS_ALONE = """
     jobs_on changed_days roll_up reports close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on jobs_by_day_on
     answers_by_tag_on
-    prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body read_body make_reader make_parts
-    make_view renamed
-    from_source key_of
-    check_source check_text check_owner check_code check_request find_answers forget_answers
-    must_look look_at_all ask_of hinted_keys ask_these ask_found read_rows follow_source forget_some key_fits
-    take_answers copy_outcomes lose_answers write_correction
-    label_row unlabel measure_corrections policy_of
-    ask_corrected forget_evidence accuracy_of
+    prompt_pieces key_forms primary_key_of numbers_of source_names with_current_names key_columns_of source_sql
+    key_array key_columns key_values filter_condition hint_statement make_parts add_triggers drop_parts
+    read_as_owner next_keys read_rows first_megabyte read_prompts prompts_statement passes_sql text_size_sql check_code
+    check_source check_text check_owner check_request make_view find_answers forget_answers accuracy_of
+    ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
+    ask_corrected due_declarations ask_or_mark ask_page ask_together follow_source forget_some copy_outcomes
+    clear_answers note_ended write_correction label_row label_again unlabel has_unmeasured forget_evidence
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
@@ -102,7 +101,7 @@ JOB_COLUMNS = """
 VECTOR = [1.0] + [0.0] * 831
 # The trigger check_columns refuses these by name; the first three are administrators' to fill.
 REFUSED_COLUMNS = """
-    task expected example_id status submitted_by created_at place background scheduled attempts
+    task expected example_id status submitted_by created_at place background watched scheduled attempts
     expired_leases worker
     lease_token claimed_at lease_expires_at finished_at error_code error is_correct adapter_ids
 """

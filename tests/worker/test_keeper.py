@@ -18,7 +18,7 @@ from loracomp.worker.keeper import Keeper
 from loracomp.worker.link import Link
 from worker_helpers import drain_here, wait_until, working
 
-STEPS = {"wake_jobs", "rescue_jobs", "ask_rows", "take_late_answers", "maintain"}
+STEPS = {"wake_jobs", "rescue_jobs", "ask_rows", "take_answers", "measure_corrections", "maintain"}
 
 
 @contextmanager

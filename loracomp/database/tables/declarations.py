@@ -1,4 +1,4 @@
-"""Declarations by which a table gets its answers, the answers, and hints which rows to look at."""
+"""Declarations by which a table gets its answers, the answers, and what the keeper still has to do for them."""
 
 from sqlalchemy import (
     ARRAY,
@@ -10,7 +10,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     PrimaryKeyConstraint,
-    Sequence,
     SmallInteger,
     Table,
     Text,
@@ -18,12 +17,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, OID, REGCLASS
 
 from loracomp.database.tables.columns import (
+    APPENDED_TO,
     NO_STATISTICS,
-    SCHEMA,
+    THIS_TRANSACTION,
     TIME,
     RoleName,
-    also,
     check,
+    counter,
     index,
     metadata,
     one_of,
@@ -33,10 +33,6 @@ from loracomp.database.tables.columns import (
     shallow,
     texts,
 )
-
-# A sequence, because a row would leave a dead tuple at each call.
-late_answer_seen = Sequence("late_answer_seen", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
-also("COMMENT ON SEQUENCE loracomp.late_answer_seen IS 'The last row of late_answer that was looked at.'")
 
 declaration = Table(
     "declaration",
@@ -55,7 +51,7 @@ declaration = Table(
         "columns", ARRAY(SmallInteger), "Numbers of the columns that the prompt names, then of those of the filter."
     ),
     required("key_columns", ARRAY(SmallInteger), "Numbers of the columns of the primary key."),
-    required("names", texts(), "Names of the table, of `columns` and of `key_columns` when the parts were made."),
+    required("names", texts(), "Names of the table, of `columns` and of `key_columns` when the keeper last saw them."),
     required("filter", JSONB, "JSON object: which value as text, or which values, a column has in rows to answer."),
     optional("choices", texts(), "Possible answers; null: text is generated."),
     optional("max_new_tokens", Integer, "Most tokens to generate; 64 by default if there are no choices."),
@@ -67,14 +63,18 @@ declaration = Table(
     required("paused", Boolean, "Whether nothing is asked until alter_answers says so.", default="false"),
     optional("trouble", Text, "Why nothing could be asked; tried again at retry_at."),
     required("retry_at", TIME, "Before this time nothing is asked.", default="'-infinity'"),
-    optional("sweep", Text, "What a look at all rows does: skip, source or answers; null: none is under way."),
-    optional("swept_to", texts(), "Key of the last row that this look has seen."),
-    optional("page_job", BigInteger, "Job of the last page; the next page is asked once it is not queued any more."),
-    required("looked_from", BigInteger, "The last look has seen what transactions before this one wrote.", default="0"),
-    required("hints_from", BigInteger, "Hints of transactions before this one are gone.", default="0"),
-    required("looked_at", TIME, "When the last look at all rows began.", default="now()"),
+    optional("scan", Text, "What a scan of all rows reads now: rows or answers; null: no scan is under way."),
+    required(
+        "scan_skips", Boolean, "Whether rows that the scan finds are not asked until they change.", default="false"
+    ),
+    optional("scan_position", texts(), "Key of the last row that the scan has read; null: none."),
+    optional("scan_job", BigInteger, "A job of the scan's last page, which waits until this job is claimed."),
+    required("scanned_at", TIME, "When the last scan began.", default="now()"),
+    required("hints_from", BigInteger, "Hints of transactions before this one have been handled.", default="0"),
+    required("measure_at", TIME, "Before this time no correction is measured.", default="'-infinity'"),
     references("declaration_task_must_exist", "task_id", "loracomp.task.id", ondelete="SET NULL"),
-    one_of("sweep", "skip source answers", "sweep_must_be_a_known_one"),
+    one_of("scan", "rows answers", "scan_must_be_a_known_one"),
+    check("only_a_scan_of_rows_skips", "NOT scan_skips OR scan IS NOT NULL"),
     check("filter_must_be_a_json_object", "jsonb_typeof(filter) = 'object'"),
     shallow("filter"),
     shallow("tags"),
@@ -87,17 +87,21 @@ answer_row = Table(
     metadata,
     required("declaration_id", Integer, "The declaration.", autoincrement=False),
     required("key", texts(), "Primary key of the row, as texts.", info=NO_STATISTICS),
-    required("status", Text, "asked, answered, refused or failed."),
+    required("status", Text, "asked, answered, refused, failed, or skipped: it was there before the declaration."),
     optional("reason", Text, "Why it is refused, or failed.", info=NO_STATISTICS),
     optional("job_id", BigInteger, "Job that asks, or has asked; it may have been purged."),
     required("prompt_hash", LargeBinary, "Sha256 of the newest prompt, with choices and round.", info=NO_STATISTICS),
+    required(
+        "uses_corrections", Boolean, "Whether sixteen corrections were measured when the job was made.", default="false"
+    ),
     optional("answer", Text, "The answer; while another is asked, the old one.", info=NO_STATISTICS),
     optional("confidence", Double, "Probability of the best choice."),
-    optional("answered_by", Text, "What answered: base, mix, or how many corrections."),
+    optional("answered_by", Text, "What answered: base, mix or corrections."),
+    optional("corrections", Integer, "How many corrections answered; null if they did not."),
     optional("answered_at", TIME, "When it was answered."),
     required("changed_in", BigInteger, "Transaction that last wrote the outcome; for answers_since.", default="0"),
     optional("correct", Text, "The right answer, as a person says.", info=NO_STATISTICS),
-    optional("first_answer", Text, "The answer that stood there then.", info=NO_STATISTICS),
+    optional("first_answer", Text, "The first answer to the corrected prompt without corrections.", info=NO_STATISTICS),
     # No foreign key, because its check would run for each answer.
     optional("example_id", BigInteger, "Example of the declaration's task that the correction made."),
     required("drawn", Boolean, "Whether rows_to_correct drew the row at random.", default="false"),
@@ -105,9 +109,19 @@ answer_row = Table(
     optional("offered_at", TIME, "When it was given; for ten minutes nobody else gets it."),
     references("an_answer_belongs_to_a_declaration", "declaration_id", "loracomp.declaration.id", ondelete="CASCADE"),
     PrimaryKeyConstraint("declaration_id", "key", name="a_row_has_one_answer"),
-    one_of("status", "asked answered refused failed", "answer_status_must_be_a_known_one"),
+    one_of("status", "asked answered refused failed skipped", "answer_status_must_be_a_known_one"),
+    one_of("answered_by", "base mix corrections", "answered_by_must_be_a_known_one"),
+    check(
+        "corrections_are_counted_if_they_answered",
+        "(corrections IS NULL) = (answered_by IS DISTINCT FROM 'corrections')",
+    ),
     index("answer_row_job", "job_id", "job_id IS NOT NULL"),
     index("answer_row_example", "example_id", "example_id IS NOT NULL"),
+    index(
+        "answer_row_to_ask_again",
+        "declaration_id",
+        "example_id IS NOT NULL AND job_id IS NOT NULL AND NOT uses_corrections",
+    ),
     index("answer_row_feed", "declaration_id changed_in"),
     # list_answers counts in it, without the rows themselves.
     index("answer_row_progress", "declaration_id status answered_at"),
@@ -116,26 +130,26 @@ answer_row = Table(
     postgresql_with={"fillfactor": "80"},
 )
 
-late_answer = Table(
-    "late_answer",
-    metadata,
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False, comment="The job, which has ended."),
-    comment="Jobs whose answer is not in answer_row yet: a session had locked the row. The keeper copies it later.",
-)
-
 answer_hint = Table(
     "answer_hint",
     metadata,
     required("declaration_id", Integer, "The declaration.", autoincrement=False),
-    required("written_in", BigInteger, "Transaction that wrote it.", default="(pg_current_xact_id())::text::bigint"),
-    required("key", texts(), "Key of a row that may have changed; empty: look at all.", info=NO_STATISTICS),
-    # No keys: they would be looked up for each row that an application writes.
+    required("written_in", BigInteger, "Transaction that wrote the row.", default=THIS_TRANSACTION),
+    required("key", texts(), "Key of a row that may have changed.", info=NO_STATISTICS),
     index("answer_hint_order", "declaration_id written_in"),
-    comment="Rows that were written since the keeper last looked. Triggers append; nothing waits for anything here.",
-    # Claims read from the oldest on, past dead rows: vacuum runs early and at full speed.
-    postgresql_with={
-        "autovacuum_vacuum_scale_factor": "0.01",
-        "autovacuum_vacuum_threshold": "1000",
-        "autovacuum_vacuum_cost_delay": "0",
-    },
+    index("answer_hint_key", "declaration_id key"),
+    comment="Rows of declared tables that were written and are still to be asked. Triggers on the tables append.",
+    postgresql_with=APPENDED_TO,
 )
+
+scan_request = Table(
+    "scan_request",
+    metadata,
+    required("declaration_id", Integer, "The declaration.", autoincrement=False),
+    required("not_before", BigInteger, "The scan begins once no transaction up to this one is running.", default="0"),
+    comment="Scans of all rows that are to be made, because the table was emptied or hints could not be written.",
+    postgresql_with=APPENDED_TO,
+)
+
+# A sequence, because a row would leave a dead tuple each time.
+ended_jobs_from = counter("ended_jobs_from", "Transaction from which on take_answers reads ended_job.")

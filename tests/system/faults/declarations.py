@@ -46,7 +46,7 @@ CUT_OFF = (
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
     " AND state = 'active' AND query LIKE %s AND pid <> pg_backend_pid()"
 )
-SWEEPS = "SELECT count(*) FROM loracomp.declaration WHERE sweep IS NOT NULL"
+SWEEPS = "SELECT count(*) FROM loracomp.declaration WHERE scan IS NOT NULL"
 
 
 def workers_of_answers(_: Server, arena: Arena) -> str:

@@ -39,7 +39,7 @@ from routing_data import BASE_MODEL
 
 FINGERPRINT = "e" * 64
 POINTS = ("claimed", "encoding", "predicting", "before commit", "during commit", "after commit")
-STEPS = ("ask_rows", "rescue_jobs", "wake_jobs", "take_late_answers", "maintain")
+STEPS = ("ask_rows", "rescue_jobs", "wake_jobs", "take_answers", "measure_corrections", "maintain")
 KEEPING = tuple(f"{when} the commit of {step}" for step in STEPS for when in ("before", "after"))
 """Points of a keeper's life."""
 LARGEST_BATCH = 8
@@ -210,7 +210,7 @@ def dying(death: Death) -> Iterator[None]:
 
     def call(step: str, connection: Connection) -> int:
         handled = call_step(step, connection)
-        last[0] = step if handled or step in ("take_late_answers", "maintain") else ""
+        last[0] = step if handled or step in ("take_answers", "measure_corrections", "maintain") else ""
         return handled
 
     @contextmanager

@@ -1,0 +1,146 @@
+-- A declaration's table, as the catalog has it now, and SQL that names it. These functions only read the catalog.
+--   primary_key_of      numbers of the columns of a table's primary key
+--   numbers_of          numbers of the columns with these names
+--   source_names        names of the table and of the declaration's columns
+--   with_current_names  a declaration, with the names that its table and columns have now
+--   key_columns_of      the columns of a declaration's key
+--   SQL for a statement that calls the table's rows s:
+--     source_sql        the table, for FROM
+--     key_array         the key of a row, as answer_row has it
+--     key_columns       the columns of the key
+--     key_values        the values of these columns, from an array of texts
+--     filter_condition  whether a row passes the filter
+
+CREATE FUNCTION loracomp.primary_key_of(source regclass) RETURNS smallint[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT ARRAY(
+        SELECT unnest((i.indkey::smallint[])[0:i.indnkeyatts - 1])
+        FROM pg_index AS i WHERE i.indrelid = primary_key_of.source AND i.indisprimary
+    );
+END;
+COMMENT ON FUNCTION loracomp.primary_key_of IS 'The numbers of the columns of a table''s primary key; empty for a table without one.';
+
+CREATE FUNCTION loracomp.numbers_of(source regclass, names text[]) RETURNS smallint[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT ARRAY(
+        SELECT a.attnum FROM unnest(names) WITH ORDINALITY AS n (name, ordinal)
+        LEFT JOIN pg_attribute AS a
+            ON a.attrelid = source AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped
+        ORDER BY n.ordinal
+    );
+END;
+COMMENT ON FUNCTION loracomp.numbers_of IS 'The numbers of a table''s columns with these names; null for a name that no column has.';
+
+-- The search path is fixed, so that the table's name has its schema.
+CREATE FUNCTION loracomp.source_names(source regclass, columns smallint[]) RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT ARRAY[source::text] || ARRAY(
+        SELECT a.attname FROM unnest(columns) WITH ORDINALITY AS c (number, ordinal)
+        LEFT JOIN pg_attribute AS a ON a.attrelid = source AND a.attnum = c.number AND NOT a.attisdropped
+        ORDER BY c.ordinal
+    );
+$$;
+COMMENT ON FUNCTION loracomp.source_names IS 'The name of a table, then those of these of its columns; null for a column that was dropped.';
+
+-- The prompt and the filter name columns, so they change with them; a column that was dropped keeps its name. After dump and restore
+-- columns may have other numbers, so they are found by name.
+CREATE FUNCTION loracomp.with_current_names(d loracomp.declaration) RETURNS loracomp.declaration
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    before CONSTANT text[] := d.names;
+BEGIN
+    IF d.source_oid <> d.source THEN
+        d.columns := loracomp.numbers_of(d.source, before[2 : cardinality(d.columns) + 1]);
+        d.key_columns := loracomp.numbers_of(d.source, before[cardinality(d.columns) + 2 :]);
+    END IF;
+    d.names := ARRAY(
+        SELECT coalesce(n.now, n.name)
+        FROM ROWS FROM (unnest(before), unnest(loracomp.source_names(d.source, d.columns || d.key_columns)))
+            WITH ORDINALITY AS n (name, now, ordinal)
+        ORDER BY n.ordinal
+    );
+    IF d.names <> before THEN
+        d.prompt := (
+            SELECT string_agg(coalesce(
+                replace(replace(p.literal, '{', '{{'), '}', '}}'), format('{%s}', d.names[array_position(before[2 :], p.col) + 1])
+            ), '' ORDER BY p.ordinal)
+            FROM loracomp.prompt_pieces(d.prompt) AS p
+        );
+        d.filter := (
+            SELECT coalesce(jsonb_object_agg(d.names[array_position(before[2 :], f.key) + 1], f.value), '{}') FROM jsonb_each(d.filter) AS f
+        );
+    END IF;
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.with_current_names IS 'A declaration with the names that its table and its columns have now.';
+
+CREATE FUNCTION loracomp.key_columns_of(d loracomp.declaration)
+RETURNS TABLE (ordinal bigint, name name, written text, read text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT k.ordinal, a.attname, f.written, f.read
+    FROM unnest((d).key_columns) WITH ORDINALITY AS k (number, ordinal)
+    JOIN pg_attribute AS a ON a.attrelid = (d).source AND a.attnum = k.number
+    CROSS JOIN LATERAL loracomp.key_forms(a.atttypid) AS f;
+END;
+COMMENT ON FUNCTION loracomp.key_columns_of IS
+'The columns of a declaration''s key, in order, with the forms of key_forms; one that was dropped, or has a type that keys may not have, is missing.';
+
+-- A table's children by inheritance have keys of their own, so they are left out.
+CREATE FUNCTION loracomp.source_sql(d loracomp.declaration) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT format('%s %s AS s', CASE WHEN c.relkind <> 'p' THEN 'ONLY' END, (d).names[1])
+    FROM pg_class AS c WHERE c.oid = (d).source;
+END;
+COMMENT ON FUNCTION loracomp.source_sql IS 'SQL for a declaration''s table in FROM, as s.';
+
+CREATE FUNCTION loracomp.key_array(d loracomp.declaration) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT format('ARRAY[%s]', string_agg(format(k.written, format('s.%I', k.name)), ', ' ORDER BY k.ordinal))
+    FROM loracomp.key_columns_of(d) AS k;
+END;
+COMMENT ON FUNCTION loracomp.key_array IS 'SQL for the key of the row s, as an array of texts.';
+
+CREATE FUNCTION loracomp.key_columns(d loracomp.declaration) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT string_agg(format('s.%I', k.name), ', ' ORDER BY k.ordinal) FROM loracomp.key_columns_of(d) AS k;
+END;
+COMMENT ON FUNCTION loracomp.key_columns IS 'SQL for the columns of the key of the row s, as a list.';
+
+CREATE FUNCTION loracomp.key_values(d loracomp.declaration, key text) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT string_agg(format(k.read, format('%s[%s]', key_values.key, k.ordinal)), ', ' ORDER BY k.ordinal)
+    FROM loracomp.key_columns_of(d) AS k;
+END;
+COMMENT ON FUNCTION loracomp.key_values IS 'SQL for the values of the key''s columns, as a list; `key` is SQL for the key as an array of texts.';
+
+-- Values are compared as their column's type does, so that true is t and 2.50 is 2.5. Values of types that keys can't have are
+-- compared as text.
+CREATE FUNCTION loracomp.filter_condition(d loracomp.declaration) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT coalesce(string_agg(
+        format(
+            CASE WHEN f.value @> 'null' THEN '(s.%1$I IS NULL OR %2$s = ANY (%3$L::pg_catalog.%4$I[]))'
+                ELSE '%2$s = ANY (%3$L::pg_catalog.%4$I[])'
+            END,
+            f.key, format(CASE WHEN t.typname IS NULL THEN 'concat(s.%I)' ELSE 's.%I' END, f.key),
+            ARRAY(SELECT e #>> '{}' FROM jsonb_path_query(f.value, 'lax $[*]') AS e), coalesce(t.typname, 'text')
+        ), ' AND ' ORDER BY f.key
+    ), 'true')
+    FROM jsonb_each((d).filter) AS f
+    LEFT JOIN pg_attribute AS a ON a.attrelid = (d).source AND a.attname = f.key
+    LEFT JOIN pg_type AS t ON t.oid = a.atttypid AND EXISTS (SELECT FROM loracomp.key_forms(t.oid));
+END;
+COMMENT ON FUNCTION loracomp.filter_condition IS 'SQL for whether the row s passes a declaration''s filter.';

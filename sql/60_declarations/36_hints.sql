@@ -1,0 +1,53 @@
+-- Hints: keys of rows that triggers have noted (20_parts.sql), from the oldest on.
+--   ask_hinted          asks for these rows
+--   thin_hints          keeps one hint a row while nothing can be asked
+
+-- Handled hints leave dead tuples, which stay while any session has an old snapshot. So hints_from passes over them: transactions before
+-- the oldest one that runs have ended, so no hint of theirs can still come. It is moved seldom, because each move leaves a dead tuple as well.
+CREATE FUNCTION loracomp.ask_hinted(d loracomp.declaration) RETURNS integer
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    oldest CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+    hints CONSTANT tid[] := ARRAY(
+        SELECT h.ctid FROM loracomp.answer_hint AS h
+        WHERE h.declaration_id = d.id AND h.written_in >= d.hints_from ORDER BY h.written_in LIMIT 200
+    );
+    keys jsonb;
+    page record;
+    handled integer := 0;
+BEGIN
+    IF hints <> '{}' THEN
+        SELECT jsonb_agg(DISTINCT jsonb_build_object('key', h.key)) INTO keys FROM loracomp.answer_hint AS h WHERE h.ctid = ANY (hints);
+        page := loracomp.ask_page(d, loracomp.read_rows(d, keys), is_scan => FALSE);
+        DELETE FROM loracomp.answer_hint AS h
+        WHERE h.ctid = ANY (hints) AND h.key IN (SELECT f.key FROM jsonb_to_recordset(page.asked_rows) AS f (key text[]));
+        handled := page.handled;
+    END IF;
+    IF oldest > d.hints_from + 100 AND NOT EXISTS (
+        SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id AND h.written_in >= d.hints_from AND h.written_in < oldest
+    ) THEN
+        UPDATE loracomp.declaration AS a SET hints_from = oldest WHERE a.id = d.id;
+    END IF;
+    RETURN handled;
+END
+$$;
+COMMENT ON FUNCTION loracomp.ask_hinted IS 'Asks for rows that triggers have noted; returns how many were handled.';
+
+-- Of the first 20,000, as this reads them all.
+CREATE FUNCTION loracomp.thin_hints(d loracomp.declaration) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+    DELETE FROM loracomp.answer_hint AS h
+    WHERE h.ctid IN (
+        SELECT n.ctid FROM (
+            SELECT o.ctid, row_number() OVER (PARTITION BY o.key ORDER BY o.ctid DESC) AS ordinal FROM (
+                SELECT f.ctid, f.key FROM loracomp.answer_hint AS f
+                WHERE f.declaration_id = d.id AND f.written_in >= d.hints_from ORDER BY f.written_in LIMIT 20000
+            ) AS o
+        ) AS n WHERE n.ordinal > 1
+    );
+$$;
+COMMENT ON FUNCTION loracomp.thin_hints IS 'Deletes all but one of the hints for the same row of a declaration.';

@@ -1,0 +1,84 @@
+-- Scans of all rows of a table, page by page: for rows that were there before the declaration, and for what triggers have missed.
+--   ask_scanned         asks for the next page
+--     must_scan         whether a scan is to begin
+--     begin_scan        alter_answers calls it too
+--     scan_is_due       whether the next page may be read
+
+-- Reads only. The next page waits until a job from the middle of the last one is claimed, so that the queue stays short.
+CREATE FUNCTION loracomp.scan_is_due(d loracomp.declaration) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT (d).scan IS NOT NULL AND NOT EXISTS (
+        SELECT FROM loracomp.job AS j WHERE j.id = (d).scan_job AND j.status = 'queued'
+    );
+END;
+COMMENT ON FUNCTION loracomp.scan_is_due IS 'Whether the next page of a declaration''s scan may be read.';
+
+-- Reads only. A scan that is under way is finished first: it might never end if rows went unnoticed all the time. Once a day all rows are read,
+-- because triggers don't see what logical replication or ALTER TABLE writes, or a partition that is attached.
+CREATE FUNCTION loracomp.must_scan(d loracomp.declaration) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT (d).scan IS NULL AND ((d).scanned_at < now() - interval '1 day' OR EXISTS (
+        SELECT FROM loracomp.scan_request AS q
+        WHERE q.declaration_id = (d).id AND q.not_before < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+    ));
+END;
+COMMENT ON FUNCTION loracomp.must_scan IS 'Whether all rows of a declaration''s table are to be read again.';
+
+CREATE FUNCTION loracomp.begin_scan(declaration_id integer) RETURNS loracomp.declaration
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d loracomp.declaration;
+BEGIN
+    UPDATE loracomp.declaration AS a
+    SET scan = 'rows', scan_skips = FALSE, scan_position = NULL, scan_job = NULL, scanned_at = now()
+    WHERE a.id = begin_scan.declaration_id RETURNING a.* INTO d;
+    DELETE FROM loracomp.scan_request AS q
+    WHERE q.declaration_id = d.id AND q.not_before < pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+    PERFORM loracomp.add_triggers(d);
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.begin_scan IS 'Begins a scan of all rows of a declaration''s table from the start.';
+
+-- A scan reads the table in the order of its key, and then the answers, because rows of some of them may be gone.
+CREATE FUNCTION loracomp.ask_scanned(d loracomp.declaration) RETURNS integer
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    keys jsonb;
+    page record;
+BEGIN
+    IF loracomp.must_scan(d) THEN
+        d := loracomp.begin_scan(d.id);
+    END IF;
+    IF NOT loracomp.scan_is_due(d) THEN
+        RETURN 0;
+    END IF;
+    IF d.scan = 'rows' THEN
+        keys := loracomp.next_keys(d, d.scan_position, 200);
+    ELSE
+        SELECT coalesce(jsonb_agg(jsonb_build_object('key', r.key) ORDER BY r.key), '[]') INTO keys
+        FROM (
+            SELECT o.key FROM loracomp.answer_row AS o
+            WHERE o.declaration_id = d.id AND o.key > coalesce(d.scan_position, '{}') ORDER BY o.key LIMIT 200
+        ) AS r;
+    END IF;
+    IF keys = '[]' THEN
+        UPDATE loracomp.declaration AS a SET
+            scan = CASE d.scan WHEN 'rows' THEN 'answers' END, scan_skips = d.scan_skips AND d.scan = 'rows', scan_position = NULL, scan_job = NULL
+        WHERE a.id = d.id;
+        RETURN 1;
+    END IF;
+    page := loracomp.ask_page(d, loracomp.read_rows(d, keys), is_scan => TRUE);
+    UPDATE loracomp.declaration AS a SET
+        scan_position = ARRAY(SELECT jsonb_array_elements_text(page.asked_rows -> -1 -> 'key')), scan_job = page.middle_job
+    WHERE a.id = d.id;
+    RETURN jsonb_array_length(page.asked_rows);
+END
+$$;
+COMMENT ON FUNCTION loracomp.ask_scanned IS 'Asks for the next page of a scan of all rows; returns how many rows were handled.';

@@ -1,0 +1,84 @@
+-- What became of a declaration's table since it was declared.
+--   follow_source       called before anything is asked
+--     forget_some       removes a declaration whose table or view was dropped
+--     check_owner, check_text  30_declare.sql
+--     check_code        25_code.sql
+
+-- A renamed table or column keeps its answers. After dump and restore, columns may have other numbers, and transactions have.
+CREATE FUNCTION loracomp.follow_source(d loracomp.declaration) RETURNS loracomp.declaration
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    before CONSTANT loracomp.declaration := d;
+    owner CONSTANT name := (
+        SELECT pg_get_userbyid(s.relowner) FROM pg_class AS s JOIN pg_class AS v ON v.oid = d.view WHERE s.oid = d.source
+    );
+    found_names text[];
+BEGIN
+    IF owner IS NULL THEN
+        RETURN loracomp.forget_some(d);
+    END IF;
+    IF owner <> d.owner THEN
+        RAISE EXCEPTION 'table % belongs to % now, who may drop this declaration and make another', d.names[1], owner;
+    END IF;
+    PERFORM loracomp.check_owner(owner), loracomp.check_code(d.source);
+    d := loracomp.with_current_names(d);
+    found_names := loracomp.source_names(d.source, d.columns || d.key_columns);
+    IF num_nulls(VARIADIC found_names) > 0 THEN
+        RAISE EXCEPTION 'column % was dropped: give another prompt by alter_answers', (
+            SELECT string_agg(quote_ident(o.name), ', ') FROM unnest(d.names, found_names) AS o (name, found) WHERE o.found IS NULL
+        );
+    END IF;
+    PERFORM loracomp.check_text(d.source, d.columns);
+    IF loracomp.primary_key_of(d.source) <> d.key_columns THEN
+        RAISE EXCEPTION 'table % no longer has the primary key (%): add it again, or drop this declaration and make another',
+            d.names[1], array_to_string(d.names[cardinality(d.columns) + 2 :], ', ');
+    END IF;
+    IF d.source_oid <> d.source THEN
+        UPDATE loracomp.answer_row AS r SET changed_in = 0 WHERE r.declaration_id = d.id;
+        UPDATE loracomp.scan_request AS q SET not_before = 0 WHERE q.declaration_id = d.id;
+        d.source_oid := d.source;
+        d.hints_from := 0;
+    END IF;
+    IF d <> before THEN
+        UPDATE loracomp.declaration AS a SET
+            source_oid = d.source_oid, columns = d.columns, key_columns = d.key_columns, names = d.names, prompt = d.prompt,
+            filter = d.filter, hints_from = d.hints_from
+        WHERE a.id = d.id;
+    END IF;
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.follow_source IS
+'The declaration as its table is now; null if it is being forgotten. Raises if the table may not be read.';
+
+-- Millions of answers are deleted by many calls. Returns null.
+CREATE FUNCTION loracomp.forget_some(d loracomp.declaration) RETURNS loracomp.declaration
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    most CONSTANT integer := 2000;
+    jobs bigint[];
+    users text;
+BEGIN
+    WITH gone AS (
+        DELETE FROM loracomp.answer_row AS r
+        WHERE r.ctid = ANY (ARRAY(
+            SELECT o.ctid FROM loracomp.answer_row AS o WHERE o.declaration_id = d.id LIMIT most FOR UPDATE SKIP LOCKED
+        ))
+        RETURNING r.job_id
+    )
+    SELECT array_agg(g.job_id) INTO jobs FROM gone AS g;
+    PERFORM loracomp.delete_jobs(ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.id = ANY (jobs) AND j.finished_at IS NULL));
+    IF (cardinality(jobs) = most) IS NOT TRUE THEN
+        PERFORM loracomp.forget_answers(d);
+    END IF;
+    RETURN NULL;
+EXCEPTION WHEN dependent_objects_still_exist THEN -- pg_restore --clean of the user's schema alone made its view again
+    GET STACKED DIAGNOSTICS users = PG_EXCEPTION_DETAIL;
+    RAISE EXCEPTION 'the table or view of this declaration was dropped, but %: drop that, then declare again', users;
+END
+$$;
+COMMENT ON FUNCTION loracomp.forget_some IS 'Deletes answers of a declaration whose table or view is gone, and the declaration with the last of them.';
