@@ -292,7 +292,7 @@ def index_number(connection) -> int:
 def test_another_encoder_swaps_all_embeddings_and_says_what_it_left_out(
     connection, database, tmp_path, minilm, shorter
 ):
-    assert set_encoder(database, minilm) is None
+    assert set_encoder(database, minilm) == {}
     add_task(connection, "facts")
     import_examples(connection, "facts", read_lines(write_lines(tmp_path / "facts.jsonl", LINES), "facts"))
     embed_examples(connection, minilm)
