@@ -83,7 +83,6 @@ def test_another_form_is_refused_by_the_variables_name_and_is_not_repeated(
         ["loracomp", "task", "list", "--json"],
         ["loracomp", "worker", "--drain"],
         ["loracomp", "db", "psql", "-c", "SELECT 1"],
-        ["alembic", "upgrade", "head"],
     ],
     ids=" ".join,
 )

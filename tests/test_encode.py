@@ -25,7 +25,7 @@ def a_job(prompt: str, choices: tuple[str, ...] | None = None) -> Job:
 def test_a_kind_of_a_later_release_is_refused() -> None:
     later = replace(a_job("x"), kind="translate")
     with pytest.raises(JobError, match="knows no jobs of kind translate: upgrade the worker") as refused:
-        requests_of(later, Routed(1, Composition(), "mean", 0, False, (), Trace(b"")))
+        requests_of(later, Routed(1, Composition(), "mean", False, (), Trace(b"")))
     assert refused.value.retry
 
 
