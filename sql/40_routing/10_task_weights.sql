@@ -5,6 +5,7 @@
 --       check_similarities
 --       relative_share          an example's term of the softmax, before it is divided by the sum
 --     similarity_weights        weighting 'similarity'
+--       check_probabilities
 --     uniform_weights           weighting 'uniform'
 --       similarity_weights
 --     measured_weights          weighting 'measured'
@@ -83,6 +84,20 @@ COMMENT ON FUNCTION loracomp.task_probabilities IS
 'Tasks of retrieved examples with their probabilities, most probable first: softmax over the examples'' similarities, summed by '
 'task. Among equal tasks the one with the most similar example comes first.';
 
+CREATE FUNCTION loracomp.check_probabilities(probabilities double precision[]) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    -- A little above 1, as sums of floating-point numbers can be.
+    IF (0 <= ALL (probabilities) AND 1.000001 > ALL (probabilities)) IS NOT TRUE THEN
+        RAISE EXCEPTION 'probabilities must be from 0 to 1' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_probabilities IS 'True if each number is a probability; otherwise an error.';
+
 CREATE FUNCTION loracomp.similarity_weights(probabilities double precision[], settings loracomp.policy)
 RETURNS double precision[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -90,6 +105,7 @@ BEGIN ATOMIC
     WITH cumulated AS (
         SELECT u.p, u.rank, sum(u.p) OVER (ORDER BY u.rank) AS mass
         FROM unnest(probabilities) WITH ORDINALITY AS u (p, rank)
+        WHERE loracomp.check_probabilities(probabilities)
     ), nucleus AS (
         -- Cumulated probabilities can equal top_p exactly (.5 + .4 = .9), so the comparison has a tolerance of 1e-9.
         SELECT c.p, c.rank, c.rank <= (settings).max_adapters AND c.mass - c.p < (settings).top_p - 1e-9 AS holds

@@ -144,6 +144,7 @@ loracomp.explain_run
 TO loracomp_submitter, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.task_probabilities,
+loracomp.check_probabilities,
 loracomp.similarity_weights,
 loracomp.uniform_weights,
 loracomp.measured_weights,
