@@ -45,7 +45,7 @@ FROM loracomp.policy AS p
 ROWS = """
 SELECT t.name, count(*) AS rows,
     encode(sha256(string_agg(sha256(convert_to(row(e.prompt, e.choices, e.label)::text, 'utf8')), ''::bytea
-        ORDER BY x.place)), 'hex') AS digest
+        ORDER BY x.ordinal)), 'hex') AS digest
 FROM loracomp.task AS t CROSS JOIN LATERAL loracomp.draw_examples(t.id, 'validation', 0, FALSE) AS x
 JOIN loracomp.example AS e ON e.id = x.example_id
 GROUP BY t.name
