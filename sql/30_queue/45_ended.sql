@@ -8,8 +8,8 @@ SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     INSERT INTO loracomp.ended_job (job_id) SELECT n.id FROM new_job AS n WHERE n.watched AND n.status <> 'running';
-    IF found AND pg_notification_queue_usage() < 0.5 THEN
-        PERFORM pg_notify('loracomp_keep', '');
+    IF found THEN
+        PERFORM loracomp.notify('loracomp_keep', '');
     END IF;
     RETURN NULL;
 END

@@ -102,8 +102,8 @@ BEGIN
         EXECUTE statement USING pg_current_xact_id()::text::bigint;
     END IF;
     GET DIAGNOSTICS noted = ROW_COUNT;
-    IF noted > 0 AND current_setting('loracomp.notify', true) IS DISTINCT FROM 'off' AND pg_notification_queue_usage() < 0.5 THEN
-        PERFORM pg_notify('loracomp_keep', '');
+    IF noted > 0 THEN
+        PERFORM loracomp.notify('loracomp_keep', '');
     END IF;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN

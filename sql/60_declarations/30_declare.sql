@@ -235,7 +235,7 @@ BEGIN
         d.id, d.view, d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
         d.max_new_tokens, d.policy, d.priority, d.tags, 'rows', create_answers.backfill IS FALSE
     );
-    PERFORM pg_notify('loracomp_keep', '');
+    PERFORM loracomp.notify('loracomp_keep', '');
     RETURN d.view;
 END
 $$;
@@ -301,7 +301,7 @@ BEGIN
     IF is_reworded THEN
         PERFORM loracomp.label_again(d);
     END IF;
-    PERFORM pg_notify('loracomp_keep', '');
+    PERFORM loracomp.notify('loracomp_keep', '');
 END
 $$;
 COMMENT ON FUNCTION loracomp.alter_answers IS 'Changes a declaration; with `again`, all rows are asked again, behind new ones.';
