@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,13 @@ from demo_fixtures import execute, run
 
 pytestmark = pytest.mark.model
 PROMPT = "Wish: {wish}\nThis is"
+# Training on a tenth of the rows that it takes otherwise: these tests are about what goes before and after.
+BRIEF = """
+from loracomp_lab.training import config
+config.ENOUGH_ROWS //= 10
+from loracomp.cli import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +65,7 @@ def test_the_first_three_prompts_are_tried_without_a_declaration(wishes: dict[st
     assert refused.returncode and "has no column wsh" in refused.stderr and "wish" in refused.stderr
 
 
-def test_corrections_train_an_adapter_that_is_measured_and_activated(wishes: dict[str, str]) -> None:
+def test_corrections_train_an_adapter_that_is_measured_and_activated(wishes: dict[str, str], tmp_path: Path) -> None:
     refused = run(["loracomp", "answers", "train", "wish_tone"], wishes)
     assert refused.returncode == 5 and "has no corrections to train on" in refused.stderr
     rows = answers(wishes, "correct", "wish_tone", "--rows", "4")
@@ -77,13 +85,15 @@ def test_corrections_train_an_adapter_that_is_measured_and_activated(wishes: dic
         ORDER BY accuracy DESC, mean_gain DESC"""
     hidden, start, *_ = psql(wishes, right).splitlines()
     psql(wishes, f"SELECT loracomp.restrict_task('{hidden}', 'loracomp_admin')")
-    (trained,) = answers(wishes, "train", "wish_tone", "--force")
+    (tmp_path / "brief.py").write_text(BRIEF)
+    command = ["script", str(tmp_path / "brief.py"), "answers", "train", "wish_tone", "--force", "--json"]
+    (trained,) = json.loads(execute(command, wishes))
     psql(wishes, f"SELECT loracomp.restrict_task('{hidden}', NULL)")
     assert (trained["status"], trained["adapter"].split("-")[0]) == ("active", "answers/public.wish_tone")
     assert [each["against"] for each in trained["measured"]] == ["base model", "corrections"]
     record = "training -> 'started_from' ->> 'task', training ->> 'steps'"
     made = psql(wishes, f"SELECT {record} FROM loracomp.adapter ORDER BY id DESC LIMIT 1")
-    assert made == f"{start}|39"
+    assert made == f"{start}|3"
     psql(wishes, "INSERT INTO wishes VALUES (19, 'More tea, number 19')")
     execute(["loracomp", "worker", "--drain"], wishes)
     mix = "SELECT policy, composition FROM loracomp.job_result ORDER BY job_id DESC LIMIT 1"
