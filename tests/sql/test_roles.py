@@ -33,7 +33,7 @@ EXECUTE = {
         route task_weights policy_with wilson_interval
         task_probabilities similarity_weights uniform_weights measured_weights labelled_weights
         check_similarities check_range composition_text seconds_between may_read masked_tasks
-        caller masked_adapter compute_seconds confidence check_gains relative_share
+        caller masked_adapter compute_seconds confidence check_gains check_probabilities relative_share
         answers_since estimated_rows
     """,
     "loracomp_admin": """
@@ -57,7 +57,7 @@ EXECUTE = {
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_vote explain_route
         explain_composition explain_run
-        check_similarities check_range check_gains relative_share
+        check_similarities check_range check_gains check_probabilities relative_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
         rows_to_correct correct_row list_answer_rows estimated_rows

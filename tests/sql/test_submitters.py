@@ -215,7 +215,8 @@ def test_a_json_array_is_text_that_any_client_can_send(submitter: Connection):
 
 FOREIGN = {
     "status": "'succeeded'", "submitted_by": "'somebody'", "created_at": "now() - interval '1 day'",
-    "place": "1", "background": "true", "scheduled": "true", "attempts": "1", "expired_leases": "1", "worker": "'w'",
+    "place": "1", "background": "true", "scheduled": "true", "watched": "true", "attempts": "1",
+    "expired_leases": "1", "worker": "'w'",
     "lease_token": "1", "claimed_at": "now()", "lease_expires_at": "now()",
     "finished_at": "now()", "error_code": "'x'", "error": "'x'", "is_correct": "true", "adapter_ids": "'{1}'",
 }  # fmt: skip
