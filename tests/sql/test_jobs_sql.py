@@ -151,7 +151,8 @@ def test_jobs_that_cost_much_to_wake_or_rescue_are_woken_in_parts(connection: Co
         began = time.monotonic()
         assert connection.execute(f"SELECT loracomp.{step}() AS handled".encode()).fetchone()["handled"]
         assert time.monotonic() - began < 4  # on a busy machine; a fifth of a second on a quiet one
-        assert not job(connection, bobs)["scheduled"]
+        while job(connection, bobs)["scheduled"]:  # a call begins with a submitter drawn at random
+            assert connection.execute("SELECT loracomp.wake_jobs() AS handled").fetchone()["handled"]
         connection.execute(
             "UPDATE loracomp.job SET status = 'running', scheduled = false, worker = 'w', claimed_at = now(),"
             " lease_token = 1, lease_expires_at = now() - interval '1 second'"
