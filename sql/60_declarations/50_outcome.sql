@@ -6,7 +6,7 @@
 
 -- Rows of ended_job that were handled leave dead tuples, which stay while any session has an old snapshot. So ended_jobs_from passes over
 -- them: it is a transaction before which all have ended, with nothing left of theirs. That of another server, from which this one was restored,
--- counts for nothing. A job whose row a submitter has locked, by a correction that is left open, is noted again, behind the others.
+-- counts for nothing. A row that a submitter has locked, by a correction that is left open, is passed over, and keeps its note.
 CREATE FUNCTION loracomp.take_answers() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -22,26 +22,25 @@ AS $$
 DECLARE
     running_from CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
     noted_from bigint := (SELECT s.last_value FROM loracomp.ended_jobs_from AS s);
-    ended bigint[];
-    free bigint[];
+    notes tid[];
+    jobs bigint[];
     written integer[];
 BEGIN
     IF noted_from > running_from THEN
         noted_from := 0;
     END IF;
-    WITH noted AS (
-        DELETE FROM loracomp.ended_job AS e
-        WHERE e.ctid = ANY (ARRAY(
-            SELECT o.ctid FROM loracomp.ended_job AS o
-            WHERE o.written_in >= noted_from ORDER BY o.written_in LIMIT 1000 FOR UPDATE SKIP LOCKED
-        ))
-        RETURNING e.job_id
-    )
-    SELECT array_agg(DISTINCT n.job_id) INTO ended FROM noted AS n;
-    free := ARRAY(SELECT r.job_id FROM loracomp.answer_row AS r WHERE r.job_id = ANY (ended) FOR UPDATE SKIP LOCKED);
-    INSERT INTO loracomp.ended_job (job_id)
-    SELECT r.job_id FROM loracomp.answer_row AS r WHERE r.job_id = ANY (ended) AND r.job_id <> ALL (free);
-    written := loracomp.copy_outcomes(free);
+    SELECT array_agg(t.ctid), array_agg(DISTINCT t.job_id) INTO notes, jobs
+    FROM (
+        SELECT e.ctid, r.job_id FROM loracomp.ended_job AS e JOIN loracomp.answer_row AS r ON r.job_id = e.job_id
+        WHERE e.written_in >= noted_from ORDER BY e.written_in LIMIT 1000 FOR UPDATE OF r SKIP LOCKED
+    ) AS t;
+    DELETE FROM loracomp.ended_job AS e
+    WHERE e.ctid = ANY (notes || ARRAY( -- and of jobs that are no row's any more
+        SELECT o.ctid FROM loracomp.ended_job AS o
+        WHERE o.written_in >= noted_from AND NOT EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.job_id = o.job_id)
+        ORDER BY o.written_in LIMIT 1000
+    ));
+    written := loracomp.copy_outcomes(jobs);
     PERFORM pg_notify('loracomp_answers', a.view::text) FROM loracomp.declaration AS a
     WHERE a.id = ANY (written) AND pg_notification_queue_usage() < 0.5;
     IF running_from > noted_from + 100
@@ -49,7 +48,7 @@ BEGIN
     THEN
         PERFORM setval('loracomp.ended_jobs_from', running_from);
     END IF;
-    RETURN cardinality(free);
+    RETURN coalesce(cardinality(jobs), 0);
 END
 $$;
 COMMENT ON FUNCTION loracomp.take_answers IS
