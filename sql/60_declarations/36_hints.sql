@@ -1,6 +1,6 @@
 -- Hints: keys of rows that triggers have noted (20_parts.sql), from the oldest on.
 --   ask_hinted          asks for these rows
---   thin_hints          keeps one hint a row while nothing can be asked
+--   thin_hints          keeps one hint a row, and one request for a scan, while nothing can be asked
 
 -- Handled hints leave dead tuples, which stay while any session has an old snapshot. So hints_from passes over them: transactions before
 -- the oldest one that runs have ended, so no hint of theirs can still come. It is moved seldom, because each move leaves a dead tuple as well.
@@ -35,11 +35,16 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.ask_hinted IS 'Asks for rows that triggers have noted; returns how many were handled.';
 
--- Of the first 20,000, as this reads them all.
+-- A table that can't be read may be written for months. Only the oldest are looked at, because this reads them all.
 CREATE FUNCTION loracomp.thin_hints(d loracomp.declaration) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
+    DELETE FROM loracomp.scan_request AS q
+    WHERE q.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM loracomp.scan_request AS o WHERE o.declaration_id = d.id
+        ORDER BY o.not_before DESC, o.ctid DESC OFFSET 1 LIMIT 100000
+    ));
     DELETE FROM loracomp.answer_hint AS h
     WHERE h.ctid IN (
         SELECT n.ctid FROM (
@@ -50,4 +55,5 @@ AS $$
         ) AS n WHERE n.ordinal > 1
     );
 $$;
-COMMENT ON FUNCTION loracomp.thin_hints IS 'Deletes all but one of the hints for the same row of a declaration.';
+COMMENT ON FUNCTION loracomp.thin_hints IS
+'Deletes all but one of the hints for the same row of a declaration, and all but one of the requests for a scan.';

@@ -215,6 +215,22 @@ def test_a_changed_table_restarts_no_look_at_the_rows_of_another(
     assert timed_ask(connection) == ["a" + 16 * "x"]
 
 
+def test_a_table_that_cannot_be_read_leaves_no_more_behind_however_often_it_is_written(
+    connection: Connection, alice: Connection, bob: Connection
+) -> None:
+    alice.execute(TICKETS)
+    alice.execute(URGENCY)
+    alice.execute("ALTER TABLE tickets DROP CONSTRAINT tickets_pkey")
+    for number in range(30):
+        alice.execute("TRUNCATE tickets")
+        alice.execute("INSERT INTO tickets VALUES (1, %s)", [number])
+    bob.execute("INSERT INTO others VALUES (1, 'one')")
+    bob.execute(BOBS)
+    assert timed_ask(connection) == ["one"]
+    assert value(connection, "SELECT count(*) FROM loracomp.scan_request") == 1
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 1
+
+
 def test_a_look_at_all_rows_ends_though_hints_are_missed_all_the_time(
     connection: Connection, alice: Connection, database: str
 ) -> None:

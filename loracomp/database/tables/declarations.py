@@ -147,6 +147,7 @@ scan_request = Table(
     metadata,
     required("declaration_id", Integer, "The declaration.", autoincrement=False),
     required("not_before", BigInteger, "The scan begins once no transaction up to this one is running.", default="0"),
+    index("scan_request_declaration", "declaration_id"),
     comment="Scans of all rows that are to be made, because the table was emptied or hints could not be written.",
     postgresql_with=APPENDED_TO,
 )
