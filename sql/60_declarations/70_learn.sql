@@ -87,7 +87,8 @@ FOR EACH ROW WHEN (
 CREATE TRIGGER unlabel_deleted AFTER DELETE ON loracomp.answer_row
 FOR EACH ROW WHEN (old.example_id IS NOT NULL) EXECUTE FUNCTION loracomp.unlabel();
 
--- Inserts jobs in the name of the declarations' owners. One that fails, as when the queue is full, is left out for ten seconds.
+-- Inserts jobs in the name of the declarations' owners. A declaration that fails, as when the queue is full, is left out for ten seconds,
+-- and one that takes longer than the keeper waits, for ten minutes.
 CREATE FUNCTION loracomp.measure_corrections() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -101,10 +102,12 @@ BEGIN
     SELECT b.* INTO model FROM loracomp.base_model AS b WHERE b.is_default;
     FOR d IN
         SELECT a.* FROM loracomp.declaration AS a
-        WHERE a.measure_at <= clock_timestamp() AND loracomp.has_unmeasured(a.task_id, model.id)
-        ORDER BY random() FOR NO KEY UPDATE OF a SKIP LOCKED
+        WHERE a.task_id IS NOT NULL AND a.measure_at <= clock_timestamp() ORDER BY random()
     LOOP
         BEGIN
+            CONTINUE WHEN NOT loracomp.has_unmeasured(d.task_id, model.id);
+            PERFORM FROM loracomp.declaration AS a WHERE a.id = d.id FOR NO KEY UPDATE SKIP LOCKED;
+            CONTINUE WHEN NOT found;
             added := added + loracomp.queue_measurements(
                 ARRAY(SELECT x.example_id FROM loracomp.draw_examples(d.task_id, 'train', 0, TRUE) AS x ORDER BY x.ordinal),
                 ARRAY(
@@ -114,9 +117,11 @@ BEGIN
                 ),
                 model, 'measured', 0, d.owner
             );
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN query_canceled OR OTHERS THEN -- query_canceled is none of the others
             RAISE WARNING 'the corrections of declaration % are not measured: %', d.id, sqlerrm;
-            UPDATE loracomp.declaration AS a SET measure_at = clock_timestamp() + interval '10 seconds' WHERE a.id = d.id;
+            UPDATE loracomp.declaration AS a
+            SET measure_at = clock_timestamp() + CASE sqlstate WHEN '57014' THEN interval '10 minutes' ELSE interval '10 seconds' END
+            WHERE a.id = d.id;
         END;
         EXIT WHEN clock_timestamp() > end_at;
     END LOOP;

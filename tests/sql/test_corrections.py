@@ -9,6 +9,7 @@ from psycopg import errors
 from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, as_alice, keep, shown, tidy, work
 from job_data import BASE, claim, record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from people_fixtures import connect, login, value
 from routing_data import add_adapter
@@ -173,6 +174,24 @@ def test_a_full_queue_does_not_hold_up_embeddings(connection: Connection, databa
     alice.execute(CORRECT, [9, 9])
     work(connection)
     assert jobs(connection, "measure") == 9, "the next correction brings all"
+
+
+def test_corrections_that_take_longer_to_queue_than_the_keeper_waits_are_left_out(
+    connection: Connection, database: str, alice: Connection
+) -> None:
+    alice.execute(ADD_TICKETS, [7, 8])
+    work(connection)
+    alice.execute(CORRECT, [1, 8])
+    ids = value(connection, UNEMBEDDED)
+    connection.execute(EMBED, {"ids": ids, "n": len(ids)})
+    with db.connect(database) as other, other.transaction():
+        other.execute("SELECT FROM loracomp.base_model FOR UPDATE")
+        connection.execute("SET statement_timeout = '300ms'")
+        assert value(connection, "SELECT loracomp.measure_corrections()") == 0
+        connection.execute("SET statement_timeout = '20s'")
+    assert value(connection, "SELECT measure_at > now() + interval '9 minutes' FROM loracomp.declaration")
+    connection.execute("UPDATE loracomp.declaration SET measure_at = now()")
+    assert value(connection, "SELECT loracomp.measure_corrections()") == 8
 
 
 def test_rows_to_correct_are_drawn_and_stay_drawn(connection: Connection, alice: Connection) -> None:
