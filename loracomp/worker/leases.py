@@ -78,7 +78,7 @@ class Leases:
     """The leases of one worker. Thread-safe; only `renew` accesses the database.
 
     A lease that could not be renewed is lost: the job was cancelled or taken over, so that its token is void, or its
-    time is over; then the token is good until a claim rescues the job, and the worker ends it with it.
+    time is over; then the token is good until the keeper rescues the job, and the worker ends the job with it.
     """
 
     def __init__(self, lease_s: float) -> None:

@@ -20,8 +20,8 @@ FAULT_OF_THE_WORKER = (SchemaMismatchError, psycopg.ProgrammingError)
 class Engine(Protocol):
     """The part of `loracomp.engine.engine.Engine` that a worker uses.
 
-    `prepare` and `embed` may run in another thread than the rest, never in two at once. If `prepare` raises, it is
-    called again for each job alone; if `step` raises, each job that `clear` returns is added alone.
+    `prepare` and `embed` run in two other threads than the rest. If `prepare` raises, it is called again for each job
+    alone; if `step` raises, each job that `clear` returns is added alone.
     """
 
     def __bool__(self) -> bool:
@@ -31,7 +31,7 @@ class Engine(Protocol):
         """Prepare jobs for `add`. The connection, in autocommit mode, may be used only during the call."""
 
     def embed(self, connection: Connection) -> int:
-        """Embed some of the train examples without an embedding; returns how many. In the thread of `prepare`."""
+        """Embed some of the train examples without an embedding; returns how many."""
 
     def add(self, flight: InFlight) -> None:
         """Take a prepared job."""

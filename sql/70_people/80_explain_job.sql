@@ -95,7 +95,7 @@ SELECT 'Next: ' || CASE
             ' (alone on a worker, because an earlier one died or hung with the job: ' || nullif(h.alone, 0) || ')'
         )
     WHEN job.status = 'running' AND job.lease_expires_at < now()
-        THEN 'its lease ran out, so its worker died or hangs. The next claim of any worker takes the job back.'
+        THEN 'its lease ran out, so its worker died or hangs. A worker takes the job back within seconds.'
     WHEN job.status = 'running'
         THEN format(
             'wait; unless renewed, its lease ends in %s s.', loracomp.seconds_between(now(), job.lease_expires_at)
