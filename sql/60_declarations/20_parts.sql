@@ -1,14 +1,14 @@
 -- What stands in schema loracomp_parts, which loracomp init leaves in place: users' views and triggers depend on it. Nobody else may
 -- use the schema, so no object in it can be named by a user.
 --   for all declarations
---     answer              view: the answers, as a declaration's view shows them
 --     hint                function of triggers on tables: notes which rows were written
 --       hint_statement    SQL that notes them
 --     sees_statement      SQL that asks whether a row can be seen
 --     sees_row            whether the reader of a view may see a row; it runs with the reader's rights
 --     correct             function of the trigger on views: UPDATE ... SET correct; in 60_correct.sql
 --   for each declaration
---     answers_ID          view: its answers, for the owner of the table, whose view reads it
+--     answers_ID          view: its answers, for the owner of the table, whose view reads it; the declaration's number is written in it,
+--                         so that no plan of a reader looks at hints of others
 --     read_ID             runs a statement with the rights of the table's owner
 --   made, renewed and dropped by
 --     make_parts          answers_ID and read_ID
@@ -17,23 +17,6 @@
 --
 -- Our own rights are never used to read a user's table. hint and correct do run with them: they read no more than the rows of the
 -- statement that fired them, and convert only key columns, whose types are Postgres's own (key_forms).
-
-CREATE OR REPLACE VIEW loracomp_parts.answer AS
-SELECT
-    r.declaration_id, r.key, r.answer, r.confidence,
-    CASE
-        WHEN r.answer IS NOT NULL AND (
-            r.status = 'asked'
-            OR EXISTS (
-                SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = r.declaration_id AND h.key = r.key
-            )
-        ) THEN 'stale'
-        ELSE r.status
-    END AS status,
-    r.reason,
-    CASE WHEN r.corrections IS NULL THEN r.answered_by ELSE format('%s corrections', r.corrections) END AS answered_by,
-    r.answered_at, r.correct, r.job_id
-FROM loracomp.answer_row AS r;
 
 -- Reads only the catalog. The SQL reads the transition tables, old_row and new_row; $1 is the transaction. Null if the key's columns are not
 -- those that were declared: then all rows are to be read. An updated row counts if a column that the prompt, the filter or the key names
@@ -149,7 +132,20 @@ SET client_min_messages = warning
 AS $make$
 BEGIN
     EXECUTE format(
-        'CREATE OR REPLACE VIEW loracomp_parts.answers_%1$s AS SELECT a.* FROM loracomp_parts.answer AS a WHERE a.declaration_id = %1$s;
+        'CREATE OR REPLACE VIEW loracomp_parts.answers_%1$s AS
+        SELECT
+            r.key, r.answer, r.confidence,
+            CASE
+                WHEN r.answer IS NOT NULL AND (
+                    r.status = ''asked''
+                    OR EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = %1$s AND h.key = r.key)
+                ) THEN ''stale''
+                ELSE r.status
+            END AS status,
+            r.reason,
+            CASE WHEN r.corrections IS NULL THEN r.answered_by ELSE r.corrections || '' corrections'' END AS answered_by,
+            r.answered_at, r.correct, r.job_id
+        FROM loracomp.answer_row AS r WHERE r.declaration_id = %1$s;
         GRANT SELECT ON loracomp_parts.answers_%1$s TO %2$I;
         DROP FUNCTION IF EXISTS loracomp_parts.read_%1$s;
         CREATE SCHEMA loracomp_parts_%1$s;
