@@ -1,7 +1,7 @@
--- The raw results of an evaluation as tables, and what is reckoned from them, in a schema of their own. In the repository's root:
+-- Loads the raw results of an evaluation into a schema of their own, and computes its statistics. In the repository's root:
 --     loracomp db psql -f benchmarks/evaluation/report.sql
--- The queries in tables.sql read them. The statistics are those of loracomp_lab.accuracy, which says the same
--- of an evaluation that is still in the database.
+-- The queries in tables.sql read this schema. loracomp_lab.accuracy computes the same statistics for an evaluation whose jobs are still in
+-- the database.
 DROP SCHEMA IF EXISTS report CASCADE;
 CREATE SCHEMA report;
 

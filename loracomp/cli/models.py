@@ -151,7 +151,7 @@ def set_encoder(
 
 @encoder_app.command("index")
 def index_embeddings(as_json: AsJson = False) -> None:
-    """Build the index of the examples' embeddings anew, which makes routing faster after many were added. Jobs wait."""
+    """Rebuild the index of the examples' embeddings, which makes routing faster after many were added. Jobs wait."""
     from loracomp.registry import embeddings
 
     with open_database() as connection, remarks.status("building the index"):

@@ -144,7 +144,7 @@ def load_embeddings(
     vectors: Vectors,
     encoder: "Encoder | EncoderPart | None" = None,
 ) -> None:
-    """Like `add_embeddings`, for many rows in one transaction; the index is built anew if that is faster."""
+    """Like `add_embeddings`, for many rows in one transaction; the index is rebuilt if that is faster."""
     if rows:
         with translated_errors(), connection.transaction():
             dropped = row_of(connection, QUERIES["drop_embedding_index"], {"incoming": len(rows)})["dropped"]
@@ -157,7 +157,7 @@ def load_embeddings(
 
 
 def index_embeddings(connection: Connection) -> None:
-    """Build the index anew, with likes stored side by side; jobs wait for it."""
+    """Rebuild the index over rows that are sorted by task; jobs wait for it."""
     with translated_errors():
         connection.execute(QUERIES["end_with_the_client"])
         row_of(connection, QUERIES["build_embedding_index"])

@@ -262,5 +262,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.build_embedding_index IS
-'Builds the index that routing searches, after drop_embedding_index or to build it anew, and first sorts the embeddings '
+'Builds the index that routing searches, after drop_embedding_index or to rebuild it, and first sorts the embeddings '
 'by their tasks, so that likes are stored side by side. Routing and whoever adds embeddings wait until the transaction ends.';
