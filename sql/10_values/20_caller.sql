@@ -22,14 +22,17 @@ END;
 COMMENT ON FUNCTION loracomp.caller_is_admin IS
 'Whether the caller of a SECURITY DEFINER function is its owner or a member of loracomp_admin.';
 
--- Reads only memberships. Roles are looked up by to_regrole, because pg_has_role raises for the name of a dropped role.
+-- Reads only memberships. Both roles are looked up by to_regrole, because pg_has_role raises for the name of a role that was dropped,
+-- and a worker asks this for the submitters of jobs, who may be gone.
 CREATE FUNCTION loracomp.may_read(reader name, reader_role name) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT reader_role IS NULL OR coalesce(
-        pg_has_role(reader, to_regrole(quote_ident(reader_role)), 'member')
-        OR pg_has_role(reader, to_regrole('loracomp_admin'), 'member')
-        OR pg_has_role(reader, (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'loracomp'), 'member'),
+        pg_has_role(to_regrole(quote_ident(reader)), to_regrole(quote_ident(reader_role)), 'member')
+        OR pg_has_role(to_regrole(quote_ident(reader)), to_regrole('loracomp_admin'), 'member')
+        OR pg_has_role(
+            to_regrole(quote_ident(reader)), (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'loracomp'), 'member'
+        ),
         FALSE
     );
 END;

@@ -1335,6 +1335,41 @@ def test_what_a_job_names_may_go_away_and_no_call_of_a_worker_raises(connection:
     connection.execute("DELETE FROM loracomp.job WHERE base_model = 'gone'")
 
 
+BY_ADMINISTRATORS = {"policy", "base_model"}
+"""Tables whose rows administrators alone delete, by hand and seldom: that may read a large table."""
+FOREIGN_KEYS = """
+SELECT k.conname AS key, k.conrelid::regclass::text AS table, EXISTS (
+    SELECT FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+    WHERE i.indrelid = k.conrelid AND a.attnum = ANY (k.conkey)
+        AND coalesce(pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NOT NULL)', a.attname), true)
+) AS is_indexed
+FROM pg_constraint AS k JOIN pg_class AS other ON other.oid = k.confrelid
+WHERE k.contype = 'f' AND k.connamespace = 'loracomp'::regnamespace AND other.relname <> ALL (%s)
+"""
+
+
+def test_who_deletes_what_a_foreign_key_names_reads_no_whole_table(connection: Connection):
+    """A declaration of somebody's could not be dropped in time where there are ten million jobs."""
+    found = connection.execute(FOREIGN_KEYS.replace("%I", "%%I").encode(), [list(BY_ADMINISTRATORS)]).fetchall()
+    assert {row["table"] for row in found} >= {"loracomp.job", "loracomp.example_embedding", "loracomp.measurement"}
+    slow = {row["key"] for row in found if not row["is_indexed"]}
+    assert slow == {"declaration_task_must_exist", "adapter_task_must_exist"}, "of small tables"
+
+
+def test_dropping_a_task_reads_only_the_jobs_that_name_it(connection: Connection):
+    connection.execute("INSERT INTO loracomp.task (name) VALUES ('gone')")
+    (named,) = add_jobs(connection, "a", task="gone", expected="b")
+    bulk(connection, 2000)
+    connection.execute("ANALYZE loracomp.job")
+    scans = "SELECT pg_stat_get_xact_tuples_returned('loracomp.job'::regclass) AS rows"
+    with connection.transaction():
+        connection.execute("SET LOCAL statement_timeout = '5s'")
+        before = connection.execute(scans).fetchone()["rows"]
+        connection.execute("DELETE FROM loracomp.task WHERE name = 'gone'")
+        assert connection.execute(scans).fetchone()["rows"] - before < 100
+    assert job(connection, named)["task"] is None
+
+
 # --- hint
 
 

@@ -549,6 +549,8 @@ def test_only_who_holds_a_job_with_the_same_choices_reads_rows_for_calibration(
     connection.execute("CREATE ROLE readers_of_t6")
     connection.execute("UPDATE loracomp.task SET reader_role = 'readers_of_t6' WHERE name = 't6'")
     assert read() == []
+    connection.execute("UPDATE loracomp.job SET submitted_by = 'nobody any more' WHERE id = %s", [job_id])
+    assert read() == [], "and the call of a worker does not raise"
 
 
 # --- for people

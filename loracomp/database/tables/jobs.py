@@ -273,6 +273,8 @@ job = Table(
     index("job_to_measure", "example_id", "kind = 'measure'"),
     # All jobs that were made from an example; for its erasure, and for evaluations.
     index("job_example", "example_id", "example_id IS NOT NULL"),
+    # For the foreign key: whoever deletes a task, as dropping a declaration does, must not read all jobs.
+    index("job_task", "task", "task IS NOT NULL"),
     comment="Jobs: requests for predictions. INSERT a prompt here; read the answer in loracomp.job_result.",
     # A change of status writes a new version of the row. The fill factor leaves room for it on the same page. Vacuum
     # runs early and at full speed, however large the table, as each claim reads past dead rows at the queue's head.
