@@ -34,7 +34,7 @@ FROM loracomp.job_result AS r WHERE r.job_id = ANY (%s)
 """
 STEPS = """
 SELECT t.key AS step, percentile_cont(0.5) WITHIN GROUP (ORDER BY t.value::float8) AS ms
-FROM loracomp.prediction AS p CROSS JOIN LATERAL jsonb_each_text(p.timings - 'model') AS t
+FROM loracomp.prediction AS p CROSS JOIN LATERAL jsonb_each_text(p.timings - 'share') AS t
 WHERE p.job_id = ANY (%s) GROUP BY t.key
 """
 ORDER = ("claim", "encode", "route", "load", "ready", "compose", "calibrate", "predict", "record")

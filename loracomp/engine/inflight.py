@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Result: TypeAlias = Prediction | Measurement | Failure
 
+SHARED = frozenset({"encode", "route", "load", "compose", "calibrate"})
+"""Steps that the worker does for several jobs at once. The model's steps are divided as it works (`Engine.step`)."""
+
 
 @dataclass(slots=True, eq=False)
 class InFlight:
@@ -30,7 +33,7 @@ class InFlight:
     since: float = field(default_factory=perf_counter)
     """When its current step began, by perf_counter."""
     timings: dict[str, float] = field(default_factory=dict)
-    """Milliseconds of each step. Only `lap` and `share` write here."""
+    """Milliseconds of each step, and the job's share of computing. Only `lap` and `share` write here."""
     decision: Routed | MeasurementPlan | None = None
     requests: tuple[Request, ...] = ()
     """What the job asks (`requests_of`). Calibration changes a copy, because a job may be scheduled twice."""
@@ -58,14 +61,14 @@ class InFlight:
         self.result = Failure(self.job.id, error.code, str(error), error.retry)
 
     def share(self, seconds: float) -> None:
-        """Add to the job's share of the model's time."""
-        self.timings["model"] = self.timings.get("model", 0.0) + 1000 * seconds
+        """Add to the job's share of the time in which the worker computes for several jobs."""
+        self.timings["share"] = self.timings.get("share", 0.0) + 1000 * seconds
 
 
 def lap(flights: Sequence[InFlight], step: str, *, observed: bool = True) -> None:
     """End a step of these jobs: each gets the time since its last step ended, so that no moment counts twice.
 
-    The metrics observe it once for jobs that have come the same way.
+    A step of SHARED is divided among them too. The metrics observe a step once for jobs that have come the same way.
     """
     now = perf_counter()
     if observed:
@@ -73,6 +76,8 @@ def lap(flights: Sequence[InFlight], step: str, *, observed: bool = True) -> Non
             metrics.STEP_SECONDS.labels(step).observe(now - since)
     for flight in flights:
         flight.timings[step] = flight.timings.get(step, 0.0) + 1000 * (now - flight.since)
+        if step in SHARED:
+            flight.share((now - flight.since) / len(flights))
         flight.since = now
 
 

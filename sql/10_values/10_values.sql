@@ -54,23 +54,14 @@ SELECT round(extract(EPOCH FROM later - earlier), 3)::double precision;
 END;
 COMMENT ON FUNCTION loracomp.seconds_between IS 'Seconds from one time to another, to the millisecond.';
 
--- Reads no table. Time in which the batch waited for the model or the database is not counted.
-CREATE FUNCTION loracomp.compute_seconds(timings jsonb, batch_size integer) RETURNS double precision
+-- Reads no table. Null if the worker noted no share.
+CREATE FUNCTION loracomp.compute_seconds(timings jsonb) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-SELECT (
-    (
-        (timings ->> 'encode')::double precision + (timings ->> 'route')::double precision
-        + coalesce((timings ->> 'load')::double precision, 0)
-        + coalesce((timings ->> 'compose')::double precision, 0)
-        + coalesce((timings ->> 'calibrate')::double precision, 0)
-    ) / batch_size
-    -- Workers of earlier releases did not note the share.
-    + coalesce((timings ->> 'model')::double precision, (timings ->> 'predict')::double precision / batch_size)
-) / 1000;
+SELECT (timings ->> 'share')::double precision / 1000;
 END;
 COMMENT ON FUNCTION loracomp.compute_seconds IS
-'A job''s share of the seconds of computing: its batch''s time from encoding to calibrating, divided by batch_size, and its share of the model''s time.';
+'A job''s share of the seconds that its worker computed for it and for others, from the timings of its answer.';
 
 -- Reads no table. exp raises an underflow below -745, so the exponent is clamped.
 CREATE FUNCTION loracomp.confidence(choice_scores double precision[]) RETURNS double precision

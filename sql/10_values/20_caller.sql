@@ -28,10 +28,14 @@ CREATE FUNCTION loracomp.may_read(reader name, reader_role name) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT reader_role IS NULL OR coalesce(
-        pg_has_role(to_regrole(quote_ident(reader)), to_regrole(quote_ident(reader_role)), 'member')
-        OR pg_has_role(to_regrole(quote_ident(reader)), to_regrole('loracomp_admin'), 'member')
-        OR pg_has_role(
-            to_regrole(quote_ident(reader)), (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'loracomp'), 'member'
+        (
+            SELECT
+                pg_has_role(r.oid, to_regrole(quote_ident(reader_role)), 'member')
+                OR pg_has_role(r.oid, to_regrole('loracomp_admin'), 'member')
+                OR pg_has_role(r.oid, n.nspowner, 'member')
+            FROM to_regrole(quote_ident(reader)) AS r (oid)
+            CROSS JOIN pg_namespace AS n
+            WHERE n.nspname = 'loracomp'
         ),
         FALSE
     );

@@ -316,10 +316,10 @@ SELECT concat_ws(
                 format('%s %s ms', t.key, round(t.value::numeric, 1)), ', '
                 ORDER BY array_position('{claim,encode,route,load,ready,compose,calibrate,predict,record}', t.key)
             )
-        FROM jsonb_each_text(prediction.timings - 'model') AS t
+        FROM jsonb_each_text(prediction.timings - 'share') AS t
     )
     || coalesce(
-        '; the job''s share of the model''s time ' || round((prediction.timings ->> 'model')::numeric, 1) || ' ms', ''
+        '; the job''s share of the computing ' || round((prediction.timings ->> 'share')::numeric, 1) || ' ms', ''
     )
     || format(' (batch of %s on %s, worker %s)', prediction.batch_size, prediction.device, prediction.worker),
     CASE

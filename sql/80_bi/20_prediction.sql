@@ -43,7 +43,7 @@ SELECT
     p.encoder,
     p.code_version,
     (j.finished_at AT TIME ZONE 'UTC')::date AS day,
-    loracomp.compute_seconds(p.timings, p.batch_size) AS compute_s,
+    loracomp.compute_seconds(p.timings) AS compute_s,
     now() AS as_of
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
@@ -75,6 +75,6 @@ COMMENT ON COLUMN bi.prediction.created_at IS 'When the job was submitted.';
 COMMENT ON COLUMN bi.prediction.finished_at IS 'When the job ended.';
 COMMENT ON COLUMN bi.prediction.day IS 'Day in UTC on which the job ended.';
 COMMENT ON COLUMN bi.prediction.compute_s IS
-'The job''s share of the seconds that its batch took from encoding to prediction.';
+'The job''s share of the seconds that its worker computed for it and for others, from encoding to prediction.';
 COMMENT ON COLUMN bi.prediction.as_of IS 'Time of the data: the time of the query, because the view is live.';
 SELECT loracomp.copy_comments('bi.prediction', 'loracomp.prediction', 'loracomp.job');

@@ -20,7 +20,7 @@ SELECT
     count(*) AS jobs,
     coalesce(sum(p.prompt_tokens), 0) AS prompt_tokens,
     coalesce(sum(p.output_tokens), 0) AS output_tokens,
-    coalesce(sum(loracomp.compute_seconds(p.timings, p.batch_size)), 0) AS compute_s,
+    coalesce(sum(loracomp.compute_seconds(p.timings)), 0) AS compute_s,
     count(*) FILTER (WHERE p.policy_settings ->> 'router' = 'retrieval') AS routed,
     count(p.fallback) FILTER (WHERE p.policy_settings ->> 'router' = 'retrieval') AS fell_back
 FROM loracomp.jobs_on(jobs_by_day_on.day) AS j

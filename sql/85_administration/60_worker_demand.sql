@@ -62,7 +62,7 @@ AS $$
     ),
     timed AS (
         SELECT
-            loracomp.compute_seconds(a.timings, a.batch_size) AS seconds,
+            loracomp.compute_seconds(a.timings) AS seconds,
             2 * a.batch_size >= max(a.batch_size) OVER () AS is_full
         FROM answers AS a
     ),

@@ -151,7 +151,8 @@ def test_accuracy_shows_tasks_as_the_jobs_do(
 
 def test_cost(connection: db.Connection, examples: dict[str, int]) -> None:
     for batch_size in (1, 4):
-        answer_on(connection, examples, 0, timings={"encode": 100, "route": 100, "predict": 600}, batch_size=batch_size)
+        timings = {"encode": 100, "route": 100, "predict": 600, "share": 800 / batch_size}
+        answer_on(connection, examples, 0, timings=timings, batch_size=batch_size)
     failing = submit(connection)
     token = claim(connection, failing)[failing]
     connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{words}', '{f}')", [[failing], [token]])

@@ -265,7 +265,7 @@ def test_a_submitters_insert_is_answered_by_a_running_worker(demo: dict[str, str
             assert json.load(ready) == {"ready": True, "problems": {}}
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as metrics:
             text = metrics.read().decode()
-        assert timings and set(timings[0]) == {*STEPS, "model"}
+        assert timings and set(timings[0]) == {*STEPS, "share"}
         assert set(re.findall(r'loracomp_step_seconds_count\{step="(\w+)"', text)) == STEPS
         assert 'loracomp_cache_requests_total{cache="adapters",result="miss"}' in text
         assert "loracomp_database_up 1.0" in text

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from psycopg import errors
-from psycopg.types.json import Jsonb
 
 from job_data import BASE, add_base_model, add_jobs, claim, prediction_row, record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401  fixtures
@@ -24,7 +23,7 @@ def workers(connection: Connection, target_wait_s: float = 30, base_model: str |
 
 def answer(connection: Connection, jobs: int, *, seconds: float, batch_size: int = 1) -> None:
     """Let batches of this size be answered, each in so many seconds; it all happened an hour ago."""
-    timings = {"encode": 0, "route": 0, "predict": 1000 * seconds}
+    timings = {"predict": 1000 * seconds, "share": 1000 * seconds / batch_size}
     ids = add_jobs(connection, *["a"] * jobs)
     for at in range(0, jobs, batch_size):
         tokens = {job.id: job.lease_token for job in claim(connection, batch_size)}
@@ -36,20 +35,6 @@ def answer(connection: Connection, jobs: int, *, seconds: float, batch_size: int
         " finished_at = finished_at - %(ago)s WHERE id = ANY (%(ids)s)",
         {"ago": long_ago, "ids": ids},
     )
-
-
-def test_a_jobs_share_of_the_models_time_counts_not_how_long_it_took(connection: Connection) -> None:
-    """Texts end at different times, and each is in the model's batch until then."""
-    query = "SELECT loracomp.compute_seconds(%s, 4) AS seconds"
-    timings = {"encode": 400, "route": 0, "predict": 9000}
-    for more, seconds in (
-        ({}, 0.1 + 2.25),
-        ({"model": 3000}, 0.1 + 3),
-        ({"load": 40, "compose": 80, "model": 0}, 0.13),
-        ({"calibrate": 200, "model": 0}, 0.15),
-    ):
-        (row,) = connection.execute(query, [Jsonb({**timings, **more})])
-        assert row["seconds"] == pytest.approx(seconds)
 
 
 def wait_longer(connection: Connection, seconds: float) -> None:

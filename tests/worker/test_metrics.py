@@ -28,6 +28,7 @@ from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.engine.inflight import InFlight, lap
 from loracomp.errors import UsageError
+from loracomp.records import Job
 from loracomp.worker.endpoint import DATABASE_METRICS, DatabaseSample, Endpoint
 from loracomp.worker.worker import Worker
 from queue_worker import Obedient
@@ -152,6 +153,16 @@ def test_steps_of_a_claim_are_observed_once_though_its_jobs_end_one_by_one(
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
     once = ("claim", "encode", "route", "load", "ready", "compose", "calibrate")
     assert observed() - before == {**dict.fromkeys(once, 1), "predict": 3, "record": 3}
+
+
+def test_what_is_done_for_a_whole_claim_is_divided_among_its_jobs_though_they_join_the_model_one_by_one() -> None:
+    """And among those of each claim by themselves: the model may have many more."""
+    flights = [InFlight(Job(number, 0, "predict", "a", None, None), since=0.0) for number in range(4)]
+    lap(flights, "encode")
+    lap(flights[:1], "compose")
+    encode, compose = flights[0].timings["encode"], flights[0].timings["compose"]
+    assert flights[0].timings["share"] == pytest.approx(encode / 4 + compose)
+    assert flights[1].timings["share"] == pytest.approx(encode / 4)
 
 
 def test_numbers_of_the_queue(connection: Connection) -> None:

@@ -47,6 +47,6 @@ def test_an_answer_says_how_long_the_model_slept_for_it(connection: Connection) 
     both = STEP_S / 2 + JOB_S
     for flight, slept in zip(ended, (both, both + (TEXT_STEPS - 1) * (STEP_S + JOB_S)), strict=True):
         assert isinstance(flight.result, Prediction)
-        query = "SELECT loracomp.compute_seconds(%s, 2) AS seconds"
+        query = "SELECT loracomp.compute_seconds(%s) AS seconds"
         (row,) = connection.execute(query, [Jsonb(dict(flight.result.timings))])
         assert row["seconds"] == pytest.approx(slept, rel=0.2)
