@@ -30,8 +30,10 @@ demo: install ## ask 16 prompts of the shipped library, on an embedded Postgres
 
 # More than cores, because tests also wait: for leases, polls and processes.
 WORKERS ?= 4
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+BY_NAME := not data and not slow and not faults and not clients and not dashboard and not web and not ray
 test: install ## the tests, on embedded Postgres servers of their own; WORKERS=2 where there are less than 8 GB of memory
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not data and not slow and not faults and not clients and not dashboard and not web and not ray'
+	$(PYTEST) -m '$(BY_NAME) and not docs'
 
 test-data: install ## the tests that need the data sets in ../shared/data
 	$(BIN)/pytest tests/lab tests/benchmarks -m data
@@ -200,7 +202,8 @@ format: install ## let ruff and the SQL linter mend what they can
 	$(BIN)/ruff format .
 	$(BIN)/sqlfluff fix --disable-progress-bar sql
 
-check: lint test ## what a change must pass
+check: lint ## what a change must pass: the linters, the tests, and every command and SQL block of the docs
+	$(PYTEST) -m '$(BY_NAME)'
 
 clean: ## remove what this Makefile made
 	rm -rf $(VENV) $(SUPERSET) $(OPERATOR_SCHEMAS) $(LOWEST) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

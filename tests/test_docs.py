@@ -141,6 +141,7 @@ def test_sources_name_pages_that_exist() -> None:
     assert {page: file for page, file in named.items() if not (ROOT / page).exists()} == {}
 
 
+@pytest.mark.docs
 @pytest.mark.model
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_blocks_run(page: Path, demo: dict[str, str], tmp_path: Path) -> None:
