@@ -56,9 +56,9 @@ def count_claim(jobs: Sequence[Job]) -> None:
 def count_recorded(results: Sequence[object]) -> None:
     """Count results that were recorded."""
     JOBS_SUCCEEDED.inc(len(results))
-    answers = [each.answer for each in results if isinstance(each, Prediction) and each.answer is not None]
-    TOKENS.labels("prompt").inc(sum(answer.prompt_tokens for answer in answers))
-    TOKENS.labels("output").inc(sum(answer.output_tokens for answer in answers))
+    predictions = [each for each in results if isinstance(each, Prediction)]
+    TOKENS.labels("prompt").inc(sum(each.prompt_tokens for each in predictions))
+    TOKENS.labels("output").inc(sum(each.output_tokens for each in predictions))
 
 
 def count_failure(failure: Failure) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -120,8 +120,8 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model answered.
+class Prediction:
+    """What the model gave for one request.
 
     `choice_scores` are log-likelihoods in nats, normalised, multiplied and added to as the request says.
     """
@@ -142,7 +142,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """Device, models and code version of a worker process; the same for all that it records."""
+    """Device, models and code version of a worker process, which it records with every prediction."""
 
     device: str
     """Device and dtype, such as cpu/bfloat16."""
@@ -151,23 +151,6 @@ class Versions:
     encoder: str
     """Name and input version of the encoder, such as all-MiniLM-L6-v2/3."""
     code_version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What is recorded for one job."""
-
-    job_id: int
-    trace: Trace
-    answer: Answer | None
-    """None for a job of kind 'route'."""
-    composition_digest: str | None
-    """None for a job of kind 'route', which composes nothing."""
-    batch_size: int
-    """Number of jobs that were answered together."""
-    timings: Mapping[str, float]
-    """Milliseconds of each step: the record of the job in flight, to which later steps still add."""
-    versions: Versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from loracomp.composition.strategies import Mix, merge
 from loracomp.database.connections import Connection, storable
 from loracomp.engine.engine import Engine
 from loracomp.errors import JobError, wrong_fields
-from loracomp.records import Answer, Composition, Request
+from loracomp.records import Composition, Prediction, Request
 from loracomp.registry.adapter_store import fetch_adapters
 
 
@@ -112,8 +112,8 @@ def _merged(
     if isinstance(mix, JobError) or isinstance(exact, JobError):
         return _compared(trace, next(each for each in (mix, exact) if isinstance(each, JobError)), tolerance)
     with merged(engine.base.model, merge(mix)):
-        (answer,) = predictor.answer([request], [Mix()])
-    found = _compared(trace, answer, tolerance)
+        (now,) = predictor.answer([request], [Mix()])
+    found = _compared(trace, now, tolerance)
     if (far := fidelity(mix, exact)) is None:
         return found
     detail = f"{found.detail}; against the exact weighted sum: norm ratio {far[0]:.3f}, cosine {far[1]:.3f}"
@@ -148,20 +148,20 @@ def _request(trace: dict[str, Any], stored: _Stored) -> Request:
     )
 
 
-def _compared(trace: dict[str, Any], answer: Answer | JobError, tolerance: float) -> Replay:
-    if isinstance(answer, JobError):
-        return Replay(trace["job_id"], "impossible", str(answer))
-    if answer.choice_scores is None:
-        equal = storable(answer.output) == trace["output"]
-        detail = "the same text" if equal else f"now {answer.output!r}, then {trace['output']!r}"
+def _compared(trace: dict[str, Any], now: Prediction | JobError, tolerance: float) -> Replay:
+    if isinstance(now, JobError):
+        return Replay(trace["job_id"], "impossible", str(now))
+    if now.choice_scores is None:
+        equal = storable(now.output) == trace["output"]
+        detail = "the same text" if equal else f"now {now.output!r}, then {trace['output']!r}"
         return Replay(trace["job_id"], "equal" if equal else "different", detail)
-    same_choice = "the same choice" if answer.output == trace["output"] else f"now {answer.output!r}"
-    largest = _largest_difference(answer.choice_scores, trace["choice_scores"])
+    same_choice = "the same choice" if now.output == trace["output"] else f"now {now.output!r}"
+    largest = _largest_difference(now.choice_scores, trace["choice_scores"])
     if largest is None:
-        detail = f"{same_choice}; its trace has no score for each of {len(answer.choice_scores)} choices"
+        detail = f"{same_choice}; its trace has no score for each of {len(now.choice_scores)} choices"
         return Replay(trace["job_id"], "different", detail)
     detail = f"{same_choice}; scores differ by at most {largest:.6f} nats"
-    equal = answer.output == trace["output"] and largest <= tolerance
+    equal = now.output == trace["output"] and largest <= tolerance
     return Replay(trace["job_id"], "equal" if equal else "different", detail, largest)
 
 

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import count
 from typing import Any, cast
 
@@ -14,9 +14,10 @@ from psycopg.conninfo import make_conninfo
 
 from loracomp.database.connections import Connection, row_of
 from loracomp.database.queries import QUERIES
-from loracomp.records import Answer, Job, Prediction, Trace, Versions
+from loracomp.engine.inflight import InFlight
+from loracomp.records import Composition, Job, Prediction, Routed, Trace, Versions
+from loracomp.worker import recorder
 from loracomp.worker.leases import claim_jobs
-from loracomp.worker.record import record_predictions
 
 BASE = "tiny"
 REPORT: dict[str, Any] = {
@@ -148,19 +149,28 @@ def prediction_row(job_id: int, **columns: Any) -> dict[str, Any]:
     }
 
 
-def prediction(job_id: int, **columns: Any) -> Prediction:
-    """As an engine makes it, with these columns of loracomp.prediction."""
-    given = prediction_row(job_id, **columns)
-    answer = {each.name: given[each.name] for each in fields(Answer) if each.name in given}
-    return Prediction(
-        job_id=job_id,
-        trace=trace(given),
-        answer=None if given["output"] is None else Answer(**answer),
-        composition_digest=given.get("composition_digest"),  # type: ignore[arg-type]
-        batch_size=given["batch_size"],
-        timings=given["timings"],
-        versions=Versions(**{each.name: given[each.name] for each in fields(Versions)}),
-    )
+def end(flight: InFlight, **columns: Any) -> InFlight:
+    """End a job as an engine does, with these columns of loracomp.prediction."""
+    given = prediction_row(flight.job.id, timings=flight.timings, batch_size=flight.batch_size)
+    given |= columns
+    flight.decision = Routed(flight.job.id, Composition(), "none", False, (), trace(given))
+    predicted = {each.name: given[each.name] for each in fields(Prediction) if each.name in given}
+    flight.result = flight.decision if given["output"] is None else Prediction(**predicted)
+    flight.composition_digest, flight.batch_size = given.get("composition_digest"), given["batch_size"]
+    flight.timings = given["timings"]
+    flight.versions = Versions(**{each.name: given[each.name] for each in fields(Versions)})
+    return flight
+
+
+def ended(job_id: int, **columns: Any) -> InFlight:
+    """A job that has ended with these columns of loracomp.prediction; `record_predictions` gives it its lease."""
+    return end(InFlight(Job(job_id, 0, "predict", "", None, None)), **columns)
+
+
+def record_predictions(connection: Connection, jobs: Sequence[Job], flights: Sequence[InFlight]) -> set[int]:
+    """Record what jobs have ended with, by the leases that these are; ids of what was recorded."""
+    leased = {job.id: job for job in jobs}
+    return recorder.record_predictions(connection, [replace(each, job=leased[each.job.id]) for each in flights])
 
 
 TRACE = (
@@ -207,7 +217,7 @@ def _quoted(text: str) -> str:
 def record(connection: Connection, tokens: Mapping[int, int], rows: Sequence[Mapping[str, Any]]) -> set[int]:
     """Record these columns of loracomp.prediction by these leases' tokens; ids of what was recorded."""
     jobs = [Job(id_, token, "predict", "", None, None) for id_, token in tokens.items()]
-    return record_predictions(connection, jobs, [prediction(**each) for each in rows])
+    return record_predictions(connection, jobs, [ended(**each) for each in rows])
 
 
 RECORD_ROW = """

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from job_data import BASE, prediction
+from job_data import BASE, end
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.routing import route
-from loracomp.engine.inflight import InFlight, Result
+from loracomp.engine.inflight import InFlight
 from loracomp.engine.measuring import Measurement, MeasurementPlan, plan_measurements
 from loracomp.errors import JobError
 from loracomp.worker.process import serve
@@ -62,9 +62,6 @@ class Obedient(MadeUp):
         self.plans |= {plan.job_id: plan for plan in plans}
 
     def end(self, flight: InFlight) -> None:
-        flight.result = self._answer(flight)
-
-    def _answer(self, flight: InFlight) -> Result:
         job, wanted = flight.job, flight.wanted
         match job.prompt.split():
             case ["plod", seconds]:  # step by step, whether or not it is wanted
@@ -87,16 +84,17 @@ class Obedient(MadeUp):
             case ["refuse" | "fail"]:
                 raise JobError("the prompt is too long", code="prompt_too_long")
             case ["nul"]:
-                return prediction(job.id, output="a\0b \ud800")
+                end(flight, output="a\0b \ud800")
             case ["nameless", output]:
-                return prediction(job.id, output=output, batch_size=None)
+                end(flight, output=output, batch_size=None)
         if job.kind == "measure":
             plan = self.plans[job.id]
             gains = tuple(id_ / 1000 for id_ in plan.adapter_ids)
-            return Measurement(
+            flight.result = Measurement(
                 job.id, plan.choice_normalization, -1, True, plan.adapter_ids, gains, (True,) * len(gains)
             )
-        return prediction(job.id, output=job.prompt.upper(), batch_size=flight.batch_size, timings=flight.timings)
+        elif flight.result is None:
+            end(flight, output=job.prompt.upper())
 
 
 def cut_connections(connection: Connection) -> None:

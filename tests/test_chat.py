@@ -18,12 +18,12 @@ from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_choices, encode_texts, log_likelihoods
 from loracomp.model.text import render
-from loracomp.records import Answer, Failure, Request
+from loracomp.records import Failure, Prediction, Request
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.replay import replay
 from loracomp.worker.leases import claim_jobs
-from loracomp.worker.record import record_predictions
+from loracomp.worker.recorder import record_predictions
 from model_fixtures import as_base, letter_tokenizer, tiny_llama
 from people_fixtures import value
 
@@ -40,7 +40,7 @@ def chatting(template: str | None = CHAT, bos: bool = True) -> BaseModel:
     return as_base(tiny_llama(), tokenizer)
 
 
-def asked(base: BaseModel, prompt: str = "wet", **settings: Any) -> Answer:
+def asked(base: BaseModel, prompt: str = "wet", **settings: Any) -> Prediction:
     request = Request(prompt, settings.pop("choices", None), settings.pop("max_new_tokens", 4), **settings)
     (answer,) = Predictor(base).predict([request], lambda ids: [])
     if isinstance(answer, JobError):
@@ -176,7 +176,7 @@ def engine(minilm: Any) -> Engine:
 
 def run(connection: Connection, engine: Engine) -> None:
     jobs = claim_jobs(connection, worker="w", base_model="tiny", batch_size=16, lease_s=60)
-    record_predictions(connection, jobs, engine.run(connection, jobs))  # type: ignore[arg-type]
+    record_predictions(connection, engine.run(connection, jobs))
 
 
 def traces(connection: Connection, *ids: int) -> list[dict[str, Any]]:
@@ -236,13 +236,13 @@ def test_a_job_whose_chat_template_has_gone_since_fails_alone_and_says_why(conne
     (plain,) = add_jobs(connection, "wet", max_new_tokens=2)
     register_base_model(connection, chatting(None))
     jobs = claim_jobs(connection, worker="w", base_model="tiny", batch_size=16, lease_s=60)
-    results = Engine("tiny", chatting(None), minilm).run(connection, jobs)
+    results = [flight.result for flight in Engine("tiny", chatting(None), minilm).run(connection, jobs)]
     why = "the base model's tokenizer has no chat template: leave {} out"
-    assert {each.job_id: isinstance(each, Failure) and (each.message, each.retry) for each in results} == {
+    assert {each.job_id: (each.message, each.retry) for each in results if isinstance(each, Failure)} == {
         told: (why.format("system_text"), False),
         asked_for: (why.format("chat_template"), False),
-        plain: False,
     }
+    assert [job.id for job, each in zip(jobs, results, strict=True) if isinstance(each, Prediction)] == [plain]
 
 
 @pytest.mark.parametrize(

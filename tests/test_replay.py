@@ -14,7 +14,7 @@ from loracomp import cli
 from loracomp.cli import commands
 from loracomp.database.connections import Connection
 from loracomp.engine.engine import Engine
-from loracomp.records import Answer, Request
+from loracomp.records import Prediction, Request
 from loracomp.replay import replay
 from loracomp.worker import start
 from model_fixtures import as_base
@@ -52,7 +52,7 @@ def traced(connection: Connection, **columns: Any) -> dict[str, Any]:
 def honest(connection: Connection, engine: Engine) -> dict[str, Any]:
     """The trace of what the base model alone says."""
     (answer,) = engine.predict(connection, [Request("Is it wet?", CHOICES, None, normalization="tokens")])
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Prediction)
     return traced(
         connection, output=answer.output, choice_index=answer.choice_index, choice_scores=answer.choice_scores
     )

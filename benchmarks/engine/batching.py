@@ -102,12 +102,12 @@ def in_batches(base: BaseModel, requests: Sequence[Request], mixes: Sequence[Mix
 
 def by_steps(predictor: Fetching, requests: Sequence[Request], mixes: Sequence[Mix]) -> None:
     answering = predictor.begin()
-    asked = [answering.add(request, mix) for request, mix in zip(requests, mixes, strict=True)]
+    pending = [answering.add(request, mix) for request, mix in zip(requests, mixes, strict=True)]
     while answering:
         answering.step()
-    answers: list[Any] = [each.answer for each in asked]
-    check(answers)
-    assert [each.output_tokens for each in answers] == [each.max_new_tokens for each in requests]
+    outcomes: list[Any] = [each.outcome for each in pending]
+    check(outcomes)
+    assert [each.output_tokens for each in outcomes] == [each.max_new_tokens for each in requests]
 
 
 def _rates(bench: Workbench, predictor: Fetching, base: BaseModel, turns: int) -> list[Any]:
@@ -179,8 +179,8 @@ def _steps_of_arrivals(
             row = waiting.popleft()
             running[row] = answering.add(requests[row], mixes[row])
         answering.step()
-        ended = [row for row, asked in running.items() if asked.answer is not None]
-        check([running.pop(row).answer for row in ended])
+        ended = [row for row, pending in running.items() if pending.outcome is not None]
+        check([running.pop(row).outcome for row in ended])
         waits += [time.perf_counter() - start - due[row] for row in ended]
     return waits
 

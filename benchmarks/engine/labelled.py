@@ -7,7 +7,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from loracomp.database.queries import QUERIES
-from loracomp.engine.inflight import Result
+from loracomp.engine.inflight import InFlight
 from loracomp.records import Job, Prediction
 from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.examples import Example
@@ -56,12 +56,12 @@ def _claimed(bench: Workbench, asked: Sequence[dict[str, Any]], policy: str) -> 
     )
 
 
-def _run(bench: Workbench, jobs: Sequence[Job]) -> list[Result]:
+def _run(bench: Workbench, jobs: Sequence[Job]) -> list[InFlight]:
     return bench.engine.run(bench.connection, jobs)
 
 
-def _is_calibrated(result: Result) -> bool:
-    return isinstance(result, Prediction) and result.answer is not None and bool(result.answer.label_scores)
+def _is_calibrated(flight: InFlight) -> bool:
+    return isinstance(flight.result, Prediction) and bool(flight.result.label_scores)
 
 
 def _label(bench: Workbench, rows: Sequence[dict[str, Any]]) -> None:

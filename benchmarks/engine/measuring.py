@@ -49,7 +49,7 @@ def _scoring(bench: Workbench, asked: Sequence[dict[str, Any]], times: int) -> A
 def _measure(bench: Workbench, jobs: Sequence[Job]) -> None:
     for batch in batches(jobs, bench.settings.batch_size):
         found = bench.engine.run(bench.connection, batch)
-        assert [type(each) for each in found] == [Measurement] * len(batch)
+        assert [type(each.result) for each in found] == [Measurement] * len(batch)
 
 
 def _claimed(bench: Workbench, asked: Sequence[dict[str, Any]]) -> tuple[Job, ...]:

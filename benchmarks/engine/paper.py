@@ -134,8 +134,8 @@ def against_paper(bench: Workbench, turns: int) -> Measured:
     answers: dict[str, list[int]] = {"loracomp": [], "paper": []}
 
     def ours(turn: int) -> None:
-        predictions = bench.engine.run(bench.connection, jobs[turn])
-        answers["loracomp"] += [each.answer.choice_index - 1 for each in predictions]
+        flights = bench.engine.run(bench.connection, jobs[turn])
+        answers["loracomp"] += [each.result.choice_index - 1 for each in flights]
 
     def papers(turn: int) -> None:
         answers["paper"] += paper.answer(batches[turn])

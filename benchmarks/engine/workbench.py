@@ -18,7 +18,7 @@ from loracomp.engine.answering import Predictor
 from loracomp.engine.engine import Engine
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
-from loracomp.records import Answer, Composition, Request
+from loracomp.records import Composition, Prediction, Request
 from loracomp.registry.adapter_store import fetch_adapters
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, packaged, read_manifest
@@ -104,7 +104,7 @@ class Fetching(Predictor):
         super().__init__(base, **settings)
         self._from = fetch
 
-    def predict(self, requests: Sequence[Request], fetch: Fetch | None = None) -> list[Answer | JobError]:
+    def predict(self, requests: Sequence[Request], fetch: Fetch | None = None) -> list[Prediction | JobError]:
         return super().predict(requests, fetch or self._from)
 
     def load(self, compositions: Sequence[Composition], fetch: Fetch | None = None) -> Loaded:

@@ -25,7 +25,7 @@ from loracomp.config import load_settings
 from loracomp.engine.answering import Predictor
 from loracomp.model.encoder import Encoder, load_encoder
 from loracomp.model.loading import load_base_model
-from loracomp.records import Answer, Composition, Request
+from loracomp.records import Composition, Prediction, Request
 from loracomp.registry.adapter_files import TRAINING
 from loracomp.registry.examples import Example
 from loracomp.registry.library_files import adapter_folder, packaged, read_examples_file, read_manifest
@@ -158,7 +158,7 @@ class Scores:
             answers = self._predictor.predict([self._request(*missing[key]) for key in keys], self._fetch)
             with self._path.open("a") as file:
                 for key, answer in zip(keys, answers, strict=True):
-                    assert isinstance(answer, Answer), answer
+                    assert isinstance(answer, Prediction), answer
                     self._known[key] = list(answer.choice_scores or ())
                     file.write(json.dumps([key, self._known[key]]) + "\n")
             yield len(todo) - start - len(keys)

@@ -27,7 +27,7 @@ from loracomp.engine.fitting import fit_classifier, fit_weights
 from loracomp.errors import JobError
 from loracomp.model.encoder import SHAPE, VIEWS, load_encoder
 from loracomp.model.loading import load_base_model
-from loracomp.records import Answer, Composition, Request
+from loracomp.records import Composition, Prediction, Request
 from loracomp.registry.examples import Example
 from loracomp.registry.library_files import packaged, read_manifest
 from loracomp_lab.catalogue import load_entry, read_examples
@@ -129,7 +129,7 @@ def _families(adapter: MeasuredAdapter) -> set[str]:
     return {load_entry(task).family for task in adapter.training.get("tasks_seen") or [adapter.task]}
 
 
-def _scores_of(answer: Answer | JobError) -> tuple[float, ...]:
+def _scores_of(answer: Prediction | JobError) -> tuple[float, ...]:
     if isinstance(answer, JobError):
         raise answer
     assert answer.choice_scores is not None

@@ -13,11 +13,12 @@ from benchmarks.queue.systems.loracomp import TIMINGS
 from benchmarks.routing import MEASUREMENTS
 from loracomp.database import connections as db
 from loracomp.database.routing import route
-from loracomp.records import Answer, Prediction, Versions
+from loracomp.engine.inflight import InFlight
+from loracomp.records import Prediction, Versions
 from loracomp.registry.adapter_files import WEIGHTS
 from loracomp.registry.library_files import packaged
 from loracomp.worker.leases import claim_jobs
-from loracomp.worker.record import record_predictions
+from loracomp.worker.recorder import record_predictions
 from routing_data import BASE_MODEL, Vectors, add_adapter
 
 A_TASK = 10
@@ -92,9 +93,14 @@ def answer_jobs(connection: db.Connection, adapters: int, queries: Vectors) -> N
     """Insert a job for each query, claim, route and record it; of half of them the right answer is known."""
     submitter, _ = READERS["all"]
     connection.execute(ADD_JOBS, {"tasks": adapters, "submitter": submitter, "jobs": len(queries)})
-    answer = Answer("yes", choice_index=1, choice_scores=(-1.0, -2.0), prompt_tokens=10, output_tokens=1)
+    prediction = Prediction("yes", choice_index=1, choice_scores=(-1.0, -2.0), prompt_tokens=10, output_tokens=1)
     for batch in batches(queries, 50):
         jobs = claim_jobs(connection, worker="benchmark", base_model=BASE_MODEL, batch_size=len(batch), lease_s=300)
         routed = route(connection, jobs, batch, encoder=None, input_version=None)
-        made = [Prediction(each.job_id, each.trace, answer, None, len(jobs), TIMINGS, VERSIONS) for each in routed]
-        assert len(record_predictions(connection, jobs, made)) == len(batch)
+        flights = [
+            InFlight(
+                job, decision=each, result=prediction, batch_size=len(jobs), timings={**TIMINGS}, versions=VERSIONS
+            )
+            for job, each in zip(jobs, routed, strict=True)
+        ]
+        assert len(record_predictions(connection, flights)) == len(batch)

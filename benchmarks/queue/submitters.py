@@ -10,7 +10,7 @@ from typing import Any
 
 from loracomp.database import connections as db
 from loracomp.worker.leases import claim_jobs
-from loracomp.worker.record import record_predictions
+from loracomp.worker.recorder import record_predictions
 
 from .place import queue, settle
 from .systems.loracomp import BASE_MODEL, NoModel
@@ -53,9 +53,9 @@ class Probe:
         for _ in range(claims):
             with timed(self.claimed):
                 jobs = claim_jobs(self.connection, worker="probe", base_model=BASE_MODEL, batch_size=BATCH, lease_s=60)
-            rows = self.model.predictions(self.connection, jobs)
+            ended = self.model.ended(self.connection, jobs)
             with timed(self.recorded):
-                assert len(record_predictions(self.connection, jobs, rows)) == len(jobs)
+                assert len(record_predictions(self.connection, ended)) == len(jobs)
 
     def row(self) -> dict[str, Any]:
         return {

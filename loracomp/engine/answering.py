@@ -18,18 +18,19 @@ from loracomp.model.generation import Ready, Texts
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import Question, check_length, encode_choices, encode_texts, log_likelihoods, normalize
 from loracomp.model.text import Generated, Prompt, Text, render
-from loracomp.records import Answer, Composition, Request
+from loracomp.records import Composition, Prediction, Request
 
 
 @dataclass(slots=True, eq=False)
 class PendingRequest:
-    """A request in the model. `mix` and `encoded` are there unless it was answered at once, with an error."""
+    """A request in the model. `mix` and `encoded` are set unless it failed before it could join."""
 
     request: Request
     wanted: Callable[[], bool]
     mix: Mix = BASE_ALONE
     encoded: Question | Prompt | None = None
-    answer: Answer | JobError | None = None
+    outcome: Prediction | JobError | None = None
+    """What the model gave for it, or why it gave nothing; None until then."""
 
     @property
     def question(self) -> Question:
@@ -81,20 +82,20 @@ class Answering:
 
     def add(self, request: Request, mix: Mix | JobError, wanted: Callable[[], bool] = lambda: True) -> PendingRequest:
         """Add a request. If `wanted` returns False before one of its passes, its answer is JobError 'lease_lost'."""
-        asked = PendingRequest(request, wanted)
+        pending = PendingRequest(request, wanted)
         try:
             if isinstance(mix, JobError):
                 raise mix
-            asked.mix, asked.encoded = mix, self._encode(request)
+            pending.mix, pending.encoded = mix, self._encode(request)
         except JobError as error:
-            asked.answer = error
-            return asked
-        if isinstance(asked.encoded, Prompt):
-            self._texts.add(asked.encoded, item=asked, composition=request.composition, wanted=wanted)
+            pending.outcome = error
+            return pending
+        if isinstance(pending.encoded, Prompt):
+            self._texts.add(pending.encoded, item=pending, composition=request.composition, wanted=wanted)
         else:
-            self._scored.append(asked)
+            self._scored.append(pending)
             self._cut = []
-        return asked
+        return pending
 
     def step(self) -> None:
         """Run a pass that scores choices, or add a token to each text; if both are waiting, they take turns.
@@ -106,7 +107,7 @@ class Answering:
             self._score_some()
         elif self._texts:
             for text in self._texts.step():
-                text.item.answer = _written(text.item, text.result())
+                text.item.outcome = _written(text.item, text.result())
 
     def _encode(self, request: Request) -> Question | Prompt:
         tokenizer, limit = self._base.tokenizer, self._base.context_length
@@ -135,11 +136,11 @@ class Answering:
         together = next(batch for batch in self._cut if self._scored[0] in batch)
         self._cut.remove(together)
         self._scored = [item for item in self._scored if item not in together]
-        answers = self._scores([item for item in together if item.wanted()])
+        outcomes = self._scores([item for item in together if item.wanted()])
         for item in together:
-            item.answer = answers.get(item) or _lease_lost()
+            item.outcome = outcomes.get(item) or _lease_lost()
 
-    def _scores(self, items: Sequence[PendingRequest]) -> dict[PendingRequest, Answer | JobError]:
+    def _scores(self, items: Sequence[PendingRequest]) -> dict[PendingRequest, Prediction | JobError]:
         """Score items in one pass; those that are not finite are scored again alone, as others may overflow.
 
         A single item too: the stack of its pass has adapters of items that wait for a later pass.
@@ -147,17 +148,17 @@ class Answering:
         if not items:
             return {}
         run = partial(self._part, items)
-        answers = dict(zip(items, halving_on_out_of_memory(run, items), strict=True))
-        spoilt = [item for item, answer in answers.items() if _is_not_finite(answer)]
-        return answers | {item: run([item])[0] for item in spoilt}
+        outcomes = dict(zip(items, halving_on_out_of_memory(run, items), strict=True))
+        spoilt = [item for item, outcome in outcomes.items() if _is_not_finite(outcome)]
+        return outcomes | {item: run([item])[0] for item in spoilt}
 
-    def _part(self, items: Sequence[PendingRequest], asked: Sequence[PendingRequest]) -> list[Answer | JobError]:
+    def _part(self, items: Sequence[PendingRequest], part: Sequence[PendingRequest]) -> list[Prediction | JobError]:
         # After memory ran out or an adapter overflowed, a part is run with only the adapters that it uses.
-        adapters = self._adapters if asked is items else self._stack_of(item.mix for item in asked)
-        return self._score(adapters, asked)
+        adapters = self._adapters if part is items else self._stack_of(item.mix for item in part)
+        return self._score(adapters, part)
 
     @torch.inference_mode()
-    def _score(self, adapters: AdapterStack, items: Sequence[PendingRequest]) -> list[Answer | JobError]:
+    def _score(self, adapters: AdapterStack, items: Sequence[PendingRequest]) -> list[Prediction | JobError]:
         rows = [item.mix for item in items for _ in item.question.rows]
         with adapters.composed(rows, max(item.width for item in items)):
             on_device = log_likelihoods(self._base.model, [item.question for item in items])
@@ -176,8 +177,8 @@ class Answering:
         return AdapterStack(self._base.model, mixes)
 
 
-def _chosen(item: PendingRequest, log_likelihoods: Tensor) -> Answer | JobError:
-    """The answer with the highest score; among equal scores, the first choice.
+def _chosen(item: PendingRequest, log_likelihoods: Tensor) -> Prediction | JobError:
+    """The choice with the highest score; among equal scores, the first.
 
     `log_likelihoods` [choices] are those of the request's choices under its mix.
     """
@@ -187,7 +188,7 @@ def _chosen(item: PendingRequest, log_likelihoods: Tensor) -> Answer | JobError:
     if not all(map(math.isfinite, scores)):
         return _not_finite(item)
     best = scores.index(max(scores))
-    return Answer(
+    return Prediction(
         output=item.request.choices[best],
         choice_index=best + 1,
         choice_scores=tuple(scores),
@@ -206,7 +207,7 @@ def _calibrated(request: Request, scores: list[float]) -> list[float]:
     return [weight * score + bias + label for score, bias, label in parts]
 
 
-def _written(item: PendingRequest, generated: Generated | JobError | None) -> Answer | JobError:
+def _written(item: PendingRequest, generated: Generated | JobError | None) -> Prediction | JobError:
     assert isinstance(item.encoded, Prompt)
     if generated is None:
         return _lease_lost()
@@ -214,7 +215,7 @@ def _written(item: PendingRequest, generated: Generated | JobError | None) -> An
         return generated
     if not generated.finite:
         return _not_finite(item)
-    return Answer(
+    return Prediction(
         output=generated.text,
         prompt_tokens=len(item.encoded.tokens),
         output_tokens=generated.tokens,
@@ -222,8 +223,8 @@ def _written(item: PendingRequest, generated: Generated | JobError | None) -> An
     )
 
 
-def _is_not_finite(answer: Answer | JobError) -> bool:
-    return isinstance(answer, JobError) and answer.code == "not_finite"
+def _is_not_finite(outcome: Prediction | JobError) -> bool:
+    return isinstance(outcome, JobError) and outcome.code == "not_finite"
 
 
 def _lease_lost() -> JobError:
@@ -256,7 +257,7 @@ class Predictor:
         self._adapters = ResidentAdapters(cache_bytes * 3 // 4, base.model.device)
         self._composer = Composer(base, cache_bytes=cache_bytes // 4)
 
-    def predict(self, requests: Sequence[Request], fetch: Fetch) -> list[Answer | JobError]:
+    def predict(self, requests: Sequence[Request], fetch: Fetch) -> list[Prediction | JobError]:
         """Load, compose and answer in one go."""
         compositions = [request.composition for request in requests]
         return self.answer(requests, self.compose(compositions, self.load(compositions, fetch)))
@@ -278,17 +279,17 @@ class Predictor:
         requests: Sequence[Request],
         compositions: Sequence[Mix | JobError],
         wanted: Callable[[int], bool] = lambda _: True,
-    ) -> list[Answer | JobError]:
+    ) -> list[Prediction | JobError]:
         """The answer to each request under its composition, or the request's own error, in order.
 
         `wanted(index)` is called between forward passes; if it returns False, the request is dropped. JobError codes:
         those of the compositions and of `Answering`.
         """
         answering = self.begin()
-        asked = [
+        pending = [
             answering.add(request, mix, partial(wanted, number))
             for number, (request, mix) in enumerate(zip(requests, compositions, strict=True))
         ]
         while answering:
             answering.step()
-        return [each.answer for each in asked if each.answer is not None]
+        return [each.outcome for each in pending if each.outcome is not None]

@@ -17,7 +17,7 @@ from loracomp.composition.strategies import Mix
 from loracomp.engine.answering import Predictor
 from loracomp.engine.fitting import Classifier, Numbers, fit_classifier, fit_weights
 from loracomp.errors import JobError
-from loracomp.records import Answer, LabelledRow, Request
+from loracomp.records import LabelledRow, Prediction, Request
 
 KEPT_BYTES = 16 << 20
 """Memory for scores of rows that are kept for later jobs, and as much for what is fitted on them."""
@@ -75,14 +75,14 @@ class Calibrator:
             return request
         fitted = self._fitted.get((key, used.tobytes()))
         if fitted is None:
-            fitted = _fit(choices, [rows[place] for place in used.tolist()], scores[used])
+            fitted = _fit(choices, [rows[at] for at in used.tolist()], scores[used])
             self._fitted.put((key, used.tobytes()), fitted, fitted.nbytes + used.nbytes)
-        places = [choices.index(choice) for choice in request.choices]
+        order = [choices.index(choice) for choice in request.choices]
         of_mix, of_labels = fitted.weights
         return replace(
             request,
-            choice_biases=tuple(fitted.biases[places].tolist()),
-            label_scores=tuple((of_labels * fitted.classifier(vector))[places].tolist()),
+            choice_biases=tuple(fitted.biases[order].tolist()),
+            label_scores=tuple((of_labels * fitted.classifier(vector))[order].tolist()),
             score_weights=(of_mix, of_labels),
         )
 
@@ -91,14 +91,14 @@ class Calibrator:
         assert request.choices is not None
         scores = np.full((len(rows), len(request.choices)), np.nan)
         # A row's label may have been changed since routing.
-        places = [place for place, row in enumerate(rows) if row.label in request.choices]
-        asked = [replace(request, prompt=rows[place].prompt, choice_biases=()) for place in places]
-        answers = self._predictor.answer(asked, [mix] * len(asked), lambda _: wanted())
-        if error := next((each for each in answers if isinstance(each, JobError) and each.code in FATAL), None):
+        usable = [at for at, row in enumerate(rows) if row.label in request.choices]
+        requests = [replace(request, prompt=rows[at].prompt, choice_biases=()) for at in usable]
+        outcomes = self._predictor.answer(requests, [mix] * len(requests), lambda _: wanted())
+        if error := next((each for each in outcomes if isinstance(each, JobError) and each.code in FATAL), None):
             raise JobError(f"scoring the labelled rows of its task: {error}", code=error.code, retry=error.retry)
-        for place, answer in zip(places, answers, strict=True):
-            if isinstance(answer, Answer):
-                scores[place] = answer.choice_scores
+        for at, outcome in zip(usable, outcomes, strict=True):
+            if isinstance(outcome, Prediction):
+                scores[at] = outcome.choice_scores
         return scores
 
 

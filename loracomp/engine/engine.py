@@ -21,12 +21,12 @@ from loracomp.database.routing import read_labelled, route
 from loracomp.engine import measuring
 from loracomp.engine.answering import Predictor
 from loracomp.engine.calibration import Calibrator
-from loracomp.engine.inflight import InFlight, Result, lap, requests_of
+from loracomp.engine.inflight import InFlight, lap, requests_of
 from loracomp.errors import JobError
 from loracomp.model.cpu import ComputeThread
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import BaseModel
-from loracomp.records import Answer, Composition, Job, Prediction, Request, Routed, Versions
+from loracomp.records import Composition, Job, Prediction, Request, Routed, Versions
 from loracomp.registry.adapter_store import fetch_adapters
 from loracomp.registry.embeddings import embed_some
 
@@ -59,16 +59,16 @@ class Engine:
         """Whether any job is left for `step`."""
         return bool(self._waiting or self._running)
 
-    def predict(self, connection: Connection, requests: Sequence[Request]) -> list[Answer | JobError]:
+    def predict(self, connection: Connection, requests: Sequence[Request]) -> list[Prediction | JobError]:
         """Answer requests whose compositions are known; adapters are read through the connection."""
         return self.predictor.predict(requests, partial(fetch_adapters, connection))
 
-    def run(self, connection: Connection, jobs: Sequence[Job]) -> list[Result]:
-        """Answer a batch of jobs: returns each one's prediction, measurement or failure, in the same order."""
+    def run(self, connection: Connection, jobs: Sequence[Job]) -> list[InFlight]:
+        """Answer a batch of jobs: returns them with their results, in the same order."""
         flights = [InFlight(job) for job in jobs]
         self.prepare(connection, flights)
         self.answer(flights)
-        return [flight.result for flight in flights if flight.result is not None]
+        return flights
 
     def answer(self, flights: Sequence[InFlight]) -> None:
         """Answer prepared jobs, all to their end."""
@@ -100,8 +100,8 @@ class Engine:
             flight.requests = requests_of(flight.job, decision)
             flight.labelled, flight.vector = labelled.get(flight.job.id, ()), vector_of.get(flight.job)
         lap(flights, "route")
-        asked = [request.composition for flight in flights for request in flight.requests]
-        adapters = self.predictor.load(asked, partial(fetch_adapters, connection))
+        compositions = [request.composition for flight in flights for request in flight.requests]
+        adapters = self.predictor.load(compositions, partial(fetch_adapters, connection))
         for flight in flights:
             flight.adapters = adapters
         lap(flights, "load")
@@ -146,24 +146,24 @@ class Engine:
         lap(joining, "ready")
         mixes = [self.predictor.compose([r.composition for r in each.requests], each.adapters) for each in joining]
         lap(joining, "compose")
-        asked = [list(zip(flight.requests, own, strict=True)) for flight, own in zip(joining, mixes, strict=True)]
+        scheduled = [list(zip(flight.requests, own, strict=True)) for flight, own in zip(joining, mixes, strict=True)]
         if any(flight.labelled for flight in joining):
-            asked = [self._calibrated(flight, own) for flight, own in zip(joining, asked, strict=True)]
+            scheduled = [self._calibrated(flight, own) for flight, own in zip(joining, scheduled, strict=True)]
             lap(joining, "calibrate")
-        for flight, own in zip(joining, asked, strict=True):
+        for flight, own in zip(joining, scheduled, strict=True):
             flight.batch_size = len(self._running)
-            flight.asked = [self._answering.add(request, mix, flight.wanted) for request, mix in own]
+            flight.pending = [self._answering.add(request, mix, flight.wanted) for request, mix in own]
 
-    def _calibrated(self, flight: InFlight, asked: list[Scheduled]) -> list[Scheduled]:
+    def _calibrated(self, flight: InFlight, scheduled: list[Scheduled]) -> list[Scheduled]:
         """Calibrate the scores of a job's choices under its mix; the error that prevents it takes the mix's place.
 
         The flight keeps its own request: after an error of a step it is added again, and calibrated again.
         """
         if not flight.labelled or flight.vector is None:
-            return asked
-        ((request, mix),) = asked
+            return scheduled
+        ((request, mix),) = scheduled
         if isinstance(mix, JobError):
-            return asked
+            return scheduled
         try:
             return [(self._calibrator.calibrated(request, flight.vector, flight.labelled, mix, flight.wanted), mix)]
         except JobError as error:
@@ -186,23 +186,19 @@ class Engine:
         return ended
 
     def _finish(self, flight: InFlight) -> None:
-        answers = [each.answer for each in flight.asked]
-        if error := next((each for each in answers if isinstance(each, JobError)), None):
+        outcomes = [each.outcome for each in flight.pending]
+        if error := next((each for each in outcomes if isinstance(each, JobError)), None):
             flight.fail(error)
             return
-        decision, given = flight.decision, [each for each in answers if isinstance(each, Answer)]
+        decision, predictions = flight.decision, [each for each in outcomes if isinstance(each, Prediction)]
+        flight.versions = self.versions
         if isinstance(decision, measuring.MeasurementPlan):
-            flight.result = decision.measurement(flight.job, given)
-        elif decision is not None:
-            flight.result = Prediction(
-                job_id=flight.job.id,
-                trace=decision.trace,
-                answer=given[0] if given else None,
-                composition_digest=self._digest(decision.composition, flight.adapters) if given else None,
-                batch_size=flight.batch_size,
-                timings=flight.timings,
-                versions=self.versions,
-            )
+            flight.result = decision.measurement(flight.job, predictions)
+        elif decision is not None and predictions:
+            flight.result = predictions[0]
+            flight.composition_digest = self._digest(decision.composition, flight.adapters)
+        else:
+            flight.result = decision
 
     def _digest(self, composition: Composition, adapters: Loaded) -> str:
         used = [adapters[id_] for id_ in composition.adapter_ids]

@@ -11,13 +11,14 @@ import numpy.typing as npt
 from loracomp import metrics
 from loracomp.engine.measuring import Measurement, MeasurementPlan
 from loracomp.errors import JobError
-from loracomp.records import Failure, Job, LabelledRow, Prediction, Request, Routed
+from loracomp.records import Failure, Job, LabelledRow, Prediction, Request, Routed, Versions
 
 if TYPE_CHECKING:
     from loracomp.composition.strategies import PackedAdapter
     from loracomp.engine.answering import PendingRequest
 
-Result: TypeAlias = Prediction | Measurement | Failure
+Result: TypeAlias = Prediction | Routed | Measurement | Failure
+"""What a job ended with. A job of kind 'route' ends with what routing decided."""
 
 SHARED = frozenset({"encode", "route", "load", "compose", "calibrate"})
 """Steps that the worker does for several jobs at once. The model's steps are divided as it works (`Engine.step`)."""
@@ -25,7 +26,7 @@ SHARED = frozenset({"encode", "route", "load", "compose", "calibrate"})
 
 @dataclass(slots=True, eq=False)
 class InFlight:
-    """A job in flight. Its claim fills the first three fields, `Engine` the others down to `result`."""
+    """A job in flight. Its claim fills the first three fields, and `Engine` the others except `recorded`."""
 
     job: Job
     wanted: Callable[[], bool] = lambda: True
@@ -43,18 +44,22 @@ class InFlight:
     """Rows on which the scores of its choices are calibrated; empty: they are the composition's."""
     adapters: Mapping[int, "PackedAdapter | JobError"] = field(default_factory=dict)
     """Those that its requests use, and others, by id (`composer.Loaded`)."""
-    asked: Sequence["PendingRequest"] = ()
-    """The requests in the model, with their answers so far."""
+    pending: Sequence["PendingRequest"] = ()
+    """The requests in the model, with what it has given for them so far."""
     batch_size: int = 1
     """Number of jobs that the model had when this one joined, itself included."""
     result: Result | None = None
+    composition_digest: str | None = None
+    """Of the composition that answered it; None for a job of kind 'route', which composes nothing."""
+    versions: Versions | None = None
+    """Of the engine that ended it; None if it failed."""
     recorded: bool | None = None
     """Whether the result was recorded; None until that was tried."""
 
     @property
     def unanswered(self) -> int:
         """Number of its requests that the model has yet to answer."""
-        return sum(each.answer is None for each in self.asked)
+        return sum(each.outcome is None for each in self.pending)
 
     def fail(self, error: JobError) -> None:
         """End the job with a failure."""

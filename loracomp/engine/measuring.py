@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 from loracomp.database.connections import Connection, composite, fields_of, rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.engine.fitting import Numbers, fit_weights
-from loracomp.records import Answer, Composition, Job, Request
+from loracomp.records import Composition, Job, Prediction, Request
 
 KIND = "measure"
 FEWEST = 4
@@ -49,13 +49,13 @@ class MeasurementPlan:
         )
         pairs = zip(self.adapter_ids, self.adapter_sha256, strict=True)
         alone = Composition(), *(Composition((id_,), (sha256,), (1.0,), "cat") for id_, sha256 in pairs)
-        asked = Request(job.prompt, choices, None, normalization=normalization, chat_template=self.chat_template)
-        return tuple(replace(asked, composition=composition) for composition in alone)
+        request = Request(job.prompt, choices, None, normalization=normalization, chat_template=self.chat_template)
+        return tuple(replace(request, composition=composition) for composition in alone)
 
-    def measurement(self, job: Job, answers: Sequence[Answer]) -> "Measurement":
-        """What the answers to `requests` measure."""
-        (base_score, base_is_right), *adapters = [self._measured(job.choices, each) for each in answers]
-        scored = zip(self.adapter_ids, answers[1:], strict=True)
+    def measurement(self, job: Job, predictions: Sequence[Prediction]) -> "Measurement":
+        """What the predictions for `requests` measure."""
+        (base_score, base_is_right), *adapters = [self._measured(job.choices, each) for each in predictions]
+        scored = zip(self.adapter_ids, predictions[1:], strict=True)
         return Measurement(
             job_id=job.id,
             choice_normalization=self.choice_normalization,
@@ -68,14 +68,15 @@ class MeasurementPlan:
             chat_template=self.chat_template,
         )
 
-    def _measured(self, choices: Sequence[str] | None, answer: Answer) -> tuple[float, bool | None]:
+    def _measured(self, choices: Sequence[str] | None, prediction: Prediction) -> tuple[float, bool | None]:
         """The log-probability of the right answer (among the choices, if there are any), and whether it was chosen."""
-        assert answer.choice_scores is not None
+        scores = prediction.choice_scores
+        assert scores is not None
         if choices is None:
-            return answer.choice_scores[0], None
-        highest = max(answer.choice_scores)
-        total = highest + math.log(sum(math.exp(score - highest) for score in answer.choice_scores))
-        return answer.choice_scores[choices.index(self.expected)] - total, answer.output == self.expected
+            return scores[0], None
+        highest = max(scores)
+        total = highest + math.log(sum(math.exp(score - highest) for score in scores))
+        return scores[choices.index(self.expected)] - total, prediction.output == self.expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,8 @@ def plan_measurements(connection: Connection, jobs: Sequence[Job]) -> list[Measu
 
 def record_measurements(connection: Connection, jobs: Sequence[Job], measurements: Sequence[Measurement]) -> set[int]:
     """Write the measurements of jobs whose lease is valid and end these jobs, in one transaction; returns their ids."""
+    if not measurements:
+        return set()
     made = composite(connection, "measured")
     tokens = {job.id: job.lease_token for job in jobs}
     results = []

@@ -1,21 +1,94 @@
-"""The recorder: a thread that writes the results and failures of jobs that have ended, and lets the jobs go."""
+"""The record step: writes what jobs ended with while their lease is valid; and the thread in which a worker does it."""
 
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from types import TracebackType
+from typing import Any
+
+import orjson
+from psycopg.types.json import Jsonb
 
 from loracomp import metrics
-from loracomp.engine.inflight import InFlight, lap
-from loracomp.records import Failure, Job
+from loracomp.database.connections import Connection, composite, fields_of, know_traces, storable
+from loracomp.database.queries import QUERIES
+from loracomp.engine.inflight import InFlight, Result, lap
+from loracomp.engine.measuring import Measurement, record_evidence, record_measurements
+from loracomp.records import Failure, Job, Prediction, Routed
 from loracomp.worker.leases import Leases
 from loracomp.worker.link import Link
 from loracomp.worker.logfmt import logfmt
-from loracomp.worker.record import fail_jobs, record
 from loracomp.worker.stages import isolate_failures, job_ids
 
 _log = logging.getLogger(__name__)
+
+CODE, MESSAGE = 100, 10_000
+"""Most characters of a failure that the database takes. A message may quote a text of any length."""
+_NOTHING_PREDICTED = fields_of(Prediction(output="")) | {"output": None}
+"""What is stored for a job of kind 'route'."""
+
+
+def record(connection: Connection, flights: Sequence[InFlight]) -> set[int]:
+    """Write the results of jobs and end these, in one transaction; returns the ids of jobs whose lease was valid.
+
+    Afterwards it fits and writes what measurements say about tasks without an adapter, which may take a second.
+    """
+    predicted = [each for each in flights if isinstance(each.result, Prediction | Routed)]
+    measurements = [each.result for each in flights if isinstance(each.result, Measurement)]
+    with connection.transaction() if predicted and measurements else nullcontext():
+        ids = record_predictions(connection, predicted)
+        ids |= record_measurements(connection, [each.job for each in flights], measurements)
+    if measurements:
+        record_evidence(connection, ids)
+    return ids
+
+
+def record_predictions(connection: Connection, flights: Sequence[InFlight]) -> set[int]:
+    """Write the predictions and traces of jobs of kind 'predict' and 'route' and end these, in one transaction.
+
+    Returns the ids of jobs whose lease was still valid. All jobs must have been answered by the same engine. Raises
+    psycopg.DataError or IntegrityError, and writes nothing, if one of the predictions can't be stored.
+    """
+    if not flights:
+        return set()
+    know_traces(connection)
+    made = composite(connection, "predicted")
+    predictions = [
+        made(
+            job_id=flight.job.id,
+            lease_token=flight.job.lease_token,
+            **_columns(flight.result),
+            composition_digest=flight.composition_digest,
+            batch_size=flight.batch_size,
+            timings=Jsonb({step: round(ms, 3) for step, ms in flight.timings.items()}, dumps=orjson.dumps),
+        )
+        for flight in flights
+    ]
+    traces = [flight.decision.trace for flight in flights if isinstance(flight.decision, Routed)]
+    (versions,) = {flight.versions for flight in flights}
+    given = {"predictions": predictions, "traces": traces, **fields_of(versions)}
+    return {row["id"] for row in connection.execute(QUERIES["record_predictions"], given)}
+
+
+def _columns(result: Result | None) -> dict[str, Any]:
+    if isinstance(result, Prediction):
+        return fields_of(result) | {"output": storable(result.output)}
+    return _NOTHING_PREDICTED
+
+
+def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Failure]) -> set[int]:
+    """End jobs as failed, or queue them again if a retry may help; returns the ids of jobs whose lease was valid."""
+    tokens = {job.id: job.lease_token for job in jobs}
+    arguments = {
+        "ids": [failure.job_id for failure in failures],
+        "tokens": [tokens[failure.job_id] for failure in failures],
+        "codes": [failure.code[:CODE] for failure in failures],
+        "messages": [storable(failure.message)[:MESSAGE] for failure in failures],
+        "retries": [failure.retry for failure in failures],
+    }
+    return {row["id"] for row in connection.execute(QUERIES["fail_jobs"], arguments)}
 
 
 class Recorder:
@@ -59,9 +132,7 @@ class Recorder:
 
     def _write(self, flights: Sequence[InFlight]) -> None:
         lap(flights, "record", observed=False)
-        jobs = [each.job for each in flights]
-        written = [each.result for each in flights if not isinstance(each.result, Failure | None)]
-        recorded = self._link.call(lambda connection: record(connection, jobs, written))
+        recorded = self._link.call(lambda connection: record(connection, flights))
         lap(flights, "record")
         for flight in flights:
             flight.recorded = flight.job.id in recorded

@@ -13,7 +13,7 @@ from benchmarks.queue.systems.loracomp import BASE_MODEL, NoModel
 from demo_fixtures import ROOT
 from job_data import add_base_model, add_jobs, claim
 from loracomp.database.connections import Connection
-from loracomp.worker.record import record_predictions
+from loracomp.worker.recorder import record_predictions
 
 SYSTEMS = {"awa", "bare", "loracomp", "pgmq", "pgq", "pgqueuer", "procrastinate"}
 TINY = "--seconds 0.2 --rounds 1 --depth 0 --claims 4 --minutes 0.05"
@@ -23,9 +23,9 @@ def test_what_stands_in_for_the_model_is_recorded(connection: Connection) -> Non
     add_base_model(connection, BASE_MODEL)
     ids = add_jobs(connection, *"ab", base_model=BASE_MODEL)
     jobs = claim(connection, base_model=BASE_MODEL)
-    rows = NoModel().predictions(connection, jobs)
-    assert rows[0].trace != rows[1].trace
-    assert record_predictions(connection, jobs, rows) == set(ids)
+    flights = NoModel().ended(connection, jobs)
+    assert flights[0].decision.trace != flights[1].decision.trace
+    assert record_predictions(connection, flights) == set(ids)
     expected = {"job WHERE status = 'succeeded'": 2, "prediction": 2}
     for rows_of, number in expected.items():
         assert connection.execute(f"SELECT count(*) FROM loracomp.{rows_of}").fetchone() == {"count": number}

@@ -10,7 +10,7 @@ from loracomp.engine.calibration import Calibrator
 from loracomp.engine.fitting import DOUBT, EXPECTED, SMOOTHING, fit_classifier, fit_weights
 from loracomp.engine.measuring import log_likelihood
 from loracomp.errors import JobError
-from loracomp.records import Answer, Composition, LabelledRow, Request
+from loracomp.records import Composition, LabelledRow, Prediction, Request
 from model_fixtures import TINY_CONTEXT, as_base, linear_shapes, random_adapter, tiny_llama
 
 CHOICES = ("yes", "no", "can not be told")
@@ -94,7 +94,7 @@ def composed(predictor: Predictor, request: Request):
 
 def scores(predictor: Predictor, request: Request) -> np.ndarray:
     (answer,) = predictor.answer([request], [composed(predictor, request)])
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Prediction)
     assert answer.output == CHOICES[int(np.argmax(answer.choice_scores))] or request.choices != CHOICES
     return np.array(answer.choice_scores)
 
@@ -113,7 +113,7 @@ def test_what_is_added_follows_from_the_rows_scores_under_the_same_composition(
     expected = weights[0] * scores(predictor, request_) + weights[1] * classifier(VECTOR) + weights[2:]
     np.testing.assert_allclose(scores(predictor, calibrated), expected, atol=1e-4)
     (answer,) = predictor.answer([calibrated], [composed(predictor, request_)])
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Prediction)
     assert (answer.choice_biases, answer.label_scores) == (calibrated.choice_biases, calibrated.label_scores)
     assert answer.score_weights == calibrated.score_weights
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten
 import loracomp
 from loracomp.composition.strategies import STRATEGIES
 from loracomp.engine.answering import Predictor
-from loracomp.records import Answer, Composition, Request
+from loracomp.records import Composition, Prediction, Request
 from model_fixtures import as_base, letter_tokenizer, linear_shapes, random_adapter, tiny_llama
 
 THERE, HERE = torch.device("meta"), torch.device("cpu")
@@ -77,7 +77,7 @@ def reads(base, adapters, request):
     asked = [replace(request, composition=mix) for mix in (*mixes, Composition())]
     with Device() as device:
         answers = predictor.predict(asked, lambda ids: [adapters[id_] for id_ in ids])
-    assert [type(each) for each in answers] == [Answer] * len(asked)
+    assert [type(each) for each in answers] == [Prediction] * len(asked)
     return dict(device.reads)
 
 

@@ -18,7 +18,7 @@ from loracomp.composition.strategies import STRATEGIES, Mix, gated
 from loracomp.errors import JobError
 from loracomp.model.batching import batches
 from loracomp.model.scoring import encode_choices, log_likelihoods
-from loracomp.records import Answer, Composition, Request
+from loracomp.records import Composition, Prediction, Request
 from model_fixtures import (
     TINY_CONTEXT,
     Fetching,
@@ -503,8 +503,8 @@ def test_a_text_that_comes_after_an_adapter_overflowed_has_nothing_of_it(library
     after = answering.add(good, mixes[0])
     while answering:
         answering.step()
-    assert [each.answer.output for each in (first, after)] == [expected] * 2
-    assert lost.answer.code == "not_finite"
+    assert [each.outcome.output for each in (first, after)] == [expected] * 2
+    assert lost.outcome.code == "not_finite"
 
 
 def test_an_adapter_that_overflows_does_not_change_the_rows_that_do_not_use_it(library):
@@ -596,7 +596,7 @@ def test_adapters_in_bfloat16_serve_a_float32_model(library, predictor):
     stored = library.adapters[1]
     narrow = {module: Factors(f.A.bfloat16(), f.B.bfloat16()) for module, f in stored.factors.items()}
     library.adapters[1] = replace(stored, factors=narrow)
-    assert isinstance(predictor.predict([scored(composition=library.composition(1))])[0], Answer)
+    assert isinstance(predictor.predict([scored(composition=library.composition(1))])[0], Prediction)
 
 
 @pytest.mark.model

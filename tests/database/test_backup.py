@@ -11,11 +11,10 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from conftest import create_database, drop_database, url_of
-from job_data import add_base_model, add_jobs, claim, expire_leases, prediction, statuses
+from job_data import add_base_model, add_jobs, claim, ended, expire_leases, record_predictions, statuses
 from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.connections import Connection
-from loracomp.worker.record import record_predictions
 from people_data import add_examples
 from test_schema import snapshot
 from worker_helpers import drain_here
@@ -37,7 +36,7 @@ def test_a_restored_database_goes_on_where_the_dump_was(
     add_base_model(connection)
     done, running, waiting = add_jobs(connection, *"abc")
     (first,) = claim(connection, 1)
-    record_predictions(connection, [first], [prediction(done, output="before")])
+    record_predictions(connection, [first], [ended(done, output="before")])
     claim(connection, 1)
     subprocess.run([programs / "pg_dump", "-Fc", "-f", tmp_path / "dump", database], check=True)
     subprocess.run([programs / "pg_restore", "--exit-on-error", "-d", empty_database, tmp_path / "dump"], check=True)

@@ -32,7 +32,7 @@ from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.tasks import add_task, import_examples
 from loracomp.worker import start
-from loracomp.worker.record import record_predictions
+from loracomp.worker.recorder import record_predictions
 from loracomp.worker.worker import Worker
 from loracomp_lab.catalogue import load_entry, read_examples
 from model_fixtures import as_base
@@ -186,7 +186,7 @@ def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_count
         engine.answer([again])
         elapsed = 1000 * (perf_counter() - started)
         coming[0].result()
-    assert first.result.answer == again.result.answer
+    assert first.result == again.result
     assert by_whom == [get_ident()] * 2
     assert again.timings["predict"] + second.timings["encode"] <= elapsed
 
@@ -194,7 +194,7 @@ def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_count
 def test_the_models_time_is_divided_among_the_jobs_that_it_works_for(connection, data, engine):
     for tokens in (2, 30, 30):
         add_jobs(connection, "one", max_new_tokens=tokens)
-    ended = [result.timings for result in engine.run(connection, claim(connection, 3))]
+    ended = [flight.timings for flight in engine.run(connection, claim(connection, 3))]
     longest = max(timings["predict"] for timings in ended)
     before = sum(ended[0][step] for step in ("encode", "route", "load", "compose"))
     assert all(0 < timings["share"] < before / 3 + timings["predict"] for timings in ended)
@@ -210,7 +210,7 @@ def test_the_same_bytes_with_another_scaling_are_another_composition(connection,
         activate_adapter(connection, stage_adapter(connection, folder, task="piqa").id)
         add_jobs(connection, "Hold a hot pot", choices=["with a cloth", "with ice"], policy="own_task", task="piqa")
         jobs = claim(connection, base_model="tiny")
-        record_predictions(connection, jobs, engine.run(connection, jobs))
+        record_predictions(connection, engine.run(connection, jobs))
         query = "SELECT composition_digest, adapter_sha256, choice_scores FROM loracomp.job_trace WHERE job_id = %s"
         traces += [tuple(row.values()) for row in connection.execute(query, [jobs[0].id])]
     first, stronger, partly, again = traces
@@ -219,7 +219,7 @@ def test_the_same_bytes_with_another_scaling_are_another_composition(connection,
     assert len({first[0], stronger[0], partly[0]}) == len({tuple(each[2]) for each in traces}) == 3
     add_jobs(connection, "Hold a hot pot", kind="route", policy="own_task", task="piqa")
     jobs = claim(connection, base_model="tiny")
-    record_predictions(connection, jobs, engine.run(connection, jobs))
+    record_predictions(connection, engine.run(connection, jobs))
     query = "SELECT adapter_sha256, composition_digest FROM loracomp.job_trace WHERE job_id = %s"
     (row,) = connection.execute(query, [jobs[0].id])
     assert row == {"adapter_sha256": first[1], "composition_digest": None}

@@ -15,7 +15,7 @@ from loracomp.database.connections import Connection
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.records import Failure, Job
 from loracomp.worker.leases import release_jobs, renew_leases
-from loracomp.worker.record import fail_jobs
+from loracomp.worker.recorder import fail_jobs
 from people_fixtures import connect, value
 from routing_data import add_adapter
 from worker_helpers import wait_until

@@ -5,12 +5,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from job_data import add_jobs, claim, expire_leases, prediction
+from job_data import add_jobs, claim, ended, expire_leases, record_predictions
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
 from loracomp.records import Failure
 from loracomp.worker.leases import release_jobs
-from loracomp.worker.record import fail_jobs, record_predictions
+from loracomp.worker.recorder import fail_jobs
 
 
 def job_events(connection: Connection) -> list[tuple[Any, ...]]:
@@ -33,7 +33,7 @@ def test_a_jobs_attempts_are_told_by_its_events(connection: Connection):
     connection.execute("UPDATE loracomp.job SET run_at = now()")  # no status changes: no event
     claim(connection, worker="w3")
     expire_leases(connection)
-    record_predictions(connection, claim(connection, worker="w4"), [prediction(job_id)])
+    record_predictions(connection, claim(connection, worker="w4"), [ended(job_id)])
     assert job_events(connection) == [
         ("queued", "running", 1, "w1", None),
         ("running", "queued", 0, "w1", "released"),

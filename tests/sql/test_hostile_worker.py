@@ -22,7 +22,7 @@ from loracomp.cli.brief import brief
 from loracomp.database import connections as db
 from loracomp.database.queries import QUERIES
 from loracomp.engine.measuring import fit_evidence
-from loracomp.records import Answer
+from loracomp.records import Prediction
 from loracomp.replay import replay
 from loracomp.web.picture import read_job
 from loracomp.web.render import render, self_contained
@@ -327,8 +327,8 @@ class Stub:
 
     device = "cpu/float32"
 
-    def predict(self, connection: db.Connection, requests: list[Any]) -> list[Answer]:
-        return [Answer("yes", 1, (-1.0, -2.0)) for _ in requests]
+    def predict(self, connection: db.Connection, requests: list[Any]) -> list[Prediction]:
+        return [Prediction("yes", 1, (-1.0, -2.0)) for _ in requests]
 
 
 def purge(place: Scene) -> None:

@@ -24,11 +24,12 @@ from job_data import (
     add_base_model,
     add_jobs,
     claim,
+    ended,
     expire_leases,
     job,
     keep,
-    prediction,
     prediction_row,
+    record_predictions,
     statuses,
     wait_for_a_lock,
 )
@@ -40,7 +41,7 @@ from loracomp.database.tables import job as jobs_table
 from loracomp.errors import RefusedError
 from loracomp.records import Failure, Job
 from loracomp.worker.leases import nothing_waits, release_jobs, renew_leases
-from loracomp.worker.record import fail_jobs, record_predictions
+from loracomp.worker.recorder import fail_jobs
 from worker_helpers import wait_until
 
 
@@ -389,7 +390,7 @@ def snapshot(connection: Connection, database: str) -> Iterator[None]:
             bulk(connection, DEAD, name, priority=-1)
         for _ in range(6):
             jobs = claim(connection, DEAD)
-            record_predictions(connection, jobs, [prediction(each.id) for each in jobs])
+            record_predictions(connection, jobs, [ended(each.id) for each in jobs])
         yield
 
 
@@ -398,7 +399,7 @@ def read_by_a_batch(connection: Connection) -> dict[str, int]:
     with connection.transaction():
         before = {row["relname"]: row["rows"] for row in connection.execute(READ)}
         jobs = claim(connection, 16, from_start=False)
-        assert len(record_predictions(connection, jobs, [prediction(each.id) for each in jobs])) == 16
+        assert len(record_predictions(connection, jobs, [ended(each.id) for each in jobs])) == 16
         return {row["relname"]: row["rows"] - before[row["relname"]] for row in connection.execute(READ)}
 
 
@@ -518,7 +519,7 @@ def touched_by_a_batch(connection: Connection) -> dict[str, int]:
         route = "SELECT FROM loracomp.route_jobs(%s, %s)"
         note("route", lambda: connection.execute(route, ([each.id for each in jobs], vectors)))
         note("renew", lambda: renew_leases(connection, jobs, 60))
-        note("record", lambda: record_predictions(connection, jobs, [prediction(each.id) for each in jobs[:4]]))
+        note("record", lambda: record_predictions(connection, jobs, [ended(each.id) for each in jobs[:4]]))
         note("fail", lambda: fail_jobs(connection, jobs, [Failure(each.id, "c", "m") for each in jobs[4:6]]))
         note("release", lambda: release_jobs(connection, jobs[6:7]))
         expire_leases(connection)
@@ -576,7 +577,7 @@ def test_renewing_and_recording_the_same_batch_do_not_deadlock(connection: Conne
         renewing = pool.submit(renew, batches)
         for batch in batches:
             barrier.wait(10)
-            assert len(record_predictions(connection, batch, [prediction(each.id) for each in batch])) == 100
+            assert len(record_predictions(connection, batch, [ended(each.id) for each in batch])) == 100
         renewing.result()
 
 
@@ -662,7 +663,7 @@ def test_suspects_get_their_turns_although_a_worker_is_always_busy(connection: C
     while not {*ids} <= {*answered} and len(answered) < 1000:
         held += claim(connection, 4, held=held)
         done, held = held[:4], held[4:]  # it answers four while it claims as many
-        record_predictions(connection, done, [prediction(each.id) for each in done])
+        record_predictions(connection, done, [ended(each.id) for each in done])
         answered += ids_of(done)
     assert len(answered) < 200
 
@@ -804,7 +805,7 @@ def test_jobs_with_a_running_lease_are_not_rescued(connection: Connection):
 def test_prediction_trace_and_succeeded_are_written_together(connection: Connection):
     (job_id,) = add_jobs(connection, "a", choices=["no", "yes"])
     claimed = claim(connection, worker="host:1")
-    row = prediction(
+    row = ended(
         job_id, choice_index=2, choice_scores=[-3.5, -0.25], example_ids=[7, 5], example_tasks=["rte", "rte"],
         similarities=[0.5, 0.25], tasks=["rte"], probabilities=[1.0], weights=[1.0], timings={"predict": 1.5},
         fallback=None,
@@ -817,8 +818,8 @@ def test_prediction_trace_and_succeeded_are_written_together(connection: Connect
         "timings": {"predict": 1.5}, "adapter_ids": [], "worker": "host:1", "attempt": 1, "batch_size": 1,
     }  # fmt: skip
     assert {key: found[key] for key in expected} == expected
-    ended = job(connection, job_id)
-    assert (ended["status"], ended["lease_token"], ended["finished_at"]) == ("succeeded", None, found["created_at"])
+    row = job(connection, job_id)
+    assert (row["status"], row["lease_token"], row["finished_at"]) == ("succeeded", None, found["created_at"])
 
 
 def test_each_job_of_a_batch_gets_what_is_its_own_and_what_all_share(connection: Connection):
@@ -848,9 +849,7 @@ def test_each_job_of_a_batch_gets_what_is_its_own_and_what_all_share(connection:
             "weights": [0.75, 0.25],
         },
     ]
-    rows = [
-        prediction(id_, timings={"predict": 1.5, "claim": 0.5}, **own) for id_, own in zip(ids, answers, strict=True)
-    ]
+    rows = [ended(id_, timings={"predict": 1.5, "claim": 0.5}, **own) for id_, own in zip(ids, answers, strict=True)]
     assert record_predictions(connection, batch, rows) == set(ids)
     assert record_predictions(connection, batch, []) == set()
     found = connection.execute("SELECT * FROM loracomp.prediction ORDER BY job_id").fetchall()
@@ -867,7 +866,7 @@ def test_each_job_of_a_batch_gets_what_is_its_own_and_what_all_share(connection:
 def test_jobs_that_were_tried_alone_keep_their_own_timings(connection: Connection):
     ids = add_jobs(connection, *"ab")
     batch = claim(connection)
-    rows = [prediction(job_id, timings={"predict": float(job_id), "claim": 0.5}) for job_id in ids]
+    rows = [ended(job_id, timings={"predict": float(job_id), "claim": 0.5}) for job_id in ids]
     assert record_predictions(connection, batch, rows) == set(ids)
     found = connection.execute("SELECT timings FROM loracomp.prediction ORDER BY job_id").fetchall()
     assert [row["timings"] for row in found] == [{"predict": job_id, "claim": 0.5} for job_id in ids]
@@ -879,7 +878,7 @@ def test_only_the_holder_of_the_current_lease_writes(connection: Connection):
     expire_leases(connection)
     (current,) = claim(connection)
     assert current.id == job_id
-    rows = [prediction(job_id), prediction(other)]
+    rows = [ended(job_id), ended(other)]
     assert record_predictions(connection, stale, rows) == set()
     assert fail_jobs(connection, stale, [Failure(job_id, "code", "message")]) == set()
     assert release_jobs(connection, stale) == set()
@@ -893,7 +892,7 @@ def test_of_a_batch_what_holds_is_written(connection: Connection):
     first, cancelled, third = add_jobs(connection, *"abc")
     batch = claim(connection)
     connection.execute("SELECT loracomp.cancel_job(%s)", (cancelled,))
-    assert record_predictions(connection, batch, [prediction(each.id) for each in batch]) == {first, third}
+    assert record_predictions(connection, batch, [ended(each.id) for each in batch]) == {first, third}
     assert statuses(connection) == {first: "succeeded", cancelled: "cancelled", third: "succeeded"}
 
 
@@ -902,7 +901,7 @@ def test_a_prediction_that_cannot_be_stored_leaves_nothing_behind(connection: Co
     batch = claim(connection)
     for wrong in ({"batch_size": 0}, {"composition_digest": "a\0b"}, {"example_tasks": ["a\0b"]}):
         with pytest.raises((psycopg.DataError, psycopg.IntegrityError)):
-            record_predictions(connection, batch, [prediction(good), prediction(bad, **wrong)])
+            record_predictions(connection, batch, [ended(good), ended(bad, **wrong)])
     assert statuses(connection) == {good: "running", bad: "running"}
     assert connection.execute("SELECT * FROM loracomp.prediction").fetchall() == []
 
@@ -927,7 +926,7 @@ def test_a_cancellation_that_comes_first_wins(connection: Connection, database: 
     with ThreadPoolExecutor(1) as pool:
         with db.connect(database) as operator, operator.transaction():
             operator.execute("SELECT loracomp.cancel_job(%s)", (job_id,))
-            recording = pool.submit(record_predictions, connection, batch, [prediction(job_id)])
+            recording = pool.submit(record_predictions, connection, batch, [ended(job_id)])
             wait_for_a_lock(operator)
         assert recording.result(10) == set()
     assert statuses(connection) == {job_id: "cancelled"}
@@ -938,7 +937,7 @@ def test_a_cancellation_that_comes_second_says_so(connection: Connection, databa
     batch = claim(connection)
     with ThreadPoolExecutor(1) as pool, db.connect(database) as worker:
         with worker.transaction():
-            record_predictions(worker, batch, [prediction(job_id)])
+            record_predictions(worker, batch, [ended(job_id)])
             cancelling = pool.submit(connection.execute, "SELECT loracomp.cancel_job(%s)", (job_id,))
             wait_for_a_lock(worker)
         with pytest.raises(psycopg.errors.RaiseException, match=f"job {job_id} is succeeded"):
@@ -1065,7 +1064,7 @@ def test_retry_gives_all_attempts_again(connection: Connection):
 def test_purge_deletes_old_ended_jobs_in_batches_with_predictions_and_events(connection: Connection):
     old = add_jobs(connection, *"abc")
     claimed = claim(connection)
-    record_predictions(connection, claimed, [prediction(job_id) for job_id in old])
+    record_predictions(connection, claimed, [ended(job_id) for job_id in old])
     connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '40 days'")
     queued, running = add_jobs(connection, "d", "e")
     claim(connection, 1)
@@ -1111,7 +1110,7 @@ def test_what_has_just_ended_is_purged_by_force(connection: Connection):
 
 def test_a_job_deleted_by_hand_takes_its_answer_along(connection: Connection):
     gone, kept = add_jobs(connection, *"ab")
-    record_predictions(connection, claim(connection), [prediction(gone), prediction(kept)])
+    record_predictions(connection, claim(connection), [ended(gone), ended(kept)])
     connection.execute("DELETE FROM loracomp.job WHERE id = %s", (gone,))
     assert connection.execute("SELECT job_id FROM loracomp.prediction").fetchall() == [{"job_id": kept}]
 
@@ -1393,5 +1392,5 @@ def test_a_lease_token_of_another_job_is_worth_nothing(connection: Connection):
     first, second = add_jobs(connection, *"ab")
     (a,), (b,) = claim(connection, 1), claim(connection, 1)
     forged = replace(a, lease_token=b.lease_token)
-    assert record_predictions(connection, [forged], [prediction(first)]) == set()
+    assert record_predictions(connection, [forged], [ended(first)]) == set()
     assert statuses(connection) == {first: "running", second: "running"}

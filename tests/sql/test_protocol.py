@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
-from job_data import add_jobs, claim, clear, prediction, shared_database
+from job_data import add_jobs, claim, clear, ended, record_predictions, shared_database
 from loracomp.database import connections as db
 from loracomp.database.revision import packed_folder
 from loracomp.records import Failure, Job
 from loracomp.worker.leases import release_jobs, renew_leases
-from loracomp.worker.record import fail_jobs, record_predictions
+from loracomp.worker.recorder import fail_jobs
 
 ENDED = ("succeeded", "failed", "cancelled")
 
@@ -102,7 +102,7 @@ class Protocol(RuleBasedStateMachine):
     def record(self, batch: Batch) -> None:
         held = self.held(batch)
         answers = {job.id: f"{batch.worker} {job.lease_token}" for job in batch.jobs}
-        rows = [prediction(job_id, output=answer) for job_id, answer in answers.items()]
+        rows = [ended(job_id, output=answer) for job_id, answer in answers.items()]
         assert record_predictions(self.connection, batch.jobs, rows) == held
         for job_id in held:
             self.expected[job_id].ends("succeeded")
@@ -186,7 +186,7 @@ class Protocol(RuleBasedStateMachine):
         for _ in range(3 * len(self.expected) + 1):
             self.time_passes()
             jobs = claim(self.connection, 5)
-            record_predictions(self.connection, jobs, [prediction(job.id) for job in jobs])
+            record_predictions(self.connection, jobs, [ended(job.id) for job in jobs])
         unfinished = "SELECT id FROM loracomp.job WHERE status NOT IN ('succeeded', 'failed', 'cancelled')"
         assert self.connection.execute(unfinished).fetchall() == []
 

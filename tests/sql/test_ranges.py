@@ -8,10 +8,9 @@ from contextlib import ExitStack, contextmanager
 import psycopg
 import pytest
 
-from job_data import add_base_model, add_jobs, claim, prediction, statuses
+from job_data import add_base_model, add_jobs, claim, ended, record_predictions, statuses
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
-from loracomp.worker.record import record_predictions
 
 WIDTH = 10
 SMALL = f"""
@@ -62,7 +61,7 @@ def answer(connection: Connection, count: int) -> list[int]:
     """Jobs that were answered a hundred days ago; their ids."""
     ids = add_jobs(connection, *("a" for _ in range(count)))
     while jobs := claim(connection):
-        record_predictions(connection, jobs, [prediction(job.id) for job in jobs])
+        record_predictions(connection, jobs, [ended(job.id) for job in jobs])
     connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '100 days' WHERE id = ANY (%s)", (ids,))
     return ids
 

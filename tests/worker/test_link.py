@@ -7,14 +7,15 @@ from threading import Event
 import psycopg
 import pytest
 
-from job_data import BASE, add_jobs, claim, job, prediction, statuses
+from job_data import BASE, add_jobs, claim, end, job, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
+from loracomp.engine.inflight import InFlight
 from loracomp.records import Failure
 from loracomp.worker.leases import claim_jobs, release_jobs, renew_leases
 from loracomp.worker.link import Link
-from loracomp.worker.record import fail_jobs, record
+from loracomp.worker.recorder import fail_jobs, record
 from worker_helpers import wait_until, working
 
 NAME = "loracomp impatient"
@@ -51,7 +52,7 @@ CALLS = {
     "renew": lambda at, held: renew_leases(at, held, 600),
     "release": release_jobs,
     "fail": lambda at, held: fail_jobs(at, held, [Failure(each.id, "code", "message", True) for each in held]),
-    "record": lambda at, held: record(at, held, [prediction(each.id) for each in held]),
+    "record": lambda at, held: record(at, [end(InFlight(each)) for each in held]),
 }
 
 

@@ -29,14 +29,14 @@ from loracomp.engine.calibration import Calibrator
 from loracomp.engine.engine import Engine
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.errors import LoracompError, RefusedError
-from loracomp.records import Answer, Composition, Job, Prediction, Request
+from loracomp.records import Composition, Failure, Job, Prediction, Request
 from loracomp.registry.adapter_store import stage_adapter
 from loracomp.registry.adapters import activate_adapter, compare_adapter
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.measurements import list_measurements, measure_task
 from loracomp.replay import replay
 from loracomp.worker import start
-from loracomp.worker.record import record as record_results
+from loracomp.worker.recorder import record
 from loracomp.worker.worker import Worker
 from model_fixtures import as_base, direct, tiny_llama
 from registry_data import quiet_peft, registered, write_adapter
@@ -495,7 +495,7 @@ def measured_rows(connection: Connection, engine: Engine) -> list[int]:
     rows = add_examples(connection, "new", *(f"row {number} of tea" for number in range(8)))
     measure_task(connection, "new")
     jobs = claim(connection, 64)
-    record_results(connection, jobs, engine.run(connection, jobs))
+    record(connection, engine.run(connection, jobs))
     connection.execute("UPDATE loracomp.policy SET min_similarity = -1 WHERE name = 'measured'")
     return rows
 
@@ -510,8 +510,7 @@ def test_choices_of_a_new_task_are_calibrated_and_replayed(
         add_jobs(connection, "Is tea hot?", choices=order, policy="measured")[0] for order in (CHOICES, CHOICES[::-1])
     ]
     jobs = claim(connection)
-    predictions = [each for each in engine.run(connection, jobs) if isinstance(each, Prediction)]
-    assert record_results(connection, jobs, predictions) == set(asked)
+    assert record(connection, engine.run(connection, jobs)) == set(asked)
     first, second = (
         connection.execute("SELECT * FROM loracomp.job_trace WHERE job_id = %s", [job_id]).fetchone()
         for job_id in asked
@@ -531,7 +530,7 @@ def test_choices_of_a_new_task_are_calibrated_and_replayed(
     bare = engine.predict(
         connection, [replace(request_of(first), choice_biases=(), label_scores=(), score_weights=(1.0, 1.0))]
     )[0]
-    assert isinstance(bare, Answer)
+    assert isinstance(bare, Prediction)
     added = np.add(first["choice_biases"], first["label_scores"])
     mixed = first["score_weights"][0] * np.array(bare.choice_scores)
     np.testing.assert_allclose(first["choice_scores"], mixed + added, atol=1e-5)
@@ -567,9 +566,9 @@ def test_the_time_of_a_calibration_is_a_step_of_its_own(
         """Of two jobs that are answered together, each time with all that it took."""
         add_jobs(connection, "Is tea hot?", "Is it hot?", choices=CHOICES, policy=policy)
         jobs, began = claim(connection), time.perf_counter()
-        results = engine.run(connection, jobs)
+        flights = engine.run(connection, jobs)
         all_ms = 1000 * (time.perf_counter() - began)
-        return [{**each.timings, "all": all_ms} for each in results if isinstance(each, Prediction)]
+        return [{**each.timings, "all": all_ms} for each in flights if isinstance(each.result, Prediction)]
 
     for found in timings("measured"):
         assert found["calibrate"] > 200
@@ -632,7 +631,9 @@ def test_an_adapter_that_does_not_fit_fails_the_job_by_name(
     measure_task(connection, "new")
     connection.execute("UPDATE loracomp.adapter SET sha256 = repeat('b', 64) WHERE name = 'milk'")
     engine = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
-    (failure,) = engine.run(connection, claim(connection))
+    (flight,) = engine.run(connection, claim(connection))
+    failure = flight.result
+    assert isinstance(failure, Failure)
     assert (failure.code, failure.retry) == ("adapter_hash_mismatch", False)
 
 

@@ -19,7 +19,7 @@ from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
-from loracomp.engine.inflight import InFlight, Result
+from loracomp.engine.inflight import InFlight
 from loracomp.errors import DeviceHungError, JobError, SchemaMismatchError
 from loracomp.records import Job
 from loracomp.worker.claimer import Claimer
@@ -278,9 +278,9 @@ class Noting(Obedient):
         super().__init__()
         self.begun: list[int] = []
 
-    def _answer(self, flight: InFlight) -> Result:
+    def end(self, flight: InFlight) -> None:
         self.begun.append(flight.job.id)
-        return super()._answer(flight)
+        super().end(flight)
 
 
 def test_the_model_goes_on_while_a_batch_is_recorded(connection: Connection, database: str, gate: Path):
@@ -495,7 +495,7 @@ class Cancelling(Obedient):
         super().__init__()
         self._connection = connection
 
-    def _answer(self, flight: InFlight) -> Result:
+    def end(self, flight: InFlight) -> None:
         self._connection.execute("SELECT loracomp.cancel_job(%s)", (flight.job.id,))
         raise JobError("the prompt is too long", code="prompt_too_long")
 

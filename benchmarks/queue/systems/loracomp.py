@@ -12,7 +12,7 @@ from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.connections import Connection, know_traces
 from loracomp.engine.inflight import InFlight
-from loracomp.records import Answer, Composition, Job, Prediction, Trace, Versions
+from loracomp.records import Composition, Job, Prediction, Routed, Trace, Versions
 from loracomp.worker.worker import Worker
 from made_up_engine import MadeUp
 from routing_data import ADD_BASE_MODEL
@@ -59,12 +59,27 @@ class NoModel(MadeUp):
             self._traces = [row["trace"] for row in connection.execute(TRACES, [made], binary=True)]
 
     def end(self, flight: InFlight) -> None:
-        flight.result = self.prediction(flight)
+        variant = flight.job.id % VARIANTS
+        composition = Composition(
+            tuple(range(variant, variant + 4)), tuple(DIGESTS[variant : variant + 4]),
+            tuple(self._probabilities[variant][:4]),
+        )  # fmt: skip
+        flight.decision = Routed(flight.job.id, composition, "none", False, (), self._traces[variant])
+        flight.result = Prediction(
+            output=f"Lisbon {variant}", choice_index=1 + variant % 4, choice_scores=tuple(self._scores[variant]),
+            prompt_tokens=30 + variant % 8, output_tokens=4,
+        )  # fmt: skip
+        flight.composition_digest = composition.digest(DIGESTS[0], [(2.0, [])] * 4)
+        flight.timings.update(TIMINGS)
+        flight.versions = VERSIONS
 
-    def predictions(self, connection: Connection, jobs: Sequence[Job]) -> list[Prediction]:
+    def ended(self, connection: Connection, jobs: Sequence[Job]) -> list[InFlight]:
+        """These jobs with their results."""
         flights = [InFlight(job, batch_size=len(jobs)) for job in jobs]
         self.prepare(connection, flights)
-        return [self.prediction(flight) for flight in flights]
+        for flight in flights:
+            self.end(flight)
+        return flights
 
     def trace_columns(self, variant: int) -> dict[str, Any]:
         tasks, probabilities = self._orders[variant], self._probabilities[variant]
@@ -75,22 +90,6 @@ class NoModel(MadeUp):
             "adapter_ids": list(range(variant, variant + 4)), "adapter_sha256": DIGESTS[variant : variant + 4],
             "adapter_weights": probabilities[:4],
         }  # fmt: skip
-
-    def prediction(self, flight: InFlight) -> Prediction:
-        job = flight.job
-        variant = job.id % VARIANTS
-        scores = tuple(self._scores[variant])
-        answer = Answer(
-            output=f"Lisbon {variant}", choice_index=1 + variant % 4, choice_scores=scores,
-            prompt_tokens=30 + variant % 8, output_tokens=4,
-        )  # fmt: skip
-        composition = Composition(
-            tuple(range(variant, variant + 4)), tuple(DIGESTS[variant : variant + 4]),
-            tuple(self._probabilities[variant][:4]),
-        )  # fmt: skip
-        digest = composition.digest(DIGESTS[0], [(2.0, [])] * 4)
-        flight.timings.update(TIMINGS)
-        return Prediction(job.id, self._traces[variant], answer, digest, flight.batch_size, flight.timings, VERSIONS)
 
 
 def install(url: str) -> None:

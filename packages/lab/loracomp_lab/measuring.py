@@ -16,7 +16,7 @@ from loracomp.composition.strategies import LoraFactors
 from loracomp.engine.answering import Predictor
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
-from loracomp.records import Answer, Composition, Request
+from loracomp.records import Composition, Prediction, Request
 from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import TRAINING, WEIGHTS, own_scaling, parse_factors
 from loracomp.registry.examples import Example
@@ -149,7 +149,7 @@ class Measuring:
         write_measurements(path, MeasuredExamples(self._base.fingerprint, NORMALIZATION, adapters, rows, table))
 
 
-def _scores(answer: Answer | JobError) -> npt.NDArray[np.float32]:
+def _scores(answer: Prediction | JobError) -> npt.NDArray[np.float32]:
     if isinstance(answer, JobError):
         raise answer
     return np.array(answer.choice_scores, np.float32)

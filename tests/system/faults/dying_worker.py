@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Timer
 from typing import Any
 from unittest.mock import patch
@@ -22,7 +22,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from job_data import prediction
+from job_data import end
 from loracomp.config import Settings, load_settings
 from loracomp.database.connections import Connection, connect
 from loracomp.database.queries import QUERIES
@@ -30,8 +30,8 @@ from loracomp.database.routing import route
 from loracomp.engine.inflight import InFlight
 from loracomp.errors import JobError
 from loracomp.model.batching import halving_on_out_of_memory
-from loracomp.records import Job, Prediction, Routed
-from loracomp.worker import claimer, keeper, leases, record, recorder, steps
+from loracomp.records import Job, Routed
+from loracomp.worker import claimer, keeper, leases, recorder, steps
 from loracomp.worker.process import serve
 from loracomp.worker.worker import Worker
 from made_up_engine import MadeUp
@@ -98,18 +98,22 @@ class NoModel(MadeUp):
         time.sleep(self._seconds)
         self._death.at("predicting")
         ended = self.clear()
-        end(ended, halving_on_out_of_memory(self._rows, ended))
+        fail(ended, halving_on_out_of_memory(self._together, ended))
         return ended
 
-    def _rows(self, flights: Sequence[InFlight]) -> list[Prediction | JobError]:
+    def _together(self, flights: Sequence[InFlight]) -> list[JobError | None]:
         misbehave([flight.job for flight in flights])
-        return [self._row(flight, len(flights)) for flight in flights]
-
-    def _row(self, flight: InFlight, together: int) -> Prediction:
-        job = flight.job
-        made = prediction(job.id, output=job.prompt.upper(), batch_size=together, base_model=BASE_MODEL)
-        assert isinstance(flight.decision, Routed)
-        return replace(made, composition_digest=self._digests.pop(flight), trace=flight.decision.trace)
+        for flight in flights:
+            decision = flight.decision
+            end(
+                flight,
+                output=flight.job.prompt.upper(),
+                batch_size=len(flights),
+                base_model=BASE_MODEL,
+                composition_digest=self._digests.pop(flight),
+            )
+            flight.decision = decision
+        return [None] * len(flights)
 
 
 class RealModel:
@@ -137,7 +141,7 @@ class RealModel:
 
     def step(self) -> list[InFlight]:
         joining = self._joining
-        end(joining, halving_on_out_of_memory(self._fit, joining) if joining else [])
+        fail(joining, halving_on_out_of_memory(self._fit, joining) if joining else [])
         self._joining = []
         for flight in joining:
             if flight.result is None:
@@ -170,13 +174,11 @@ def misbehave(jobs: Sequence[Job]) -> None:
                 torch.empty(MORE_THAN_THERE_IS)
 
 
-def end(flights: Sequence[InFlight], results: Sequence[Any]) -> None:
-    """Give jobs their results, or errors; what is neither goes on."""
-    for flight, result in zip(flights, results, strict=True):
-        if isinstance(result, JobError):
-            flight.fail(result)
-        else:
-            flight.result = result
+def fail(flights: Sequence[InFlight], errors: Sequence[JobError | None]) -> None:
+    """End the jobs that have an error."""
+    for flight, error in zip(flights, errors, strict=True):
+        if error is not None:
+            flight.fail(error)
 
 
 def read_weights(connection: Connection, adapter_ids: set[int]) -> dict[int, bytes]:
@@ -201,10 +203,10 @@ def dying(death: Death) -> Iterator[None]:
             death.at("claimed")
         return jobs
 
-    def write(*arguments: Any) -> set[int]:
+    def write(connection: Connection, flights: Sequence[InFlight]) -> set[int]:
         death.at("before commit")
         death.at("during commit", lambda: Timer(0.001, die).start())
-        ids = record.record(*arguments)
+        ids = record(connection, flights)
         death.at("after commit")
         return ids
 
@@ -221,7 +223,7 @@ def dying(death: Death) -> Iterator[None]:
             death.at(f"before the commit of {last[0]}")
         death.at(f"after the commit of {last[0]}")
 
-    whole, call_step = steps.within, steps.call
+    record, whole, call_step = recorder.record, steps.within, steps.call
     with (
         patch.object(claimer, "claim_jobs", claim_jobs),
         patch.object(recorder, "record", write),

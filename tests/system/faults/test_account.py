@@ -13,8 +13,7 @@ import typer
 
 from arena import Arena, own_server
 from faults import SkippedError
-from job_data import claim, prediction
-from loracomp.worker.record import record_predictions
+from job_data import claim, ended, record_predictions
 from routing_data import BASE_MODEL
 
 TRACE = {
@@ -40,9 +39,7 @@ def answered_jobs(arena: Arena) -> None:
     arena.insert(3)
     with arena.connect() as connection:
         jobs = claim(connection, base_model=BASE_MODEL)
-        rows = [
-            prediction(job.id, output="ASK", composed_tasks=["t"], adapter_sha256=["0" * 64], **TRACE) for job in jobs
-        ]
+        rows = [ended(job.id, output="ASK", composed_tasks=["t"], adapter_sha256=["0" * 64], **TRACE) for job in jobs]
         assert len(record_predictions(connection, jobs, rows)) == 3
     assert (arena.account().lost, arena.account().doubled) == (0, 0)
 

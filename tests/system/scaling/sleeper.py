@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from job_data import BASE, prediction
+from job_data import BASE, end
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.engine.inflight import InFlight, lap
@@ -51,9 +51,7 @@ class Sleeper(MadeUp):
         if self._steps.pop(flight) < _steps(flight):
             flight.fail(JobError("its lease was lost", code="lease_lost"))
         else:
-            flight.result = prediction(
-                flight.job.id, output=flight.job.prompt, timings=flight.timings, batch_size=flight.batch_size
-            )
+            end(flight, output=flight.job.prompt)
 
 
 def _steps(flight: InFlight) -> int:

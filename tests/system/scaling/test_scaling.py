@@ -48,5 +48,5 @@ def test_an_answer_says_how_long_the_model_slept_for_it(connection: Connection) 
     for flight, slept in zip(ended, (both, both + (TEXT_STEPS - 1) * (STEP_S + JOB_S)), strict=True):
         assert isinstance(flight.result, Prediction)
         query = "SELECT loracomp.compute_seconds(%s) AS seconds"
-        (row,) = connection.execute(query, [Jsonb(dict(flight.result.timings))])
+        (row,) = connection.execute(query, [Jsonb(dict(flight.timings))])
         assert row["seconds"] == pytest.approx(slept, rel=0.2)
