@@ -414,11 +414,11 @@ ORDER BY t.job_id
 SELECT loracomp.explain_job(id => %(id)s) AS explanation
 
 -- name: retrieved_examples
-SELECT e.* FROM loracomp.retrieved_example AS e WHERE e.job_id = %(id)s ORDER BY e.place
+SELECT e.* FROM loracomp.retrieved_example AS e WHERE e.job_id = %(id)s ORDER BY e.ordinal
 
 -- name: composed_adapters
 SELECT a.*, coalesce(a.adapter || '@' || a.version::text, 'adapter ' || a.adapter_id::text) AS named
-FROM loracomp.composed_adapter AS a WHERE a.job_id = %(id)s ORDER BY a.place
+FROM loracomp.composed_adapter AS a WHERE a.job_id = %(id)s ORDER BY a.ordinal
 
 -- name: job_attempts
 SELECT a.* FROM loracomp.job_attempt AS a WHERE a.job_id = %(id)s ORDER BY a.started_at
@@ -430,8 +430,8 @@ RETURNING id
 
 -- name: job_results
 SELECT r.*, t.expected, t.correct, t.choice_biases, t.output_tokens,
-    (SELECT string_agg(pg_catalog.format('%%s %%s', e.task, to_char(e.similarity, 'FM0.00')), ', ' ORDER BY e.place)
-     FROM loracomp.retrieved_example AS e WHERE e.job_id = r.job_id AND e.place <= 3) AS nearest
+    (SELECT string_agg(pg_catalog.format('%%s %%s', e.task, to_char(e.similarity, 'FM0.00')), ', ' ORDER BY e.ordinal)
+     FROM loracomp.retrieved_example AS e WHERE e.job_id = r.job_id AND e.ordinal <= 3) AS nearest
 FROM loracomp.job_result AS r JOIN loracomp.job_trace AS t USING (job_id)
 WHERE r.job_id = ANY (%(ids)s)
 ORDER BY r.job_id

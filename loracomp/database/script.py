@@ -111,8 +111,8 @@ def drop() -> Iterator[Step]:
 def apply() -> Iterator[Step]:
     """Makes what is in sql/."""
     yield Step("sql/", _block("apply"))
-    for place, file in enumerate(sql_files()):
-        noted = f"SELECT pg_temp.note_file('{file.path}', {place}, '{file.checksum}');\n"
+    for ordinal, file in enumerate(sql_files()):
+        noted = f"SELECT pg_temp.note_file('{file.path}', {ordinal}, '{file.checksum}');\n"
         yield Step(f"sql/{file.path}", f"\n-- sql/{file.path}\n{file.source}{noted}")
     yield Step("end", _block("end"))
 

@@ -74,7 +74,7 @@ BEGIN
         SELECT format(
             'schema %I belongs to %s: run this as that role if it installed loracomp, or else drop the schema',
             n.nspname, n.nspowner::regrole
-        ) AS problem, n.nspowner AS holder, 1 AS place
+        ) AS problem, n.nspowner AS holder, 1 AS ordinal
         FROM pg_namespace AS n WHERE n.nspname IN ('loracomp', 'loracomp_parts', 'bi')
         UNION ALL
         SELECT format('%s may create in schema %I: REVOKE CREATE ON SCHEMA %2$I FROM %1$s', g.name, n.nspname), a.grantee, 2
@@ -90,7 +90,7 @@ BEGIN
         FROM pg_operator AS o WHERE o.oprnamespace::regnamespace::text IN ('loracomp', 'bi')
     ) AS o
     WHERE o.holder = 0 OR NOT pg_has_role(o.holder, current_user, 'member')
-    ORDER BY o.place LIMIT 1;
+    ORDER BY o.ordinal LIMIT 1;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION '%', problem;
     END IF;
@@ -225,7 +225,7 @@ $lock$;
 
 -- Drops all that sql/ made, newest first and without CASCADE, so that an object of a user's that depends on it is named. What others made
 -- of our functions and views is kept: grants to their roles, and definitions of their views.
-CREATE TEMP TABLE kept (place integer GENERATED ALWAYS AS IDENTITY, view text, statement text) ON COMMIT DROP;
+CREATE TEMP TABLE kept (ordinal integer GENERATED ALWAYS AS IDENTITY, view text, statement text) ON COMMIT DROP;
 DO $drop$
 DECLARE
     view record;
@@ -257,8 +257,8 @@ BEGIN
     END LOOP;
     SET LOCAL search_path = loracomp, pg_temp;
     FOR statement IN
-        SELECT d.statement FROM loracomp.sql_object AS o, unnest(o.drops) WITH ORDINALITY AS d (statement, place)
-        ORDER BY o.position DESC, d.place
+        SELECT d.statement FROM loracomp.sql_object AS o, unnest(o.drops) WITH ORDINALITY AS d (statement, ordinal)
+        ORDER BY o.position DESC, d.ordinal
     LOOP
         EXECUTE statement;
     END LOOP;
@@ -306,10 +306,10 @@ SELECT d.statement FROM (
 ) AS d
 ORDER BY d.oid DESC;
 CREATE TEMP TABLE known ON COMMIT DROP AS TABLE pg_temp.made;
-CREATE FUNCTION pg_temp.note_file(path text, place integer, checksum text) RETURNS void LANGUAGE sql
+CREATE FUNCTION pg_temp.note_file(path text, ordinal integer, checksum text) RETURNS void LANGUAGE sql
 BEGIN ATOMIC
     INSERT INTO loracomp.sql_object (path, position, drops, checksum)
-    VALUES (path, place, ARRAY(SELECT statement FROM made WHERE statement NOT IN (TABLE known)), checksum);
+    VALUES (path, ordinal, ARRAY(SELECT statement FROM made WHERE statement NOT IN (TABLE known)), checksum);
     INSERT INTO known SELECT statement FROM made WHERE statement NOT IN (TABLE known);
 END;
 {% endblock %}
@@ -324,7 +324,7 @@ DO $again$
 DECLARE
     kept record;
 BEGIN
-    FOR kept IN SELECT k.statement FROM pg_temp.kept AS k WHERE k.view IS NULL ORDER BY k.place LOOP
+    FOR kept IN SELECT k.statement FROM pg_temp.kept AS k WHERE k.view IS NULL ORDER BY k.ordinal LOOP
         BEGIN
             EXECUTE kept.statement;
         EXCEPTION WHEN undefined_table OR undefined_function OR undefined_column THEN
@@ -332,7 +332,7 @@ BEGIN
         END;
     END LOOP;
     SET LOCAL search_path = '';
-    FOR kept IN SELECT k.view, k.statement FROM pg_temp.kept AS k WHERE k.view IS NOT NULL ORDER BY k.place LOOP
+    FOR kept IN SELECT k.view, k.statement FROM pg_temp.kept AS k WHERE k.view IS NOT NULL ORDER BY k.ordinal LOOP
         BEGIN
             EXECUTE kept.statement;
         EXCEPTION WHEN OTHERS THEN

@@ -79,9 +79,9 @@ CREATE FUNCTION loracomp.did_you_mean(wanted text, names text[]) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
 WITH pair AS (
-    SELECT DISTINCT u.name, substr(' ' || lower(left(u.name, 100)) || ' ', p.place, 2) AS letters
+    SELECT DISTINCT u.name, substr(' ' || lower(left(u.name, 100)) || ' ', p.start, 2) AS letters
     FROM unnest(array_append(names, wanted)) AS u (name)
-    CROSS JOIN generate_series(1, char_length(left(u.name, 100)) + 1) AS p (place)
+    CROSS JOIN generate_series(1, char_length(left(u.name, 100)) + 1) AS p (start)
 ),
 likeness AS (
     SELECT

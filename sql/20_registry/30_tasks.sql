@@ -160,8 +160,8 @@ DECLARE
         WHERE t.reader_role IS NULL OR t.reader_role IN (SELECT loracomp.readable_roles(loracomp.caller()))
     );
     unknown CONSTANT text := (
-        SELECT string_agg(x.name || coalesce(loracomp.did_you_mean(x.name, known), ''), ', ' ORDER BY x.place)
-        FROM (SELECT u.name, min(u.place) AS place FROM unnest(names) WITH ORDINALITY AS u (name, place) GROUP BY u.name) AS x
+        SELECT string_agg(x.name || coalesce(loracomp.did_you_mean(x.name, known), ''), ', ' ORDER BY x.ordinal)
+        FROM (SELECT u.name, min(u.ordinal) AS ordinal FROM unnest(names) WITH ORDINALITY AS u (name, ordinal) GROUP BY u.name) AS x
         WHERE x.name <> ALL (known)
     );
 BEGIN

@@ -29,7 +29,7 @@ BEGIN
         SELECT
             r.split, r.prompt, r.choices, r.label, r.source_ref, r.hash_version,
             decode(r.content_hash, 'hex') AS content_hash,
-            r.place,
+            r.ordinal,
             row_number() OVER same_row AS time,
             first_value(r.split) OVER same_row AS first_split
         FROM ROWS FROM (
@@ -37,8 +37,8 @@ BEGIN
                 split text, prompt text, choices text[], label text,
                 source_ref text, content_hash text, hash_version smallint
             )
-        ) WITH ORDINALITY AS r (split, prompt, choices, label, source_ref, content_hash, hash_version, place)
-        WINDOW same_row AS (PARTITION BY r.content_hash ORDER BY r.place)
+        ) WITH ORDINALITY AS r (split, prompt, choices, label, source_ref, content_hash, hash_version, ordinal)
+        WINDOW same_row AS (PARTITION BY r.content_hash ORDER BY r.ordinal)
     ),
     judged AS MATERIALIZED (
         SELECT
@@ -63,7 +63,7 @@ BEGIN
         SELECT target, j.split, j.prompt, j.choices, j.label, j.source_ref, j.content_hash, coalesce(j.hash_version, 1)
         FROM judged AS j
         WHERE j.outcome = 'added'
-        ORDER BY j.place
+        ORDER BY j.ordinal
     ),
     written AS (
         UPDATE loracomp.example AS e
@@ -76,7 +76,7 @@ BEGIN
         USING judged AS j
         WHERE m.example_id = j.id AND j.outcome = 'changed'
     )
-    SELECT j.outcome, j.stored_split FROM judged AS j ORDER BY j.place;
+    SELECT j.outcome, j.stored_split FROM judged AS j ORDER BY j.ordinal;
 END
 $$;
 COMMENT ON FUNCTION loracomp.add_examples IS

@@ -43,15 +43,15 @@ COMMENT ON FUNCTION loracomp.submit_one IS 'Inserts one job; returns its id, or 
 
 -- Each row is tried in a subtransaction of its own. The limits of the queue refuse all rows.
 -- In lax mode, a path treats what is no array as an array of one.
-CREATE FUNCTION loracomp.submit_jobs(jobs jsonb) RETURNS TABLE (place bigint, job_id bigint, refused text)
+CREATE FUNCTION loracomp.submit_jobs(jobs jsonb) RETURNS TABLE (ordinal bigint, job_id bigint, refused text)
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     PERFORM FROM loracomp.job LIMIT 0; -- as in submit_job
     RETURN QUERY
-    SELECT j.place, o.job_id, o.refused
-    FROM jsonb_path_query(submit_jobs.jobs, 'lax $[*]') WITH ORDINALITY AS j (given, place)
+    SELECT j.ordinal, o.job_id, o.refused
+    FROM jsonb_path_query(submit_jobs.jobs, 'lax $[*]') WITH ORDINALITY AS j (given, ordinal)
     CROSS JOIN LATERAL loracomp.submit_one(j.given) AS o;
 END
 $$;

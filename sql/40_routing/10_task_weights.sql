@@ -64,9 +64,9 @@ BEGIN ATOMIC
     WITH example AS (
         SELECT
             u.task_id,
-            row_number() OVER (ORDER BY u.similarity DESC, u.place) AS rank,
+            row_number() OVER (ORDER BY u.similarity DESC, u.ordinal) AS rank,
             loracomp.relative_share(u.similarity, max(u.similarity) OVER (), temperature) AS e
-        FROM unnest(tasks, similarities) WITH ORDINALITY AS u (task_id, similarity, place)
+        FROM unnest(tasks, similarities) WITH ORDINALITY AS u (task_id, similarity, ordinal)
         WHERE loracomp.check_similarities(tasks, similarities)
     ), mass AS (
         SELECT x.task_id, min(x.rank) AS best, sum(x.e) / sum(sum(x.e)) OVER () AS p
@@ -148,24 +148,24 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     WITH ranked AS (
         SELECT
-            u.place, u.gain, row_number() OVER (ORDER BY u.gain DESC, u.place) AS rank,
+            u.ordinal, u.gain, row_number() OVER (ORDER BY u.gain DESC, u.ordinal) AS rank,
             -- Positive for every gain above the margin, also for one below 0.
             u.gain - least((settings).gain_margin, 0) AS worth
-        FROM unnest(gains) WITH ORDINALITY AS u (gain, place)
+        FROM unnest(gains) WITH ORDINALITY AS u (gain, ordinal)
     ), expected AS (
         SELECT r.*, r.gain > (settings).gain_margin AND r.rank <= (settings).max_adapters AS helps FROM ranked AS r
     ), kept AS (
         SELECT
-            e.place, e.worth,
+            e.ordinal, e.worth,
             e.helps AND (
                 e.rank = 1 OR e.worth / sum(e.worth) FILTER (WHERE e.helps) OVER () >= (settings).min_share - 1e-9
             ) AS is_kept
         FROM expected AS e
     )
-    SELECT array_agg(w.weight ORDER BY w.place)
+    SELECT array_agg(w.weight ORDER BY w.ordinal)
     FROM (
         SELECT
-            k.place,
+            k.ordinal,
             CASE WHEN k.is_kept THEN k.worth / sum(k.worth) FILTER (WHERE k.is_kept) OVER () ELSE 0 END AS weight
         FROM kept AS k
     ) AS w;
@@ -177,14 +177,14 @@ COMMENT ON FUNCTION loracomp.measured_weights IS
 CREATE FUNCTION loracomp.labelled_weights(worths double precision[]) RETURNS double precision[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT array_agg(w.weight ORDER BY w.place)
+    SELECT array_agg(w.weight ORDER BY w.ordinal)
     FROM (
         SELECT
-            k.place,
+            k.ordinal,
             CASE WHEN k.is_kept THEN k.worth / sum(k.worth) FILTER (WHERE k.is_kept) OVER () ELSE 0 END AS weight
         FROM (
-            SELECT u.worth, u.place, u.worth >= 0.01 - 1e-9 AS is_kept
-            FROM unnest(worths) WITH ORDINALITY AS u (worth, place)
+            SELECT u.worth, u.ordinal, u.worth >= 0.01 - 1e-9 AS is_kept
+            FROM unnest(worths) WITH ORDINALITY AS u (worth, ordinal)
         ) AS k
     ) AS w;
 END;

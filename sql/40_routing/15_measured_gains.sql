@@ -57,9 +57,9 @@ BEGIN ATOMIC
         GROUP BY g.adapter_id
     ) AS g
     -- By bisection, because there may be thousands of adapters, and few of them are measured on these examples.
-    CROSS JOIN LATERAL (SELECT width_bucket(g.adapter_id, usable_adapters) AS place) AS p
-    CROSS JOIN LATERAL (SELECT adapter_tasks[p.place] AS task_id) AS a
-    WHERE usable_adapters[p.place] = g.adapter_id
+    CROSS JOIN LATERAL (SELECT width_bucket(g.adapter_id, usable_adapters) AS ordinal) AS p
+    CROSS JOIN LATERAL (SELECT adapter_tasks[p.ordinal] AS task_id) AS a
+    WHERE usable_adapters[p.ordinal] = g.adapter_id
     ORDER BY g.gain DESC, a.task_id
     LIMIT 64;
 END;
@@ -112,10 +112,10 @@ CREATE FUNCTION loracomp.adapter_worths(
 ) RETURNS double precision[]
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT array_agg(coalesce(loracomp.relative_share(w.log_likelihood, w.highest, 2), 0) ORDER BY w.place)
+    SELECT array_agg(coalesce(loracomp.relative_share(w.log_likelihood, w.highest, 2), 0) ORDER BY w.ordinal)
     FROM (
-        SELECT u.place, l.log_likelihood, max(l.log_likelihood) OVER () AS highest
-        FROM unnest(tasks) WITH ORDINALITY AS u (task_id, place)
+        SELECT u.ordinal, l.log_likelihood, max(l.log_likelihood) OVER () AS highest
+        FROM unnest(tasks) WITH ORDINALITY AS u (task_id, ordinal)
         LEFT JOIN (
             SELECT adapter_tasks[array_position(usable_adapters, x.adapter_id)] AS task_id, x.log_likelihood
             FROM loracomp.task_evidence AS v

@@ -50,8 +50,8 @@ BEGIN ATOMIC
             (SELECT t.id FROM loracomp.task AS t WHERE t.name = j.task) AS own_task,
             -- For a deleted task this is null, which matches none.
             ARRAY(
-                SELECT t.id FROM unnest(j.tasks) WITH ORDINALITY AS n (name, place)
-                LEFT JOIN loracomp.task AS t ON t.name = n.name ORDER BY n.place
+                SELECT t.id FROM unnest(j.tasks) WITH ORDINALITY AS n (name, ordinal)
+                LEFT JOIN loracomp.task AS t ON t.name = n.name ORDER BY n.ordinal
             ) AS pinned_tasks,
             -- A system text of its own would make each job score the rows again.
             CASE WHEN (u.settings).router = 'retrieval' AND j.system_text IS NULL THEN j.choices END
@@ -210,10 +210,10 @@ AS $$
     -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
     SELECT FROM loracomp.job LIMIT 0;
     WITH routed AS MATERIALIZED (
-        SELECT g.place, g.embedding, a.*, r.*
+        SELECT g.ordinal, g.embedding, a.*, r.*
         FROM (
-            SELECT u.job_id, u.place, loracomp.checked_embedding(u.embedding) AS embedding
-            FROM unnest(route_jobs.job_ids, route_jobs.embeddings) WITH ORDINALITY AS u (job_id, embedding, place)
+            SELECT u.job_id, u.ordinal, loracomp.checked_embedding(u.embedding) AS embedding
+            FROM unnest(route_jobs.job_ids, route_jobs.embeddings) WITH ORDINALITY AS u (job_id, embedding, ordinal)
             -- In a subquery, so that it is called once, and not for each job.
             WHERE (SELECT loracomp.check_encoder(route_jobs.encoder, route_jobs.input_version))
             OFFSET 0 -- each vector is converted once
@@ -228,22 +228,7 @@ AS $$
     SELECT
         r.job_id, c.adapter_ids, c.adapter_sha256, c.adapter_weights, (r.settings).strategy, (r.settings).density,
         (r.settings).choice_normalization, r.chat_template, r.calibration_examples,
-        -- The order of loracomp.route_trace's attributes; the worker passes the value to record_predictions unread.
-        ROW(
-            r.example_ids,
-            ARRAY(
-                SELECT t.name FROM unnest(r.example_tasks) WITH ORDINALITY AS u (task_id, place)
-                JOIN loracomp.task AS t ON t.id = u.task_id ORDER BY u.place
-            ),
-            r.similarities, t.tasks, t.probabilities, t.weights, c.names, c.adapter_ids, c.adapter_sha256, c.adapter_weights,
-            r.policy_snapshot,
-            CASE WHEN c.names = '{}' THEN loracomp.fallback_reason(
-                r.settings, r.is_pinned, r.own_task, r.embedding, r.eligible, r.searched, r.similarities, r.gains
-            ) END,
-            cardinality(r.searched), -- eligible_task_count
-            CASE (r.settings).weighting WHEN 'measured' THEN t.expected_gains END,
-            r.chat_template, r.calibration_examples
-        )::loracomp.route_trace
+        trace::loracomp.route_trace
     FROM routed AS r
     CROSS JOIN LATERAL loracomp.compose_tasks(
         r.base_model, CASE WHEN r.is_pinned THEN 'retrieval' ELSE (r.settings).router END,
@@ -251,7 +236,32 @@ AS $$
         coalesce(r.pinned_weights, r.weights), r.eligible, r.own_task
     ) AS c
     CROSS JOIN LATERAL loracomp.trace_tasks(r.task_ids, r.probabilities, r.gains, c.task_ids, c.adapter_weights) AS t
-    ORDER BY r.place;
+    CROSS JOIN LATERAL (
+        -- The columns of loracomp.route_trace, in their order.
+        SELECT
+            r.example_ids,
+            ARRAY(
+                SELECT k.name FROM unnest(r.example_tasks) WITH ORDINALITY AS u (task_id, ordinal)
+                JOIN loracomp.task AS k ON k.id = u.task_id ORDER BY u.ordinal
+            ) AS example_tasks,
+            r.similarities,
+            t.tasks,
+            t.probabilities,
+            t.weights,
+            c.names AS composed_tasks,
+            c.adapter_ids,
+            c.adapter_sha256,
+            c.adapter_weights,
+            r.policy_snapshot AS policy_settings,
+            CASE WHEN c.names = '{}' THEN loracomp.fallback_reason(
+                r.settings, r.is_pinned, r.own_task, r.embedding, r.eligible, r.searched, r.similarities, r.gains
+            ) END AS fallback,
+            cardinality(r.searched) AS eligible_task_count,
+            CASE (r.settings).weighting WHEN 'measured' THEN t.expected_gains END AS expected_gains,
+            r.chat_template,
+            r.calibration_examples
+    ) AS trace
+    ORDER BY r.ordinal;
 $$;
 COMMENT ON FUNCTION loracomp.route_jobs IS
 'Routes a batch of jobs by their unit vectors: for each job a row with the adapters to compose (none: the base model alone), '

@@ -46,11 +46,11 @@ BEGIN
         CASE WHEN used.router = 'retrieval' THEN choices END
     ) AS r
     CROSS JOIN LATERAL unnest(r.task_ids, r.probabilities, r.weights, r.in_nucleus, r.gains)
-        WITH ORDINALITY AS u (task_id, probability, weight, in_nucleus, gain, place)
+        WITH ORDINALITY AS u (task_id, probability, weight, in_nucleus, gain, ordinal)
     INNER JOIN loracomp.task AS t ON t.id = u.task_id
     LEFT JOIN LATERAL unnest(r.example_tasks, r.similarities) AS x (task_id, similarity) ON x.task_id = u.task_id
-    GROUP BY u.place, t.name, u.probability, u.weight, u.in_nucleus, u.gain
-    ORDER BY u.place;
+    GROUP BY u.ordinal, t.name, u.probability, u.weight, u.in_nucleus, u.gain
+    ORDER BY u.ordinal;
 END
 $$;
 COMMENT ON FUNCTION loracomp.route IS

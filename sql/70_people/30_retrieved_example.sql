@@ -26,7 +26,7 @@ COMMENT ON FUNCTION loracomp.readable_example IS 'Text of a training example tha
 CREATE VIEW loracomp.retrieved_example WITH (security_invoker) AS
 SELECT
     p.job_id,
-    x.place::integer AS place,
+    x.ordinal::integer AS ordinal,
     x.example_id,
     x.task,
     x.similarity,
@@ -35,10 +35,10 @@ SELECT
     e.label
 FROM loracomp.prediction AS p
 CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
-WITH ORDINALITY AS x (example_id, task, similarity, place)
+WITH ORDINALITY AS x (example_id, task, similarity, ordinal)
 LEFT JOIN LATERAL loracomp.readable_example(p.job_id, x.example_id) AS e ON TRUE;
 COMMENT ON VIEW loracomp.retrieved_example IS 'Examples that routing retrieved for each job; they decided which tasks'' adapters were used.';
-COMMENT ON COLUMN loracomp.retrieved_example.place IS 'Rank of the example by similarity; 1 is the nearest.';
+COMMENT ON COLUMN loracomp.retrieved_example.ordinal IS 'Rank of the example by similarity; 1 is the nearest.';
 COMMENT ON COLUMN loracomp.retrieved_example.example_id IS 'Id of the example.';
 COMMENT ON COLUMN loracomp.retrieved_example.task IS 'Task of the example.';
 COMMENT ON COLUMN loracomp.retrieved_example.similarity IS 'Cosine similarity of the example to the job, -1 to 1.';

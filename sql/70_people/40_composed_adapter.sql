@@ -19,7 +19,7 @@ COMMENT ON FUNCTION loracomp.readable_adapter IS 'Name and version of an adapter
 CREATE VIEW loracomp.composed_adapter WITH (security_invoker) AS
 SELECT
     p.job_id,
-    x.place::integer AS place,
+    x.ordinal::integer AS ordinal,
     x.task,
     x.weight,
     x.adapter_id,
@@ -28,10 +28,10 @@ SELECT
     x.sha256
 FROM loracomp.prediction AS p
 CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_weights, p.adapter_ids, p.adapter_sha256)
-WITH ORDINALITY AS x (task, weight, adapter_id, sha256, place)
+WITH ORDINALITY AS x (task, weight, adapter_id, sha256, ordinal)
 LEFT JOIN LATERAL loracomp.readable_adapter(x.adapter_id) AS a ON TRUE;
 COMMENT ON VIEW loracomp.composed_adapter IS 'Adapters that were composed for each job, with their weights.';
-COMMENT ON COLUMN loracomp.composed_adapter.place IS 'Position in the composition; 1 has the largest weight.';
+COMMENT ON COLUMN loracomp.composed_adapter.ordinal IS 'Position in the composition; 1 has the largest weight.';
 COMMENT ON COLUMN loracomp.composed_adapter.task IS 'Task that the adapter was trained for.';
 COMMENT ON COLUMN loracomp.composed_adapter.weight IS 'Weight of the adapter, 0 to 1; the weights of a job sum to 1.';
 COMMENT ON COLUMN loracomp.composed_adapter.adapter_id IS 'Id of the adapter.';

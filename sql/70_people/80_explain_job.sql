@@ -122,9 +122,9 @@ SELECT concat_ws(
     'Prompt: ' || loracomp.shorten(job.prompt, 240),
     'System text: ' || loracomp.shorten(job.system_text, 240),
     'Choices: ' || (
-        SELECT string_agg(loracomp.shorten(c.choice, 60), ' | ' ORDER BY c.place) FILTER (WHERE c.place <= 8)
+        SELECT string_agg(loracomp.shorten(c.choice, 60), ' | ' ORDER BY c.ordinal) FILTER (WHERE c.ordinal <= 8)
             || CASE WHEN count(*) > 8 THEN format(' | ... %s more', count(*) - 8) ELSE '' END
-        FROM unnest(job.choices) WITH ORDINALITY AS c (choice, place)
+        FROM unnest(job.choices) WITH ORDINALITY AS c (choice, ordinal)
     ),
     'Expected: ' || loracomp.shorten(job.expected, 240),
     'Excluded tasks: ' || nullif(array_to_string(job.exclude_tasks, ', '), ''),
@@ -139,8 +139,8 @@ CREATE FUNCTION loracomp.explain_vote(choices text[], scores double precision[])
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
 SELECT concat_ws(' ', loracomp.shorten(s.choice, 24), to_char(loracomp.confidence(scores), 'FM0.00'))
-FROM unnest(choices, scores) WITH ORDINALITY AS s (choice, score, place)
-ORDER BY s.score DESC, s.place
+FROM unnest(choices, scores) WITH ORDINALITY AS s (choice, score, ordinal)
+ORDER BY s.score DESC, s.ordinal
 LIMIT 1;
 END;
 COMMENT ON FUNCTION loracomp.explain_vote IS 'The choice with the highest score, and its probability by softmax, for explain_job.';
@@ -173,27 +173,27 @@ SELECT concat_ws(
         SELECT
             string_agg(
                 format(
-                    '%s %s%s%s  %s', CASE WHEN s.place = prediction.choice_index THEN '>' ELSE ' ' END,
+                    '%s %s%s%s  %s', CASE WHEN s.ordinal = prediction.choice_index THEN '>' ELSE ' ' END,
                     to_char(s.score, '99990.000'), '  of which bias ' || to_char(s.bias, 'FMS990.000'),
                     ', rows ' || to_char(s.label, 'FMS990.000'),
                     loracomp.shorten(s.choice, CASE WHEN s.bias IS null THEN 66 ELSE 29 END)
                 ),
-                E'\n' ORDER BY s.score DESC, s.place
+                E'\n' ORDER BY s.score DESC, s.ordinal
             )
         FROM unnest(job.choices, prediction.choice_scores, prediction.choice_biases, prediction.label_scores)
-        WITH ORDINALITY AS s (choice, score, bias, label, place)
+        WITH ORDINALITY AS s (choice, score, bias, label, ordinal)
         WHERE s.score IS NOT null
     ),
     (
         SELECT
             format(
                 'The mix says %s (weight %s), %s labelled rows say %s (weight %s).',
-                loracomp.explain_vote(job.choices, array_agg(s.score - s.label ORDER BY s.place)),
+                loracomp.explain_vote(job.choices, array_agg(s.score - s.label ORDER BY s.ordinal)),
                 to_char(prediction.score_weights[1], 'FM990.00'), cardinality(prediction.calibration_examples),
                 loracomp.explain_vote(job.choices, prediction.label_scores),
                 to_char(prediction.score_weights[2], 'FM990.00')
             )
-        FROM unnest(prediction.choice_scores, prediction.label_scores) WITH ORDINALITY AS s (score, label, place)
+        FROM unnest(prediction.choice_scores, prediction.label_scores) WITH ORDINALITY AS s (score, label, ordinal)
         HAVING prediction.label_scores IS NOT null
     ),
     CASE WHEN EXISTS (
@@ -219,14 +219,14 @@ SELECT concat_ws(
                         ': ', x.source, loracomp.shorten(x.prompt, greatest(20, 66 - x.width - char_length(x.source)))
                     )
                 ),
-                E'\n' ORDER BY x.place
+                E'\n' ORDER BY x.ordinal
             )
         FROM (
             SELECT
                 r.*, max(char_length(r.task)) OVER () AS width,
                 coalesce(r.source_ref, format('example %s', r.example_id)) AS source
             FROM loracomp.retrieved_example AS r
-            WHERE r.job_id = prediction.job_id AND r.place <= 8
+            WHERE r.job_id = prediction.job_id AND r.ordinal <= 8
         ) AS x
     ),
     format(
@@ -243,7 +243,7 @@ SELECT concat_ws(
                     CASE WHEN t.weight > 0 THEN 'weight ' || to_char(t.weight, 'FM0.000') ELSE 'not composed' END,
                     '  expected gain ' || to_char(t.gain, 'FMS990.000') || ' nats'
                 ),
-                E'\n' ORDER BY t.place
+                E'\n' ORDER BY t.ordinal
             ) FILTER (WHERE t.named)
             || coalesce(E'\n  and ' || nullif(count(*) FILTER (WHERE NOT t.named), 0) || ' tasks of less weight', '')
         FROM (
@@ -251,7 +251,7 @@ SELECT concat_ws(
                 u.*, max(char_length(u.task)) OVER () AS width,
                 u.weight = 0 OR u.weight >= 0.05 OR prediction.calibration_examples IS null AS named
             FROM unnest(prediction.tasks, prediction.probabilities, prediction.weights, prediction.expected_gains)
-            WITH ORDINALITY AS u (task, probability, weight, gain, place)
+            WITH ORDINALITY AS u (task, probability, weight, gain, ordinal)
         ) AS t
     ),
     CASE WHEN prediction.calibration_examples IS NOT null THEN format(
@@ -293,7 +293,7 @@ SELECT CASE
                                 format('adapter %s of %s, sha256 %s...', c.adapter_id, c.task, left(c.sha256, 12))
                             )
                         ),
-                        E'\n' ORDER BY c.place
+                        E'\n' ORDER BY c.ordinal
                     )
                 END
             FROM loracomp.composed_adapter AS c

@@ -4,7 +4,7 @@
 CREATE VIEW bi.composed_adapter AS
 SELECT
     p.job_id,
-    x.place::integer AS place,
+    x.ordinal::integer AS ordinal,
     coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> x.task, x.task) AS task,
     x.adapter_id,
     loracomp.masked_adapter(a.name, x.task, x.adapter_id, (SELECT m.labels FROM loracomp.task_mask AS m)) AS adapter,
@@ -18,7 +18,7 @@ SELECT
     now() AS as_of
 FROM loracomp.prediction AS p
 CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_ids, p.adapter_weights)
-WITH ORDINALITY AS x (task, adapter_id, weight, place)
+WITH ORDINALITY AS x (task, adapter_id, weight, ordinal)
 LEFT JOIN loracomp.adapter AS a ON x.adapter_id = a.id;
 COMMENT ON VIEW bi.composed_adapter IS 'Fact: a row for every adapter that took part in an answer, or would have: a job of kind route composes nothing.';
 SELECT loracomp.copy_comments('bi.composed_adapter', 'loracomp.composed_adapter', 'bi.prediction');

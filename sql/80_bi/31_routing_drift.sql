@@ -13,13 +13,13 @@ SELECT
     j.policy,
     p.base_model,
     x.task,
-    count(*) FILTER (WHERE x.place = 1) AS jobs_first,
+    count(*) FILTER (WHERE x.ordinal = 1) AS jobs_first,
     coalesce(sum(x.probability) FILTER (WHERE x.probability > 1e-200), 0) AS mass,
     coalesce(sum(-x.probability * ln(x.probability)) FILTER (WHERE x.probability > 1e-200), 0) / ln(2::double precision)
         AS entropy
 FROM loracomp.jobs_on(routing_by_day_on.day) AS j
 INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
-CROSS JOIN LATERAL unnest(p.tasks, p.probabilities) WITH ORDINALITY AS x (task, probability, place)
+CROSS JOIN LATERAL unnest(p.tasks, p.probabilities) WITH ORDINALITY AS x (task, probability, ordinal)
 WHERE p.policy_settings ->> 'router' = 'retrieval' AND x.task IS NOT NULL AND j.expected IS NULL
 GROUP BY j.policy, p.base_model, x.task;
 END;

@@ -88,9 +88,9 @@ def test_facts_meet_their_dimensions(connection: db.Connection, examples: dict[s
 
 def test_retrieved_examples(connection: db.Connection, examples: dict[str, int]) -> None:
     answer(connection, submit(connection), examples)
-    rows = connection.execute("SELECT place, example_id, task, similarity FROM bi.retrieved_example").fetchall()
+    rows = connection.execute("SELECT ordinal, example_id, task, similarity FROM bi.retrieved_example").fetchall()
     assert [row["example_id"] for row in rows] == list(examples.values())
-    assert [(row["place"], row["task"], row["similarity"]) for row in rows[:2]] == [(1, "rte", 0.9), (2, "rte", 0.8)]
+    assert [(row["ordinal"], row["task"], row["similarity"]) for row in rows[:2]] == [(1, "rte", 0.9), (2, "rte", 0.8)]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_planner_knows_how_many_were_routed(connection: db.Connection, examp
 def test_composed_adapters(connection: db.Connection, examples: dict[str, int]) -> None:
     answer(connection, submit(connection), examples)
     answer(connection, submit(connection), examples, composed_tasks=["rte"], adapter_weights=[1])
-    adapters = connection.execute("SELECT * FROM bi.composed_adapter ORDER BY job_id, place").fetchall()
+    adapters = connection.execute("SELECT * FROM bi.composed_adapter ORDER BY job_id, ordinal").fetchall()
     assert [(row["adapter"], row["version"], row["strategy"]) for row in adapters] == [
         ("rte", 1, "cat"),
         ("mnli", 1, "cat"),

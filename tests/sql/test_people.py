@@ -105,13 +105,13 @@ def test_trace_has_all_of_job_and_prediction(connection: db.Connection, examples
 def test_retrieved_examples_and_composed_adapters(connection: db.Connection, examples: dict[str, int]) -> None:
     job_id = submit(connection)
     answer(connection, job_id, examples)
-    rows = connection.execute("SELECT * FROM loracomp.retrieved_example ORDER BY place").fetchall()
-    assert [(row["place"], row["example_id"], row["source_ref"]) for row in rows] == [
-        (place, example_id, reference) for place, (reference, example_id) in enumerate(examples.items(), start=1)
+    rows = connection.execute("SELECT * FROM loracomp.retrieved_example ORDER BY ordinal").fetchall()
+    assert [(row["ordinal"], row["example_id"], row["source_ref"]) for row in rows] == [
+        (ordinal, example_id, reference) for ordinal, (reference, example_id) in enumerate(examples.items(), start=1)
     ]
     assert (rows[0]["task"], rows[0]["similarity"]) == ("rte", 0.9)
     assert (rows[0]["prompt"], rows[0]["label"]) == ("Does it rain in example 1 of rte?", "yes")
-    rows = connection.execute("SELECT * FROM loracomp.composed_adapter ORDER BY place").fetchall()
+    rows = connection.execute("SELECT * FROM loracomp.composed_adapter ORDER BY ordinal").fetchall()
     assert [(row["task"], row["weight"], row["adapter"], row["version"]) for row in rows] == [
         ("rte", 0.62, "rte", 1),
         ("mnli", 0.38, "mnli", 1),
@@ -122,7 +122,7 @@ def test_a_trace_outlives_what_it_names(connection: db.Connection, examples: dic
     job_id = submit(connection)
     answer(connection, job_id, examples)
     connection.execute("DELETE FROM loracomp.adapter; DELETE FROM loracomp.task")
-    rows = connection.execute("SELECT * FROM loracomp.composed_adapter ORDER BY place").fetchall()
+    rows = connection.execute("SELECT * FROM loracomp.composed_adapter ORDER BY ordinal").fetchall()
     assert [(row["task"], row["adapter"]) for row in rows] == [("rte", None), ("mnli", None)]
     assert one(connection, "SELECT count(*) FROM loracomp.retrieved_example")["count"] == 4
     assert f"adapter {rows[0]['adapter_id']} of rte, sha256 {rows[0]['sha256'][:12]}..." in explain(connection, job_id)

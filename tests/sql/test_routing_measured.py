@@ -170,14 +170,14 @@ MUTANTS = [
     ("(sum(s.e) + (settings).gain_prior)", "sum(s.e)"),
     ("x.e / sum(x.e) OVER ()", "x.e"),
     ("(similarity - highest) / temperature", "(similarity - highest) * temperature"),
-    ("SELECT adapter_tasks[p.place] AS", "SELECT adapter_tasks[1] AS"),
+    ("SELECT adapter_tasks[p.ordinal] AS", "SELECT adapter_tasks[1] AS"),
     ("m.example_id = s.example_id", "m.example_id >= s.example_id"),
     ("r.gain > (settings).gain_margin", "r.gain > 0"),
     ("r.gain > (settings).gain_margin", "r.gain > -(settings).gain_margin"),
     ("AND r.rank <= (settings).max_adapters", ""),
     ("u.gain - least((settings).gain_margin, 0)", "u.gain"),
     ("u.gain - least((settings).gain_margin, 0)", "1"),
-    ("ORDER BY u.gain DESC, u.place", "ORDER BY u.gain, u.place"),
+    ("ORDER BY u.gain DESC, u.ordinal", "ORDER BY u.gain, u.ordinal"),
     ("e.rank = 1 OR e.worth", "e.worth"),
 ]
 

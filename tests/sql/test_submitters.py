@@ -41,8 +41,8 @@ def submitter(connection: Connection, database: str, login: str) -> Iterator[Con
 
 
 def submit_jobs(connection: Connection, *jobs: Any) -> list[tuple[int, int | None, str | None]]:
-    rows = connection.execute("SELECT * FROM loracomp.submit_jobs(%s) ORDER BY place", [Jsonb(jobs)])
-    return [(row["place"], row["job_id"], row["refused"]) for row in rows]
+    rows = connection.execute("SELECT * FROM loracomp.submit_jobs(%s) ORDER BY ordinal", [Jsonb(jobs)])
+    return [(row["ordinal"], row["job_id"], row["refused"]) for row in rows]
 
 
 def result(connection: Connection, job_id: int) -> dict[str, Any]:
@@ -148,16 +148,16 @@ def test_what_is_good_is_taken_and_what_is_not_is_returned_by_row_and_reason(
         61: ({"prompt": "x", "timeout_s": 0}, "timeout_s must be between 1 and 86400"),
         100: ({"prompt": "x", "expected": "y"}, "a job has no column expected that you may fill"),
     }
-    for place, (row, _) in wrong.items():
-        rows[place - 1] = row
+    for ordinal, (row, _) in wrong.items():
+        rows[ordinal - 1] = row
     found = submit_jobs(submitter, *rows)
-    assert [place for place, _, _ in found] == list(range(1, 101))
-    assert {place for place, job_id, refused in found if job_id is None and refused} == wrong.keys()
-    for place, (_, reason) in wrong.items():
-        assert (found[place - 1][2] or "").startswith(reason)
+    assert [ordinal for ordinal, _, _ in found] == list(range(1, 101))
+    assert {ordinal for ordinal, job_id, refused in found if job_id is None and refused} == wrong.keys()
+    for ordinal, (_, reason) in wrong.items():
+        assert (found[ordinal - 1][2] or "").startswith(reason)
     assert (found[50][2] or "").endswith("(did you mean measured?)")
     taken = {row["id"]: row["tags"] for row in submitter.execute("SELECT id, tags FROM loracomp.job")}
-    assert taken == {job_id: {"row": place} for place, job_id, _ in found if job_id is not None}
+    assert taken == {job_id: {"row": ordinal} for ordinal, job_id, _ in found if job_id is not None}
 
 
 def test_a_row_is_filled_as_an_insert_of_its_prompt_is(connection: Connection, submitter: Connection):
@@ -194,7 +194,7 @@ def test_a_full_queue_refuses_all_rows(connection: Connection, submitter: Connec
 def test_two_thousand_rows_with_a_bad_one_take_seconds(connection: Connection, submitter: Connection):
     submitter.execute("SET statement_timeout = '60s'")
     counts = submitter.execute(
-        "SELECT count(job_id) AS taken, array_agg(place) FILTER (WHERE refused IS NOT NULL) AS refused "
+        "SELECT count(job_id) AS taken, array_agg(ordinal) FILTER (WHERE refused IS NOT NULL) AS refused "
         "FROM loracomp.submit_jobs(("
         "    SELECT jsonb_agg(jsonb_build_object('prompt', CASE WHEN n = 1777 THEN ' ' ELSE 'a' END) ORDER BY n)"
         "    FROM generate_series(1, 2000) AS n))"
@@ -204,9 +204,9 @@ def test_two_thousand_rows_with_a_bad_one_take_seconds(connection: Connection, s
 
 def test_a_json_array_is_text_that_any_client_can_send(submitter: Connection):
     rows = submitter.execute(
-        """SELECT place, refused FROM loracomp.submit_jobs('[{"prompt": "a"}, {"prompt": " "}]')"""
+        """SELECT ordinal, refused FROM loracomp.submit_jobs('[{"prompt": "a"}, {"prompt": " "}]')"""
     ).fetchall()
-    assert rows == [{"place": 1, "refused": None}, {"place": 2, "refused": "prompt must not be blank"}]
+    assert rows == [{"ordinal": 1, "refused": None}, {"ordinal": 2, "refused": "prompt must not be blank"}]
     (one,) = submitter.execute("""SELECT refused FROM loracomp.submit_jobs('{"prompt": "a"}')""").fetchall()
     assert one == {"refused": None}
     (none,) = submitter.execute("SELECT refused FROM loracomp.submit_jobs('7')").fetchall()

@@ -5,7 +5,7 @@ import time
 from arena import Arena
 from lab import MODEL_S, Lab, Outcome, answered_a_second, wait_for_answers
 
-WORST = "SELECT day, task, place, count(*), avg(similarity) FROM bi.retrieved_example GROUP BY 1, 2, 3"
+WORST = "SELECT day, task, ordinal, count(*), avg(similarity) FROM bi.retrieved_example GROUP BY 1, 2, 3"
 """The heaviest query of an analyst that we found."""
 HISTORY = 4_000
 """Answered jobs that an analyst reads; each retrieved 30 examples."""
