@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 from loracomp.composition.strategies import LoraFactors
 from loracomp.config import load_settings
 from loracomp.model.loading import BaseModel, adaptable_modules, load_base_model, resolve_dtype
-from loracomp.model.scoring import encode_choices, log_likelihoods, shares_prompts
+from loracomp.model.scoring import log_likelihoods, shares_prompts
+from loracomp.model.tokens import encode_choices
 from loracomp.records import Request
 
 from .engine.__main__ import at_least, describe_device, versions

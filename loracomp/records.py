@@ -186,4 +186,4 @@ class BaseModelDescription(KnownBaseModel):
     parameter_count: int
     """Number of parameters; shared (tied) ones count once."""
     has_chat_template: bool
-    """Whether its tokenizer has a chat template (`model.text.render`)."""
+    """Whether its tokenizer has a chat template (`model.tokens.render`)."""

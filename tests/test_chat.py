@@ -16,8 +16,8 @@ from loracomp.engine.answering import Predictor
 from loracomp.engine.engine import Engine
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
-from loracomp.model.scoring import encode_choices, encode_texts, log_likelihoods
-from loracomp.model.text import render
+from loracomp.model.scoring import log_likelihoods
+from loracomp.model.tokens import encode_choices, encode_texts, render
 from loracomp.records import Failure, Prediction, Request
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.encoder_change import set_encoder

@@ -16,7 +16,7 @@ from loracomp.composition.strategies import Mix
 from loracomp.engine.answering import Answering, PendingRequest
 from loracomp.model.forward import CACHE
 from loracomp.model.loading import BaseModel
-from loracomp.model.scoring import encode_texts
+from loracomp.model.tokens import encode_texts
 from loracomp.records import Composition, Request
 
 from .passes import NOTHING, check, endless, pad_left, without_end

@@ -16,7 +16,8 @@ from psycopg.types.json import Jsonb
 
 from loracomp.composition.layers import AdapterStack
 from loracomp.model.loading import load_base_model
-from loracomp.model.scoring import encode_choices, log_likelihoods, normalize
+from loracomp.model.scoring import log_likelihoods, normalize
+from loracomp.model.tokens import encode_choices
 from loracomp.records import Job
 from loracomp.registry.library_files import adapter_folder, packaged, read_examples_file
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from loracomp.composition.blocks import Factors
 from loracomp.composition.strategies import LoraFactors
 from loracomp.model.loading import BaseModel
-from loracomp.model.scoring import encode_texts
+from loracomp.model.tokens import encode_texts
 from loracomp.records import Composition, Request
 
 from .timing import Figure, Measured, Seconds, compare, milliseconds, over, per_second, take_turns

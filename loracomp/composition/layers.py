@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from loracomp.composition.blocks import Block, Blocks, stack
 from loracomp.composition.strategies import Mix, PackedAdapter
 from loracomp.model.cpu import GATHERED
-from loracomp.model.scoring import places_at_head
+from loracomp.model.head import head_positions
 
 
 class AdapterStack:
@@ -96,7 +96,7 @@ class AdapterStack:
             for module, A, B in zip(block.modules, block.A, block.B.mT, strict=True):
                 hook = _adding(A, B, grouping, gated)
                 at_head = self._model.get_submodule(module) is head
-                yield module, _at_places(hook, len(rows)) if at_head else hook
+                yield module, _at_positions(hook, len(rows)) if at_head else hook
 
     def _parts(self) -> Iterator[tuple[Block, bool]]:
         """Each block, split into linear modules (False) and embeddings (True)."""
@@ -129,7 +129,7 @@ class _Grouping(NamedTuple):
     gates: Tensor
     """[rows, k] in float32; 0 where a row does not use an adapter."""
     picked: Tensor | None
-    """For each row the places of its k adapters in the stack, [rows, k]. None: all rows go through all adapters."""
+    """For each row the numbers of its k adapters in the stack, [rows, k]. None: all rows go through all adapters."""
 
     def factors(self, side: Tensor) -> Tensor:
         """The factors [groups, k * r, d] from those of all adapters [n, r, d]: a group for each row, or one for all."""
@@ -141,11 +141,11 @@ class _Grouping(NamedTuple):
 
 def _gates(rows: Sequence[Mix], adapters: Sequence[PackedAdapter]) -> Tensor:
     """How much each row takes of each adapter of a stack: [rows, adapters] in float32, 0 where it doesn't use it."""
-    place = {adapter: number for number, adapter in enumerate(adapters)}
+    number = {adapter: n for n, adapter in enumerate(adapters)}
     gates = torch.zeros(len(rows), len(adapters))
     for row, mix in enumerate(rows):
         for adapter, gate in zip(mix.applied.adapters, mix.applied.gates, strict=True):
-            gates[row, place[adapter]] = gate
+            gates[row, number[adapter]] = gate
     return gates
 
 
@@ -211,16 +211,16 @@ def _columns(A: Tensor, ids: Tensor, module: nn.Module) -> Tensor:
     return columns if scale is None else columns * torch.as_tensor(scale).to(columns)
 
 
-def _at_places(hook: _Hook, rows: int) -> _Hook:
-    """Adapt a hook to an output head, whose input may be only the scored positions of all rows: [1, places, d_in]."""
+def _at_positions(hook: _Hook, rows: int) -> _Hook:
+    """Adapt a hook to an output head, whose input may be only some positions of all rows: [1, positions, d_in]."""
 
     def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        places = places_at_head()
-        if places is None:
+        positions = head_positions()
+        if positions is None:
             return hook(module, args, output)
-        # Regroup the places by row, padded.
-        x, at = args[0][0], (places.row.to(output.device), places.number.to(output.device))
-        by_row = x.new_zeros(rows, places.most, x.shape[1])
+        # Regroup the positions by row, padded.
+        x, at = args[0][0], (positions.row.to(output.device), positions.number.to(output.device))
+        by_row = x.new_zeros(rows, positions.most, x.shape[1])
         by_row[at] = x
         change = hook(module, (by_row,), by_row.new_zeros(*by_row.shape[:2], output.shape[2]))
         return output.add_(change[at])

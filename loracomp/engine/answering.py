@@ -16,8 +16,9 @@ from loracomp.model.batching import batches, halving_on_out_of_memory
 from loracomp.model.cpu import PASS_TOKENS
 from loracomp.model.generation import Ready, Texts
 from loracomp.model.loading import BaseModel
-from loracomp.model.scoring import Question, check_length, encode_choices, encode_texts, log_likelihoods, normalize
-from loracomp.model.text import Generated, Prompt, Text, render
+from loracomp.model.scoring import log_likelihoods, normalize
+from loracomp.model.text import Generated, Prompt, Text
+from loracomp.model.tokens import Question, check_length, encode_choices, encode_texts, render
 from loracomp.records import Composition, Prediction, Request
 
 

@@ -10,8 +10,9 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import GenerateDecoderOnlyOutput
 
+from loracomp.model.head import head_at
 from loracomp.model.longrope import frequencies_of, frequencies_of_rows, length_limits
-from loracomp.model.scoring import head_at, pad_right
+from loracomp.model.tokens import pad_right
 
 CACHE = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
 """The name of the cache of keys and values in the installed release of transformers."""

@@ -189,11 +189,11 @@ class Texts:
         largest, at = scores.max(-1)  # NaN if any logit is
         # One copy from the device, which waits for the whole pass.
         tokens, finite = torch.stack([at, largest.isfinite()]).tolist()
-        sampled = [place for place, text in enumerate(texts) if text.prompt.temperature > 0 and finite[place]]
+        sampled = [row for row, text in enumerate(texts) if text.prompt.temperature > 0 and finite[row]]
         if sampled:
-            drawn = draw([texts[place] for place in sampled], scores[sampled]).tolist()
-            for place, token in zip(sampled, drawn, strict=True):
-                tokens[place] = token
+            drawn = draw([texts[row] for row in sampled], scores[sampled]).tolist()
+            for row, token in zip(sampled, drawn, strict=True):
+                tokens[row] = token
         for text, token, is_finite in zip(texts, tokens, finite, strict=True):
             text.alone = not (is_finite or text.alone)
             text.finite = bool(is_finite) or text.alone

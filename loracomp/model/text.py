@@ -11,30 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loracomp.errors import JobError
 
 
-def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system_text: str | None = None) -> str:
-    """The chat with the prompt as the user's message, up to the start of the model's answer; special tokens are text.
-
-    Without `system_text` it has the template's own system message, if there is one. Raises JobError 'chat_template' if
-    the tokenizer has no template, or if the template refuses the messages, as some refuse a system text.
-    """
-    system = [] if system_text is None else [{"role": "system", "content": system_text}]
-    messages = [*system, {"role": "user", "content": prompt}]
-    if tokenizer.chat_template is None:
-        asked = "chat_template" if system_text is None else "system_text"
-        raise JobError(f"the base model's tokenizer has no chat template: leave {asked} out", code="chat_template")
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template may raise anything
-        told = str(error).strip().partition("\n")[0]
-        without = "leave system_text out, or " if system else ""
-        raise JobError(
-            f"the base model's chat template refuses this job ({told}): {without}set chat_template to false",
-            code="chat_template",
-        ) from error
-    assert isinstance(text, str)
-    return text
-
-
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A tokenised prompt, how its answer is drawn, and when the answer ends."""
@@ -157,6 +133,6 @@ def draw(texts: Sequence[Text], logits: Tensor) -> Tensor:
     reached = ranked.cumsum(-1)
     mass = (ranked * (reached - ranked < top_p)).cumsum(-1)
     points = torch.stack([torch.rand((), generator=text.generator) for text in texts]).to(logits.device)
-    place = torch.searchsorted(mass, points[:, None] * mass[:, -1:], right=True)
-    drawn: Tensor = tokens.gather(1, place.clamp(max=tokens.shape[1] - 1))[:, 0]
+    rank = torch.searchsorted(mass, points[:, None] * mass[:, -1:], right=True)
+    drawn: Tensor = tokens.gather(1, rank.clamp(max=tokens.shape[1] - 1))[:, 0]
     return drawn

@@ -17,8 +17,9 @@ from loracomp.errors import JobError, LoracompError, RefusedError
 from loracomp.model.batching import unless_out_of_memory
 from loracomp.model.generation import ALIKE, Ready, Texts
 from loracomp.model.loading import BaseModel
-from loracomp.model.scoring import Question, encode_choices, encode_texts, log_likelihoods
+from loracomp.model.scoring import log_likelihoods
 from loracomp.model.text import Prompt, Text
+from loracomp.model.tokens import Question, encode_choices, encode_texts
 
 PROMPTS = ("A cup of tea", "A cup of tea with milk and a little sugar", "A cup of tea")
 CHOICES = ("is hot", "sleeps", "and another one")

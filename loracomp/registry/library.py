@@ -156,6 +156,6 @@ def _without_embedding(
     connection: Connection, task: str, examples: EmbeddedExamples
 ) -> tuple[list[dict[str, Any]], Vectors]:
     """The examples that have no embedding in the database, and the library's embeddings of them, in the same order."""
-    places = {content_hash.tobytes(): place for place, content_hash in enumerate(examples.content_hashes)}
-    rows = rows_of(connection, QUERIES["find_unembedded"], {"task": task, "content_hashes": list(places)})
-    return rows, examples.embeddings[[places[row["content_hash"]] for row in rows]]
+    numbers = {content_hash.tobytes(): number for number, content_hash in enumerate(examples.content_hashes)}
+    rows = rows_of(connection, QUERIES["find_unembedded"], {"task": task, "content_hashes": list(numbers)})
+    return rows, examples.embeddings[[numbers[row["content_hash"]] for row in rows]]

@@ -64,8 +64,8 @@ def draw(rows: Iterable[T], limit: int | None, seed: int = 0) -> list[T]:
     listed = list(rows)
     if limit is None or limit >= len(listed):
         return listed
-    places = sorted(random.Random(seed).sample(range(len(listed)), limit))  # noqa: S311  reproducible, not secret
-    return [listed[place] for place in places]
+    chosen = sorted(random.Random(seed).sample(range(len(listed)), limit))  # noqa: S311  reproducible, not secret
+    return [listed[number] for number in chosen]
 
 
 def _row(example: Example) -> dict[str, Any]:

@@ -56,11 +56,11 @@ def _lanes(job: Row, examples: Sequence[Row], adapters: Sequence[Row]) -> Iterat
     routed = dict(zip(job["tasks"] or (), job["probabilities"] or (), strict=False))
     composed = {adapter["task"]: adapter for adapter in adapters}
     counts = Counter(example["task"] for example in examples)
-    for place, task in enumerate(dict.fromkeys([*routed, *composed, *counts])):
+    for number, task in enumerate(dict.fromkeys([*routed, *composed, *counts])):
         adapter = composed.get(task)
         yield {
             "task": task,
-            "colour": place + 1 if place < COLOURS else 0,
+            "colour": number + 1 if number < COLOURS else 0,
             "similarities": [example["similarity"] for example in examples if example["task"] == task],
             "share": counts[task] / max(1, len(examples)),
             "probability": routed.get(task) or 0.0,
@@ -73,8 +73,8 @@ def _choices(job: Row) -> Iterator[dict[str, Any]]:
     """The choices that have a score, best first, with their probabilities by softmax."""
     columns = (job[name] or () for name in ("choices", "choice_scores", "choice_biases", "label_scores"))
     scored = [
-        {"choice": choice, "score": score, "bias": bias, "label": label, "is_answer": place == job["choice_index"]}
-        for place, (choice, score, bias, label) in enumerate(zip_longest(*columns), start=1)
+        {"choice": choice, "score": score, "bias": bias, "label": label, "is_answer": number == job["choice_index"]}
+        for number, (choice, score, bias, label) in enumerate(zip_longest(*columns), start=1)
         if score is not None
     ]
     best = max((each["score"] for each in scored), default=0)

@@ -68,7 +68,8 @@ BEGIN ATOMIC
         array_agg(x.gain)
     FROM (
         SELECT t.name, coalesce(f.probability, 0) AS probability, coalesce(c.weight, 0) AS weight, f.gain
-        FROM unnest(task_ids, found_probabilities, found_gains) WITH ORDINALITY AS f (task_id, probability, gain, ordinal)
+        FROM unnest(task_ids, found_probabilities, found_gains)
+            WITH ORDINALITY AS f (task_id, probability, gain, ordinal)
         FULL JOIN unnest(composed, composed_weights) WITH ORDINALITY AS c (task_id, weight, ordinal) USING (task_id)
         JOIN loracomp.task AS t ON t.id = task_id
         ORDER BY f.ordinal, c.ordinal

@@ -7,7 +7,7 @@ from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import STRATEGIES, PackedAdapter, gated
 from loracomp.engine.answering import Predictor
 from loracomp.model.loading import load_base_model, resolve_device
-from loracomp.model.scoring import pad_right
+from loracomp.model.tokens import pad_right
 from loracomp.records import Composition, Request
 from model_fixtures import as_base, letter_tokenizer, linear_shapes, mask_all, random_adapter, tiny_llama
 

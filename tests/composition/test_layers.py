@@ -13,8 +13,9 @@ from loracomp.composition.fidelity import merged
 from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge
 from loracomp.model.generation import Texts
-from loracomp.model.scoring import encode_choices, log_likelihoods, pad_right
+from loracomp.model.scoring import log_likelihoods
 from loracomp.model.text import Prompt
+from loracomp.model.tokens import encode_choices, pad_right
 from model_fixtures import TINY_CONTEXT, letter_tokenizer, linear_shapes, mask_all, random_adapter, tiny_llama
 
 TARGETS = [("q_proj", "v_proj"), ("q_proj",), ("o_proj", "down_proj"), ("k_proj", "up_proj", "gate_proj")]

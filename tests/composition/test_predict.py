@@ -17,7 +17,8 @@ from loracomp.composition.fidelity import merged
 from loracomp.composition.strategies import STRATEGIES, Mix, gated
 from loracomp.errors import JobError
 from loracomp.model.batching import batches
-from loracomp.model.scoring import encode_choices, log_likelihoods
+from loracomp.model.scoring import log_likelihoods
+from loracomp.model.tokens import encode_choices
 from loracomp.records import Composition, Prediction, Request
 from model_fixtures import (
     TINY_CONTEXT,

@@ -7,8 +7,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 from loracomp.engine.answering import Predictor
 from loracomp.model.generation import ALIKE, Texts
 from loracomp.model.longrope import length_limits
-from loracomp.model.scoring import encode_choices, log_likelihoods
+from loracomp.model.scoring import log_likelihoods
 from loracomp.model.text import Prompt
+from loracomp.model.tokens import encode_choices
 from loracomp.records import Composition, Request
 from model_fixtures import LETTERS, MERGES, TINY_CONTEXT, as_base
 

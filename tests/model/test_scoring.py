@@ -17,7 +17,9 @@ from transformers import (
 )
 
 from loracomp.errors import JobError
-from loracomp.model.scoring import ROW_TOKENS, encode_choices, log_likelihoods, normalize, shares_prompts
+from loracomp.model.cpu import ROW_TOKENS
+from loracomp.model.scoring import log_likelihoods, normalize, shares_prompts
+from loracomp.model.tokens import encode_choices
 from model_fixtures import TINY_CONTEXT, letter_tokenizer, tiny_llama
 
 

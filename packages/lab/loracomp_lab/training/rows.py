@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from loracomp.errors import JobError, UsageError
 from loracomp.model.loading import BaseModel
-from loracomp.model.scoring import Question, encode_choices
+from loracomp.model.tokens import Question, encode_choices
 from loracomp.registry.examples import Example
 from loracomp_lab.catalogue import Phrased
 from loracomp_lab.training.config import TrainingConfig
