@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from loracomp.composition.blocks import Factors
 from loracomp.composition.strategies import TRIMMING, LoraFactors, PackedAdapter, check_settings, gated, merge, trim
 from loracomp.config import load_settings
-from loracomp.engine.answering import Predictor
+from loracomp.engine.predictor import Predictor
 from loracomp.model.loading import BaseModel, adaptable_modules, load_base_model
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;?!'-\n"]

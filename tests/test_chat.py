@@ -12,8 +12,8 @@ from job_data import add_jobs, clear
 from job_fixtures import database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
-from loracomp.engine.answering import Predictor
 from loracomp.engine.engine import Engine
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import log_likelihoods

@@ -14,8 +14,8 @@ from loracomp.composition.strategies import LoraFactors
 from loracomp.config import Settings, load_settings
 from loracomp.database import connections as db
 from loracomp.database.embedded import database_url
-from loracomp.engine.answering import Predictor
 from loracomp.engine.engine import Engine
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
 from loracomp.records import Composition, Prediction, Request

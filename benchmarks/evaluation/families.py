@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from loracomp.composition.strategies import LoraFactors
 from loracomp.config import load_settings
-from loracomp.engine.answering import Predictor
+from loracomp.engine.predictor import Predictor
 from loracomp.model.encoder import Encoder, load_encoder
 from loracomp.model.loading import load_base_model
 from loracomp.records import Composition, Prediction, Request

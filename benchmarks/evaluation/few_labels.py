@@ -22,8 +22,8 @@ from sklearn.linear_model import LogisticRegression
 
 from loracomp.composition.strategies import LoraFactors
 from loracomp.config import load_settings
-from loracomp.engine.answering import Predictor
 from loracomp.engine.fitting import fit_classifier, fit_weights
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.model.encoder import SHAPE, VIEWS, load_encoder
 from loracomp.model.loading import load_base_model

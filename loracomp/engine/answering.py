@@ -1,4 +1,4 @@
-"""Answers requests with one model, each under its own mix: scores choices in batches, generates texts step by step."""
+"""Requests in the model, each under its own mix: choices are scored in batches, texts generated step by step."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from loracomp.composition.composer import BASE_ALONE, Composer, Fetch, Loaded, ResidentAdapters
+from loracomp.composition.composer import BASE_ALONE
 from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import Mix
 from loracomp.errors import JobError
@@ -19,7 +19,7 @@ from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import log_likelihoods, normalize
 from loracomp.model.text import Generated, Prompt, Text
 from loracomp.model.tokens import Question, check_length, encode_choices, encode_texts, render
-from loracomp.records import Composition, Prediction, Request
+from loracomp.records import Prediction, Request
 
 
 @dataclass(slots=True, eq=False)
@@ -62,13 +62,14 @@ class Answering:
         self._base = base
         self._token_budget = token_budget
         self._pass_tokens = PASS_TOKENS if base.model.device.type == "cpu" else token_budget
-        self._scored: list[PendingRequest] = []
+        self._to_score: list[PendingRequest] = []
         """Requests with choices, in the order in which they were added."""
-        self._cut: list[list[PendingRequest]] = []
+        self._passes: list[list[PendingRequest]] = []
         """The same requests, divided into passes; empty after a request was added."""
-        self._scoring = False
-        self._adapters = self._stack_of([])
-        self._of_texts = self._stack_of([])
+        self._scored_last = False
+        """Whether the last step was a pass that scores choices."""
+        self._choice_adapters = self._stack_of([])
+        self._text_adapters = self._stack_of([])
         self._texts = Texts(
             base.model,
             base.tokenizer,
@@ -79,7 +80,7 @@ class Answering:
         )
 
     def __bool__(self) -> bool:
-        return bool(self._scored or self._texts)
+        return bool(self._to_score or self._texts)
 
     def add(self, request: Request, mix: Mix | JobError, wanted: Callable[[], bool] = lambda: True) -> PendingRequest:
         """Add a request. If `wanted` returns False before one of its passes, its answer is JobError 'lease_lost'."""
@@ -94,8 +95,8 @@ class Answering:
         if isinstance(pending.encoded, Prompt):
             self._texts.add(pending.encoded, item=pending, composition=request.composition, wanted=wanted)
         else:
-            self._scored.append(pending)
-            self._cut = []
+            self._to_score.append(pending)
+            self._passes = []
         return pending
 
     def step(self) -> None:
@@ -103,8 +104,8 @@ class Answering:
 
         A scoring pass contains the request that came first, and others that fit beside it.
         """
-        self._scoring = bool(self._scored) and not (self._scoring and self._texts)
-        if self._scoring:
+        self._scored_last = bool(self._to_score) and not (self._scored_last and self._texts)
+        if self._scored_last:
             self._score_some()
         elif self._texts:
             for text in self._texts.step():
@@ -131,12 +132,12 @@ class Answering:
         return Prompt(tokens, request.max_new_tokens, request.stop, request.temperature, request.top_p, request.seed)
 
     def _score_some(self) -> None:
-        if not self._cut:
-            self._cut = batches(self._scored, self._token_budget, self._pass_tokens)
-            self._adapters = self._stack_of(item.mix for item in self._scored)
-        together = next(batch for batch in self._cut if self._scored[0] in batch)
-        self._cut.remove(together)
-        self._scored = [item for item in self._scored if item not in together]
+        if not self._passes:
+            self._passes = batches(self._to_score, self._token_budget, self._pass_tokens)
+            self._choice_adapters = self._stack_of(item.mix for item in self._to_score)
+        together = next(batch for batch in self._passes if self._to_score[0] in batch)
+        self._passes.remove(together)
+        self._to_score = [item for item in self._to_score if item not in together]
         outcomes = self._scores([item for item in together if item.wanted()])
         for item in together:
             item.outcome = outcomes.get(item) or _lease_lost()
@@ -155,7 +156,7 @@ class Answering:
 
     def _part(self, items: Sequence[PendingRequest], part: Sequence[PendingRequest]) -> list[Prediction | JobError]:
         # After memory ran out or an adapter overflowed, a part is run with only the adapters that it uses.
-        adapters = self._adapters if part is items else self._stack_of(item.mix for item in part)
+        adapters = self._choice_adapters if part is items else self._stack_of(item.mix for item in part)
         return self._score(adapters, part)
 
     @torch.inference_mode()
@@ -170,9 +171,9 @@ class Answering:
     def _ready_for(self, texts: Sequence[Text], tokens: int) -> Ready:
         mixes = [text.item.mix for text in texts]
         # A text is tried again alone because an adapter may overflow, so the stack must have no adapters of others.
-        if any(text.alone for text in texts) or not self._of_texts.covers(mixes):
-            self._of_texts = self._stack_of(mixes)
-        return self._of_texts.ready(mixes, tokens)
+        if any(text.alone for text in texts) or not self._text_adapters.covers(mixes):
+            self._text_adapters = self._stack_of(mixes)
+        return self._text_adapters.ready(mixes, tokens)
 
     def _stack_of(self, mixes: Iterable[Mix]) -> AdapterStack:
         return AdapterStack(self._base.model, mixes)
@@ -240,57 +241,3 @@ def _not_finite(item: PendingRequest) -> JobError:
         "policy or a worker with dtype float32",
         code="not_finite",
     )
-
-
-class Predictor:
-    """Answers requests with one base model, each under its own composition.
-
-    `load` may run in one thread while `compose` and the answering run in another.
-    """
-
-    def __init__(self, base: BaseModel, *, token_budget: int = 16384, cache_bytes: int = 2 << 30) -> None:
-        """`token_budget` limits the tokens of a forward pass, and the tokens of all texts that are generated together,
-        both with padding; `cache_bytes` limits the memory kept on the device between batches (three quarters for
-        adapters, one quarter for compositions).
-        """
-        self._base = base
-        self._token_budget = token_budget
-        self._adapters = ResidentAdapters(cache_bytes * 3 // 4, base.model.device)
-        self._composer = Composer(base, cache_bytes=cache_bytes // 4)
-
-    def predict(self, requests: Sequence[Request], fetch: Fetch) -> list[Prediction | JobError]:
-        """Load, compose and answer in one go."""
-        compositions = [request.composition for request in requests]
-        return self.answer(requests, self.compose(compositions, self.load(compositions, fetch)))
-
-    def load(self, compositions: Sequence[Composition], fetch: Fetch) -> Loaded:
-        """The adapters of compositions, on the device; one call of `fetch` reads all that are not there yet."""
-        return self._adapters.get({id_: None for each in compositions for id_ in each.adapter_ids}, fetch)
-
-    def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Mix | JobError]:
-        """See `Composer.compose`."""
-        return self._composer.compose(compositions, adapters)
-
-    def begin(self) -> Answering:
-        """An object that answers requests, to which more can be added at any time."""
-        return Answering(self._base, self._token_budget)
-
-    def answer(
-        self,
-        requests: Sequence[Request],
-        compositions: Sequence[Mix | JobError],
-        wanted: Callable[[int], bool] = lambda _: True,
-    ) -> list[Prediction | JobError]:
-        """The answer to each request under its composition, or the request's own error, in order.
-
-        `wanted(index)` is called between forward passes; if it returns False, the request is dropped. JobError codes:
-        those of the compositions and of `Answering`.
-        """
-        answering = self.begin()
-        pending = [
-            answering.add(request, mix, partial(wanted, number))
-            for number, (request, mix) in enumerate(zip(requests, compositions, strict=True))
-        ]
-        while answering:
-            answering.step()
-        return [each.outcome for each in pending if each.outcome is not None]

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from loracomp.composition.composer import ByteLimitedCache
 from loracomp.composition.strategies import Mix
-from loracomp.engine.answering import Predictor
 from loracomp.engine.fitting import Classifier, Numbers, fit_classifier, fit_weights
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.records import LabelledRow, Prediction, Request
 

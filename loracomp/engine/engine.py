@@ -19,9 +19,9 @@ from loracomp.database.connections import Connection, row_of
 from loracomp.database.queries import QUERIES
 from loracomp.database.routing import read_labelled, route
 from loracomp.engine import measuring
-from loracomp.engine.answering import Predictor
 from loracomp.engine.calibration import Calibrator
 from loracomp.engine.inflight import InFlight, lap, requests_of
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.model.cpu import ComputeThread
 from loracomp.model.encoder import Encoder

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.evaluation.families import RULES, Asked, Library, Scores
-from loracomp.engine.answering import Predictor
+from loracomp.engine.predictor import Predictor
 from loracomp.model.loading import load_base_model
 from loracomp.registry.examples import Example
 from model_fixtures import letter_tokenizer, tiny_llama

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from loracomp.composition.strategies import LoraFactors
-from loracomp.engine.answering import Predictor
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import RefusedError
 from loracomp.model.loading import adaptable_modules, load_base_model
 from loracomp.records import Composition, Request

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loracomp.engine.answering import Predictor
 from loracomp.engine.calibration import Calibrator
 from loracomp.engine.fitting import DOUBT, EXPECTED, SMOOTHING, fit_classifier, fit_weights
 from loracomp.engine.measuring import log_likelihood
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.records import Composition, LabelledRow, Prediction, Request
 from model_fixtures import TINY_CONTEXT, as_base, linear_shapes, random_adapter, tiny_llama

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten
 
 import loracomp
 from loracomp.composition.strategies import STRATEGIES
-from loracomp.engine.answering import Predictor
+from loracomp.engine.predictor import Predictor
 from loracomp.records import Composition, Prediction, Request
 from model_fixtures import as_base, letter_tokenizer, linear_shapes, random_adapter, tiny_llama
 

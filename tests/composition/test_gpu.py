@@ -5,7 +5,7 @@ import torch
 
 from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import STRATEGIES, PackedAdapter, gated
-from loracomp.engine.answering import Predictor
+from loracomp.engine.predictor import Predictor
 from loracomp.model.loading import load_base_model, resolve_device
 from loracomp.model.tokens import pad_right
 from loracomp.records import Composition, Request

@@ -15,7 +15,7 @@ import pytest
 from peft import PeftModel
 
 from loracomp.config import Settings
-from loracomp.engine.answering import Predictor
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import RefusedError
 from loracomp.model.loading import BaseModel, describe_base_model, load_base_model
 from loracomp.registry.adapter_checks import read_adapter

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loracomp.composition.strategies import LoraFactors
-from loracomp.engine.answering import Predictor
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
 from loracomp.records import Composition, Prediction, Request
