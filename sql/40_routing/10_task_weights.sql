@@ -1,16 +1,16 @@
--- From retrieved examples and a policy's settings to the weights of tasks, the paper's steps 2 to 5. Settings are passed as one row of
--- loracomp.policy. Nothing here reads a table.
---   task_weights                probabilities and weights of tasks; a policy's weighting is one of the functions below
+-- Turns the similarities of retrieved examples into weights of their tasks, as a policy's settings say: steps 2 to 5 of the paper. The
+-- settings are passed as one row of loracomp.policy. None of these functions reads a table.
+--   task_weights                probabilities and weights of tasks; the policy's weighting chooses among the last four functions
 --     task_probabilities        softmax over the examples, summed by task
 --       check_similarities
---       relative_share          an example's term of the softmax, before it is divided by the sum
+--       relative_share          an example's term of the softmax, divided by the largest term
 --     similarity_weights        weighting 'similarity'
 --       check_probabilities
 --     uniform_weights           weighting 'uniform'
 --       similarity_weights
 --     measured_weights          weighting 'measured'
 --       check_gains
---     labelled_weights          weighting 'measured', where labelled examples of the task say what each adapter is worth
+--     labelled_weights          weighting 'measured', if labelled examples of the task show what each adapter is worth
 
 CREATE FUNCTION loracomp.check_similarities(tasks integer[], similarities double precision[]) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -29,7 +29,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_similarities IS
-'True if the arrays have one task and one cosine similarity for each retrieved example; otherwise an error.';
+'Returns true if the arrays have a task and a cosine similarity for each retrieved example; otherwise raises an error.';
 
 CREATE FUNCTION loracomp.check_gains(tasks integer[], gains double precision[]) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -44,17 +44,17 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_gains IS
-'True if the arrays have one task and one number for each measured task; otherwise an error.';
+'Returns true if the arrays have a task and a finite number for each measured task; otherwise raises an error.';
 
--- Reads no table. The exponent is clamped, because exp raises an underflow below -745, and expected_gains multiplies the result
--- with gains, which may be as small as 1e-45.
+-- The exponent is at least -300: below -745 exp raises an underflow error, and expected_gains multiplies the result by gains, which may
+-- be as small as 1e-45.
 CREATE FUNCTION loracomp.relative_share(
     similarity double precision, highest double precision, temperature double precision
 ) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN exp(greatest((similarity - highest) / temperature, -300));
 COMMENT ON FUNCTION loracomp.relative_share IS
-'An example''s term of the softmax over similarities, divided by that of the most similar example.';
+'An example''s term of the softmax over similarities, divided by the term of the most similar example.';
 
 CREATE FUNCTION loracomp.task_probabilities(
     tasks integer[], similarities double precision[], temperature double precision
@@ -73,7 +73,7 @@ BEGIN ATOMIC
         FROM example AS x
         GROUP BY x.task_id
     ), ranked AS (
-        -- Rounded, so that equal values stay equal despite rounding errors of sums.
+        -- Rounded, because otherwise rounding errors of the sums would order tasks that are equally probable.
         SELECT m.task_id, m.p, row_number() OVER (ORDER BY round(m.p::numeric, 12) DESC, m.best) AS rank
         FROM mass AS m
     )
@@ -81,22 +81,22 @@ BEGIN ATOMIC
     FROM ranked AS r;
 END;
 COMMENT ON FUNCTION loracomp.task_probabilities IS
-'Tasks of retrieved examples with their probabilities, most probable first: softmax over the examples'' similarities, summed by '
-'task. Among equal tasks the one with the most similar example comes first.';
+'The tasks of retrieved examples with their probabilities, most probable first. A task''s probability is the sum of the softmax over '
+'the examples'' similarities. Among tasks with equal probabilities, the one with the most similar example comes first.';
 
 CREATE FUNCTION loracomp.check_probabilities(probabilities double precision[]) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    -- A little above 1, as sums of floating-point numbers can be.
+    -- The limit is a little above 1, because a sum of floating-point numbers may be.
     IF (0 <= ALL (probabilities) AND 1.000001 > ALL (probabilities)) IS NOT TRUE THEN
         RAISE EXCEPTION 'probabilities must be from 0 to 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_probabilities IS 'True if each number is a probability; otherwise an error.';
+COMMENT ON FUNCTION loracomp.check_probabilities IS 'Returns true if each number is a probability; otherwise raises an error.';
 
 CREATE FUNCTION loracomp.similarity_weights(probabilities double precision[], settings loracomp.policy)
 RETURNS double precision[]
@@ -107,7 +107,7 @@ BEGIN ATOMIC
         FROM unnest(probabilities) WITH ORDINALITY AS u (p, rank)
         WHERE loracomp.check_probabilities(probabilities)
     ), nucleus AS (
-        -- Cumulated probabilities can equal top_p exactly (.5 + .4 = .9), so the comparison has a tolerance of 1e-9.
+        -- The tolerance of 1e-9 is for probabilities whose sum is exactly top_p, such as .5 + .4 for .9.
         SELECT c.p, c.rank, c.rank <= (settings).max_adapters AND c.mass - c.p < (settings).top_p - 1e-9 AS holds
         FROM cumulated AS c
     ), kept AS (
@@ -125,9 +125,9 @@ BEGIN ATOMIC
     ) AS w;
 END;
 COMMENT ON FUNCTION loracomp.similarity_weights IS
-'Weights of tasks by their probabilities, which are sorted in descending order. The nucleus is kept: the first tasks, until their '
-'probabilities add up to top_p, at most max_adapters, none below min_share but the first. Their weights are their probabilities, '
-'normalised to 1; the others'' are 0.';
+'Weights of tasks by their probabilities, which must be in descending order. The function keeps the nucleus: the first tasks, until '
+'their probabilities add up to top_p, but at most max_adapters of them. Except for the first, it drops those whose share is below '
+'min_share. The weights of kept tasks are their probabilities, scaled to a sum of 1; the weights of other tasks are 0.';
 
 CREATE FUNCTION loracomp.uniform_weights(probabilities double precision[], settings loracomp.policy)
 RETURNS double precision[]
@@ -141,7 +141,7 @@ BEGIN ATOMIC
         FROM unnest(loracomp.similarity_weights(probabilities, settings)) WITH ORDINALITY AS u (weight, rank)
     ) AS w;
 END;
-COMMENT ON FUNCTION loracomp.uniform_weights IS 'Equal weights for the tasks that similarity_weights keeps, and 0 for the others.';
+COMMENT ON FUNCTION loracomp.uniform_weights IS 'Equal weights for the tasks that similarity_weights keeps; the weights of other tasks are 0.';
 
 CREATE FUNCTION loracomp.measured_weights(gains double precision[], settings loracomp.policy) RETURNS double precision[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -149,7 +149,7 @@ BEGIN ATOMIC
     WITH ranked AS (
         SELECT
             u.ordinal, u.gain, row_number() OVER (ORDER BY u.gain DESC, u.ordinal) AS rank,
-            -- Positive for every gain above the margin, also for one below 0.
+            -- The worth of a gain above the margin is positive even if the gain is negative, which a negative margin allows.
             u.gain - least((settings).gain_margin, 0) AS worth
         FROM unnest(gains) WITH ORDINALITY AS u (gain, ordinal)
     ), expected AS (
@@ -171,8 +171,9 @@ BEGIN ATOMIC
     ) AS w;
 END;
 COMMENT ON FUNCTION loracomp.measured_weights IS
-'Weights of adapters by their expected gains: those above gain_margin are kept, at most max_adapters of the highest, none below '
-'min_share but the first. Their weights are their gains (with a margin below 0, less the margin), normalised to 1; the others'' are 0.';
+'Weights of adapters by their expected gains. The function keeps the adapters with the highest gains above gain_margin, at most '
+'max_adapters of them. Except for the first, it drops those whose share is below min_share. The weights of kept adapters are their '
+'gains (minus the margin, if the margin is negative), scaled to a sum of 1; the weights of other adapters are 0.';
 
 CREATE FUNCTION loracomp.labelled_weights(worths double precision[]) RETURNS double precision[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -189,8 +190,8 @@ BEGIN ATOMIC
     ) AS w;
 END;
 COMMENT ON FUNCTION loracomp.labelled_weights IS
-'Weights of adapters by what they are worth on labelled examples of the task (1 for the best one): those of at least 0.01 are kept, '
-'and their worths normalised to 1; the others'' weights are 0.';
+'Weights of adapters by what they are worth on labelled examples of the task, where the best adapter is worth 1. The weights of '
+'adapters that are worth at least 0.01 are their worths, scaled to a sum of 1; the weights of other adapters are 0.';
 
 CREATE FUNCTION loracomp.task_weights(
     tasks integer[],
@@ -241,6 +242,7 @@ BEGIN ATOMIC
     ORDER BY s.rank, g.gain DESC, task_id;
 END;
 COMMENT ON FUNCTION loracomp.task_weights IS
-'Probabilities and weights of tasks, from the tasks and cosine similarities of retrieved examples. The policy''s weighting decides '
-'which function weighs them: similarity_weights, uniform_weights or, by the expected gains of gained_tasks, measured_weights; given '
-'worths of gained_tasks (1 for the best), labelled_weights in its place. in_nucleus says which tasks have a weight.';
+'Probabilities and weights of tasks, from the tasks and cosine similarities of retrieved examples. The policy''s weighting chooses the '
+'function that weighs the tasks: similarity_weights, uniform_weights or measured_weights, which takes the expected gains of '
+'gained_tasks. With weighting measured and the worths of gained_tasks (1 for the best), labelled_weights is called instead. '
+'in_nucleus says which tasks have a weight.';

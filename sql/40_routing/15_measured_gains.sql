@@ -1,30 +1,30 @@
--- What measured examples say about adapters, for weighting 'measured'. Nothing here changes a table.
+-- What measured examples say about adapters, for weighting 'measured'. None of these functions changes a table.
 --   expected_gains              expected gain of each adapter on a job, by the measurements of the retrieved examples
 --     relative_share            10_task_weights.sql
 --     in_chat_template          whether a prompt is put into the base model's chat template
 --   calibration_examples        labelled examples on which biases of a job's choices are fitted
---   adapter_worths              what each adapter is worth there
+--   adapter_worths              what each adapter is worth on these examples
 
--- Changes nothing and reads no table.
+-- Reads no table.
 CREATE FUNCTION loracomp.in_chat_template(
-    setting text, has_one boolean, choices text[], asked boolean DEFAULT NULL, system_text text DEFAULT NULL
+    setting text, has_template boolean, choices text[], chosen boolean DEFAULT NULL, system_text text DEFAULT NULL
 )
 RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT coalesce(
-        asked,
+        chosen,
         system_text IS NOT NULL
-        OR (has_one AND (setting = 'always' OR (setting = 'generation' AND choices IS NULL)))
+        OR (has_template AND (setting = 'always' OR (setting = 'generation' AND choices IS NULL)))
     );
 END;
 COMMENT ON FUNCTION loracomp.in_chat_template IS
-'Whether a job''s prompt is put into the base model''s chat template: as the job asks; always with a system text; otherwise as '
-'the policy''s setting says, if the model has one.';
+'Whether a job''s prompt is put into the base model''s chat template. The job''s own choice comes first; without one, a job with a '
+'system text uses the template; and for other jobs the policy''s setting decides, if the model has a template.';
 
--- Reads measurements of the examples. An adapter is for one base model, so its gains need not be filtered by base model.
--- Gains that were measured with another normalisation or chat template are left out, because the job's scores are not comparable with
--- them. Without choices base_is_right is null.
+-- Reads measurements of the examples. It doesn't filter by base model, because each adapter belongs to one base model. It leaves out
+-- gains that were measured with another normalisation or chat template, because the job's scores are not comparable with them.
+-- base_is_right is null for examples without choices.
 CREATE FUNCTION loracomp.expected_gains(
     example_ids bigint[],
     similarities double precision[],
@@ -56,7 +56,7 @@ BEGIN ATOMIC
         CROSS JOIN LATERAL unnest(m.adapter_ids, m.gains) AS g (adapter_id, gain)
         GROUP BY g.adapter_id
     ) AS g
-    -- By bisection, because there may be thousands of adapters, and few of them are measured on these examples.
+    -- width_bucket finds an adapter by bisection: there may be thousands, of which few are measured on these examples.
     CROSS JOIN LATERAL (SELECT width_bucket(g.adapter_id, usable_adapters) AS ordinal) AS p
     CROSS JOIN LATERAL (SELECT adapter_tasks[p.ordinal] AS task_id) AS a
     WHERE usable_adapters[p.ordinal] = g.adapter_id
@@ -64,14 +64,15 @@ BEGIN ATOMIC
     LIMIT 64;
 END;
 COMMENT ON FUNCTION loracomp.expected_gains IS
-'Expected gain of each of these adapters (in order of their ids): the mean of its gains on the retrieved examples that are measured '
-'with the policy''s choice_normalization and chat_template, weighted by the softmax over similarities and shrunk towards 0 by '
-'gain_prior; a row for each task with a measured adapter, but only the 64 with the highest gains, because a policy composes no more.';
+'Expected gain of each of these adapters, which must be in order of their ids: the mean of its gains on the retrieved examples that '
+'are measured with the policy''s choice_normalization and chat_template, weighted by the softmax over similarities and shrunk towards '
+'0 by gain_prior. There is a row for each task with a measured adapter, but only for the 64 highest gains, because a policy composes '
+'at most 64 adapters.';
 
--- Reads examples and their measurements: at most the task's first 1,000 measured ones, so that its time is bounded.
--- It needs four examples: biases fitted on four are worth more than weights by gains on sixteen (docs/routing.md). They are the
--- same for each job with these choices, so that a worker can keep the biases.
--- Callers give the nearest example's task, because the most probable one is seldom a task with few examples.
+-- Reads examples and their measurements: at most the task's first 1,000 measured examples, so that its time is bounded. Four examples
+-- are enough, because biases fitted on four are worth more than weights by gains on sixteen (docs/routing.md). The result is the same for
+-- each job with these choices, so that a worker can keep the biases. Callers pass the task of the nearest example, because the most
+-- probable task is seldom one with few examples.
 CREATE FUNCTION loracomp.calibration_examples(
     choices text[],
     task_id integer,
@@ -102,11 +103,11 @@ BEGIN ATOMIC
     HAVING count(*) >= 4;
 END;
 COMMENT ON FUNCTION loracomp.calibration_examples IS
-'Labelled examples on which biases of a job''s choices are fitted: the task''s measured train examples that have a text and the '
-'same choices, at most calibration_rows of the first 1,000; null if they are fewer than four, or if the similarity is below '
+'Labelled examples on which biases of a job''s choices are fitted: at most calibration_rows of the task''s first 1,000 measured train '
+'examples, if they have a text and the same choices. Null if there are fewer than four, or if the similarity is below '
 'min_similarity.';
 
--- The square root of the likelihood: with likelihoods themselves, few rows would decide too much (docs/decisions.md).
+-- It takes the square root of the likelihood, because with the likelihood itself a few rows would decide too much (docs/decisions.md).
 CREATE FUNCTION loracomp.adapter_worths(
     labelled_task integer, choices text[], tasks integer[], usable_adapters integer[], adapter_tasks integer[]
 ) RETURNS double precision[]
@@ -130,5 +131,6 @@ BEGIN ATOMIC
     HAVING 2 * count(w.log_likelihood) > count(*);
 END;
 COMMENT ON FUNCTION loracomp.adapter_worths IS
-'For each of these tasks what its adapter is worth on a task''s labelled examples with these choices: the square root of their '
-'likelihood, 1 for the best one and 0 for one that is not known; null if not most of them are known.';
+'For each of these tasks, what its adapter is worth on the labelled examples of labelled_task with these choices: the square root of '
+'the examples'' likelihood under the adapter, divided by the highest one; 0 if the likelihood is not known. Null unless it is known '
+'for more than half of the adapters.';

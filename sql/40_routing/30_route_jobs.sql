@@ -1,22 +1,23 @@
--- Live routing: a worker calls route_jobs for each batch that it claimed.
+-- Routing of jobs: a worker calls route_jobs for each batch that it has claimed.
 --   route_jobs                  compositions and traces for a batch of jobs and their vectors
 --     check_encoder, checked_embedding
---     routing_inputs            what each job asks of routing, and its eligible tasks
+--     routing_inputs            what the route of each job depends on: its settings, and the tasks that it may use
 --       in_chat_template        whether its prompt is put into the base model's chat template
 --       usable_tasks, narrowed_tasks, active_adapters, search_exactly
 --     route_query               nearest examples, and from them the weights of tasks, for one vector
 --       nearest_examples
 --       expected_gains          if the policy's weighting is 'measured'
---       calibration_examples    for a task without an adapter
---       adapter_worths          what each adapter is worth there
+--       calibration_examples    if the nearest task has no adapter
+--       adapter_worths          what each adapter is worth on these examples
 --       task_weights
 --     compose_tasks             composition: adapters and weights
 --     trace_tasks               trace: what it says of each task
 --     fallback_reason           trace: why no adapter is composed
---   read_labelled               text, answers and embeddings of calibration_examples
+--   read_labelled               texts, labels and embeddings of calibration_examples
 -- In this file a function comes before its callers, because Postgres checks the body of a SQL function when it is created.
 
--- Changes nothing. Jobs of one submitter share the search for tasks that he may use, and jobs with the same limits all searches.
+-- Changes nothing. It looks up usable tasks once for each submitter and base model, and everything that follows from them once for jobs
+-- that also name and exclude the same tasks.
 CREATE FUNCTION loracomp.routing_inputs(job_ids bigint[])
 RETURNS TABLE (
     job_id bigint,
@@ -43,17 +44,17 @@ BEGIN ATOMIC
             to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS policy_snapshot
         FROM loracomp.policy AS p
         WHERE p.name IN (SELECT j.policy FROM loracomp.job AS j WHERE j.id = ANY (routing_inputs.job_ids))
-    ), asked AS MATERIALIZED (
+    ), given AS MATERIALIZED (
         SELECT
             j.id, j.base_model, j.submitted_by, j.exclude_tasks, coalesce(j.tasks, '{}') AS named_tasks, j.weights,
             u.settings, u.policy_snapshot, u.measured,
             (SELECT t.id FROM loracomp.task AS t WHERE t.name = j.task) AS own_task,
-            -- For a deleted task this is null, which matches none.
+            -- The id of a deleted task is null, which equals no task's id.
             ARRAY(
                 SELECT t.id FROM unnest(j.tasks) WITH ORDINALITY AS n (name, ordinal)
                 LEFT JOIN loracomp.task AS t ON t.name = n.name ORDER BY n.ordinal
             ) AS pinned_tasks,
-            -- A system text of its own would make each job score the rows again.
+            -- Jobs with a system text are not calibrated, because the labelled rows would have to be scored again under it.
             CASE WHEN (u.settings).router = 'retrieval' AND j.system_text IS NULL THEN j.choices END
                 AS choices_to_calibrate,
             loracomp.in_chat_template(
@@ -64,17 +65,17 @@ BEGIN ATOMIC
         JOIN loracomp.base_model AS b ON b.name = j.base_model
         WHERE j.id = ANY (routing_inputs.job_ids)
     ), usable AS MATERIALIZED (
-        -- With weighting measured, measured examples of tasks without an adapter also show which adapters help.
+        -- With weighting measured, the measured examples of tasks without an adapter show which adapters help, too.
         SELECT
             s.*, loracomp.usable_tasks(s.base_model, s.submitted_by, FALSE) AS tasks,
             CASE WHEN s.measured THEN loracomp.usable_tasks(s.base_model, s.submitted_by, TRUE) END AS or_measured
-        FROM (SELECT DISTINCT a.base_model, a.submitted_by, a.measured FROM asked AS a) AS s
+        FROM (SELECT DISTINCT g.base_model, g.submitted_by, g.measured FROM given AS g) AS s
     ), narrowed AS MATERIALIZED (
         SELECT
             s.*, loracomp.narrowed_tasks(u.tasks, s.exclude_tasks, s.named_tasks) AS eligible,
             CASE WHEN s.measured THEN loracomp.narrowed_tasks(u.or_measured, s.exclude_tasks, s.named_tasks) END AS more
         FROM (
-            SELECT DISTINCT a.base_model, a.submitted_by, a.measured, a.exclude_tasks, a.named_tasks FROM asked AS a
+            SELECT DISTINCT g.base_model, g.submitted_by, g.measured, g.exclude_tasks, g.named_tasks FROM given AS g
         ) AS s
         JOIN usable AS u USING (base_model, submitted_by, measured)
     ), scope AS MATERIALIZED (
@@ -89,15 +90,15 @@ BEGIN ATOMIC
         ) AS c ON TRUE
     )
     SELECT
-        a.id, a.base_model, a.choices_to_calibrate, a.chat_template, a.own_task, a.weights IS NOT NULL, a.pinned_tasks,
-        a.weights, a.settings, a.policy_snapshot, s.eligible, s.searched, s.exact, s.adapter_ids, s.adapter_tasks
-    FROM asked AS a
+        g.id, g.base_model, g.choices_to_calibrate, g.chat_template, g.own_task, g.weights IS NOT NULL, g.pinned_tasks,
+        g.weights, g.settings, g.policy_snapshot, s.eligible, s.searched, s.exact, s.adapter_ids, s.adapter_tasks
+    FROM given AS g
     JOIN scope AS s USING (base_model, submitted_by, measured, exclude_tasks, named_tasks);
 END;
 COMMENT ON FUNCTION loracomp.routing_inputs IS
-'What each of these jobs asks of routing: its policy''s settings, the tasks and weights that it gives itself, the choices that may be '
-'calibrated; the tasks whose adapters it may compose (eligible) and whose examples are searched, whether exactly; and with '
-'weighting measured the active adapters of the eligible tasks, otherwise none.';
+'What the route of each of these jobs depends on: its policy''s settings, the tasks and weights that the job itself gives, and the '
+'choices that may be calibrated; the tasks whose adapters it may compose (eligible), the tasks whose examples are searched, and '
+'whether by an exact scan; and with weighting measured the active adapters of the eligible tasks.';
 
 -- Changes nothing. Calls nearest_examples, expected_gains and task_weights for one vector.
 CREATE FUNCTION loracomp.route_query(
@@ -153,7 +154,7 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (
         SELECT coalesce(array_agg(x.task_id), '{}') AS tasks, coalesce(array_agg(x.gain), '{}') AS gains
         FROM loracomp.expected_gains(
-            -- With calibration, the gains on its examples alone, which are the same for each job.
+            -- If choices are calibrated, only gains on the calibration examples count, which are the same for each job.
             coalesce(c.examples, n.ids),
             CASE WHEN c.examples IS NULL THEN n.similarities ELSE array_fill(1.0, ARRAY[cardinality(c.examples)]) END,
             usable_adapters, adapter_tasks, settings
@@ -178,9 +179,10 @@ BEGIN ATOMIC
     ) AS w;
 END;
 COMMENT ON FUNCTION loracomp.route_query IS
-'The route of one vector: retrieved examples, nearest first; tasks, most probable first; weights, all 0 if the nearest example '
-'is below min_similarity; expected gains, null if unknown. The arrays are empty if nothing was found. If the choices are to be '
-'calibrated, on which examples; the weights are then by adapter_worths, or equal if nothing is known.';
+'The route of one vector: the retrieved examples, nearest first; the tasks, most probable first, with their weights and expected gains. '
+'All weights are 0 if the nearest example is below min_similarity. A gain is null if it is unknown. The arrays are empty if nothing '
+'was found. If the choices are to be calibrated, calibration_examples has the ids of the examples; the tasks are then weighed by '
+'adapter_worths, or equally if nothing is known about the adapters.';
 
 -- Changes nothing. One call for each batch, so that settings, eligible tasks, examples and adapters come from one snapshot.
 CREATE FUNCTION loracomp.route_jobs(
@@ -207,7 +209,7 @@ SET hnsw.iterative_scan = 'relaxed_order'
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
-    -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
+    -- If an installer is at work, wait for it here, and not in a function below, which it will have replaced when it ends.
     SELECT FROM loracomp.job LIMIT 0;
     WITH routed AS MATERIALIZED (
         SELECT g.ordinal, g.embedding, a.*, r.*
@@ -264,9 +266,9 @@ AS $$
     ORDER BY r.ordinal;
 $$;
 COMMENT ON FUNCTION loracomp.route_jobs IS
-'Routes a batch of jobs by their unit vectors: for each job a row with the adapters to compose (none: the base model alone), '
-'how to merge them, how to score choices, and its trace, which record_predictions takes unchanged. A deleted job has no row. '
-'Raises if the database has another encoder than the one that made the vectors, or is being given another.';
+'Routes a batch of jobs by their unit vectors. The row of a job has the adapters to compose (none: the base model answers alone), how '
+'to merge them, how to score choices, and the trace, which record_predictions takes unchanged. A deleted job has no row. Raises an '
+'error if the vectors come from another encoder than the database''s, or if the examples are being embedded by another one.';
 
 -- Reads only. A worker calls it for the calibration_examples of route_jobs.
 CREATE FUNCTION loracomp.read_labelled(job_ids bigint[], tokens bigint[], example_ids bigint[])
@@ -288,5 +290,5 @@ AS $$
         );
 $$;
 COMMENT ON FUNCTION loracomp.read_labelled IS
-'Prompts, right answers and embeddings of measured examples, on which a worker fits biases of choices and a classifier; only of '
-'those that have the choices of a job that the worker holds, and whose task the job''s submitter may know.';
+'Prompts, labels and embeddings of measured examples, on which a worker fits biases of choices and a classifier. It returns only '
+'examples that have the choices of a job that the worker holds, and whose task the job''s submitter may read.';
