@@ -299,6 +299,6 @@ def test_an_answer_of_no_tokens_says_so(connection: Connection, minilm: Any) -> 
     (row,) = connection.execute("SELECT * FROM loracomp.job_result WHERE job_id = %s", [id_]).fetchall()
     assert (row["status"], row["output"], row["finish_reason"]) == ("succeeded", "", "no_tokens")
     explained = value(connection, "SELECT loracomp.explain_job(%s)", [id_])
-    assert "Answer: none: the model ended its text before the first token" in explained
+    assert "Answer: none, because the model ended the text before its first token" in explained
     assert "System text: be brief" in explained
-    assert "of the prompt in the chat template" in explained
+    assert "in the prompt in the chat template" in explained

@@ -40,5 +40,5 @@ def _scores(row: dict[str, Any]) -> str:
 
 def _end(row: dict[str, Any]) -> str:
     """What ended a generated text."""
-    ends = {"stop": "a text of stop", "length": "max_new_tokens"}
+    ends = {"stop": "a stop text", "length": "max_new_tokens"}
     return f"ended by {ends.get(row['finish_reason'], 'the model')}"

@@ -1,5 +1,6 @@
--- Gives each column of a view that has no comment yet that of the first source's column of the same name. Called where a view passes
--- columns on, after the comments that its file writes. Raises if a source has none to give, so that no call is left over.
+-- Copies comments to the columns of a view that have none yet, each from the column of the same name in the first source that has one. A
+-- view's file calls it after it has written its own comments. Raises an error if a source has no comment to copy, so that calls that are no
+-- longer needed get noticed.
 CREATE FUNCTION loracomp.copy_comments(view regclass, VARIADIC sources regclass[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -2,10 +2,10 @@
 --   check_range         raises if an argument is out of range
 --   composition_text    a composition in short: rte 0.62 + mnli 0.38
 --   shorten             a text on one line, cut to a length
---   seconds_between     seconds from one time to another
+--   seconds_between     seconds between two times
 --   compute_seconds     a job's share of the seconds of computing
---   confidence          probability of the best choice
---   did_you_mean        names that are like one that is not found
+--   confidence          the best choice's probability
+--   did_you_mean        suggests names that resemble a name that was not found
 
 -- Changes nothing. NaN is out of every range; null passes, and the caller must check it.
 CREATE FUNCTION loracomp.check_range(
@@ -52,9 +52,9 @@ RETURNS double precision LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
 SELECT round(extract(EPOCH FROM later - earlier), 3)::double precision;
 END;
-COMMENT ON FUNCTION loracomp.seconds_between IS 'Seconds from one time to another, to the millisecond.';
+COMMENT ON FUNCTION loracomp.seconds_between IS 'Seconds between two times, rounded to milliseconds.';
 
--- Reads no table. Null if the worker noted no share.
+-- Reads no table. Null if the worker recorded no share.
 CREATE FUNCTION loracomp.compute_seconds(timings jsonb) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -63,7 +63,7 @@ END;
 COMMENT ON FUNCTION loracomp.compute_seconds IS
 'A job''s share of the seconds that its worker computed for it and for others, from the timings of its answer.';
 
--- Reads no table. exp raises an underflow below -745, so the exponent is clamped.
+-- Reads no table. The exponent is clamped, because exp raises an underflow error below -745.
 CREATE FUNCTION loracomp.confidence(choice_scores double precision[]) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -73,8 +73,8 @@ END;
 COMMENT ON FUNCTION loracomp.confidence IS
 'Probability of the best choice by softmax over the log-likelihoods; null if there are none.';
 
--- Reads no table. Two names are alike by the share of their pairs of letters that both have (Dice's coefficient), so that one wrong
--- letter in a word of four is still found.
+-- Reads no table. The similarity of two names is the share of letter pairs that both contain (Dice's coefficient). A name of four letters
+-- with one wrong letter is still found.
 CREATE FUNCTION loracomp.did_you_mean(wanted text, names text[]) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -95,4 +95,4 @@ FROM likeness AS l
 WHERE l.likeness >= 0.5 AND l.likeness = (SELECT max(m.likeness) FROM likeness AS m);
 END;
 COMMENT ON FUNCTION loracomp.did_you_mean IS
-'A question with those of these names that are most like the wanted one; null if none is like it.';
+'Suggests the names that are most similar to the wanted one, as in (did you mean rte?); null if none is similar.';

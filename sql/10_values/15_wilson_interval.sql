@@ -1,4 +1,4 @@
--- Reads no table. Wilson's score interval, which is valid for small n and for shares near 0 and 1; z = 1.959964.
+-- Reads no table. Wilson's score interval is also valid for small n and for shares near 0 and 1; z = 1.959964.
 CREATE FUNCTION bi.wilson_interval(hits bigint, n bigint, OUT low double precision, OUT high double precision)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC

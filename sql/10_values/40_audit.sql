@@ -1,8 +1,8 @@
--- The audit. Each room writes the events of its own tables: its file of audit triggers calls what stands here.
---   trigger audit_row           an event with the row before and after
+-- The audit log. The audit triggers of each room's tables call the functions in this file.
+--   trigger audit_row           writes an event with the row before and after the change
 --     caller, caller_is_admin
---   give_reason                 sets the reason that events get in this transaction
---   trigger keep_audit_event    refuses to change events
+--   give_reason                 sets the reason for the events of this transaction
+--   trigger keep_audit_event    refuses changes of events
 
 -- Writes an event with the row before and after each change. It runs once for each row, so it is for tables that change rarely.
 CREATE FUNCTION loracomp.audit_row() RETURNS trigger
@@ -30,8 +30,8 @@ $$;
 COMMENT ON FUNCTION loracomp.audit_row IS
 'Trigger: writes changes of a row to audit_event, with the row before and after.';
 
--- Sets the reason that the audit's triggers write in this transaction, and returns the previous reason, which the caller sets again at
--- its end. A SET clause would do this, but Postgres lets only superusers write unknown parameters there.
+-- Sets the reason that the audit triggers write in this transaction, and returns the previous reason. The caller sets that one again when
+-- it is done. A SET clause would do this, but Postgres lets only superusers write unknown parameters there.
 CREATE FUNCTION loracomp.give_reason(reason text) RETURNS text
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
@@ -46,7 +46,8 @@ $$;
 COMMENT ON FUNCTION loracomp.give_reason IS
 'Sets the reason that audit_event gets for changes of jobs in this transaction; returns the previous reason.';
 
--- Refuses UPDATE, DELETE and TRUNCATE of the audit, where events are only appended. Only purge_jobs may delete events, those of its jobs.
+-- Refuses UPDATE, DELETE and TRUNCATE of the audit, where events are only appended. Only purge_jobs may delete events: those of the jobs
+-- that it deletes.
 CREATE FUNCTION loracomp.keep_audit_event() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp

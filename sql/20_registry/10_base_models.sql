@@ -5,7 +5,7 @@
 --   find_base_model             by name, or the default
 
 -- Adds a base model, or changes the source of a known one; raises if the name belongs to other weights.
--- The first base model becomes the default, and so does one with make_default; the former default is then none any more.
+-- The first base model becomes the default. A later one becomes the default if make_default is true, in place of the former default.
 CREATE FUNCTION loracomp.register_base_model(
     name text,
     source text,
@@ -52,7 +52,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.register_base_model IS
-'Registers a base model and returns its id. A name that belongs to other weights is refused. The first one is the default.';
+'Registers a base model and returns its id. A name that belongs to other weights is refused. The first base model becomes the default.';
 
 -- Makes a registered base model the default for jobs that name none, in place of the former default.
 CREATE FUNCTION loracomp.set_default_base_model(name text) RETURNS void
@@ -61,7 +61,8 @@ AS $$
 DECLARE
     chosen CONSTANT integer := (loracomp.find_base_model(coalesce(set_default_base_model.name, ''))).id;
 BEGIN
-    LOCK TABLE loracomp.base_model IN SHARE ROW EXCLUSIVE MODE; -- two calls would leave two, which an index refuses
+    -- Otherwise two concurrent calls could each set a default, and a unique index would refuse the second.
+    LOCK TABLE loracomp.base_model IN SHARE ROW EXCLUSIVE MODE;
     UPDATE loracomp.base_model AS b SET is_default = false WHERE b.is_default AND b.id <> chosen;
     UPDATE loracomp.base_model AS b SET is_default = true WHERE b.id = chosen AND NOT b.is_default;
 END

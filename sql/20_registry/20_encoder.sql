@@ -1,17 +1,17 @@
--- The database's encoder: the model that makes the vectors which routing compares.
+-- The database's encoder: the model that computes the vectors that routing compares.
 --   set_encoder                 sets it; if it is another one, deletes all embeddings and stops routing
 --   start_routing               starts it again
 --     lock_encoder
 --   lock_encoder                keeps the encoder from being replaced until the transaction ends
 --   show_encoder
 --   embedding_dimensions        length of the vectors that are stored
---   examples_without_text       which examples another encoder can't embed
+--   examples_without_text       examples that another encoder couldn't embed
 --   forget_embeddings           trigger forget_embeddings of loracomp.example
 -- loracomp encoder set calls set_encoder, embeds all examples and calls start_routing. In between, jobs wait in the queue: claim_jobs
 -- returns none.
 
--- Sets the encoder; returns whether it is ready, because it is the present one and nothing has to be embedded again. Otherwise it is
--- not ready until start_routing. If the command was killed in between and is repeated, it goes on.
+-- Sets the encoder and returns whether it is ready. It is ready at once if the database already uses it, because nothing has to be embedded
+-- again. Otherwise it is ready when start_routing has been called. If the command is killed in between, running it again continues.
 CREATE FUNCTION loracomp.set_encoder(
     name text, source text, revision text, fingerprint text, dimensions integer, input_version smallint
 ) RETURNS boolean
@@ -20,7 +20,8 @@ AS $$
 DECLARE
     is_ready boolean;
 BEGIN
-    -- Not the row's lock: processes that embed hold it in turns (lock_encoder), and whoever waits for it might never get it.
+    -- Locks the table and not the row, because processes that embed hold the row's lock one after another (lock_encoder), so that this call
+    -- might never get it.
     LOCK TABLE loracomp.encoder IN EXCLUSIVE MODE;
     IF NOT EXISTS (
         SELECT FROM loracomp.encoder AS e
@@ -44,7 +45,7 @@ COMMENT ON FUNCTION loracomp.set_encoder IS
 'Sets the encoder; returns whether it is ready. If it is another one than before, all embeddings are deleted, and no job is claimed '
 'until start_routing.';
 
--- Locks the encoder's row until the transaction ends, so that set_encoder waits. Null stands for the database's encoder.
+-- Locks the encoder's row until the transaction ends, so that set_encoder waits. If encoder is null, any encoder is accepted.
 CREATE FUNCTION loracomp.lock_encoder(encoder text, input_version smallint) RETURNS void
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
@@ -56,12 +57,13 @@ BEGIN
     FOR KEY SHARE;
     IF NOT FOUND AND lock_encoder.encoder IS NOT NULL THEN
         RAISE EXCEPTION 'the encoder of these vectors is not the database''s encoder'
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'loracomp encoder show says which one is';
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'loracomp encoder show shows the database''s encoder';
     END IF;
 END
 $$;
 COMMENT ON FUNCTION loracomp.lock_encoder IS
-'Keeps the encoder from being replaced until the transaction ends; raises if it is not this one (null: any).';
+'Keeps the encoder from being replaced until the transaction ends. Raises an error if the database has another encoder than the given '
+'one; null accepts any.';
 
 CREATE FUNCTION loracomp.start_routing(encoder text, input_version smallint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
@@ -106,8 +108,8 @@ END;
 COMMENT ON FUNCTION loracomp.examples_without_text IS
 'For each task, how many train examples have no text; another encoder can''t embed them.';
 
--- Deletes the embeddings of examples whose wording changed, so that they are made again. An example that gets its first text
--- keeps the embedding that a library brought.
+-- Deletes the embeddings of examples whose wording has changed, so that they are embedded again. If a library shipped an example without
+-- text and it now gets its text, the library's embedding stays.
 CREATE FUNCTION loracomp.forget_embeddings() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$

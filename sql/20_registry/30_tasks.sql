@@ -5,11 +5,11 @@
 --     check_role_exists
 --   delete_examples
 --     each: find_task
---       check_task_exists       raises if an administrator names no task
+--       check_task_exists       raises an error if the task does not exist
 --   list_tasks
 --   readable_tasks              tasks that the caller's jobs may use
 --     readable_roles            the roles whose tasks a role may know of
---   check_tasks_exist           raises if a submitter names tasks that are none, or none that it may know of
+--   check_tasks_exist           raises an error if some of the names are not tasks that the caller may know of
 --     readable_roles
 
 -- Adds a task unless the name exists, and returns whether it was added; an existing task is not changed.
@@ -79,7 +79,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.find_task IS 'The id of a task, which is locked until the transaction ends. Raises if there is no such task.';
 
--- Raises if there is no such role: a task with a misspelt reader_role could be read by nobody.
+-- Raises an error if the role does not exist, because nobody could read a task with a misspelt reader_role.
 CREATE FUNCTION loracomp.check_role_exists(role name) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -127,7 +127,7 @@ ORDER BY t.family, t.name;
 END;
 COMMENT ON FUNCTION loracomp.list_tasks IS 'Tasks with their numbers of examples, embeddings and active adapters.';
 
--- Reads memberships, and the roles of all tasks. OFFSET 0, so that each role is looked up once, and not for each of its tasks.
+-- Reads memberships, and the roles of all tasks. OFFSET 0 makes Postgres check each role once, and not once for each of its tasks.
 CREATE FUNCTION loracomp.readable_roles(reader name) RETURNS SETOF name
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -172,16 +172,16 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_tasks_exist IS 'Raises if some of these names are no task (or none that the caller may read).';
+COMMENT ON FUNCTION loracomp.check_tasks_exist IS 'Raises an error if a name is not a task, or is a task that the caller may not read.';
 
--- Changes nothing; null passes. A mistyped name would make a search for trouble find none.
+-- Changes nothing; null passes. Without this check, listing the failures of a mistyped task would wrongly show that there are none.
 CREATE FUNCTION loracomp.check_task_exists(task text) RETURNS boolean
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF task IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = check_task_exists.task) THEN
-        RAISE EXCEPTION 'there is no task %', check_task_exists.task
+        RAISE EXCEPTION 'task % does not exist', check_task_exists.task
             USING ERRCODE = 'no_data_found', HINT = concat(
                 'loracomp task add creates one, loracomp task list shows the existing ones',
                 loracomp.did_you_mean(check_task_exists.task, ARRAY(SELECT t.name FROM loracomp.task AS t))

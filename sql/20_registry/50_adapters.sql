@@ -9,7 +9,8 @@
 --   read_adapters               weights, for workers
 
 -- Adds an adapter as staged, with the next version of its name; its weights follow in the same transaction, by COPY.
--- If an adapter that computes the same is already stored, it is returned, whatever its status, with created false.
+-- If the task already has an adapter of this name that computes the same (with the same digest), that one is returned, whatever its status,
+-- with created = false.
 CREATE FUNCTION loracomp.stage_adapter(
     task text,
     base_model text,
@@ -33,8 +34,10 @@ DECLARE
     owner_base CONSTANT integer := (loracomp.find_base_model(stage_adapter.base_model)).id;
 BEGIN
     IF loracomp.is_blank(stage_adapter.name) OR stage_adapter.name ~ '@|^[0-9]+$' THEN
-        RAISE EXCEPTION 'name: an adapter''s name must not be blank, a number or contain @, and is "%"', stage_adapter.name
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'the version after @ is counted for you; --name names it';
+        RAISE EXCEPTION 'name: an adapter''s name must not be blank, must not be a number and must not contain @, and is "%"',
+            stage_adapter.name
+            USING ERRCODE = 'invalid_parameter_value',
+                HINT = 'loracomp numbers the versions after @ itself; choose another name with --name';
     END IF;
     -- Lock the base model, so that two calls don't take the same version number.
     PERFORM FROM loracomp.base_model AS b WHERE b.id = owner_base FOR NO KEY UPDATE;
@@ -63,7 +66,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.stage_adapter IS
-'Registers a checked adapter as staged; its weights must follow in the same transaction. One with the same digest is not added twice.';
+'Registers a checked adapter as staged; its weights must follow in the same transaction. If an adapter with the same digest exists, it is '
+'returned instead.';
 
 -- staged or retired -> active; the adapter that was active for the same task and base model is retired at the same time.
 -- Raises if weights are missing, or, without force, if the new adapter is worse than the one that it would replace on measured
@@ -90,8 +94,8 @@ BEGIN
     SELECT coalesce(sum(octet_length(w.bytes)), 0) INTO stored
     FROM loracomp.adapter_part AS w WHERE w.adapter_id = chosen.id;
     IF stored <> chosen.byte_count THEN
-        RAISE EXCEPTION 'adapter %@% has % bytes of weights in the database and should have %',
-            chosen.name, chosen.version, stored, chosen.byte_count USING HINT = 'stage the adapter again from its folder';
+        RAISE EXCEPTION 'adapter %@% should have % bytes of weights in the database, and has %',
+            chosen.name, chosen.version, chosen.byte_count, stored USING HINT = 'stage the adapter again from its folder';
     END IF;
     SELECT * INTO old FROM loracomp.adapter AS a
     WHERE a.task_id = chosen.task_id AND a.base_model_id = chosen.base_model_id AND a.status = 'active' FOR UPDATE;
@@ -119,7 +123,7 @@ BEGIN
     ELSE
         RAISE WARNING 'adapter %@% is not compared with %: no example is measured under both',
             chosen.name, chosen.version, against
-            USING HINT = 'measure with loracomp task measure, then adapter measure, on rows that no version has learnt from';
+            USING HINT = 'run loracomp task measure and then loracomp adapter measure, on rows that no version has learnt from';
     END IF;
     UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.id = old.id;
     UPDATE loracomp.adapter AS a SET status = 'active', activated_at = now(), retired_at = NULL WHERE a.id = chosen.id;
@@ -135,7 +139,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.activate_adapter IS
 'Makes an adapter (a name, name@version or number) the active one of its task and base model; returns the id of the adapter that it '
-'replaced. If it is worse than that one on measured examples (p < 0.05), force is needed. Warns of weaker evidence.';
+'replaced. If it is worse than that one on measured examples (p < 0.05), force is needed. Weaker evidence that it is worse only raises a '
+'warning.';
 
 -- staged or active -> retired: no job is routed to it any more; it stays stored for replay. Does nothing if it is retired.
 CREATE FUNCTION loracomp.retire_adapter(adapter text, base_model text DEFAULT NULL) RETURNS void

@@ -1,9 +1,9 @@
--- Compares two adapters, or an adapter with the base model, by what is measured.
+-- Compares two adapters, or an adapter with the base model, by their measured gains.
 --   compare_adapters
 --     sign_test_p
 
--- Reads no table. The test is exact for all numbers of rows; its time grows with the smaller of the two numbers. Binomial
--- probabilities are summed from their logarithms, which are clamped because exp raises an underflow below -745.
+-- Reads no table. The test is exact for any number of rows; its time grows with the smaller of the two counts. It sums binomial
+-- probabilities computed from their logarithms, which are clamped because exp raises an underflow error below -745.
 CREATE FUNCTION loracomp.sign_test_p(better bigint, worse bigint) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -18,7 +18,8 @@ FROM (
 WHERE loracomp.check_range('better', better, 0, 1e6) AND loracomp.check_range('worse', worse, 0, 1e6);
 END;
 COMMENT ON FUNCTION loracomp.sign_test_p IS
-'P value of the exact two-sided sign test: how often two equally good adapters would differ at least as much. 1 if they never differ.';
+'P value of the exact two-sided sign test: the probability that two equally good adapters differ at least as much as these counts. 1 if '
+'both counts are 0.';
 
 -- Reads only. The exact sign test makes no assumption about the distribution of gains.
 CREATE FUNCTION loracomp.compare_adapters(adapter_id integer, other_id integer DEFAULT NULL, task text DEFAULT NULL)

@@ -6,7 +6,8 @@
 --     with_settings
 --   trigger keep_default_policy   refuses to delete or rename the policy of jobs that name none
 
--- Evaluates the table's own constraints, so that the range of a setting stands in one place; a constraint's comment has it in words.
+-- Evaluates the constraints of the table, so that a setting's range is written in one place only. The comment of each constraint says the
+-- range in words.
 CREATE FUNCTION loracomp.check_setting(policy loracomp.policy, setting text) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -51,10 +52,10 @@ BEGIN
         RAISE EXCEPTION 'settings must be a JSON object, such as {"top_p": 0.9}'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- One by one, so that an error can name the setting.
+    -- Replaces one setting at a time, so that an error can name the setting.
     FOR setting, wanted IN SELECT s.key, s.value FROM jsonb_each(with_settings.settings) AS s LOOP
         IF setting <> ALL (known) THEN
-            RAISE EXCEPTION 'settings must not hold %: there are %', left(setting, 100),
+            RAISE EXCEPTION 'there is no setting %: the settings are %', left(setting, 100),
                 array_to_string(known, ', ') USING ERRCODE = 'invalid_parameter_value';
         END IF;
         IF wanted = 'null' THEN
@@ -133,7 +134,7 @@ COMMENT ON FUNCTION loracomp.set_policy IS
 'Sets the given settings of a policy, and creates the policy if it does not exist. An error names the setting and its allowed '
 'values. Traces keep the settings that jobs ran with.';
 
--- The owner may: the registry of another database is restored into an emptied table.
+-- The owner may delete and rename it, because restoring another database's registry first empties the table.
 CREATE FUNCTION loracomp.keep_default_policy() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp

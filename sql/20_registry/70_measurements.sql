@@ -1,7 +1,8 @@
--- Measurements are facts about examples: jobs of kind measure find them, and routing reads them.
---   trigger forget_evidence     deletes what was concluded from them for some choices
+-- Measurements belong to examples: jobs of kind measure write them, and routing reads them.
+--   trigger forget_evidence     deletes a task's evidence once no measurement supports it
 
--- Choices are a user's words, so task_evidence loses them with the last example that has them.
+-- A row of task_evidence contains choices, which a user wrote. It is therefore deleted with the last measured example that has these
+-- choices.
 CREATE FUNCTION loracomp.forget_evidence() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp

@@ -10,7 +10,8 @@ FOR EACH ROW EXECUTE FUNCTION loracomp.audit_row();
 CREATE TRIGGER audit_row AFTER INSERT OR UPDATE OR DELETE ON loracomp.encoder
 FOR EACH ROW EXECUTE FUNCTION loracomp.audit_row();
 
--- The audit of examples: an event for each task whose examples a statement changed, with their number and at most 100 ids; never a text.
+-- The audit of examples: a statement that changes examples writes an event for each task, with the number of examples and at most 100 ids,
+-- but no texts.
 CREATE FUNCTION loracomp.audit_examples() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp

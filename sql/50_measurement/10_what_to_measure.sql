@@ -1,9 +1,10 @@
 -- Which examples and adapters are worth measuring. These functions only read.
 --   likely_tasks                the tasks whose adapters are likely to help with a task
---   draw_examples               rows of a split, in a random order given by the seed
+--   draw_examples               rows of a split, in a random order that the seed determines
 --   has_learnt_from             whether an adapter was trained on an example
 
--- Changes nothing. If there are many others, it searches the 200 nearest examples of 20 examples of the task, and counts their tasks.
+-- Changes nothing. If many other tasks have an adapter, it searches the 200 nearest neighbours of each of 20 examples of the task, and
+-- counts to which tasks they belong.
 CREATE FUNCTION loracomp.likely_tasks(task_id integer, base_model_id integer, most integer) RETURNS integer[]
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -43,7 +44,7 @@ COMMENT ON FUNCTION loracomp.likely_tasks IS
 'The task and other tasks whose adapters are likely to help with it, at most `most` in total: all tasks with an active adapter '
 'if these are few, otherwise those with the most examples among the nearest neighbours of 20 examples of the task.';
 
--- Reads the rows of a split in a random order given by the seed, so that the first n rows are always among the first n + 1.
+-- Reads the rows of a split in a random order that depends only on the seed, so that asking for more rows adds to the same rows.
 CREATE FUNCTION loracomp.draw_examples(task_id integer, split text, seed integer, embedded boolean)
 RETURNS TABLE (example_id bigint, ordinal bigint)
 LANGUAGE sql STABLE

@@ -51,15 +51,15 @@ BEGIN
             WHERE a.base_model_id = model.id AND a.task_id = target AND a.status = 'active'
                 AND loracomp.has_learnt_from(a.training, measure_task.task, measure_task.task, e.split, e.content_hash)
         ) AS is_learnt
-        -- Train rows only if they are embedded, so that jobs can retrieve them.
+        -- Train rows are measured only if they are embedded, because jobs can't retrieve the others.
         FROM loracomp.draw_examples(
             target, measure_task.split, measure_task.seed, CASE measure_task.split WHEN 'train' THEN TRUE END
         ) AS m
         JOIN loracomp.example AS e ON e.id = m.example_id
     ) AS x;
     IF drawn = '{}' THEN
-        RAISE EXCEPTION 'task % has no % example to measure: % are there, and its adapter has learnt from all of them', task,
-            split, learnt
+        RAISE EXCEPTION 'task % has no % example to measure: it has % with a text and a label, '
+            'and its adapter has learnt from all of them', task, split, learnt
             USING ERRCODE = 'no_data_found',
                 HINT = 'import rows with text and label that the adapter was not trained on; its training record names the '
                     'tasks that it was trained on (tasks_seen) and the rows that were kept aside (kept_aside)';
@@ -102,7 +102,7 @@ BEGIN
         SELECT m.example_id FROM loracomp.measurement AS m
         JOIN loracomp.example AS e ON e.id = m.example_id
         WHERE m.base_model_id = model.id AND e.prompt IS NOT NULL AND e.label IS NOT NULL
-            -- Include tasks without an adapter, which are never among the nearest, because any adapter may help with them.
+            -- Include tasks without an adapter. They are never among the nearest tasks, but any adapter may help with them.
             AND (m.task_id = ANY (likely) OR NOT EXISTS (
                 SELECT FROM loracomp.adapter AS a
                 WHERE a.task_id = m.task_id AND a.base_model_id = model.id AND a.status = 'active'
@@ -110,7 +110,8 @@ BEGIN
         ORDER BY m.example_id
     );
     IF known = '{}' THEN
-        RAISE EXCEPTION 'no example is measured yet on which adapter %@% could be', measured.name, measured.version
+        RAISE EXCEPTION 'adapter %@% can''t be measured yet: no example of its task or of the nearest tasks is measured',
+            measured.name, measured.version
             USING ERRCODE = 'no_data_found', HINT = 'measure its task first: SELECT * FROM loracomp.measure_task(...)';
     END IF;
     examples := cardinality(known);
@@ -128,9 +129,9 @@ COMMENT ON FUNCTION loracomp.measure_adapter IS
 'Inserts jobs that measure an adapter, active or not, on already measured examples of its own task, the nearest tasks and tasks '
 'without an adapter. Examples that it was trained on are left out and counted.';
 
--- Inserts a job for each example that is not yet measured under all the adapters. It leaves out
--- measurements that are done or queued, examples that an adapter was trained on, and those whose prompt no job can have: one of them
--- would keep all the others from being measured.
+-- Inserts a job for each example that is not yet measured under all the adapters. It leaves out measurements that are done or queued, and
+-- examples that an adapter was trained on. It also leaves out examples whose prompt the table job would refuse, because one of them would
+-- make the whole INSERT fail.
 CREATE FUNCTION loracomp.queue_measurements(
     example_ids bigint[], adapter_ids integer[], base_model loracomp.base_model, policy text, priority integer,
     submitted_by name DEFAULT loracomp.caller()
@@ -141,7 +142,7 @@ AS $$
 DECLARE
     added bigint;
 BEGIN
-    -- Lock the base model, because two calls at once would insert the same jobs.
+    -- Lock the base model, because two concurrent calls would insert the same jobs.
     PERFORM FROM loracomp.base_model AS b WHERE b.id = queue_measurements.base_model.id FOR NO KEY UPDATE;
     INSERT INTO loracomp.job (
         kind, prompt, choices, policy, base_model, task, expected, example_id, adapter_ids, priority, submitted_by

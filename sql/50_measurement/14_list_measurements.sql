@@ -1,4 +1,4 @@
--- Numbers of measured examples and of the jobs that measure.
+-- Counts measured examples, and jobs of kind measure.
 
 -- Reads only.
 CREATE FUNCTION loracomp.list_measurements(task text DEFAULT NULL)
@@ -53,5 +53,5 @@ AS $$
     ORDER BY b.name, t.name;
 $$;
 COMMENT ON FUNCTION loracomp.list_measurements IS
-'For each task and base model: how many examples are measured, under how many adapters, how many jobs of kind measure wait and '
-'run, and how many failed and were not measured later.';
+'For each task and base model: the number of measured examples and adapters, and the number of jobs of kind measure that wait, run, or '
+'have failed (without those whose example was measured later).';

@@ -2,7 +2,7 @@
 --   plan_measurements           what to score for each job
 --   record_measurements         writes the results
 --     hold_jobs, succeed_jobs  30_queue/30_leases.sql, 40_record.sql
---   labelled_scores             what record_evidence is fitted on
+--   labelled_scores             the scores that a worker fits evidence to
 --   record_evidence             writes which adapters explain a task's labelled examples
 
 -- Changes nothing.
@@ -33,15 +33,15 @@ WHERE j.id = ANY (plan_measurements.job_ids) AND j.kind = 'measure'
 GROUP BY j.id, p.name, b.id;
 $$;
 COMMENT ON FUNCTION loracomp.plan_measurements IS
-'What to score for jobs of kind measure: the right answer, how scores of choices are normalised, the adapters, and whether '
-'the prompt is put into the chat template. A job that was deleted, or whose adapters were, has no row.';
+'What to score for jobs of kind measure: the right answer, how scores of choices are normalised, the adapters, and whether the prompt is '
+'put into the chat template. There is no row for a job that was deleted, or whose adapters were deleted.';
 
 -- running -> succeeded, and writes the measurements, for jobs whose token is still valid.
 -- Results for an adapter that the job does not name, or for an example that has changed meanwhile, are left out.
 CREATE FUNCTION loracomp.record_measurements(results loracomp.measured[]) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
--- As in record_predictions.
+-- The same settings as in record_predictions.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
@@ -68,8 +68,8 @@ BEGIN
         RAISE EXCEPTION 'choice_scores must have a list for each adapter, with a number for each choice'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- The foreign key would wait for a submitter who takes a correction back and leaves the transaction open: such a job is left until its
-    -- lease expires.
+    -- If a submitter has withdrawn a correction in a transaction that is still open, the foreign key's check would wait for it. Such a job
+    -- is left out, and measured again after its lease expires.
     held_ids := ARRAY(
         SELECT j.id FROM loracomp.job AS j
         WHERE j.id = ANY (held_ids) AND (
@@ -91,8 +91,8 @@ BEGIN
             AND (e.prompt, e.choices, e.label) IS NOT DISTINCT FROM (h.prompt, h.choices, h.expected)
         ORDER BY e.id, h.job_id DESC
     ),
-    -- Two jobs of a batch may measure the same example; if their policies or its text differ, only the newest one counts, because
-    -- gains of different scores must not stand in one row.
+    -- Two jobs of a batch may measure the same example. If their policies or the example's text differ, only the newest job counts, because
+    -- one row must not mix gains that were computed from different kinds of scores.
     measured AS (
         SELECT DISTINCT ON (h.example_id, u.adapter_id) h.example_id, u.adapter_id, u.gain, u.is_right,
             h.choice_scores -> u.adapter_id::text AS scores
@@ -128,7 +128,7 @@ BEGIN
             base_is_right = excluded.base_is_right,
             chat_template = excluded.chat_template,
             (adapter_ids, gains, are_right) = (
-                -- Keep earlier gains, except of adapters that were measured again, or if the scores differ in kind.
+                -- Keep earlier gains, except those of adapters that were measured again. If the scores are of another kind now, keep none.
                 SELECT
                     array_agg(u.adapter_id ORDER BY u.adapter_id), array_agg(u.gain ORDER BY u.adapter_id),
                     array_agg(u.is_right ORDER BY u.adapter_id)
@@ -158,8 +158,9 @@ $$;
 COMMENT ON FUNCTION loracomp.record_measurements IS
 'Writes the results of jobs of kind measure and ends the jobs, if the lease token is still valid; returns these ids.';
 
--- Reads at most 256 examples of a task, with at most 20 choices, so that the fit takes less than a second; only those that were
--- measured as the newest one was, because other scores can't be compared. A task with an adapter has no need of evidence.
+-- Reads at most 256 examples of a task, with at most 20 choices each, so that the fit takes less than a second. It reads only examples that
+-- were measured with the same settings as the newest one, because other scores can't be compared with it. Tasks with an adapter are left
+-- out, because routing reads evidence only for tasks without one.
 CREATE FUNCTION loracomp.labelled_scores(job_ids bigint[])
 RETURNS TABLE (task_id integer, base_model_id integer, choices text[], label text, choice_scores jsonb)
 LANGUAGE sql STABLE SECURITY DEFINER
@@ -195,7 +196,8 @@ $$;
 COMMENT ON FUNCTION loracomp.labelled_scores IS
 'For each task without an adapter that one of these jobs has measured: choices, label and scores of its measured examples.';
 
--- It waits only briefly for a submitter who is dropping the task or its last examples: the next measurement brings new evidence.
+-- If a submitter is deleting the task or its last examples, it waits one second and then gives up, because the next measurement brings new
+-- evidence anyway.
 CREATE FUNCTION loracomp.record_evidence(
     task_id integer, base_model_id integer, choices text[], adapter_ids integer[], log_likelihoods double precision[]
 ) RETURNS void
@@ -214,4 +216,5 @@ EXCEPTION WHEN lock_not_available THEN
     NULL;
 END
 $$;
-COMMENT ON FUNCTION loracomp.record_evidence IS 'Writes how likely a task''s labelled examples are under each adapter, in place of what was known.';
+COMMENT ON FUNCTION loracomp.record_evidence IS
+'Writes how likely a task''s labelled examples are under each adapter, and replaces what was stored before.';

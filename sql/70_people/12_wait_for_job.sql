@@ -1,6 +1,6 @@
 -- Waits until a job has ended or the timeout is over, and returns its status. It only reads, with the caller's rights. Each turn of its
--- loop takes a new snapshot and so sees what has been committed meanwhile. The snapshot of the calling statement stays open while it
--- waits, and keeps vacuum from removing dead rows; therefore the timeout is limited.
+-- loop takes a new snapshot, and so sees what was committed meanwhile. The snapshot of the calling statement stays open during the wait and
+-- keeps vacuum from removing dead tuples, so the timeout is limited to five minutes.
 CREATE FUNCTION loracomp.wait_for_job(id bigint, timeout interval DEFAULT '30 seconds') RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -14,12 +14,13 @@ BEGIN
     IF (extract(EPOCH FROM wait_for_job.timeout) BETWEEN 0 AND 300) IS NOT TRUE THEN
         RAISE EXCEPTION 'timeout must be between 0 and 5 minutes, and is %', wait_for_job.timeout
             USING ERRCODE = 'invalid_parameter_value',
-                HINT = 'call it again to wait for longer: a waiting statement keeps dead rows from being removed';
+                HINT = 'to wait longer, call it again: a long statement keeps dead tuples from being removed';
     END IF;
     until := clock_timestamp() + wait_for_job.timeout;
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'wait_for_job sees no news in a transaction that is %', current_setting('transaction_isolation')
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'call it in a transaction with isolation level read committed';
+        RAISE EXCEPTION 'wait_for_job can''t see a job end in a transaction with isolation level %',
+            current_setting('transaction_isolation')
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'call it with isolation level read committed';
     END IF;
     LOOP
         SELECT j.status, j.finished_at IS NOT NULL AS has_ended, j.xmin = pg_current_xact_id_if_assigned()::xid AS is_new
@@ -30,7 +31,8 @@ BEGIN
                 USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
         END IF;
         IF found_job.is_new AND NOT found_job.has_ended THEN
-            RAISE EXCEPTION 'job % was changed in this transaction: no worker sees that before it is committed', wait_for_job.id
+            RAISE EXCEPTION 'job % was changed in this transaction, and no worker sees the change before it is committed',
+                wait_for_job.id
                 USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'COMMIT, then wait';
         END IF;
         EXIT WHEN found_job.has_ended OR clock_timestamp() >= until;

@@ -67,7 +67,7 @@ SELECT
     p.score_weights
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
-COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and trace, as stored. The embedding of a job is stored nowhere.';
+COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and trace, as stored. A job''s embedding is not stored.';
 COMMENT ON COLUMN loracomp.job_trace.seed IS 'Seed of sampled text; null if nothing is sampled, because choices are scored or temperature is 0.';
 COMMENT ON COLUMN loracomp.job_trace.worker IS 'Worker that answered, or held the job last.';
 COMMENT ON COLUMN loracomp.job_trace.base_model IS 'Base model that answered, or that the job asks for.';

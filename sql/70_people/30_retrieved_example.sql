@@ -2,8 +2,8 @@
 --   retrieved_example           a row for each retrieved example
 --     readable_example          the example's text, if the reader may read its task
 
--- Reads only. Returns no row if the example was deleted, if the caller may not read its task, or if no job of the caller's retrieved it.
--- Without the last condition a submitter could list all examples by trying one number after another.
+-- Reads only. Returns no row if the example was deleted, if the caller may not read its task, or if none of the caller's jobs retrieved it.
+-- Without the last condition, a submitter could list all examples by trying one number after another.
 CREATE FUNCTION loracomp.readable_example(job_id bigint, id bigint)
 RETURNS TABLE (source_ref text, prompt text, label text)
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1
@@ -20,9 +20,10 @@ AS $$
                 AND (e.id = ANY (p.example_ids) OR e.id = ANY (p.calibration_examples))
         );
 $$;
-COMMENT ON FUNCTION loracomp.readable_example IS 'Text of a training example that a job of the caller''s retrieved, for readers of its task.';
+COMMENT ON FUNCTION loracomp.readable_example IS
+'Text of a training example that one of the caller''s jobs retrieved, if the caller may read its task.';
 
--- Reads only. An example's text is null if the reader may not read its task, or if a library shipped the example without.
+-- Reads only. An example's text is null if the reader may not read its task, or if a library shipped the example without it.
 CREATE VIEW loracomp.retrieved_example WITH (security_invoker) AS
 SELECT
     p.job_id,

@@ -1,6 +1,6 @@
--- Adapters that answered a job.
+-- Adapters that were composed for a job.
 --   composed_adapter            a row for each adapter
---     readable_adapter          the adapter's name and version, if the reader may read its task
+--     readable_adapter          an adapter's name and version, if the caller may read its task
 
 -- Reads only. Returns no row if the adapter was deleted, or if the caller may not read its task.
 CREATE FUNCTION loracomp.readable_adapter(id integer) RETURNS TABLE (name text, version integer)
@@ -13,9 +13,10 @@ AS $$
     WHERE a.id = readable_adapter.id
         AND (t.reader_role IS NULL OR loracomp.may_read(loracomp.caller(), t.reader_role));
 $$;
-COMMENT ON FUNCTION loracomp.readable_adapter IS 'Name and version of an adapter, for readers of its task.';
+COMMENT ON FUNCTION loracomp.readable_adapter IS 'Name and version of an adapter, if the caller may read its task.';
 
--- Reads only. A trace is kept when its adapters are deleted; name and version of a deleted or hidden adapter are null.
+-- Reads only. A trace stays when its adapters are deleted. The name and version of an adapter are null if it was deleted or is hidden from
+-- the reader.
 CREATE VIEW loracomp.composed_adapter WITH (security_invoker) AS
 SELECT
     p.job_id,
@@ -35,7 +36,7 @@ COMMENT ON COLUMN loracomp.composed_adapter.ordinal IS 'Position in the composit
 COMMENT ON COLUMN loracomp.composed_adapter.task IS 'Task that the adapter was trained for.';
 COMMENT ON COLUMN loracomp.composed_adapter.weight IS 'Weight of the adapter, 0 to 1; the weights of a job sum to 1.';
 COMMENT ON COLUMN loracomp.composed_adapter.adapter_id IS 'Id of the adapter.';
-COMMENT ON COLUMN loracomp.composed_adapter.adapter IS 'Name of the adapter; null if it was deleted, or is hidden.';
-COMMENT ON COLUMN loracomp.composed_adapter.version IS 'Version of the adapter; null if its name is.';
+COMMENT ON COLUMN loracomp.composed_adapter.adapter IS 'Name of the adapter; null if the adapter was deleted or is hidden from the reader.';
+COMMENT ON COLUMN loracomp.composed_adapter.version IS 'Version of the adapter; null if the name is null.';
 COMMENT ON COLUMN loracomp.composed_adapter.sha256 IS 'Sha256 of the adapter''s file.';
 SELECT loracomp.copy_comments('loracomp.composed_adapter', 'loracomp.job_result');

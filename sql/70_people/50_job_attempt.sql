@@ -1,6 +1,6 @@
--- The attempts of jobs: each time that a worker took a job.
+-- The attempts of jobs. An attempt begins when a worker claims the job.
 --   job_attempt                 a row for each attempt
---     attempts_of               attempts in the audit, of jobs that the reader may see
+--     attempts_of               reads a job's attempts from the audit, if the reader may see the job
 --       caller, caller_is_admin
 
 -- Reads only. In the audit an attempt begins with the event that makes the job's status running, and ends with the next event. It
@@ -49,13 +49,14 @@ SELECT
     a.reason
 FROM loracomp.job AS j
 CROSS JOIN LATERAL loracomp.attempts_of(j.id) AS a;
-COMMENT ON VIEW loracomp.job_attempt IS 'Each time a worker took a job, and how that ended.';
+COMMENT ON VIEW loracomp.job_attempt IS 'Attempts of jobs: which worker claimed the job, when, and how the attempt ended.';
 COMMENT ON COLUMN loracomp.job_attempt.attempt IS 'Number of the attempt, from 1; if an attempt was given back, the next one has the same number.';
-COMMENT ON COLUMN loracomp.job_attempt.worker IS 'Worker that took the job.';
-COMMENT ON COLUMN loracomp.job_attempt.started_at IS 'When the worker took the job.';
+COMMENT ON COLUMN loracomp.job_attempt.worker IS 'Worker that claimed the job.';
+COMMENT ON COLUMN loracomp.job_attempt.started_at IS 'When the worker claimed the job.';
 COMMENT ON COLUMN loracomp.job_attempt.ended_at IS 'When the attempt ended; null while the job runs.';
 COMMENT ON COLUMN loracomp.job_attempt.duration_s IS 'Seconds from started_at to ended_at.';
 COMMENT ON COLUMN loracomp.job_attempt.outcome IS
-'succeeded, failed, cancelled, running, deleted; or given back: released, to be retried, or its lease ran out.';
+'running, succeeded, failed, cancelled or deleted; or given back, if the worker released the job, the attempt is retried, or the lease '
+'expired.';
 COMMENT ON COLUMN loracomp.job_attempt.reason IS 'Error code or the operator''s reason; null after success.';
 SELECT loracomp.copy_comments('loracomp.job_attempt', 'loracomp.job_result');

@@ -1,5 +1,5 @@
--- Reads only. It runs with its owner's rights and shows everybody the numbers of the whole queue, because submitters can't tell from
--- their own jobs how long they will have to wait. Each branch of `recent` reads an index of its own.
+-- Reads only. It runs with its owner's rights and shows everybody the numbers of the whole queue, because submitters can't see from their
+-- own jobs alone how long they will have to wait. Each branch of `recent` uses its own index.
 CREATE VIEW loracomp.queue_health AS
 WITH recent AS (
     SELECT j.* FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
@@ -57,23 +57,24 @@ LEFT JOIN recent AS r ON b.name = r.base_model
 GROUP BY b.name;
 COMMENT ON VIEW loracomp.queue_health IS 'The queue of each base model now, and how many of its jobs ended in the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.base_model IS 'Base model of the jobs in this queue.';
-COMMENT ON COLUMN loracomp.queue_health.queued IS 'Number of jobs that wait for a worker or for their run_at.';
-COMMENT ON COLUMN loracomp.queue_health.due IS 'Number of jobs that a worker could take now. worker_demand says how many workers they need.';
-COMMENT ON COLUMN loracomp.queue_health.retrying IS 'Number of waiting jobs that were attempted before.';
+COMMENT ON COLUMN loracomp.queue_health.queued IS 'Number of jobs that wait for a worker, or for their run_at.';
+COMMENT ON COLUMN loracomp.queue_health.due IS
+'Number of jobs that a worker could claim now. worker_demand says how many workers they need.';
+COMMENT ON COLUMN loracomp.queue_health.retrying IS 'Number of waiting jobs that have had an attempt before.';
 COMMENT ON COLUMN loracomp.queue_health.oldest_due_s IS 'Seconds that the longest-waiting due job has waited; 0 if none.';
 COMMENT ON COLUMN loracomp.queue_health.running IS 'Number of jobs that workers are running.';
 COMMENT ON COLUMN loracomp.queue_health.busy_workers IS 'Number of workers that are running jobs.';
 COMMENT ON COLUMN loracomp.queue_health.expired_leases IS
 'Number of running jobs whose lease expired, because their worker died or hangs. The keeper queues them again.';
 COMMENT ON COLUMN loracomp.queue_health.alone IS
-'Number of running jobs whose lease expired before; until such a job has ended, its worker takes no other.';
+'Number of running jobs whose lease expired before; until such a job has ended, its worker claims no other job.';
 COMMENT ON COLUMN loracomp.queue_health.succeeded_last_hour IS 'Jobs that succeeded within the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.failed_last_hour IS 'Jobs that ended failed within the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.cancelled_last_hour IS 'Jobs that were cancelled within the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.median_latency_s IS
 'Median seconds from the time when a job could start to its answer, for jobs that succeeded within the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.last_succeeded_at IS 'When the last job succeeded.';
-COMMENT ON COLUMN loracomp.queue_health.per_minute IS 'Jobs that ended a minute, in the last five minutes.';
-COMMENT ON COLUMN loracomp.queue_health.live_workers IS 'Number of workers that are there, with jobs or without.';
+COMMENT ON COLUMN loracomp.queue_health.per_minute IS 'Jobs per minute that ended, averaged over the last five minutes.';
+COMMENT ON COLUMN loracomp.queue_health.live_workers IS 'Number of workers that are alive, whether busy or idle.';
 COMMENT ON COLUMN loracomp.queue_health.rows_waiting IS
-'Rows of declared tables that the keeper has still to make jobs of; an estimate while rows that were there before are scanned.';
+'Number of rows of declared tables for which the keeper has not inserted a job yet. It is an estimate during a full scan of a table.';

@@ -4,7 +4,7 @@
 --     explain_next              what the user can do, if the job has no answer
 --     explain_request           the job's prompt and settings
 --     explain_answer            the answer and the choices' scores
---       explain_vote            the choice that some scores say, and how likely it is by them
+--       explain_vote            the choice with the highest score, and its probability
 --     explain_route             the nearest examples, and the tasks' probabilities that follow from them
 --     explain_composition       the adapters
 --     explain_run               times, tokens and versions
@@ -24,8 +24,8 @@ BEGIN
             USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
     END IF;
     SELECT * INTO p FROM loracomp.prediction AS prediction WHERE prediction.job_id = j.id;
-    -- Replace control characters and characters that change the direction of text, which a terminal would act on: the text
-    -- may be another person's.
+    -- Replace control characters and characters that change the direction of text, because a terminal would act on them, and the text may
+    -- come from another person.
     RETURN regexp_replace(
         concat_ws(
             E'\n\n',
@@ -38,8 +38,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.explain_job IS
-'Why a job was answered as it was, in words: retrieved examples, tasks, adapters, scores, times and versions. For a
-job without an answer: its status, and what to do.';
+'Explains in words how a job got its answer: retrieved examples, tasks, adapters, scores, times and versions. For a job without an '
+'answer: its status, and what to do.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.explain_state(job loracomp.job)
@@ -50,7 +50,7 @@ SELECT concat_ws(
     format(
         'Job %s: %s%s. Submitted by %s at %s.',
         job.id, job.status,
-        CASE job.kind WHEN 'route' THEN ' (weights only)' WHEN 'measure' THEN ' (measures adapters)' END,
+        CASE job.kind WHEN 'route' THEN ' (computes only weights)' WHEN 'measure' THEN ' (measures adapters)' END,
         job.submitted_by, to_char(job.created_at, 'YYYY-MM-DD HH24:MI:SS TZ')
     ),
     CASE job.status
@@ -61,22 +61,22 @@ SELECT concat_ws(
         WHEN 'failed' THEN format('Failed after attempt %s of %s.', job.attempts, job.max_attempts)
         WHEN 'cancelled' THEN format('Cancelled at %s.', to_char(job.finished_at, 'YYYY-MM-DD HH24:MI:SS TZ'))
         WHEN 'running' THEN format(
-            'Attempt %s of %s runs on worker %s for %s s.', job.attempts, job.max_attempts, job.worker,
+            'Attempt %s of %s has been running on worker %s for %s s.', job.attempts, job.max_attempts, job.worker,
             loracomp.seconds_between(job.claimed_at, now())
         )
         WHEN 'queued' THEN CASE
             WHEN job.run_at > now()
                 THEN format(
-                    'Not before %s (in %s s).', to_char(job.run_at, 'YYYY-MM-DD HH24:MI:SS TZ'),
+                    'It can start at %s (in %s s).', to_char(job.run_at, 'YYYY-MM-DD HH24:MI:SS TZ'),
                     loracomp.seconds_between(now(), job.run_at)
                 )
-            ELSE format('Due for %s s.', loracomp.seconds_between(greatest(job.created_at, job.run_at), now()))
+            ELSE format('It has been due for %s s.', loracomp.seconds_between(greatest(job.created_at, job.run_at), now()))
         END
     END,
     'Error: ' || job.error_code || ': ' || job.error
 );
 END;
-COMMENT ON FUNCTION loracomp.explain_state IS 'One sentence on a job''s status, for explain_job.';
+COMMENT ON FUNCTION loracomp.explain_state IS 'A job''s status in a sentence, for explain_job.';
 
 -- Reads only. Returns null for a job that has an answer.
 CREATE FUNCTION loracomp.explain_next(job loracomp.job)
@@ -85,28 +85,28 @@ BEGIN ATOMIC
 SELECT 'Next: ' || CASE
     WHEN job.status = 'queued' AND h.busy_workers = 0
         THEN format(
-            'no worker holds a job of base model %s (due: %s). Is one running? '
-            'Start it: LORACOMP_BASE_MODEL=%s loracomp worker',
+            'no worker is answering jobs for base model %s (due jobs: %s). If none is running, '
+            'start one: LORACOMP_BASE_MODEL=%s loracomp worker',
             job.base_model, h.due, quote_literal(job.base_model)
         )
     WHEN job.status = 'queued'
         THEN format(
-            'wait; due: %s, the oldest for %s s; running: %s%s.', h.due, h.oldest_due_s, h.running,
-            ' (alone on a worker, because an earlier one died or hung with the job: ' || nullif(h.alone, 0) || ')'
+            'wait. Due jobs: %s, the oldest for %s s; running jobs: %s%s.', h.due, h.oldest_due_s, h.running,
+            ' (of these alone on their worker, because the job''s lease expired before: ' || nullif(h.alone, 0) || ')'
         )
     WHEN job.status = 'running' AND job.lease_expires_at < now()
-        THEN 'its lease ran out, so its worker died or hangs. A worker takes the job back within seconds.'
+        THEN 'wait. Its lease has expired, because its worker died or hangs; the keeper queues the job again within seconds.'
     WHEN job.status = 'running'
         THEN format(
-            'wait; unless renewed, its lease ends in %s s.', loracomp.seconds_between(now(), job.lease_expires_at)
+            'wait. Its lease ends in %s s unless the worker renews it.', loracomp.seconds_between(now(), job.lease_expires_at)
         )
     WHEN job.status = 'failed'
         THEN format(
-            'if the prompt or a setting of the job is wrong, submit another job; otherwise mend what the error '
-            'names, then: SELECT loracomp.retry_job(%s)', job.id
+            'if the job''s prompt or a setting is wrong, submit a corrected job. Otherwise fix what the error '
+            'names, then run SELECT loracomp.retry_job(%s)', job.id
         )
     WHEN job.status = 'cancelled'
-        THEN format('nothing, unless you want its answer after all: SELECT loracomp.retry_job(%s)', job.id)
+        THEN format('if you want its answer after all, run SELECT loracomp.retry_job(%s)', job.id)
 END
 FROM (VALUES (true)) AS one (here)
 LEFT JOIN loracomp.queue_health AS h ON h.base_model = job.base_model AND job.status = 'queued';
@@ -152,11 +152,11 @@ BEGIN ATOMIC
 SELECT concat_ws(
     E'\n',
     'Answer: ' || CASE prediction.finish_reason
-        WHEN 'no_tokens' THEN 'none: the model ended its text before the first token'
+        WHEN 'no_tokens' THEN 'none, because the model ended the text before its first token'
         ELSE loracomp.shorten(prediction.output, 240)
     END,
     'Ended by: ' || CASE prediction.finish_reason
-        WHEN 'stop' THEN 'a text of stop' WHEN 'length' THEN 'max_new_tokens' WHEN 'end_of_text' THEN 'end of text'
+        WHEN 'stop' THEN 'one of the job''s stop texts' WHEN 'length' THEN 'max_new_tokens' WHEN 'end_of_text' THEN 'end of text'
     END,
     format(
         'Scores (log-likelihood in nats, normalised by: %s%s); confidence %s',
@@ -165,7 +165,7 @@ SELECT concat_ws(
             WHEN prediction.choice_biases IS NOT null THEN format(
                 ', fitted on %s labelled examples', cardinality(prediction.calibration_examples)
             )
-            WHEN prediction.policy_settings ->> 'weighting' = 'measured' THEN ', without a bias'
+            WHEN prediction.policy_settings ->> 'weighting' = 'measured' THEN ', without calibration'
         END,
         to_char(loracomp.confidence(prediction.choice_scores), 'FM0.00')
     )
@@ -187,7 +187,7 @@ SELECT concat_ws(
     (
         SELECT
             format(
-                'The mix says %s (weight %s), %s labelled rows say %s (weight %s).',
+                'The adapter mix favours %s (weight %s); the classifier trained on %s labelled rows favours %s (weight %s).',
                 loracomp.explain_vote(job.choices, array_agg(s.score - s.label ORDER BY s.ordinal)),
                 to_char(prediction.score_weights[1], 'FM990.00'), cardinality(prediction.calibration_examples),
                 loracomp.explain_vote(job.choices, prediction.label_scores),
@@ -199,7 +199,7 @@ SELECT concat_ws(
     CASE WHEN EXISTS (
         SELECT FROM unnest(prediction.calibration_examples) AS c (id)
         CROSS JOIN LATERAL loracomp.readable_example(prediction.job_id, c.id) AS e WHERE e.prompt = job.prompt
-    ) THEN 'Among the labelled rows is this prompt itself; its own label was left out.' END
+    ) THEN 'One of the labelled rows has the same prompt as this job; its label was not used for this answer.' END
 );
 END;
 COMMENT ON FUNCTION loracomp.explain_answer IS 'A job''s answer and the score of each choice, for explain_job.';
@@ -234,7 +234,7 @@ SELECT concat_ws(
         prediction.policy_settings ->> 'name', prediction.policy_settings ->> 'temperature',
         prediction.policy_settings ->> 'weighting', prediction.policy_settings ->> 'top_p',
         prediction.policy_settings ->> 'max_adapters',
-        CASE WHEN prediction.calibration_examples IS NOT null THEN '; weights by labelled rows' END
+        CASE WHEN prediction.calibration_examples IS NOT null THEN '; weights from labelled rows' END
     ) || E'\n' || (
         SELECT
             string_agg(
@@ -245,7 +245,7 @@ SELECT concat_ws(
                 ),
                 E'\n' ORDER BY t.ordinal
             ) FILTER (WHERE t.named)
-            || coalesce(E'\n  and ' || nullif(count(*) FILTER (WHERE NOT t.named), 0) || ' tasks of less weight', '')
+            || coalesce(E'\n  and ' || nullif(count(*) FILTER (WHERE NOT t.named), 0) || ' tasks with smaller weights', '')
         FROM (
             SELECT
                 u.*, max(char_length(u.task)) OVER () AS width,
@@ -255,8 +255,8 @@ SELECT concat_ws(
         ) AS t
     ),
     CASE WHEN prediction.calibration_examples IS NOT null THEN format(
-        'The nearest example''s task has no adapter, but %s labelled examples with the job''s choices: '
-        'adapters that make their right answers likelier have more weight, and the rows correct the choices'' scores.',
+        'The nearest example''s task has no adapter, but it has %s labelled examples with the job''s choices. '
+        'Adapters that make their labels more likely get larger weights, and the examples calibrate the choices'' scores.',
         cardinality(prediction.calibration_examples)
     ) END
 )
@@ -271,11 +271,12 @@ RETURNS text LANGUAGE sql STABLE
 BEGIN ATOMIC
 SELECT CASE
     WHEN prediction.job_id IS null THEN null
-    WHEN prediction.adapter_ids = '{}' THEN 'Composition: none, the base model alone: ' || prediction.fallback
+    WHEN prediction.adapter_ids = '{}' THEN 'Composition: none. The base model answered alone: ' || prediction.fallback
     ELSE concat_ws(
         E'\n',
         CASE
-            WHEN prediction.composition_digest IS null THEN 'Weights (a job of kind route composes nothing)'
+            WHEN prediction.composition_digest IS null
+                THEN 'Weights (a job of kind route computes weights but composes no adapters)'
             ELSE format('Composition: %s', prediction.policy_settings ->> 'strategy')
         END,
         (
@@ -310,7 +311,7 @@ RETURNS text LANGUAGE sql STABLE
 BEGIN ATOMIC
 SELECT concat_ws(
     E'\n',
-    'Time of its batch''s steps: ' || (
+    'Time of each step of its batch: ' || (
         SELECT
             string_agg(
                 format('%s %s ms', t.key, round(t.value::numeric, 1)), ', '
@@ -319,12 +320,12 @@ SELECT concat_ws(
         FROM jsonb_each_text(prediction.timings - 'share') AS t
     )
     || coalesce(
-        '; the job''s share of the computing ' || round((prediction.timings ->> 'share')::numeric, 1) || ' ms', ''
+        '; this job''s share of the computing ' || round((prediction.timings ->> 'share')::numeric, 1) || ' ms', ''
     )
     || format(' (batch of %s on %s, worker %s)', prediction.batch_size, prediction.device, prediction.worker),
     CASE
         WHEN prediction.composition_digest IS NOT null THEN format(
-            'Tokens: %s of the prompt%s, %s scored or generated', prediction.prompt_tokens,
+            'Tokens: %s in the prompt%s, %s scored or generated', prediction.prompt_tokens,
             CASE WHEN prediction.chat_template THEN ' in the chat template' END, prediction.output_tokens
         )
     END,

@@ -1,11 +1,11 @@
--- Which tasks with a reader_role a role may know of, and the labels that it sees in place of the names of the others.
---   task_mask           the names that it may not know, each with its label, for the views of bi
+-- Hides the names of tasks that a role may not know of, and shows labels in their place.
+--   task_mask           the hidden names, each with its label, for the views of bi
 --     caller, may_read
---   masked_tasks        a list of names with the labels of task_mask
+--   masked_tasks        a list of task names in which labels replace the hidden ones
 --   masked_adapter      an adapter's name, or a label if its task is hidden
 
--- Reads only, with its owner's rights. One row for the current caller. It contains the hidden names, so it is granted to nobody.
--- Views of bi read it by scalar subqueries, which are computed once, while a join would copy the labels into each row.
+-- Reads only, with its owner's rights. One row, for the current caller. It contains the hidden names, so no role has a privilege on it.
+-- Views of bi read it in scalar subqueries, which Postgres computes once; a join would copy the labels into each row.
 CREATE VIEW loracomp.task_mask AS
 WITH restricted AS (
     SELECT t.id, t.name, t.reader_role FROM loracomp.task AS t WHERE t.reader_role IS NOT NULL
@@ -20,7 +20,7 @@ WITH restricted AS (
         AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = e.before ->> 'name')
 ),
 
--- Each role is looked up once, and not for each of its tasks.
+-- Check each role once, and not once for each of its tasks.
 hiding AS MATERIALIZED (
     SELECT d.reader_role
     FROM (SELECT DISTINCT r.reader_role FROM restricted AS r OFFSET 0) AS d
@@ -41,7 +41,8 @@ RETURN ARRAY(
 );
 COMMENT ON FUNCTION loracomp.masked_tasks IS 'A list of task names with hidden names replaced by their labels.';
 
--- Reads no table. With the cast all of it is immutable, so that Postgres inserts it into a query instead of calling it for each row.
+-- Reads no table. The cast to text makes the whole expression immutable, so that Postgres inlines the function instead of calling it for
+-- each row.
 CREATE FUNCTION loracomp.masked_adapter(adapter text, task text, adapter_id integer, labels jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN labels ? task THEN 'hidden adapter ' || adapter_id::text ELSE adapter END;

@@ -1,8 +1,8 @@
 -- Jobs that ended.
 
 -- Reads only. Views of bi run with their owner's rights and contain no prompt, choice, answer, error text or tag: analysts see
--- numbers of all jobs and no texts. A task is shown by a label if the reader is no member of its reader_role. Only simple types,
--- because BI tools can't handle others.
+-- numbers of all jobs and no texts. If the reader is not a member of a task's reader_role, a label replaces the task's name. Columns have
+-- only simple types, because BI tools can't handle others.
 CREATE VIEW bi.prediction AS
 SELECT
     j.id AS job_id,
@@ -49,15 +49,15 @@ FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
 WHERE j.finished_at IS NOT NULL AND j.kind <> 'measure';
 COMMENT ON VIEW bi.prediction IS
-'Fact: a row for every job that ended, except kind measure, with numbers and names about its answer. No prompts, no answers.';
+'Fact: a row for every job that ended, except kind measure, with numbers and names about its answer, but no prompt and no answer.';
 COMMENT ON COLUMN bi.prediction.job_id IS 'Number of the job, by which facts are joined.';
 COMMENT ON COLUMN bi.prediction.status IS 'succeeded, failed or cancelled.';
 COMMENT ON COLUMN bi.prediction.kind IS 'predict: the job was answered. route: only routing weights were computed.';
 COMMENT ON COLUMN bi.prediction.submitted_by IS 'Database role that submitted the job.';
 COMMENT ON COLUMN bi.prediction.own_task IS 'Task of the example that the job was made from; null for other jobs.';
 COMMENT ON COLUMN bi.prediction.has_expected IS
-'Whether the right answer was known when the job was submitted: such jobs, as those of an evaluation, test policies.';
-COMMENT ON COLUMN bi.prediction.router IS 'How tasks were chosen: by retrieval, or by a control: own_task or base.';
+'Whether the right answer was known when the job was submitted. Such jobs test policies, for example in an evaluation.';
+COMMENT ON COLUMN bi.prediction.router IS 'How tasks were chosen: retrieval, or one of the controls own_task and base.';
 COMMENT ON COLUMN bi.prediction.strategy IS 'How adapters were merged: linear, linear_rescaled, cat, ties or magnitude_prune.';
 COMMENT ON COLUMN bi.prediction.base_model IS 'Base model that answered, or that the job asked for.';
 COMMENT ON COLUMN bi.prediction.is_correct IS 'Whether the answer was right; null if the right answer is not known.';

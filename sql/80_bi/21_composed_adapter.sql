@@ -1,4 +1,4 @@
--- Adapters that took part in answers.
+-- Adapters that were used for answers.
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.composed_adapter AS
@@ -20,5 +20,6 @@ FROM loracomp.prediction AS p
 CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_ids, p.adapter_weights)
 WITH ORDINALITY AS x (task, adapter_id, weight, ordinal)
 LEFT JOIN loracomp.adapter AS a ON x.adapter_id = a.id;
-COMMENT ON VIEW bi.composed_adapter IS 'Fact: a row for every adapter that took part in an answer, or would have: a job of kind route composes nothing.';
+COMMENT ON VIEW bi.composed_adapter IS
+'Fact: a row for every adapter that was used for an answer, or got a weight in a job of kind route, which composes nothing.';
 SELECT loracomp.copy_comments('bi.composed_adapter', 'loracomp.composed_adapter', 'bi.prediction');

@@ -41,7 +41,7 @@ COMMENT ON COLUMN bi.transfer.adapter IS
 'Name and version of the adapter, such as rte@2, or a label if its task is hidden from the reader.';
 COMMENT ON COLUMN bi.transfer.adapter_task IS 'Task that the adapter was trained for.';
 COMMENT ON COLUMN bi.transfer.task IS 'Task of the measured examples.';
-COMMENT ON COLUMN bi.transfer.n IS 'Number of measured examples; the adapter was trained on none of them.';
+COMMENT ON COLUMN bi.transfer.n IS 'Number of measured examples, none of which the adapter was trained on.';
 COMMENT ON COLUMN bi.transfer.mean_gain IS
 'Mean gain: log-probability of the right answer under the adapter minus the base model''s, in nats.';
 COMMENT ON COLUMN bi.transfer.standard_error IS 'Standard error of mean_gain; null if n is 1.';
@@ -49,5 +49,5 @@ COMMENT ON COLUMN bi.transfer.accuracy IS 'Share of examples that the adapter an
 COMMENT ON COLUMN bi.transfer.base_accuracy IS 'Share of the same examples that the base model alone answers right.';
 COMMENT ON COLUMN bi.transfer.measured_at IS 'Time of the newest of these measurements.';
 COMMENT ON COLUMN bi.transfer.adapter_status IS
-'staged: checked, not used yet. active: used for jobs. retired: not used any more, kept for replay.';
+'staged: checked, but not used yet. active: used for jobs. retired: no longer used, but kept for replay.';
 SELECT loracomp.copy_comments('bi.transfer', 'bi.dim_adapter', 'bi.prediction');

@@ -33,7 +33,7 @@ SELECT
     (SELECT r.refreshed_at FROM loracomp.report_refresh AS r) AS as_of
 FROM loracomp.accuracy_by_day AS d;
 COMMENT ON VIEW bi.accuracy_by_day IS
-'How often answers were right, by task, policy and day, of jobs whose right answer was known. Purged jobs count. Refreshed by '
+'How often answers were right, by task, policy and day, for jobs whose right answer was known. Includes purged jobs. Refreshed by '
 'refresh_reports, not live.';
-COMMENT ON COLUMN bi.accuracy_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
+COMMENT ON COLUMN bi.accuracy_by_day.as_of IS 'When these numbers were last computed; later answers are not counted yet.';
 SELECT loracomp.copy_comments('bi.accuracy_by_day', 'loracomp.accuracy_by_day');

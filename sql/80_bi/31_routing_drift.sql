@@ -1,10 +1,10 @@
--- How much the tasks that routing found in the jobs of a day differ from those of the week before it.
+-- How much the tasks that routing found for a day's jobs differ from those of the week before.
 --   bi.routing_drift
 --     loracomp.routing_by_day   the tasks of each day, a table
 --   routing_by_day_on           computes a day of it
 
--- Reads only. Jobs whose right answer was known are left out, because they are not what users ask. It leaves out probabilities next
--- to 0: the view divides the sums, and Postgres raises an error if a quotient underflows.
+-- Reads only. Jobs whose right answer was known are left out, because users did not ask them. Probabilities close to 0 are left out too,
+-- because the view divides the sums, and Postgres raises an error if a quotient underflows.
 CREATE FUNCTION loracomp.routing_by_day_on(day date) RETURNS SETOF loracomp.routing_by_day
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -26,8 +26,8 @@ END;
 COMMENT ON FUNCTION loracomp.routing_by_day_on IS 'Rows of loracomp.routing_by_day for a day, computed from its jobs.';
 
 -- Reads only, with its owner's rights. The Jensen-Shannon divergence between two distributions of tasks is 0 if they are equal
--- and 1 if they have no task in common. Each row counts for its day and for the seven after it: a join on ranges of
--- days would compare all days with all.
+-- and 1 if they have no task in common. Each row is counted for its own day and for the seven days after it. A join on ranges of days would
+-- compare every day with every other.
 CREATE VIEW bi.routing_drift AS
 WITH compared AS (
     SELECT
@@ -62,15 +62,15 @@ FROM compared AS c
 GROUP BY c.day, c.policy, c.base_model
 HAVING sum(c.jobs) > 0;
 COMMENT ON VIEW bi.routing_drift IS
-'How certain routing was on each day, and how much the tasks of the jobs differ from those of the week before it. Without jobs whose right answer was known. '
-'Refreshed by refresh_reports, not live.';
+'How certain routing was on each day, and how much the tasks of the jobs differ from those of the week before. Leaves out jobs whose '
+'right answer was known. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.routing_drift.jobs IS 'Number of answers that were routed by retrieval.';
 COMMENT ON COLUMN bi.routing_drift.entropy_bits IS
-'Mean entropy of a job''s task probabilities, in bits: 0 means one task is certain, 1 two tasks are equally probable.';
+'Mean entropy of a job''s task probabilities, in bits: 0 if one task is certain, 1 if two tasks are equally probable.';
 COMMENT ON COLUMN bi.routing_drift.mix_entropy_bits IS
-'Entropy of the day''s mean task probabilities, in bits: the higher, the more different tasks the jobs were about.';
+'Entropy of the day''s mean task probabilities, in bits. It is higher if the jobs were about more different tasks.';
 COMMENT ON COLUMN bi.routing_drift.week_before_jobs IS 'Number of answers that were routed by retrieval in the seven days before this row''s day.';
 COMMENT ON COLUMN bi.routing_drift.drift IS
-'Jensen-Shannon divergence between the tasks of this day and of the seven days before it: 0 equal, 1 no task in common; '
-'null if the days before have no jobs. With few jobs it is above 0 by chance.';
+'Jensen-Shannon divergence between the tasks of this day and of the seven days before it: 0 if they are equal, 1 if they have no task in '
+'common, null if there were no jobs in the seven days. With few jobs it is above 0 by chance.';
 SELECT loracomp.copy_comments('bi.routing_drift', 'loracomp.routing_by_day', 'bi.accuracy_by_day');

@@ -3,7 +3,7 @@
 --     loracomp.adapter_usage_by_day   a table with the names of hidden tasks, which the view masks
 --   adapter_usage_by_day_on     computes a day of it
 
--- Reads only. Jobs whose right answer was known are left out, and so are weights next to 0, as routing_by_day_on does.
+-- Reads only. Jobs whose right answer was known are left out, and so are weights close to 0, for the same reasons as in routing_by_day_on.
 CREATE FUNCTION loracomp.adapter_usage_by_day_on(day date) RETURNS SETOF loracomp.adapter_usage_by_day
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -42,7 +42,7 @@ FROM loracomp.adapter_usage_by_day AS u
 LEFT JOIN loracomp.adapter AS a ON u.adapter_id = a.id
 LEFT JOIN loracomp.task AS t ON u.task = t.name;
 COMMENT ON VIEW bi.adapter_usage_by_day IS
-'How often, and with what weight, each adapter was used on each day. Without jobs whose right answer was known. Refreshed by '
+'How often, and with what weight, each adapter was used on each day. Leaves out jobs whose right answer was known. Refreshed by '
 'refresh_reports, not live.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.adapter IS
 'Name and version of the adapter, such as rte@2; null if it was deleted.';

@@ -39,5 +39,7 @@ COMMENT ON FUNCTION loracomp.latency_by_day_on IS 'Rows of loracomp.latency_by_d
 CREATE VIEW bi.latency_by_day AS
 SELECT l.*, (SELECT r.refreshed_at FROM loracomp.report_refresh AS r) AS as_of
 FROM loracomp.latency_by_day AS l;
-COMMENT ON VIEW bi.latency_by_day IS 'How long each step took for the jobs answered on a day. Without jobs whose right answer was known. Refreshed by refresh_reports, not live.';
+COMMENT ON VIEW bi.latency_by_day IS
+'How long each step took for the jobs answered on a day. Leaves out jobs whose right answer was known. Refreshed by refresh_reports, not '
+'live.';
 SELECT loracomp.copy_comments('bi.latency_by_day', 'loracomp.latency_by_day', 'bi.accuracy_by_day');

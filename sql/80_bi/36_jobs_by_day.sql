@@ -1,7 +1,7 @@
 -- How many jobs ended on each day, how, and what they cost.
 --   bi.jobs_by_day              by submitter, policy, kind and status
 --   bi.cost_by_submitter        what they cost
---     loracomp.jobs_by_day      each reads it: a table
+--     loracomp.jobs_by_day      the table that both views read
 --   jobs_by_day_on              computes a day of it
 
 -- Reads only.
@@ -29,7 +29,7 @@ GROUP BY j.submitted_by, j.policy, j.base_model, j.expected IS NOT NULL, j.kind,
 END;
 COMMENT ON FUNCTION loracomp.jobs_by_day_on IS 'Rows of loracomp.jobs_by_day for a day, computed from its jobs.';
 
--- Reads only, with its owner's rights. Jobs of kind measure are no answers, as in bi.prediction.
+-- Reads only, with its owner's rights. Jobs of kind measure are left out because they answer no prompt, as in bi.prediction.
 CREATE VIEW bi.jobs_by_day AS
 SELECT
     d.day,
@@ -47,9 +47,9 @@ SELECT
 FROM loracomp.jobs_by_day AS d
 WHERE d.kind <> 'measure';
 COMMENT ON VIEW bi.jobs_by_day IS
-'Number of jobs that ended on each day, by how they ended: what bi.prediction lists, and jobs that were purged. Refreshed by '
-'refresh_reports, not live.';
-COMMENT ON COLUMN bi.jobs_by_day.kind IS 'predict: the jobs were to be answered. route: only routing weights were to be computed.';
+'Number of jobs that ended on each day, by how they ended. Counts the jobs that bi.prediction lists, and jobs that were purged. Refreshed '
+'by refresh_reports, not live.';
+COMMENT ON COLUMN bi.jobs_by_day.kind IS 'predict: jobs that ask for an answer. route: jobs that ask only for routing weights.';
 SELECT loracomp.copy_comments('bi.jobs_by_day', 'loracomp.jobs_by_day', 'bi.accuracy_by_day');
 
 -- Reads only, with its owner's rights.
@@ -67,5 +67,6 @@ SELECT
 FROM loracomp.jobs_by_day AS d
 GROUP BY d.day, d.submitted_by, d.policy, d.base_model;
 COMMENT ON VIEW bi.cost_by_submitter IS 'Jobs, tokens and seconds of computing of each submitter, by day, policy and base model. Refreshed by refresh_reports, not live.';
-COMMENT ON COLUMN bi.cost_by_submitter.jobs IS 'Number of jobs that ended, also of kind measure, which bi.prediction and bi.jobs_by_day leave out.';
+COMMENT ON COLUMN bi.cost_by_submitter.jobs IS
+'Number of jobs that ended, including those of kind measure, which bi.prediction and bi.jobs_by_day leave out.';
 SELECT loracomp.copy_comments('bi.cost_by_submitter', 'loracomp.jobs_by_day', 'bi.accuracy_by_day');

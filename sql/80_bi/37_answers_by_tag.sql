@@ -1,13 +1,13 @@
--- Numbers of answers by the tags that analysts may see.
---   set_reported_tags             sets the keys of these tags
+-- Counts of answers by the tags that analysts may see.
+--   set_reported_tags             sets which tags these are, by their keys
 --   bi.job_tag                    each such tag of each job that ended
---   bi.answers_by_tag             numbers of answers by tag, choice and day
+--   bi.answers_by_tag             counts of answers by tag, choice and day
 --     loracomp.answers_by_tag     the stored numbers, a table
 --   answers_by_tag_on             computes a day of it
 
--- Replaces the list of keys. From now on every analyst sees the values of tags with these keys, and which choices were the
--- answers of jobs with such tags. What reports counted by keys that are left out is deleted, also of days whose jobs are purged. The
--- lock is that of refresh_reports, so that a refresh that is running can't bring it back.
+-- Replaces the list of keys. From then on every analyst sees the values of tags with these keys, and which choices were the answers to jobs
+-- with such tags. Counts for keys that are no longer listed are deleted, even for days whose jobs are purged. It takes the same lock as
+-- refresh_reports, because a refresh that is running would otherwise write these counts again.
 CREATE FUNCTION loracomp.set_reported_tags(keys text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -16,7 +16,7 @@ BEGIN
     IF set_reported_tags.keys IS NULL OR EXISTS (SELECT FROM unnest(set_reported_tags.keys) AS k (key) WHERE k.key IS NULL)
     THEN
         RAISE EXCEPTION 'keys must not be null' USING ERRCODE = 'null_value_not_allowed',
-            HINT = 'such as {country,product}; {} shows none';
+            HINT = 'give a list such as {country,product}, or {} to show no tags';
     END IF;
     LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM loracomp.reported_tag AS r WHERE r.key <> ALL (set_reported_tags.keys);
@@ -27,10 +27,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_reported_tags IS
-'Sets the keys of the tags that analysts may see in bi, with the choices that were the answers of such jobs. {}: no tags.';
+'Sets the keys of the tags that analysts may see in bi, together with the choices that were the answers to jobs with such tags. {}: no '
+'tags.';
 
 -- Reads only, with its owner's rights. One row for each tag, for joins with bi.prediction. It needs no security_barrier, which would make
--- these joins slow: a value is computed from a listed key, so no condition can see that of another.
+-- these joins slow, because each value is looked up by a listed key, so that a reader's condition never sees the value of another key.
 CREATE VIEW bi.job_tag AS
 SELECT
     j.id AS job_id,
@@ -80,8 +81,8 @@ GROUP BY x.tag, x.value, x.choice, x.policy, x.base_model;
 END;
 COMMENT ON FUNCTION loracomp.answers_by_tag_on IS 'Rows of loracomp.answers_by_tag for a day, computed from its jobs.';
 
--- Reads only, with its owner's rights. The owner may delete a key from the table itself: then the rows stay, and security_barrier keeps
--- conditions of a reader's query from seeing them before the join removes them.
+-- Reads only, with its owner's rights. The owner may delete a key from the table reported_tag directly. Its rows then stay here;
+-- security_barrier keeps a reader's conditions from seeing them before the join removes them.
 CREATE VIEW bi.answers_by_tag WITH (security_barrier) AS
 SELECT
     a.day,
@@ -97,7 +98,7 @@ SELECT
 FROM loracomp.answers_by_tag AS a
 INNER JOIN loracomp.reported_tag AS r ON a.tag = r.key;
 COMMENT ON VIEW bi.answers_by_tag IS
-'Number of answers of each day by tag (of set_reported_tags) and choice. Refreshed by refresh_reports, not live.';
+'Number of answers on each day, by choice and by the tags that set_reported_tags lists. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.answers_by_tag.choice IS
 'The choice that was the answer, cut to 200 characters; null if the answer was generated text.';
 SELECT loracomp.copy_comments('bi.answers_by_tag', 'loracomp.answers_by_tag', 'bi.accuracy_by_day');

@@ -1,18 +1,18 @@
--- Computes the reports by day (files 30 to 37), and again for each day whose jobs have changed.
+-- Computes the reports by day (files 30 to 37), and computes them again for days whose jobs have changed.
 --   refresh_reports             all reports, if they are older than a given age
 --     check_range
 --     changed_days, roll_up
---   close_days                  days whose jobs purge_jobs is about to delete, for the last time
---     changed_days              days whose jobs are not those from which the reports were computed
---     roll_up                   all reports' rows of these days
---       reports                 their names
---   bi.report_refresh           when it was done last
--- One session at a time does this: the others wait for the lock of report_day.
+--   close_days                  for the last time, before purge_jobs deletes the days' jobs
+--     changed_days              days whose jobs have changed since the reports were computed
+--     roll_up                   computes and stores all reports for these days
+--       reports                 names of the reports
+--   bi.report_refresh           when the reports were last computed
+-- Only one session at a time does this; others wait for the lock on report_day.
 
 -- Reads only. It compares the number of jobs that ended on a day, and the sum of their times, with those of the last computation.
--- So it also finds jobs that were erased, deleted by hand or tried again, and those whose transaction ended late, without a note
--- from the queue. It reads the whole index job_finished, from the first day that is not closed, and no job. If a policy or a task was
--- renamed or deleted, its jobs have another name now, and a report still has the name that is gone.
+-- This also finds jobs that were erased, deleted by hand, retried, or committed late, although the queue does not record such changes. It
+-- reads only the index job_finished, from the first day that is not closed, and no rows of job. It also returns days whose reports name a
+-- policy or a task that no longer exists, because the jobs of a renamed policy or task have its new name.
 CREATE FUNCTION loracomp.changed_days(before date) RETURNS SETOF loracomp.report_day
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -28,7 +28,7 @@ FROM (
         sum((e.finished_at AT TIME ZONE 'UTC')::time) AS times
     FROM loracomp.job AS e
     WHERE e.finished_at < changed_days.before::timestamp AT TIME ZONE 'UTC'
-        -- Closed days are all days up to one of them, because purge_jobs closes the oldest first.
+        -- All days before a closed day are closed too, because purge_jobs closes the oldest days first.
         AND e.finished_at >= (
             SELECT coalesce(max(c.day) + 1, '-infinity')::timestamp AT TIME ZONE 'UTC'
             FROM loracomp.report_day AS c WHERE c.is_closed
@@ -50,16 +50,16 @@ WHERE d.jobs IS DISTINCT FROM coalesce(j.jobs, 0) OR d.times IS DISTINCT FROM co
     );
 END;
 COMMENT ON FUNCTION loracomp.changed_days IS
-'Days before a given one that are not closed, and whose ended jobs are not those from which reports were computed last, or have other '
-'names of policies and tasks now.';
+'Days before the given one that are not closed and whose reports must be computed again, because their jobs have changed or a policy or '
+'task was renamed.';
 
 CREATE FUNCTION loracomp.reports() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '{accuracy_by_day, adapter_usage_by_day, answers_by_tag, jobs_by_day, latency_by_day, routing_by_day}'::text[];
 COMMENT ON FUNCTION loracomp.reports IS 'Names of the tables with rows by day.';
 
--- The day is part of the statement's text, so that the planner can estimate how many jobs it has. Day by day, and not report by report: all
--- reports read the same jobs, which are then still in memory.
+-- The day is a constant in the statement's text, so that the planner can estimate how many jobs it has. All reports of a day are computed
+-- one after another, because they read the same jobs, which are then still in memory.
 CREATE FUNCTION loracomp.roll_up(days loracomp.report_day[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -80,7 +80,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.roll_up IS
-'Computes all reports'' rows of these days from the jobs that ended on them, and stores from which jobs.';
+'Computes the rows of all reports for these days, and stores from how many jobs they were computed.';
 
 -- Closes all days before the given one. The caller has locked report_day.
 CREATE FUNCTION loracomp.close_days(before date) RETURNS void
@@ -91,11 +91,11 @@ AS $$
     UPDATE loracomp.report_day AS d SET is_closed = TRUE WHERE d.day < close_days.before AND NOT d.is_closed;
 $$;
 COMMENT ON FUNCTION loracomp.close_days IS
-'Computes the reports of all days before a given one, where their jobs have changed, and closes these days: what happens to '
-'their jobs afterwards does not change the reports.';
+'Computes the reports again for all days before the given one whose jobs have changed, then closes these days. After that, changes to '
+'their jobs no longer change the reports.';
 
--- Replaces the rows of the days that have changed, which can be read meanwhile. If another session is refreshing, it does nothing.
--- One snapshot is open during the whole call: call it when a long snapshot is acceptable.
+-- Replaces the rows of days that have changed; readers do not wait. If another session is refreshing, it does nothing. The call holds one
+-- snapshot until it ends, which keeps vacuum from removing dead tuples, so call it when a long snapshot is acceptable.
 CREATE FUNCTION loracomp.refresh_reports(older_than interval DEFAULT '0')
 RETURNS TABLE (refreshed_at timestamptz, seconds double precision, days integer)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -109,19 +109,19 @@ DECLARE
 BEGIN
     -- 100 years in seconds.
     PERFORM loracomp.check_range('older_than', extract(EPOCH FROM refresh_reports.older_than), 0, 3.2e9);
-    -- The same lock as an installer's, in the same order, so that the two wait for each other and do not deadlock.
+    -- Take the same locks as an installer, in the same order, so that the two wait for each other instead of deadlocking.
     LOCK TABLE loracomp.job IN ACCESS SHARE MODE;
     PERFORM FROM loracomp.report_refresh AS r WHERE r.refreshed_at <= now() - refresh_reports.older_than FOR UPDATE SKIP LOCKED;
     IF NOT found THEN
         RETURN;
     END IF;
     LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE;
-    -- Jobs that end from now on are in the reports or not; the next refresh finds them.
+    -- Jobs that end from now on may be missing from the reports; the next refresh finds them.
     began := clock_timestamp();
     changed := ARRAY(SELECT c FROM loracomp.changed_days('infinity') AS c);
     PERFORM loracomp.roll_up(changed);
     IF cardinality(changed) > 2 THEN
-        -- Update statistics, because plans of joins depend on them, and autovacuum would do it much later.
+        -- Update statistics, because plans of joins depend on them and autovacuum would update them much later.
         FOREACH report IN ARRAY loracomp.reports() LOOP
             EXECUTE format('ANALYZE loracomp.%I', report);
         END LOOP;
@@ -132,11 +132,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.refresh_reports IS
-'Computes the reports again for the days whose jobs have changed, unless they are younger than the given age; returns the '
-'number of these days and the seconds that it took, or nothing. Reports can be read meanwhile.';
+'Computes the reports again for days whose jobs have changed. Does nothing and returns no row if the reports are younger than the given '
+'age; otherwise returns the number of days and the seconds that it took. Reports can be read meanwhile.';
 
--- A release may count differently, so the first refresh after an upgrade computes all days again that are not closed. It is not done
--- here, because others wait for the upgrade; only where no job has ended, there is nothing to compute.
+-- A new release may count differently, so the first refresh after an upgrade computes all days again that are not closed. The upgrade
+-- itself does not compute them, because workers and clients wait for it.
 UPDATE loracomp.report_day SET jobs = NULL WHERE NOT is_closed;
 SELECT r.days FROM loracomp.refresh_reports() AS r
 WHERE NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.finished_at IS NOT NULL);

@@ -1,4 +1,4 @@
--- Deletes what the registry has. These functions also look at jobs and their traces, which may name what is to be deleted.
+-- Deletes base models, adapters and tasks. These functions also check whether jobs or traces refer to what is to be deleted.
 --   remove_base_model           a base model; by force also its adapters
 --   delete_adapter              an adapter with its weights
 --   delete_task                 a task with its examples and adapters
@@ -13,8 +13,9 @@ DECLARE
     adapters CONSTANT bigint := (SELECT count(*) FROM loracomp.adapter AS a WHERE a.base_model_id = base.id);
 BEGIN
     IF jobs > 0 THEN
-        RAISE EXCEPTION 'base model % is named by % jobs', base.name, jobs
-            USING HINT = 'loracomp.purge_jobs or loracomp.erase_jobs deletes these jobs; a base model without a worker does no harm';
+        RAISE EXCEPTION '% jobs refer to base model %', jobs, base.name
+            USING HINT = 'delete these jobs with loracomp.purge_jobs or loracomp.erase_jobs, or keep the base model: '
+                'without a worker it costs nothing';
     END IF;
     IF adapters > 0 AND remove_base_model.force IS NOT TRUE THEN
         RAISE EXCEPTION 'base model % has % adapters', base.name, adapters
@@ -31,8 +32,8 @@ $$;
 COMMENT ON FUNCTION loracomp.remove_base_model IS
 'Removes a base model that no job names. One with adapters is removed only with force, together with them.';
 
--- Deletes an adapter with its weights. Unless forced, it raises while the adapter is active, while jobs wait that measure it, and
--- while a stored trace names it, because that job could not be replayed.
+-- Deletes an adapter with its weights. Without force it raises an error if the adapter is active, if waiting jobs are to measure it, or if
+-- a stored trace names it, because that job could then not be replayed.
 CREATE FUNCTION loracomp.delete_adapter(adapter text, base_model text DEFAULT NULL, force boolean DEFAULT FALSE)
 RETURNS TABLE (what text, rows bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
@@ -48,8 +49,8 @@ DECLARE
     needed CONSTANT text := concat_ws(
         ' and ',
         CASE WHEN gone.status = 'active' THEN 'is active' END,
-        CASE WHEN waiting > 0 THEN format('is to be measured by %s jobs', waiting) END,
-        CASE WHEN traces > 0 THEN format('stands in the traces of %s jobs, which could not be replayed without it', traces) END
+        CASE WHEN waiting > 0 THEN format('has %s jobs waiting to measure it', waiting) END,
+        CASE WHEN traces > 0 THEN format('is used in the traces of %s jobs, which could not be replayed without it', traces) END
     );
 BEGIN
     IF needed <> '' AND delete_adapter.force IS NOT TRUE THEN
@@ -68,8 +69,8 @@ COMMENT ON FUNCTION loracomp.delete_adapter IS
 'Deletes an adapter, by name or name@version, with its weights. If it is active, or if a trace or a waiting job names it, force is '
 'needed.';
 
--- Deletes a task with its examples, embeddings and adapters of all versions. Unless forced, it raises while the task has an
--- active adapter, or while a stored trace names it, because that job could not be replayed.
+-- Deletes a task with its examples, embeddings and adapters of all versions. Without force it raises an error if the task has an active
+-- adapter, or if a stored trace names it, because that job could then not be replayed.
 CREATE FUNCTION loracomp.delete_task(task text, force boolean DEFAULT FALSE) RETURNS TABLE (what text, rows bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -92,7 +93,8 @@ BEGIN
             USING HINT = 'retire it first (loracomp adapter retire), or delete the task by force (force => true, --force)';
     END IF;
     IF traces > 0 AND delete_task.force IS NOT TRUE THEN
-        RAISE EXCEPTION 'task % stands in the traces of % jobs, which could not be replayed without it', delete_task.task, traces
+        RAISE EXCEPTION 'the traces of % jobs refer to task %, and these jobs could not be replayed without it',
+            traces, delete_task.task
             USING HINT = 'wait until purge_jobs has deleted them, or delete the task by force (force => true, --force)';
     END IF;
     DELETE FROM loracomp.adapter AS a WHERE a.task_id = target;

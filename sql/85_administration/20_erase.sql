@@ -1,16 +1,16 @@
--- Erasure: deletes examples or jobs when somebody asks for it, with all rows that contain their text.
+-- Erasure: deletes examples or jobs on request, together with all rows that contain their text.
 --   erase_example               an example, and the jobs that were made from it
 --   erase_submitter             all jobs and declarations of a submitter
---     erase_declaration         a declaration with all that it knows of rows
+--     erase_declaration         a declaration with its answers, keys and corrections
 --   erase_jobs                  the jobs given, or those with a tag, by their submitter or an administrator
 --     lock_jobs                 the caller's jobs with these ids or tags: 30_queue/60_cancel_and_retry.sql
---     erase_sums                what reports keep of a tag
---     clear_answers             what declarations show of these jobs: 60_declarations/50_outcome.sql
---     each: delete_jobs         jobs with their answers and traces, whatever their status: 30_queue/72_delete_jobs.sql
+--     erase_sums                deletes what reports have counted for a tag
+--     clear_answers             deletes these jobs' answers from declarations: 60_declarations/50_outcome.sql
+--     each: delete_jobs         deletes jobs in any status, with answers and traces: 30_queue/72_delete_jobs.sql
 
 -- Deletes an example with its embedding and measurements. Jobs that were made from it (to test policies, or to measure) contain its
--- text, so they are deleted with their answers. Traces keep the example's id and similarity, and the audit keeps its id. Adapters that
--- may have been trained on it are named and not changed.
+-- text, so they are deleted with their answers. Traces keep the example's id and similarity, and the audit keeps its id. The result names
+-- adapters that may have been trained on it; they are not changed.
 CREATE FUNCTION loracomp.erase_example(example_id bigint) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -37,7 +37,7 @@ BEGIN
     WHERE p.example_ids @> ARRAY[old.id] OR p.calibration_examples @> ARRAY[old.id]
     UNION ALL
     SELECT
-        'adapters of its task kept, which may have learnt from it',
+        'adapters of its task kept, which may have been trained on it',
         count(*),
         string_agg(format('%s@%s (%s)', a.name, a.version, a.status), ', ' ORDER BY a.name, a.version)
     FROM loracomp.adapter AS a
@@ -67,11 +67,12 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 COMMENT ON FUNCTION loracomp.erase_declaration IS
-'Forgets a declaration with its answers and corrections; returns null, or why it could only be emptied and paused. For erase_submitter.';
+'Deletes a declaration with its answers and corrections, for erase_submitter; returns null, or the reason why it could only be emptied '
+'and paused.';
 
--- Two reports contain something of a submitter: jobs_by_day has its name, and answers_by_tag has texts of tags and choices. The rows of
--- the submitter's days are deleted from both at once, and the next refresh computes these days from the jobs that are left. A closed
--- day of answers_by_tag can't be computed again. Its rows are sums over all submitters' jobs, so they stay.
+-- Two reports contain data of a submitter: jobs_by_day has its name, and answers_by_tag has texts of tags and choices. The rows of the
+-- submitter's days are deleted from both immediately, and the next refresh computes these days from the remaining jobs. Rows of
+-- answers_by_tag for closed days stay, because they are sums over the jobs of all submitters and can't be computed again.
 CREATE FUNCTION loracomp.erase_submitter(submitter name) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -94,14 +95,15 @@ BEGIN
         AND NOT EXISTS (SELECT FROM loracomp.jobs_by_day AS b WHERE b.submitted_by = erase_submitter.submitter)
         AND NOT EXISTS (SELECT FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter)
     THEN
-        RAISE WARNING 'there is no role %, and no job or declaration of it', erase_submitter.submitter
+        RAISE WARNING 'there is no role %, and there are no jobs or declarations under that name', erase_submitter.submitter
             USING HINT = 'bi.jobs_by_day lists the roles that have jobs';
     END IF;
-    PERFORM FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter ORDER BY a.id FOR UPDATE; -- nothing more is asked
+    -- Lock the declarations, so that no more jobs are inserted for their rows.
+    PERFORM FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter ORDER BY a.id FOR UPDATE;
     own_tasks := ARRAY(
         SELECT a.task_id FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter AND a.task_id IS NOT NULL
     );
-    -- Administrators' jobs that were made from corrected rows have the rows' texts too.
+    -- Jobs that administrators made from corrected rows contain the rows' texts too.
     RETURN QUERY
     SELECT e.* FROM loracomp.delete_jobs(
         ARRAY(
@@ -149,7 +151,7 @@ BEGIN
         )
     UNION ALL
     SELECT
-        'adapters kept that learnt from its corrections', count(*),
+        'adapters kept that were trained on its corrections', count(*),
         string_agg(format('%s@%s', a.name, a.version), ', ' ORDER BY a.name, a.version)
     FROM loracomp.adapter AS a WHERE a.task_id = ANY (own_tasks)
     UNION ALL
@@ -182,29 +184,30 @@ BEGIN
     END IF;
     picked := loracomp.lock_jobs(erase_jobs.ids, erase_jobs.tags);
     IF erase_jobs.tags IS NOT NULL AND picked = '{}' THEN
-        -- Without the values, because the server's log keeps warnings.
+        -- The message leaves out the tags' values, because warnings go into the server's log.
         RAISE WARNING 'no job has these tags (%)',
             (SELECT string_agg(k.key, ', ') FROM jsonb_object_keys(erase_jobs.tags) AS k (key));
     END IF;
     RETURN QUERY
     SELECT d.* FROM loracomp.delete_jobs(picked, 'erase_jobs') AS d
     UNION ALL
-    SELECT 'numbers that no job of yours has', count(*), string_agg(g.id::text, ', ' ORDER BY g.id)
+    SELECT 'ids that no job of yours has', count(*), string_agg(g.id::text, ', ' ORDER BY g.id)
     FROM (SELECT DISTINCT u.id FROM unnest(erase_jobs.ids) AS u (id) WHERE u.id <> ALL (picked)) AS g
     UNION ALL
     SELECT c.* FROM loracomp.clear_answers(picked) AS c;
-    -- The sums of reports are those of all submitters' jobs.
+    -- Only an administrator may delete rows of reports, because they are sums over all submitters' jobs.
     IF loracomp.caller_is_admin() THEN
         RETURN QUERY SELECT e.* FROM loracomp.erase_sums(erase_jobs.tags) AS e;
     END IF;
 END
 $$;
 COMMENT ON FUNCTION loracomp.erase_jobs IS
-'Deletes the jobs with these ids or with all of these tags, with their answers and traces; returns what was deleted and what was '
-'kept, such as corrections of rows of declarations, which go when the row is deleted. Submitters may erase their own jobs, administrators all jobs.';
+'Deletes the jobs with these ids, or with all of these tags, together with their answers and traces. Returns what was deleted and what '
+'was kept, such as corrections in declarations, which are deleted with their row of the declared table. Submitters may erase their own '
+'jobs, administrators all jobs.';
 
--- Deletes this tag's rows of closed days from the report answers_by_tag, and returns what stays. The report's sums are by single tags,
--- so it deletes nothing if the caller gives several tags, all of which the erased jobs had.
+-- Deletes this tag's rows of closed days from the report answers_by_tag, and returns what it kept. If the caller gives several tags, it
+-- deletes nothing, because the report counts by single tags, and the erased jobs are only those with all of the tags.
 CREATE FUNCTION loracomp.erase_sums(tags jsonb) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -222,4 +225,4 @@ AS $$
     GROUP BY d.is_closed;
 $$;
 COMMENT ON FUNCTION loracomp.erase_sums IS
-'Deletes what reports keep of closed days by a tag, if it is the only one given; returns what was kept.';
+'Deletes the rows that reports have for a tag on closed days, if it is the only tag given; returns what was kept.';

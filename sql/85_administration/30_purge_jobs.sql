@@ -1,9 +1,9 @@
--- Deletes ended jobs of whole days, oldest first, with their predictions and audit events. Call it until it returns 0. If all jobs of
--- a range have ended long enough ago and are no more than the batch, the partitions with their answers and events are dropped.
--- Before that, the reports of these days are computed for the last time (close_days), which is possible only after a day is over: an
--- hour after its end in UTC, so that no transaction is still ending jobs on it. With force, it deletes jobs up to the very age; reports
--- don't count those of days that are not over. An age below an hour needs force too, because a typing error such as a minus sign would
--- delete unread answers.
+-- Deletes ended jobs of whole days, oldest first, with their predictions and audit events. Call it until it returns 0. If all jobs of a
+-- partition have ended long enough ago and fit into one batch, the partitions with their answers and events are dropped. Before it deletes
+-- jobs, it computes the reports of their days for the last time (close_days). It therefore deletes only days that ended at least an hour
+-- ago in UTC, because until then a transaction may still be ending jobs on the day. With force, it also deletes jobs of later days, and the
+-- reports lose those. An age below an hour needs force as well, because a typing error such as a minus sign would delete answers that
+-- nobody has read.
 CREATE FUNCTION loracomp.purge_jobs(
     older_than interval, batch integer DEFAULT 10000, force boolean DEFAULT false
 ) RETURNS integer
@@ -19,12 +19,12 @@ DECLARE
     newest date;
 BEGIN
     PERFORM loracomp.check_range('batch', purge_jobs.batch, 0, 10000000);
-    -- At most 100 years (in seconds), so that the subtraction gives a valid time.
+    -- At most 100 years (in seconds), so that the subtraction below gives a valid timestamp.
     PERFORM loracomp.check_range('older_than', extract(EPOCH FROM purge_jobs.older_than), -3.2e9, 3.2e9);
     ended_before := now() - purge_jobs.older_than;
     IF (ended_before <= now()) IS NOT TRUE THEN
         RAISE EXCEPTION 'older_than must not be null or negative, and is %', purge_jobs.older_than
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'write how long ago jobs must have ended, such as 90 days';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'give the time since the jobs ended, such as 90 days';
     END IF;
     IF ended_before > now() - interval '1 hour' AND purge_jobs.force IS NOT true THEN
         RAISE EXCEPTION 'older_than must be at least an hour, and is %', purge_jobs.older_than
@@ -34,10 +34,10 @@ BEGIN
     IF purge_jobs.force IS NOT true THEN
         ended_before := date_trunc('day', least(ended_before, now() - interval '1 hour') AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
     END IF;
-    WHILE loracomp.take_answers() > 0 LOOP NULL; END LOOP; -- views of declarations keep showing the answers
+    WHILE loracomp.take_answers() > 0 LOOP NULL; END LOOP; -- so that views of declarations keep the answers
     LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- as refresh_reports does
-    PERFORM set_config('loracomp.purging', 'on', true); -- lets the triggers of job and audit_event know
-    -- Only in READ COMMITTED: in other levels, jobs of the range could be there that this transaction doesn't see.
+    PERFORM set_config('loracomp.purging', 'on', true); -- the triggers of job and audit_event read this
+    -- Only with isolation level READ COMMITTED, because with another one the range could contain jobs that this transaction doesn't see.
     SELECT r.first_id, r.end_id INTO first_id, end_id FROM loracomp.past_range(ended_before, purge_jobs.batch) AS r
     WHERE purge_jobs.batch > 0 AND current_setting('transaction_isolation') = 'read committed';
     purged := ARRAY(
@@ -60,8 +60,8 @@ BEGIN
     PERFORM loracomp.delete_records(ARRAY(
         SELECT u.id FROM unnest(purged) AS u (id) WHERE (u.id >= first_id AND u.id < end_id) IS NOT TRUE
     ));
-    -- Last, because dropping locks the tables until the transaction ends. If others use them, the rows are deleted instead, and
-    -- a later call drops the empty partitions.
+    -- Drop partitions last, because dropping locks the tables until the transaction ends. If others are using them, the rows are deleted
+    -- instead, and a later call drops the empty partitions.
     IF end_id IS NOT NULL AND NOT loracomp.drop_range(first_id, end_id) THEN
         PERFORM loracomp.delete_records(purged);
     END IF;
@@ -70,5 +70,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.purge_jobs IS
-'Deletes up to a batch of ended jobs with their predictions and events; returns how many, 0 when none is left. Only jobs of whole days in '
-'UTC, which reports in bi keep counting; with force also of a part of a day, which reports then forget.';
+'Deletes up to a batch of ended jobs with their predictions and events, and returns how many; 0 means that none is left. Deletes only '
+'whole days in UTC, so that reports in bi keep counting the jobs. With force it also deletes a part of a day, whose jobs the reports then '
+'lose.';

@@ -1,7 +1,7 @@
--- The metrics of the database that each worker's /metrics shows.
+-- Metrics of the database, which each worker shows in its /metrics.
 --   database_metrics
 --     worker_status
---     oldest_snapshots          the sessions that keep vacuum from removing dead rows
+--     oldest_snapshots          what keeps vacuum from removing dead tuples
 
 -- Reads only. The schema's owner should be a member of pg_read_all_stats, because otherwise it does not see sessions of other roles.
 CREATE FUNCTION loracomp.oldest_snapshots()
@@ -39,7 +39,7 @@ AS $$
     )
 $$;
 COMMENT ON FUNCTION loracomp.oldest_snapshots IS
-'What keeps vacuum from removing dead rows: the oldest session, prepared transaction and replication slot.';
+'What keeps vacuum from removing dead tuples: the oldest session, prepared transaction and replication slot or standby.';
 
 -- Reads only. It counts the whole queue, so it should not be called more often than every few seconds.
 CREATE FUNCTION loracomp.database_metrics() RETURNS TABLE (metric text, labels jsonb, value double precision)
@@ -49,11 +49,11 @@ AS $$
     WITH waiting AS MATERIALIZED (
         SELECT j.base_model, j.priority, j.background, j.run_at <= now() AS is_due,
             count(*) AS jobs, coalesce(max(loracomp.seconds_between(greatest(j.run_at, j.created_at), now())), 0) AS oldest_s
-        -- One branch for each case, so that each can use its index.
+        -- Name both cases of `scheduled`, so that each can use its own partial index.
         FROM loracomp.job AS j WHERE j.status = 'queued' AND (j.scheduled OR NOT j.scheduled)
         GROUP BY j.base_model, j.priority, j.background, j.run_at <= now()
     ),
-    -- An empty queue gives 0 rather than no row.
+    -- If the queue is empty, the metrics are 0, not missing.
     queue AS (
         SELECT w.* FROM waiting AS w
         UNION ALL
@@ -79,7 +79,7 @@ AS $$
         FROM (VALUES ('session'), ('prepared_transaction'), ('replication')) AS k (kind)
         LEFT JOIN loracomp.oldest_snapshots() AS s USING (kind)
     ),
-    -- Rows of partitions count for their table.
+    -- Rows of partitions count for the partitioned table.
     tables AS (
         SELECT c.relname, sum(t.n_dead_tup) AS n_dead_tup, sum(t.n_live_tup) AS n_live_tup
         FROM pg_stat_user_tables AS t

@@ -1,20 +1,20 @@
 -- The checks that `loracomp doctor` makes in the database.
 --   check_health
---     check_server              its release and settings
+--     check_server              the server's release and settings
 --       oldest_snapshots
---     check_objects             nobody else makes what our functions call
---     check_work                what jobs need is there, and they move
+--     check_objects             whether others could create objects that our functions call
+--     check_work                whether jobs have what they need, and are answered
 
--- Reads only: what an administrator should know; `loracomp doctor` prints it.
+-- Reads only. `loracomp doctor` prints the result.
 CREATE FUNCTION loracomp.check_health()
 RETURNS TABLE (check_name text, status text, detail text)
--- VOLATILE, so that what an installer did while we waited for it is seen.
+-- VOLATILE, so that it sees what an installer changed while this function waited for it.
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    -- Lock first: the next statement looks up all functions before it calls one. If it had to wait for an installer then, the
-    -- installer would have replaced the functions ("cache lookup failed"). With the lock, installers wait for us.
+    -- Lock first, because the next statement looks up all functions before it calls the first one. If it then had to wait for an installer,
+    -- the functions would have been replaced meanwhile ("cache lookup failed"). With the lock, the installer waits for this function.
     LOCK TABLE loracomp.job IN ACCESS SHARE MODE;
     RETURN QUERY
     SELECT c.check_name, CASE c.troubles WHEN '{}' THEN 'ok' ELSE c.otherwise END,
@@ -31,15 +31,15 @@ $$;
 COMMENT ON FUNCTION loracomp.check_health IS
 'Checks of the database for administrators: each with ok, warn or fail, and what to do.';
 
--- Reads only. Each of the following functions returns a row for each of its checks: the status that the check has if it finds
--- something wrong, what it says otherwise, and what it has found, each with what to do about it.
+-- Reads only. This function and the next two return a row for each check: its status if it finds problems, what it says if it finds none,
+-- and the problems, each with what to do about it.
 CREATE FUNCTION loracomp.check_server()
 RETURNS TABLE (check_name text, otherwise text, fine text, troubles text[])
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
     SELECT 'server', 'warn', format('PostgreSQL %s, pgvector %s', current_setting('server_version'), e.extversion), ARRAY(
-        SELECT 'PostgreSQL 16 is the oldest that is tested: upgrade the server'
+        SELECT 'loracomp is tested with PostgreSQL 16 and newer only: upgrade the server'
         WHERE current_setting('server_version_num')::integer < 160000
         UNION ALL
         -- 0.8.2 fixes CVE-2026-3172, and 0.8.3 a bug of vacuum with HNSW indexes.
@@ -48,13 +48,13 @@ AS $$
     )
     FROM pg_extension AS e WHERE e.extname = 'vector'
     UNION ALL
-    SELECT 'durability', 'fail', 'what is committed stays', ARRAY(
-        SELECT s.name || ' is off: when the server or its machine dies, accepted jobs may be lost; turn it on'
+    SELECT 'durability', 'fail', 'committed data survives a crash', ARRAY(
+        SELECT s.name || ' is off, so accepted jobs may be lost if the server or its machine crashes: turn it on'
         FROM pg_settings AS s WHERE s.name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND s.setting = 'off'
         ORDER BY s.name
     )
     UNION ALL
-    -- With half of it in shared_buffers, a route takes up to 1.4 times as long.
+    -- With half of the index in shared_buffers, routing takes up to 1.4 times as long.
     SELECT 'index in memory', 'warn', m.sizes, ARRAY(
         SELECT m.sizes || ': routing is slower; raise shared_buffers'
         WHERE m.bytes > pg_size_bytes(current_setting('shared_buffers'))
@@ -66,25 +66,26 @@ AS $$
         FROM pg_class AS c WHERE c.oid = to_regclass('example_embedding_hnsw')
     ) AS m
     UNION ALL
-    SELECT 'dead rows', 'warn', 'nothing keeps them', ARRAY(
-        SELECT format('%s keeps them (%s): end it, and set idle_in_transaction_session_timeout and statement_timeout', o.holder,
+    SELECT 'dead rows', 'warn', 'vacuum can remove them', ARRAY(
+        SELECT format('%s keeps vacuum from removing them (for %s): end it, '
+            'and set idle_in_transaction_session_timeout and statement_timeout', o.holder,
             coalesce(round(o.seconds) || ' s', o.transactions || ' transactions'))
         FROM loracomp.oldest_snapshots() AS o WHERE o.seconds > 300 OR o.transactions > 1000000
         UNION ALL
-        SELECT format('who keeps them is not seen: GRANT pg_read_all_stats TO %I', current_user)
+        SELECT format('this check can''t see what keeps vacuum from removing them: GRANT pg_read_all_stats TO %I', current_user)
         WHERE NOT pg_has_role(current_user, 'pg_read_all_stats', 'usage')
         UNION ALL
-        SELECT format('%s has %s beside %s rows: VACUUM it', t.relname, t.n_dead_tup, t.n_live_tup)
+        SELECT format('%s has %s dead and %s live rows: VACUUM it', t.relname, t.n_dead_tup, t.n_live_tup)
         FROM pg_stat_user_tables AS t
         WHERE t.schemaname IN ('loracomp', 'loracomp_parts') AND t.n_dead_tup > 20000 AND t.n_dead_tup > 0.2 * t.n_live_tup
     )
 $$;
 COMMENT ON FUNCTION loracomp.check_server IS
-'Checks of the server: its release, durability, memory for the index, and what keeps dead rows.';
+'Checks the server: its release, durability, memory for the index, and what keeps dead rows from being removed.';
 
--- Reads only the catalog. `others` are the functions and operators of roles that may not act as our owner. If a function of ours called
--- one of them, the role that owns it would have the rights of whoever calls ours. Functions in C are left out, because only a superuser
--- can make one, whoever owns it now.
+-- Reads only the catalog. `others` are functions and operators whose owner may not act as loracomp's owner. If one of our functions called
+-- such an object, its owner would get the rights of whoever calls our function. Functions in C are left out, because only a superuser can
+-- create one.
 CREATE FUNCTION loracomp.check_objects()
 RETURNS TABLE (check_name text, otherwise text, fine text, troubles text[])
 LANGUAGE sql STABLE
@@ -108,21 +109,22 @@ AS $$
         ) AS o
         WHERE NOT pg_has_role(o.owner, current_user, 'member')
     )
-    SELECT 'schemas', 'fail', 'nobody but the owner makes what our functions call', ARRAY(
+    SELECT 'schemas', 'fail', 'only the owner can create objects that loracomp''s functions call', ARRAY(
         SELECT format('schema %s belongs to %s: ALTER SCHEMA %1$s OWNER TO %I', n.nspname, n.nspowner::regrole, current_user)
         FROM ours AS n WHERE NOT pg_has_role(n.nspowner, current_user, 'member')
         UNION ALL
-        SELECT format('%s may create in schema %s, and so get the owner''s rights: REVOKE CREATE ON SCHEMA %2$s FROM %1$s', g.name, n.nspname)
+        SELECT format('%s may create objects in schema %s, and could thereby get the owner''s rights: '
+            'REVOKE CREATE ON SCHEMA %2$s FROM %1$s', g.name, n.nspname)
         FROM ours AS n
         CROSS JOIN LATERAL aclexplode(n.nspacl) AS a
         CROSS JOIN LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'public' ELSE a.grantee::regrole::text END) AS g (name)
         WHERE a.privilege_type = 'CREATE' AND (a.grantee = 0 OR NOT pg_has_role(a.grantee, current_user, 'member'))
         UNION ALL
         SELECT format('%s belongs to %s: drop it', o.what, o.of)
-        FROM others AS o JOIN ours AS n ON n.oid = o.schema WHERE n.nspname <> 'loracomp_parts' -- where owners of tables have one each
+        FROM others AS o JOIN ours AS n ON n.oid = o.schema WHERE n.nspname <> 'loracomp_parts' -- where each owner of declared tables has a function
         UNION ALL
         SELECT format(
-            '%s of %s is called by %s%s: %s, then drop it', o.what, o.of, min(u.object), ' and others of ours, ' || nullif(count(*) - 1, 0),
+            '%s of %s is called by %s%s: %s, then drop it', o.what, o.of, min(u.object), ' and other objects of loracomp, ' || nullif(count(*) - 1, 0),
             CASE WHEN bool_or(u.is_a_tables) THEN 'drop these and create them again as `loracomp sql` does'
                 ELSE 'run `loracomp init --again`' END
         )
@@ -146,7 +148,7 @@ AS $$
         GROUP BY o.what, o.of
     )
     UNION ALL
-    SELECT 'overloads', 'warn', 'none of built-in functions in schema public', ARRAY(
+    SELECT 'overloads', 'warn', 'nobody has overloaded built-in functions in schema public', ARRAY(
         SELECT format(
             '%s has %s functions and operators in schema public with names of built-in ones, such as %s: statements of everybody whose '
             'search_path has public may run them; drop them, or REVOKE CREATE ON SCHEMA public FROM %1$s', o.of, count(*), min(o.what)
@@ -162,7 +164,8 @@ AS $$
     )
 $$;
 COMMENT ON FUNCTION loracomp.check_objects IS
-'Checks of what others may have made: objects in loracomp''s schemas, functions that ours call, and overloads of built-in functions.';
+'Checks for objects that others may have created: objects in loracomp''s schemas, functions that ours call, and overloads of built-in '
+'functions.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.check_work()
@@ -182,15 +185,17 @@ AS $$
         UNION ALL
         SELECT 'no encoder is set: loracomp encoder set SOURCE' WHERE NOT EXISTS (SELECT FROM loracomp.encoder)
         UNION ALL
-        SELECT format('jobs wait until %s examples are embedded by the new encoder: loracomp encoder set %s goes on if it was killed',
+        SELECT format('jobs wait until the new encoder has embedded %s more examples: '
+            'if the command was killed, run loracomp encoder set %s again',
             loracomp.count_unembedded(NULL), e.source)
         FROM loracomp.encoder AS e WHERE NOT e.is_ready
     )
     UNION ALL
     SELECT 'adapters', 'warn', format('%s active', n.active), ARRAY(
-        SELECT 'none is active: loracomp library load' WHERE n.active = 0
+        SELECT 'no adapter is active: run loracomp library load' WHERE n.active = 0
         UNION ALL
-        SELECT format('never retrieved, because no example is embedded: %s; loracomp task import brings examples',
+        SELECT format('these tasks have an active adapter that is never used, because none of their examples is embedded: %s; '
+            'import examples with loracomp task import',
             string_agg(t.name, ', ' ORDER BY t.name))
         FROM loracomp.task AS t
         WHERE EXISTS (SELECT FROM loracomp.adapter AS a WHERE a.task_id = t.id AND a.status = 'active')
@@ -200,27 +205,27 @@ AS $$
     FROM (SELECT count(*) AS active FROM loracomp.adapter AS a WHERE a.status = 'active') AS n
     UNION ALL
     SELECT 'queue', 'warn', format('%s jobs are due', (SELECT sum(q.due) FROM queue AS q)), ARRAY(
-        SELECT format('leases of %s jobs ran out, and no worker has put them back: start one', count(*))
+        SELECT format('the leases of %s jobs have expired, and no worker has queued the jobs again: start a worker', count(*))
         FROM loracomp.job AS j WHERE j.status = 'running' AND j.lease_expires_at < now() - interval '1 minute' HAVING count(*) > 0
         UNION ALL
-        SELECT format('jobs for %s have waited for %s s: start %s', q.base_model, round(q.oldest_due_s),
+        SELECT format('jobs for base model %s have waited for %s s: start %s', q.base_model, round(q.oldest_due_s),
             CASE WHEN q.is_served THEN 'more workers' ELSE 'a worker that serves it' END)
         FROM queue AS q WHERE q.oldest_due_s > CASE WHEN q.is_served THEN 600 ELSE 60 END
     )
     UNION ALL
     SELECT 'workers', 'warn', format('%s alive', (SELECT count(*) FROM living)), ARRAY(
-        SELECT format('%s is gone without a word: look at its log', w.worker) FROM loracomp.worker_status AS w WHERE w.status = 'gone'
+        SELECT format('%s has stopped reporting without saying that it ends: look at its log', w.worker) FROM loracomp.worker_status AS w WHERE w.status = 'gone'
         UNION ALL
-        SELECT format('versions %s run: start the older ones again', string_agg(DISTINCT w.code_version, ', '))
+        SELECT format('workers run versions %s: upgrade and restart the older ones', string_agg(DISTINCT w.code_version, ', '))
         FROM living AS w HAVING count(DISTINCT w.code_version) > 1
     )
     UNION ALL
-    SELECT 'reports', 'warn', 'no older than a day, or nothing is newer', ARRAY(
-        SELECT format('the reports are of %s: schedule `loracomp refresh`', to_char(r.refreshed_at, 'YYYY-MM-DD HH24:MI'))
+    SELECT 'reports', 'warn', 'refreshed within a day, or no job has ended since', ARRAY(
+        SELECT format('the reports were last refreshed at %s: schedule `loracomp refresh`', to_char(r.refreshed_at, 'YYYY-MM-DD HH24:MI'))
         FROM loracomp.report_refresh AS r
         WHERE r.refreshed_at < now() - interval '1 day'
             AND r.refreshed_at < (SELECT max(j.finished_at) FROM loracomp.job AS j WHERE j.finished_at IS NOT NULL)
     )
 $$;
 COMMENT ON FUNCTION loracomp.check_work IS
-'Checks of models, adapters, leases, due jobs, workers and reports: that jobs are answered.';
+'Checks whether jobs can be answered and are: models, adapters, leases, due jobs, workers and reports.';

@@ -2,8 +2,8 @@
 --   worker_demand
 --     compute_seconds           seconds that a job takes, from the timings of answers
 
--- Reads only. It counts the queue, so call it at most every ten seconds. It runs with its owner's rights, so that the role of an
--- autoscaler needs no other privilege.
+-- Reads only. It counts all open jobs, so call it at most every ten seconds. It runs with its owner's rights, so that an autoscaler's role
+-- needs no other privilege.
 CREATE FUNCTION loracomp.worker_demand(target_wait_s double precision DEFAULT 30, base_model text DEFAULT NULL)
 RETURNS TABLE (
     workers integer,
@@ -25,7 +25,7 @@ AS $$
             WHEN worker_demand.base_model IS NULL THEN b.is_default ELSE b.name = worker_demand.base_model
         END
     ),
-    -- Each branch uses its own index.
+    -- Each branch of the UNION uses its own index.
     jobs AS (
         SELECT j.* FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
         UNION ALL
@@ -47,7 +47,7 @@ AS $$
         LEFT JOIN jobs AS j ON j.base_model = a.name
         GROUP BY a.name
     ),
-    -- The limit within bounds the search if the base model has not been used for a long time.
+    -- The inner LIMIT bounds the search if the base model has not been used for a long time.
     answers AS (
         SELECT r.timings, r.batch_size
         FROM (
@@ -66,7 +66,8 @@ AS $$
             2 * a.batch_size >= max(a.batch_size) OVER () AS is_full
         FROM answers AS a
     ),
-    -- A waiting queue fills batches, and a job costs less there; but a few full ones may hold jobs unlike the others.
+    -- Use only full batches if there are enough of them, because a queue that waits fills batches, in which a job takes less time. A few
+    -- full batches may contain unusual jobs.
     measured AS (
         SELECT
             CASE
@@ -87,5 +88,6 @@ AS $$
     FROM counted AS c CROSS JOIN measured AS m
 $$;
 COMMENT ON FUNCTION loracomp.worker_demand IS
-'Number of workers of a base model (null: the default) that are needed to answer jobs within target_wait_s seconds: the open jobs and as '
-'many as arrived within that time, times the seconds of a job. No row if there is no such base model.';
+'Number of workers that a base model (null: the default) needs to answer jobs within target_wait_s seconds: the open jobs plus the jobs '
+'that arrived in the last target_wait_s seconds, times the seconds that a job takes, divided by target_wait_s. No row if there is no such '
+'base model.';

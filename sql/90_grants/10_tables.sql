@@ -1,14 +1,14 @@
 -- Privileges of each role on tables and views. 20_rows.sql limits the rows; 30_functions.sql grants functions.
 
--- Postgres grants EXECUTE on every new function to PUBLIC. This is revoked here, in the transaction that creates the functions. Then
--- each role gets its privileges. Every role may see the schema's revision.
+-- Postgres grants EXECUTE on every new function to PUBLIC. This is revoked here, in the transaction that creates the functions. Each role
+-- then gets its privileges. Every role may read the schema's revision.
 REVOKE ALL ON ALL ROUTINES IN SCHEMA loracomp, bi FROM public;
 GRANT USAGE ON SCHEMA loracomp TO loracomp_submitter, loracomp_worker, loracomp_analyst, loracomp_admin;
 GRANT SELECT ON TABLE loracomp.alembic_version, loracomp.sql_object
 TO loracomp_submitter, loracomp_worker, loracomp_analyst, loracomp_admin;
 
--- Submitters may insert jobs, read their own jobs and traces, and read the names that a job may use. All columns but the job's number
--- are granted, so that the trigger check_columns can refuse those that are not theirs by name.
+-- Submitters may insert jobs, read their own jobs and traces, and read the names that a job may use. INSERT is granted on all columns
+-- except the id, so that the trigger check_columns can name the column when it refuses one that submitters may not set.
 DO $$
 BEGIN
     EXECUTE (

@@ -22,17 +22,17 @@ ALTER TABLE loracomp.audit_event ENABLE ROW LEVEL SECURITY;
 CREATE POLICY administrators_see_all ON loracomp.audit_event
 FOR SELECT TO loracomp_admin USING (TRUE);
 
--- Only for administrators. Other roles call readable_tasks() to see the tasks that they may know of.
+-- Only for administrators. Other roles see the tasks that they may know of by calling readable_tasks().
 ALTER TABLE loracomp.task ENABLE ROW LEVEL SECURITY;
 CREATE POLICY administrators_see_all ON loracomp.task
 FOR SELECT TO loracomp_admin USING (TRUE);
 
--- Only for administrators. Other roles call readable_example() to see an example that they may read.
+-- Only for administrators. Other roles see an example that they may read by calling readable_example().
 ALTER TABLE loracomp.example ENABLE ROW LEVEL SECURITY;
 CREATE POLICY administrators_see_all ON loracomp.example
 FOR SELECT TO loracomp_admin USING (TRUE);
 
--- Only for administrators. Other roles call readable_adapter() to see an adapter that they may know of.
+-- Only for administrators. Other roles see an adapter that they may know of by calling readable_adapter().
 ALTER TABLE loracomp.adapter ENABLE ROW LEVEL SECURITY;
 CREATE POLICY administrators_see_all ON loracomp.adapter
 FOR SELECT TO loracomp_admin USING (TRUE);

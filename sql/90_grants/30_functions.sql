@@ -1,5 +1,5 @@
 -- Which role may execute which function. A function that is not named here can be called only by the owner, by triggers, and by functions
--- that run with the owner's rights. tests/sql/test_roles.py lists them.
+-- that run with the owner's rights; tests/sql/test_roles.py lists these functions.
 
 -- Submitters, and administrators.
 GRANT EXECUTE ON FUNCTION
@@ -25,7 +25,7 @@ loracomp.correct_answer(regclass, text, text),
 loracomp.correct_answer(regclass, bigint, text)
 TO loracomp_submitter, loracomp_admin;
 
--- Whoever may read a declaration's view.
+-- Roles that may read a declaration's view.
 GRANT EXECUTE ON FUNCTION loracomp.answers_since TO loracomp_submitter, loracomp_analyst, loracomp_admin;
 
 -- Workers.
@@ -76,8 +76,7 @@ loracomp.policy_with,
 bi.wilson_interval
 TO loracomp_analyst, loracomp_admin;
 
--- Administrators alone: jobs, routing, models and encoder, tasks and examples, adapters,
--- policies, audit, lineage and erasure.
+-- Only administrators: jobs, routing, models and encoder, tasks and examples, adapters, policies, audit, lineage and erasure.
 GRANT EXECUTE ON FUNCTION
 loracomp.purge_jobs,
 loracomp.job_ranges,

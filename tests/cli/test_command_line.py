@@ -186,7 +186,7 @@ def test_a_prompt_too_long_fails_alone_and_the_worker_goes_on(demo: dict[str, st
         (["replay"], 2, "name a job, or --all-since DATE"),
         (["policy", "set", "wild", "temperature=NaN"], 6, "temperature must be between"),
         (["policy", "set", "wild", "k=0"], 6, "k must be between"),
-        (["policy", "set", "wild", "colour=red"], 2, "settings must not hold colour"),
+        (["policy", "set", "wild", "colour=red"], 2, "there is no setting colour"),
         (["model", "add", "no/such/folder"], 5, "no/such/folder"),
         (["adapter", "activate", "no such"], 5, "no such"),
         (["adapter", "stage", "tests", "--task", "rte"], 6, "adapter_config.json"),

@@ -82,7 +82,7 @@ SQL_FINDINGS = {
         "DROP TABLE loracomp.many; ALTER INDEX loracomp.put_aside RENAME TO example_embedding_hnsw",
     ),
     "reports": (
-        "warn", "the reports are of",
+        "warn", "the reports were last refreshed at",
         "UPDATE loracomp.report_refresh SET refreshed_at = now() - interval '2 days'",
         "UPDATE loracomp.report_refresh SET refreshed_at = now()",
     ),
@@ -145,9 +145,11 @@ def other(owner: Connection) -> Iterator[str]:
 
 
 def test_somebody_else_who_may_create_in_our_schemas(owner: Connection, other: str) -> None:
-    nobody = ("ok", "nobody but the owner makes what our functions call")
+    nobody = ("ok", "only the owner can create objects that loracomp's functions call")
     assert health(owner)["schemas"] == nobody
-    may_create = "may create in schema bi, and so get the owner's rights: REVOKE CREATE ON SCHEMA bi FROM"
+    may_create = (
+        "may create objects in schema bi, and could thereby get the owner's rights: REVOKE CREATE ON SCHEMA bi FROM"
+    )
     with changed(owner, f"GRANT CREATE ON SCHEMA bi TO {other}", f"REVOKE CREATE ON SCHEMA bi FROM {other}"):
         assert health(owner)["schemas"] == ("fail", f"{other} {may_create} {other}")
     with changed(owner, "GRANT CREATE ON SCHEMA bi TO public", "REVOKE CREATE ON SCHEMA bi FROM public"):
@@ -188,7 +190,7 @@ def test_an_installation_that_calls_somebody_elses_overloads(url: str, owner: Co
     assert schema.initialize(url, again=True)
     assert health(owner)["schemas"][0] == "ok"
     owner.execute(f"DROP OWNED BY {other}".encode())
-    assert health(owner)["overloads"] == ("ok", "none of built-in functions in schema public")
+    assert health(owner)["overloads"] == ("ok", "nobody has overloaded built-in functions in schema public")
 
 
 def test_stuck_leases_and_a_queue_without_workers(url: str, owner: Connection) -> None:
@@ -202,16 +204,16 @@ def test_stuck_leases_and_a_queue_without_workers(url: str, owner: Connection) -
     found = health(owner)
     assert found["queue"] == (
         "warn",
-        "leases of 1 jobs ran out, and no worker has put them back: start one; "
-        "jobs for toy have waited for 3600 s: start a worker that serves it",
+        "the leases of 1 jobs have expired, and no worker has queued the jobs again: start a worker; "
+        "jobs for base model toy have waited for 3600 s: start a worker that serves it",
     )
-    assert found["workers"] == ("warn", "lost is gone without a word: look at its log")
+    assert found["workers"] == ("warn", "lost has stopped reporting without saying that it ends: look at its log")
     for name, version in (("a", "1"), ("b", "2")):
         report = {**REPORT, "name": name, "code_version": version, "base_model": "toy"}
         owner.execute(QUERIES["report_worker"], report)
     found = health(owner)
-    assert found["queue"][1].endswith("jobs for toy have waited for 3600 s: start more workers")
-    assert found["workers"][1].endswith("versions 1, 2 run: start the older ones again")
+    assert found["queue"][1].endswith("jobs for base model toy have waited for 3600 s: start more workers")
+    assert found["workers"][1].endswith("workers run versions 1, 2: upgrade and restart the older ones")
     owner.execute("DELETE FROM loracomp.job")
     owner.execute("DELETE FROM loracomp.worker")
     found = health(owner)
@@ -235,16 +237,19 @@ def test_a_change_of_the_encoder_that_was_killed(url: str, owner: Connection) ->
     with changed(owner, insert, "DELETE FROM loracomp.encoder"):
         level, said = health(owner)["models"]
     assert level == "fail"
-    assert "embedded by the new encoder: loracomp encoder set toys/toy goes on" in said
+    assert "if the command was killed, run loracomp encoder set toys/toy again" in said
 
 
 def test_adapters_that_no_job_can_use(url: str, owner: Connection) -> None:
-    never = "never retrieved, because no example is embedded: mnli, rte; loracomp task import brings examples"
+    never = (
+        "these tasks have an active adapter that is never used, because none of their examples is embedded: mnli, rte; "
+        "import examples with loracomp task import"
+    )
     assert health(owner)["adapters"] == ("warn", never)
     with changed(
         owner, "UPDATE loracomp.adapter SET status = 'staged'", "UPDATE loracomp.adapter SET status = 'active'"
     ):
-        assert health(owner)["adapters"] == ("warn", "none is active: loracomp library load")
+        assert health(owner)["adapters"] == ("warn", "no adapter is active: run loracomp library load")
 
 
 def test_old_snapshots(url: str, owner: Connection) -> None:
@@ -295,7 +300,10 @@ def test_an_owner_who_does_not_see_others_sessions(url: str, owner: Connection) 
         owner.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA loracomp TO {role}".encode())
         owner.execute(f"SET ROLE {role}".encode())
         (found,) = owner.execute("SELECT * FROM loracomp.check_server() WHERE check_name = 'dead rows'")
-        assert found["troubles"][0] == f"who keeps them is not seen: GRANT pg_read_all_stats TO {role}"
+        assert (
+            found["troubles"][0]
+            == f"this check can't see what keeps vacuum from removing them: GRANT pg_read_all_stats TO {role}"
+        )
     finally:
         owner.execute("RESET ROLE")
         owner.execute(f"DROP OWNED BY {role}".encode())

@@ -165,7 +165,7 @@ def test_an_example_that_is_erased_while_it_is_embedded_is_left_out(connection, 
     vectors = np.eye(2, 832, dtype=np.float32)
     assert add_embeddings(connection, [erased, kept], vectors) == 1
     assert add_embeddings(connection, [kept], vectors[1:]) == 0
-    with pytest.raises(UsageError, match="embeddings must be as many as example_ids"):
+    with pytest.raises(UsageError, match="there must be as many embeddings as example_ids"):
         add_embeddings(connection, [kept], vectors)
     with pytest.raises(UsageError, match=r"must have length 1, and that of example \d+ has length 2: divide each by"):
         add_embeddings(connection, [erased, kept], 2 * vectors)
@@ -244,7 +244,7 @@ def test_what_postgres_cannot_hold_is_named_by_its_row(connection, tmp_path):
     for prompt in ("a\0b", "half a pair: \ud83d"):
         with pytest.raises(RefusedError, match=r"row facts/facts.jsonl#1: contains a NUL"):
             import_examples(connection, "facts", [replace(example, prompt=prompt)])
-    with pytest.raises(NotFoundError, match="no task other: loracomp task add"):
+    with pytest.raises(NotFoundError, match="task other does not exist: loracomp task add"):
         import_examples(connection, "other", [example])
     with pytest.raises(NotFoundError, match="no file"):
         list(read_lines(tmp_path / "none.jsonl", "facts"))
@@ -397,8 +397,8 @@ def test_policies_are_shown_and_set_by_the_command_line(run):
         ("min_similarity=-2", RefusedError, "^min_similarity must be between -1 and 1, not -2"),
         ("k=null", RefusedError, "^k must not be null"),
         ("k=many", UsageError, 'k must be of type integer, not "many"'),
-        ("kk=1", UsageError, "settings must not hold kk: there are description, router, k, "),
-        ("name=other", UsageError, "settings must not hold name"),
+        ("kk=1", UsageError, "there is no setting kk: the settings are description, router, k, "),
+        ("name=other", UsageError, "there is no setting name"),
         ("k", UsageError, "SETTING=VALUE"),
     ],
 )
@@ -411,7 +411,7 @@ def test_a_wrong_setting_of_a_policy_is_named(run, setting, error, says):
 def test_examples_are_imported_by_the_command_line(run, database, tmp_path, minilm):
     set_encoder(database, minilm)
     path = write_lines(tmp_path / "facts.jsonl", LINES)
-    with pytest.raises(NotFoundError, match="no task facts"):
+    with pytest.raises(NotFoundError, match="task facts does not exist"):
         run("task", "import", "facts", str(path))
     add_task_by_sql(database)
     assert run("task", "import", "facts", str(path)) == [{"task": "facts", "added": 4, "embedded": 2}]

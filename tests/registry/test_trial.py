@@ -67,7 +67,7 @@ def test_a_model_that_jobs_or_adapters_name_is_not_removed(run, connection, tmp_
     folder = saved(tmp_path / "first", tiny_llama())
     run("model", "add", str(folder))
     connection.execute("INSERT INTO loracomp.job (prompt) VALUES ('a')")
-    with pytest.raises(RefusedError, match="base model first is named by 1 jobs"):
+    with pytest.raises(RefusedError, match="1 jobs refer to base model first"):
         run("model", "remove", "first")
     connection.execute("SELECT loracomp.erase_jobs(ARRAY(SELECT id FROM loracomp.job))")
     connection.execute("SELECT loracomp.add_task('rte')")

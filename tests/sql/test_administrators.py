@@ -36,7 +36,7 @@ def test_a_mistyped_task_is_not_taken_for_one_without_measurements(connection: C
     load(connection)
     assert connection.execute("SELECT * FROM loracomp.list_measurements('rte')").fetchall() == []
     assert connection.execute("SELECT * FROM loracomp.list_measurements()").fetchall() == []
-    with pytest.raises(psycopg.errors.NoDataFound, match="there is no task rtee"):
+    with pytest.raises(psycopg.errors.NoDataFound, match="task rtee does not exist"):
         connection.execute("SELECT * FROM loracomp.list_measurements('rtee')")
 
 
@@ -47,7 +47,7 @@ def test_a_task_that_something_needs_is_deleted_by_force_alone(connection: Conne
     with pytest.raises(psycopg.errors.RaiseException, match="task rte has an active adapter"):
         connection.execute(delete)
     connection.execute("SELECT loracomp.retire_adapter('rte')")
-    with pytest.raises(psycopg.errors.RaiseException, match="task rte stands in the traces of 1 jobs"):
+    with pytest.raises(psycopg.errors.RaiseException, match="the traces of 1 jobs refer to task rte"):
         connection.execute(delete)
     said = connection.execute("SELECT * FROM loracomp.delete_task('rte', force => true)").fetchall()
     assert {row["what"]: row["rows"] for row in said} == {
@@ -68,11 +68,11 @@ def test_an_adapter_that_something_needs_is_deleted_by_force_alone(run: Any, con
     answer(connection, job, examples)
     connection.execute("UPDATE loracomp.prediction SET adapter_ids[1] = %s", [rte])
     with pytest.raises(
-        RefusedError, match="adapter rte@1 is active and stands in the traces of 1 jobs, which could not"
+        RefusedError, match="adapter rte@1 is active and is used in the traces of 1 jobs, which could not"
     ):
         run("adapter", "delete", "rte")
     run("adapter", "retire", "rte")
-    with pytest.raises(RefusedError, match=r"adapter rte@1 stands in the traces of 1 jobs, .*: retire it"):
+    with pytest.raises(RefusedError, match=r"adapter rte@1 is used in the traces of 1 jobs, .*: retire it"):
         run("adapter", "delete", "rte@1")
     said = {row["what"]: row["rows"] for row in run("adapter", "delete", "rte@1", "--force")}
     assert said == {"adapters deleted": 1, "traces kept that name it": 1, "jobs kept that were to measure it": 0}
@@ -88,7 +88,7 @@ def test_a_task_that_nothing_needs_is_deleted(run: Any, connection: Connection):
     connection.execute("SELECT loracomp.retire_adapter('rte')")
     assert {row["what"]: row["rows"] for row in run("task", "delete", "rte")}["examples deleted"] == 2
     assert [row["name"] for row in run("task", "list")] == ["mnli"]
-    with pytest.raises(NotFoundError, match="there is no task rte"):
+    with pytest.raises(NotFoundError, match="task rte does not exist"):
         run("task", "delete", "rte", "--force")
 
 

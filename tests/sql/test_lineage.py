@@ -51,7 +51,7 @@ def test_erasing_an_example_leaves_its_id_alone(connection: db.Connection, examp
         "answers with their traces deleted": (1, None),
         "events of these jobs kept, without words": (3, None),  # claimed, answered, deleted
         "traces that name its id kept": (1, None),
-        "adapters of its task kept, which may have learnt from it": (1, "rte@1 (active)"),
+        "adapters of its task kept, which may have been trained on it": (1, "rte@1 (active)"),
     }
     assert "SECRET" not in one(connection, TEXTS)["text"]
     event = one(connection, "SELECT * FROM loracomp.audit_event WHERE entity = 'example' AND action = 'delete'")
@@ -194,7 +194,7 @@ def test_a_declaration_that_others_depend_on_is_emptied_and_paused(
         found = report(adam, f"erase_submitter('{login('alice')}')")
     why = "public.answered (cannot drop view public.answered because other objects depend on it)"
     assert found["declarations kept, but emptied and paused"] == (1, why)
-    assert found["adapters kept that learnt from its corrections"] == (1, f"{task}@1")
+    assert found["adapters kept that were trained on its corrections"] == (1, f"{task}@1")
     assert {"declaration"} < places_of(connection, "SECRET")  # its prompt, choices and tags, and what was made of these
     assert places_of(connection, "SECRET key") == places_of(connection, "SECRET row") == set()
     assert values(declared, "SELECT status FROM dependent") == {"waiting"}
@@ -235,7 +235,7 @@ def test_erasing_whom_nobody_knows_is_warned_of(connection: db.Connection) -> No
     said: list[str | None] = []
     connection.add_notice_handler(lambda notice: said.append(notice.message_primary))
     connection.execute("SELECT loracomp.erase_submitter('nobody_of_that_name')")
-    assert said == ["there is no role nobody_of_that_name, and no job or declaration of it"]
+    assert said == ["there is no role nobody_of_that_name, and there are no jobs or declarations under that name"]
     connection.execute("SELECT loracomp.erase_submitter(current_user)")
     assert len(said) == 1
 
@@ -264,14 +264,14 @@ def test_erasing_a_persons_jobs_by_number_or_tag_leaves_others_and_no_words(data
             "of them unfinished": (1, None),
             "answers with their traces deleted": (1, None),
             "events of these jobs kept, without words": (4, None),  # claimed, answered, and two deleted
-            "numbers that no job of yours has": (0, None),
+            "ids that no job of yours has": (0, None),
         }
         assert values(owner, "SELECT id FROM loracomp.job") == set(kept)
         assert values(owner, "SELECT job_id FROM loracomp.prediction") == set()
         assert "SECRET" not in one(owner, TEXTS)["text"]
         erased = report(adam, f"erase_jobs(ARRAY[{kept[0]}, {kept[0]}, 4711, NULL])")
         assert erased["jobs deleted"] == (1, None)
-        assert erased["numbers that no job of yours has"] == (1, "4711")
+        assert erased["ids that no job of yours has"] == (1, "4711")
         assert values(owner, "SELECT id FROM loracomp.job") == set(kept[1:])
         events = owner.execute(
             "SELECT actor, action, before FROM loracomp.audit_event"

@@ -190,8 +190,8 @@ def test_explanation_of_an_answer(connection: db.Connection, examples: dict[str,
         "  mnli  probability 0.380  weight 0.380",
         "Composition: cat",
         "  0.620  rte version 1",
-        "Time of its batch's steps: claim 1.0 ms, encode 5.5 ms, route 2.3 ms, load 3.0 ms, compose 4.0 ms, ",
-        "Tokens: 12 of the prompt, 1 scored or generated",
+        "Time of each step of its batch: claim 1.0 ms, encode 5.5 ms, route 2.3 ms, load 3.0 ms, compose 4.0 ms, ",
+        "Tokens: 12 in the prompt, 1 scored or generated",
         "Versions: base model toy (000000000000...), encoder toy-encoder/1, loracomp 0.1.0; composition dddddddddddd",
     ):
         assert f"\n{line}" in f"\n{words}", words
@@ -212,10 +212,13 @@ def test_explanation_of_many_adapters_at_equal_weights(connection: db.Connection
     )
     words = explain(connection, job_id)
     assert "\nComposition: cat\n  0.045 each  22 adapters (loracomp.composed_adapter names them)\n" in words
-    assert "probability 1.000  not composed\n  and 22 tasks of less weight\n" in words
+    assert "probability 1.000  not composed\n  and 22 tasks with smaller weights\n" in words
     assert "normalised by: tokens, fitted on 4 labelled examples); confidence 0.73" in words
     assert "\n>     -0.500  of which bias +1.250, rows -0.500  yes\n" in words
-    assert "\nThe mix says yes 0.95 (weight 1.50), 4 labelled rows say no 0.88 (weight 2.00).\n" in words
+    assert (
+        "\nThe adapter mix favours yes 0.95 (weight 1.50); the classifier trained on 4 labelled rows favours no 0.88 (weight 2.00).\n"
+        in words
+    )
     assert max(len(line) for line in words.splitlines() if line.startswith("  ")) <= 80
 
 
@@ -224,7 +227,7 @@ def test_explanation_where_the_base_model_answered(connection: db.Connection, ex
     nothing = {"composed_tasks": [], "adapter_weights": [], "weights": [0, 0]}
     answer(connection, job_id, examples, **nothing, fallback="below min_similarity")
     words = explain(connection, job_id)
-    assert "Composition: none, the base model alone: below min_similarity" in words
+    assert "Composition: none. The base model answered alone: below min_similarity" in words
     assert "  rte   probability 0.620  not composed" in words
     assert "Scores" not in words
 
@@ -232,15 +235,15 @@ def test_explanation_where_the_base_model_answered(connection: db.Connection, ex
 @pytest.mark.usefixtures("examples")
 def test_explanation_of_jobs_without_an_answer(connection: db.Connection) -> None:
     job_id = submit(connection)
-    assert "\nDue for 0." in explain(connection, job_id)
-    assert "Start it: LORACOMP_BASE_MODEL='toy' loracomp worker" in explain(connection, job_id)
+    assert "\nIt has been due for 0." in explain(connection, job_id)
+    assert "start one: LORACOMP_BASE_MODEL='toy' loracomp worker" in explain(connection, job_id)
     later = submit(connection, run_at="3000-01-01")
-    assert "Not before 3000-01-01 00:00:00" in explain(connection, later)
+    assert "It can start at 3000-01-01 00:00:00" in explain(connection, later)
     token = claim(connection, job_id)[job_id]
     assert "Attempt 1 of 3 runs on worker worker-1 for 0." in explain(connection, job_id)
     assert "unless renewed, its lease ends in 59." in explain(connection, job_id)
     another = submit(connection, "Another?")
-    assert "Next: wait; due: 1, the oldest for 0" in explain(connection, another)
+    assert "Next: wait. Due jobs: 1, the oldest for 0" in explain(connection, another)
     assert "running: 1.\n" in explain(connection, another)
     connection.execute("UPDATE loracomp.job SET expired_leases = 1 WHERE id = %s", [job_id])
     assert "running: 1 (alone on a worker, because an earlier one died or hung with the job: 1).\n" in explain(
@@ -255,7 +258,7 @@ def test_explanation_of_jobs_without_an_answer(connection: db.Connection) -> Non
     connection.execute("SELECT loracomp.cancel_job(%s, 'not needed')", [later])
     words = explain(connection, later)
     assert "Error: cancelled: not needed" in words
-    assert f"Next: nothing, unless you want its answer after all: SELECT loracomp.retry_job({later})" in words
+    assert f"Next: if you want its answer after all, run SELECT loracomp.retry_job({later})" in words
 
 
 def test_explanation_of_weights_that_nothing_retrieved_and_nothing_composed(connection: db.Connection) -> None:
@@ -266,7 +269,8 @@ def test_explanation_of_weights_that_nothing_retrieved_and_nothing_composed(conn
     words = explain(connection, job_id)
     assert "Only tasks: rte, mnli with weights 0.5, 0.25\n" in words
     assert (
-        "\nWeights (a job of kind route composes nothing)\n  0.620  rte version 1\n  0.380  mnli version 1\n\n" in words
+        "\nWeights (a job of kind route computes weights but composes no adapters)\n  0.620  rte version 1\n  0.380  mnli version 1\n\n"
+        in words
     )
     assert words.endswith("encoder toy-encoder/1, loracomp 0.1.0")
     for absent in ("Tasks (", "Nearest", "norm ratio", "Tokens", "Composition"):

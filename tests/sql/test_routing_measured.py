@@ -591,7 +591,7 @@ def test_route_and_explain_job_show_what_is_expected(connection: db.Connection, 
     assert "not composed  expected gain -0.100 nats" in text
     set_policy(connection, gain_margin=1)
     text = explained(connection, stored(connection, shared, 0))
-    assert "Composition: none, the base model alone: no adapter is expected to help" in text
+    assert "Composition: none. The base model answered alone: no adapter is expected to help" in text
 
 
 def explained(connection: db.Connection, job_id: int) -> str:

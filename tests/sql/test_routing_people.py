@@ -139,9 +139,9 @@ def test_settings_out_of_range_are_refused_by_name(connection: db.Connection, qu
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"topp": 0.9}, "settings must not hold topp: there are k, temperature, top_p, "),
-        ({"strategy": "linear"}, "settings must not hold strategy: there are k, temperature"),
-        ({"name": "other"}, "settings must not hold name: there are "),
+        ({"topp": 0.9}, "there is no setting topp: the settings are k, temperature, top_p, "),
+        ({"strategy": "linear"}, "there is no setting strategy: the settings are k, temperature"),
+        ({"name": "other"}, "there is no setting name: the settings are "),
         ({"k": "many"}, 'k must be of type integer, not "many"'),
         ({"k": 2.5}, "k must be of type integer, not 2.5"),
         ({"k": 1e10}, "k must be of type integer, not 1"),

@@ -363,7 +363,11 @@ def test_waiting_ends_in_time(connection: Connection, submitter: Connection):
         ("", "'6min'", "timeout must be between 0 and 5 minutes"),
         ("", "'-1s'", "timeout must be between 0 and 5 minutes"),
         ("", "NULL", "timeout must be between 0 and 5 minutes"),
-        ("BEGIN ISOLATION LEVEL REPEATABLE READ; ", "'1s'", "sees no news in a transaction that is repeatable read"),
+        (
+            "BEGIN ISOLATION LEVEL REPEATABLE READ; ",
+            "'1s'",
+            "can't see a job end in a transaction with isolation level repeatable read",
+        ),
         ("BEGIN; SELECT loracomp.retry_job({id}); ", "'1s'", "was changed in this transaction"),
     ],
 )

@@ -235,7 +235,7 @@ def test_a_corrected_row_says_that_its_own_label_was_left_out(
     work(connection)
     shown = page(client, "/answers/urgency")
     assert shown.count("16 corrections, not counting its own") == 16
-    said = "Among the labelled rows is this prompt itself; its own label was left out."
+    said = "One of the labelled rows has the same prompt as this job; its label was not used for this answer."
     first = shown.partition('href="/jobs/')[2].partition('"')[0]
     assert said in page(client, f"/jobs/{first}")
     alice.execute(ADD_TICKETS, [41, 41])

@@ -166,7 +166,7 @@ def test_a_task_without_an_adapter_is_measured_and_a_new_version_on_what_is(conn
     tea = add_task(connection, "tea")
     add_task(connection, "new", adapter=False)
     first, second = add_examples(connection, "new", "a", "b")
-    with pytest.raises(psycopg.Error, match="no example is measured yet on which adapter tea@1 could be"):
+    with pytest.raises(psycopg.Error, match="adapter tea@1 can.t be measured yet"):
         connection.execute("SELECT loracomp.measure_adapter(%s)", [tea])
     assert measure_task(connection, "new", rows=1)["added"] == 1
     (asked,) = waiting(connection)
@@ -175,7 +175,7 @@ def test_a_task_without_an_adapter_is_measured_and_a_new_version_on_what_is(conn
     found = connection.execute("SELECT * FROM loracomp.measure_adapter(%s)", [staged]).fetchone()
     assert found == {"examples": 1, "added": 1, "learnt": 0}
     assert waiting(connection) == {asked: [staged]}
-    with pytest.raises(psycopg.errors.RaiseException, match="adapter tea@2 is to be measured by 1 jobs"):
+    with pytest.raises(psycopg.errors.RaiseException, match="adapter tea@2 has 1 jobs waiting to measure it"):
         connection.execute("SELECT loracomp.delete_adapter('tea@2')")
     assert measure_task(connection, "new")["examples"] == 2
     assert waiting(connection) == {asked: [staged], ({first, second} - {asked}).pop(): [tea]}
@@ -189,8 +189,12 @@ def test_a_task_without_an_adapter_is_measured_and_a_new_version_on_what_is(conn
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
-        ("none such", {}, "there is no task none such"),
-        ("tea", {}, "has no train example to measure: 1 are there, and its adapter has learnt from all of them"),
+        ("none such", {}, "task none such does not exist"),
+        (
+            "tea",
+            {},
+            "has no train example to measure: it has 1 with a text and a label, and its adapter has learnt from all of them",
+        ),
         ("tea", {"split": "test"}, "has no test example"),
         ("tea", {"adapters": 0}, "adapters must be between 1 and 1000"),
         ("tea", {"rows": 0}, "rows must be between 1 and"),
@@ -535,7 +539,9 @@ def test_choices_of_a_new_task_are_calibrated_and_replayed(
     mixed = first["score_weights"][0] * np.array(bare.choice_scores)
     np.testing.assert_allclose(first["choice_scores"], mixed + added, atol=1e-5)
     assert (replay(engine, connection, first).outcome, replay(engine, connection, second).outcome) == ("equal",) * 2
-    assert re.search(r"\nThe mix says .*, 8 labelled rows say .* \(weight ", explained(connection, asked[0]))
+    assert re.search(
+        r"\nThe adapter mix favours .* 8 labelled rows favours .* \(weight ", explained(connection, asked[0])
+    )
     merged = replay(engine, connection, first, by_merging=True)
     assert (merged.outcome, merged.norm_ratio, merged.cosine) == ("equal", 1, 1)
     linear = {**first, "policy_settings": {**first["policy_settings"], "strategy": "linear"}}
