@@ -166,7 +166,7 @@ def test_a_task_without_an_adapter_is_measured_and_a_new_version_on_what_is(conn
     tea = add_task(connection, "tea")
     add_task(connection, "new", adapter=False)
     first, second = add_examples(connection, "new", "a", "b")
-    with pytest.raises(psycopg.Error, match="adapter tea@1 can.t be measured yet"):
+    with pytest.raises(psycopg.Error, match=r"adapter tea@1 can.t be measured yet"):
         connection.execute("SELECT loracomp.measure_adapter(%s)", [tea])
     assert measure_task(connection, "new", rows=1)["added"] == 1
     (asked,) = waiting(connection)
@@ -193,7 +193,7 @@ def test_a_task_without_an_adapter_is_measured_and_a_new_version_on_what_is(conn
         (
             "tea",
             {},
-            "has no train example to measure: it has 1 with a text and a label, and its adapter has learnt from all of them",
+            "has no train example to measure: it has 1 with a text and a label, and its adapter has learnt",
         ),
         ("tea", {"split": "test"}, "has no test example"),
         ("tea", {"adapters": 0}, "adapters must be between 1 and 1000"),
@@ -539,9 +539,7 @@ def test_choices_of_a_new_task_are_calibrated_and_replayed(
     mixed = first["score_weights"][0] * np.array(bare.choice_scores)
     np.testing.assert_allclose(first["choice_scores"], mixed + added, atol=1e-5)
     assert (replay(engine, connection, first).outcome, replay(engine, connection, second).outcome) == ("equal",) * 2
-    assert re.search(
-        r"\nThe adapter mix favours .* 8 labelled rows favours .* \(weight ", explained(connection, asked[0])
-    )
+    assert re.search(r"\nThe adapter mix favours .* 8 labelled rows favours ", explained(connection, asked[0]))
     merged = replay(engine, connection, first, by_merging=True)
     assert (merged.outcome, merged.norm_ratio, merged.cosine) == ("equal", 1, 1)
     linear = {**first, "policy_settings": {**first["policy_settings"], "strategy": "linear"}}

@@ -1,4 +1,4 @@
-"""The schema, and the kinds of columns and constraints that its tables are made of."""
+"""The schema, and functions that make the columns and constraints of its tables."""
 
 import re
 from collections.abc import Iterable
@@ -31,19 +31,20 @@ SCHEMA = "loracomp"
 DIMENSIONS = 832
 """Length of the default encoder's vectors: 384 for each of two texts and 64 for the shape (`model.encoder`).
 
-`loracomp encoder set` may change the column's length in a database, so comparing tables with a database ignores it.
+`loracomp encoder set` may change the column's length in a database, so comparisons of these tables with a database
+ignore it.
 """
 
 NAME_BYTES = 300
-"""Most bytes of the names of tasks, policies and base models."""
+"""Maximum length in bytes of the names of tasks, policies and base models."""
 
-# SQLAlchemy has no words for storage and statistics: a column's `info` has what ALTER COLUMN does to it.
+# SQLAlchemy can't express a column's storage and statistics, so `info` contains the ALTER COLUMN actions that set them.
 IN_ROW = {"alter": "SET STORAGE PLAIN"}
-"""Retrieval reads vectors where they stand, not from a TOAST table."""
+"""Vectors stay in the row, so that retrieval need not read a TOAST table."""
 NOT_COMPRESSED = {"alter": "SET STORAGE EXTERNAL"}
-"""Numbers don't compress: pglz would be tried on each value, for nothing."""
+"""Numbers don't compress, so trying pglz on each value would be wasted time."""
 NO_STATISTICS = {"alter": "SET STATISTICS 0"}
-"""Otherwise erasing would leave values behind."""
+"""Statistics would keep some values after they are erased."""
 
 THIS_TRANSACTION = "(pg_current_xact_id())::text::bigint"
 APPENDED_TO = {
@@ -51,8 +52,9 @@ APPENDED_TO = {
     "autovacuum_vacuum_threshold": "1000",
     "autovacuum_vacuum_cost_delay": "0",
 }
-"""Of tables to which triggers append what the keeper has to do. It reads them from the oldest row on, past dead tuples,
-so vacuum runs early and at full speed. They have no foreign or unique keys, so that nobody who writes waits."""
+"""Settings of tables to which triggers append work for the keeper. The keeper reads them from the oldest row on and so
+past dead tuples; therefore vacuum runs early and at full speed. These tables have no foreign or unique keys, so that
+nobody who writes to them waits."""
 
 metadata = MetaData(schema=SCHEMA)
 TIME = DateTime(timezone=True)
@@ -69,7 +71,7 @@ class RoleName(UserDefinedType[str]):
 
 
 class HalfVec(HALFVEC):  # type: ignore[misc]  # pgvector has no types
-    """pgvector's type halfvec, named with its schema: migrations don't look for names in public."""
+    """pgvector's type halfvec with its schema, because migrations don't look for names in public."""
 
     cache_ok = True
 
@@ -83,7 +85,7 @@ def _ddl(statement: str) -> DDL:
 
 
 def also(*statements: str) -> None:
-    """Statements that SQLAlchemy has no words for; create_all runs them after it has made all tables."""
+    """Statements that SQLAlchemy can't express; create_all runs them after it has made all tables."""
     for statement in statements:
         event.listen(metadata, "after_create", _ddl(statement))
 
@@ -104,7 +106,7 @@ def _alter_columns(_metadata: MetaData, connection: Connection, **_: object) -> 
 
 
 def required(name: str, kind: Any, comment: str, default: str | None = None, **options: Any) -> Column[Any]:
-    """A column that is NOT NULL. `default` is an expression of SQL, which the server evaluates."""
+    """A column that is NOT NULL. `default` is an SQL expression, which the server evaluates."""
     filled = None if default is None else text(default)
     return Column(name, kind, nullable=False, comment=comment, server_default=filled, **options)
 
@@ -115,7 +117,7 @@ def optional(name: str, kind: Any, comment: str, **options: Any) -> Column[Any]:
 
 
 def created_at() -> Column[Any]:
-    """The time when the row was made."""
+    """A column with the time when the row was made."""
     return required("created_at", TIME, "When the row was made.", default="now()")
 
 
@@ -130,17 +132,17 @@ def check(name: str, condition: str, **options: Any) -> CheckConstraint:
 
 
 def references(name: str, columns: str, targets: str, **options: Any) -> ForeignKeyConstraint:
-    """A named foreign key of columns to schema.table.column, several separated by spaces."""
+    """A named foreign key. Columns on both sides are separated by spaces; the other side has schema.table.column."""
     return ForeignKeyConstraint(columns.split(), targets.split(), name=name, **options)
 
 
 def index(name: str, columns: str, where: str | None = None, **options: Any) -> Index:
-    """An index of columns, whose names are separated by spaces; only of the rows where a condition holds, if any."""
+    """An index on columns, separated by spaces. With a condition, it contains only the rows that meet it."""
     return Index(name, *columns.split(), postgresql_where=where and text(where), **options)
 
 
 def unique_with_nulls(name: str, columns: str) -> UniqueConstraint:
-    """A constraint that no two rows have the same in all of these columns, separated by spaces; nulls are the same."""
+    """A unique constraint on these columns, separated by spaces; two nulls count as equal."""
     return UniqueConstraint(*columns.split(), name=name, postgresql_nulls_not_distinct=True)
 
 
@@ -151,14 +153,14 @@ def set_storage(table: Table, how: dict[str, str], columns: str) -> None:
 
 
 def counter(name: str, comment: str) -> Sequence:
-    """A sequence whose last value is a count from 0: adding one takes no lock, and survives a rollback."""
-    # The first nextval only gives the start. From then on each counts one.
+    """A sequence used as a counter: counting takes no lock and survives a rollback. Its last value is the count."""
+    # The first nextval returns the start value without counting. From then on, each call adds one.
     also(f"COMMENT ON SEQUENCE {SCHEMA}.{name} IS '{comment}'", f"SELECT nextval('{SCHEMA}.{name}')")
     return Sequence(name, metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
 
 
 def composite_type(name: str, columns: Iterable[Column[Any]], comment: str) -> None:
-    """A type that has these columns of tables as its attributes, by name and type."""
+    """A composite type whose attributes have the names and types of these columns."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     attributes = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in columns)
     also(f"CREATE TYPE {SCHEMA}.{name} AS ({attributes})", f"COMMENT ON TYPE {SCHEMA}.{name} IS '{comment}'")
@@ -172,8 +174,8 @@ def columns_of(table: Table, names: str) -> list[Column[Any]]:
 def partition(name: str, definition: str, parent: str, values: str, comment: str) -> None:
     """A partition, in schema loracomp_parts. The SQL function add_range makes more.
 
-    Row security without a policy keeps out everybody but the owner. Whoever reads through the table is held to the
-    table's policies alone.
+    Row security without a policy keeps out everybody except the owner. Those who read a partition through its table
+    need to pass only the table's policies.
     """
     also(
         f"CREATE TABLE loracomp_parts.{name} {definition}",
@@ -190,7 +192,7 @@ def one_of(column: str, values: str, name: str) -> CheckConstraint:
 
 
 def between(column: str, lowest: float, highest: float) -> CheckConstraint:
-    """A constraint that a number is in this range. BETWEEN, because NaN and infinity would pass `> 0`."""
+    """A constraint that a number is in this range. It uses BETWEEN, because NaN and infinity would pass `> 0`."""
     words = f"between {lowest} and {highest}"
     name = f"{column} must be {words}".replace("-", "minus_")
     return CheckConstraint(f"{column} BETWEEN {lowest} AND {highest}", name=re.sub(r"\W", "_", name), comment=words)
@@ -202,12 +204,12 @@ def at_most_characters(column: str, most: int) -> CheckConstraint:
 
 
 def short_name(column: str, what: str) -> CheckConstraint:
-    """A constraint on the length of a name. Several names make up a report's key, and an index takes 2,704 bytes."""
+    """A constraint on a name's length. Reports have several names in a key, and an index entry takes 2,704 bytes."""
     return check(f"{what}_must_be_at_most_{NAME_BYTES}_bytes", f"octet_length({column}) <= {NAME_BYTES}")
 
 
 def listing(column: str, most: int, *, with_nulls: bool = False) -> CheckConstraint:
-    """A constraint that an array is a plain list: of one dimension, counted from 1, and usually without nulls."""
+    """A constraint that an array is a list: one dimension, the first index is 1, and usually no nulls."""
     none_null = "" if with_nulls else f" AND num_nulls(VARIADIC {column}) = 0"
     return check(
         f"{column}_must_be_a_list_of_at_most_{most}",
@@ -217,7 +219,7 @@ def listing(column: str, most: int, *, with_nulls: bool = False) -> CheckConstra
 
 
 def shallow(column: str) -> CheckConstraint:
-    """A constraint on the nesting of JSON, because programs read it recursively, and Python only 1,000 levels deep."""
+    """A constraint on how deep JSON is nested. Programs read it recursively, and Python stops at 1,000 levels."""
     return check(
         f"{column}_must_be_nested_at_most_32_deep",
         f"{column} = '{{}}' OR NOT jsonb_path_exists({column}, 'strict $.**{{33}}')",

@@ -1,4 +1,4 @@
-"""Which files of sql/ this database has."""
+"""The files of sql/ that were applied to this database."""
 
 from sqlalchemy import Integer, Table, Text
 

@@ -50,12 +50,12 @@ job = Table(
         "predict: answer the prompt. route: only compute routing weights. measure: score adapters on an example.",
         default="'predict'",
     ),
-    required("prompt", Text, "Text for the model to answer; the only column that an INSERT must name."),
+    required("prompt", Text, "Text for the model to answer; the only column that an INSERT must give."),
     optional("choices", texts(), "Possible answers, one of which is chosen; null: the answer is generated text."),
-    optional("max_new_tokens", Integer, "Most tokens to generate; 64 by default if there are no choices."),
+    optional("max_new_tokens", Integer, "Maximum number of tokens to generate; 64 by default if there are no choices."),
     required("stop", texts(), "Texts at which generation ends; they are not part of the answer.", default="'{}'"),
     required("policy", Text, "Name of the policy: the settings of routing and merging.", default="'default'"),
-    optional("base_model", Text, "Base model to use; by default the default base model."),
+    optional("base_model", Text, "Base model to use; by default the database's default base model."),
     required(
         "priority",
         Integer,
@@ -66,10 +66,11 @@ job = Table(
     optional(
         "idempotency_key",
         Text,
-        "Key chosen by the submitter. A second INSERT with it is refused; submit_job returns the first job instead.",
+        "Key that the submitter chooses. A second INSERT with the same key is refused; submit_job returns the "
+        "first job instead.",
     ),
     required(
-        "tags", JSONB, "JSON object of the submitter's, to filter jobs by; not shown to the model.", default="'{}'"
+        "tags", JSONB, "The submitter's own JSON object, for filtering jobs; the model does not see it.", default="'{}'"
     ),
     required("exclude_tasks", texts(), "Tasks whose examples and adapters must not be used.", default="'{}'"),
     optional("tasks", texts(), "Tasks whose adapters may be used; null: all tasks that the submitter may use."),
@@ -79,10 +80,10 @@ job = Table(
         "Weights of the adapters of `tasks`, in that order, used instead of retrieval; null: retrieval decides.",
     ),
     required("max_attempts", Integer, "Number of attempts after which the job ends as failed.", default="3"),
-    required("timeout_s", Integer, "Most seconds that one attempt may take.", default="600"),
+    required("timeout_s", Integer, "Maximum number of seconds of one attempt.", default="600"),
     optional("task", Text, "Task of the example that the job was made from; null for other jobs."),
-    optional("expected", Text, "The right answer, if it is known: then is_correct says whether the answer equals it."),
-    # No foreign key, so that answers to the same example stay comparable after the example is deleted.
+    optional("expected", Text, "The right answer, if it is known; is_correct then says whether the answer equals it."),
+    # Not a foreign key, so that answers to the same example stay comparable after the example is deleted.
     optional("example_id", BigInteger, "Example that the job was made from; null for other jobs."),
     required(
         "submitted_by",
@@ -94,31 +95,31 @@ job = Table(
     optional(
         "place",
         BigInteger,
-        "Place in the queue: jobs are claimed in this order, in which submitters take turns. Null while the job is "
-        "scheduled.",
+        "Place in the queue. Jobs are claimed in the order of their places, in which submitters take turns. Null "
+        "while the job is scheduled.",
     ),
     required(
         "background",
         Boolean,
-        "Whether the job is claimed only if no other waits: kind measure, and priorities below 0. The keeper clears it "
-        "after 1,000 minutes.",
+        "Whether the job is claimed only if no other job is due: jobs of kind measure and with a priority below "
+        "0. The keeper clears it after 1,000 minutes.",
         default="false",
     ),
-    required("watched", Boolean, "Whether ended_job notes when the job has ended.", default="false"),
+    required("watched", Boolean, "Whether the table ended_job gets a row when the job has ended.", default="false"),
     required(
         "attempts",
         Integer,
-        "Number of times that the job was claimed, without claims that were given back.",
+        "Number of times that the job was claimed, not counting claims that were given back.",
         default="0",
     ),
     required(
         "expired_leases",
         Integer,
-        "Number of leases of the job that expired. The first gave its attempt back; from then on the job is claimed "
-        "alone, and each counts.",
+        "Number of leases of the job that expired. The attempt of the first one was given back. From then on the "
+        "job is claimed alone, and each expiry counts as an attempt.",
         default="0",
     ),
-    optional("worker", Text, "Worker that holds the job, or held it last."),
+    optional("worker", Text, "Worker that holds the job, or was the last to hold it."),
     optional("lease_token", BigInteger, "Fence token of the current lease; a worker's later writes must show it."),
     optional("claimed_at", TIME, "When the current attempt began."),
     optional(
@@ -132,13 +133,14 @@ job = Table(
     required(
         "temperature",
         Double,
-        "For generated text. 0: the most likely token each time; above 0: sample from softmax(logits / temperature).",
+        "For generated text. 0: always take the most likely token; above 0: sample from softmax(logits / temperature).",
         default="0",
     ),
     required(
         "top_p",
         Double,
-        "For generated text: sample from the fewest tokens whose probabilities add up to this (nucleus sampling).",
+        "For generated text: sample from the smallest set of tokens whose probabilities add up to this (nucleus "
+        "sampling).",
         default="1",
     ),
     optional("seed", BigInteger, "Seed of sampled text; null: the job's number is the seed."),
@@ -148,15 +150,17 @@ job = Table(
         "Whether the job waits for run_at, or for a new place in the queue; the keeper then gives it one.",
         default="false",
     ),
-    # In this table and not in prediction, so that reports that count it need not read traces, ten times as large.
+    # In this table and not in prediction, so that reports that count it need not read traces, which are ten times as
+    # large.
     optional("is_correct", Boolean, "Whether the answer equals `expected`; null if `expected` is null."),
     optional("adapter_ids", ARRAY(Integer), "Adapters to score on the job's example; only for kind measure."),
     optional(
         "chat_template",
         Boolean,
-        "Whether the prompt stands in the base model's chat template; null: as the policy says, or with a system text.",
+        "Whether the prompt is put into the base model's chat template; null: the policy decides, and a job with "
+        "a system text uses it.",
     ),
-    optional("system_text", Text, "What the chat template puts before the prompt as the system's message."),
+    optional("system_text", Text, "System message that the chat template puts before the prompt."),
     references("policy_must_exist", "policy", "loracomp.policy.name", onupdate="CASCADE"),
     references("base_model_must_exist", "base_model", "loracomp.base_model.name", onupdate="CASCADE"),
     references("task_must_exist", "task", "loracomp.task.name", onupdate="CASCADE", ondelete="SET NULL"),
@@ -177,7 +181,7 @@ job = Table(
         "choices_must_be_at_most_1000000_characters_together",
         "choices IS NULL OR loracomp.texts_length(choices) <= 1000000",
     ),
-    # Every change of status checks these constraints; testing for empty values first makes that cheap.
+    # Each change of status checks these constraints again; testing for empty values first makes that cheap.
     check("stop_must_be_at_most_10000_characters_together", "stop = '{}' OR loracomp.texts_length(stop) <= 10000"),
     check(
         "exclude_tasks_must_be_at_most_100000_characters_together",
@@ -237,7 +241,7 @@ job = Table(
     check("max_attempts_must_be_between_1_and_100", "max_attempts BETWEEN 1 AND 100"),
     check("timeout_s_must_be_between_1_and_86400", "timeout_s BETWEEN 1 AND 86400"),
     check("run_at_must_be_finite", "isfinite(run_at)"),
-    # A worker writes these; reports have the error's code in a key.
+    # A worker writes these, and reports have the error's code in a key.
     at_most_characters("worker", 300),
     at_most_characters("error_code", 100),
     at_most_characters("error", 10000),
@@ -258,26 +262,28 @@ job = Table(
     ),
     # Due jobs in the order in which they are claimed.
     index("job_queue", "base_model background place id", "status = 'queued' AND NOT scheduled"),
-    # Those of them that are claimed alone.
+    # Due jobs that must be claimed alone.
     index(
         "job_suspects",
         "base_model background expired_leases place id",
         "status = 'queued' AND NOT scheduled AND expired_leases > 0",
     ),
-    # What time changes: scheduled jobs become due, and old ones leave the background. By submitter, who take turns.
+    # Jobs that change as time passes: scheduled jobs become due, and old jobs leave the background. By submitter,
+    # because submitters take turns.
     index("job_scheduled", "scheduled submitted_by run_at", "status = 'queued' AND (scheduled OR background)"),
     index("job_leases", "lease_expires_at", "status = 'running'"),
     index("job_finished", "finished_at", "finished_at IS NOT NULL"),
-    # By day too, because this is how views of bi are asked; BRIN as on prediction.
+    # By day too, because queries on views of bi filter by day; BRIN as on prediction.
     Index("job_day", text("((finished_at AT TIME ZONE 'UTC')::date)"), postgresql_using="brin"),
     index("job_to_measure", "example_id", "kind = 'measure'"),
-    # All jobs that were made from an example; for its erasure, and for evaluations.
+    # For the erasure of an example and for evaluations, which look for all jobs that were made from an example.
     index("job_example", "example_id", "example_id IS NOT NULL"),
     # For the foreign key: whoever deletes a task, as dropping a declaration does, must not read all jobs.
     index("job_task", "task", "task IS NOT NULL"),
     comment="Jobs: requests for predictions. INSERT a prompt here; read the answer in loracomp.job_result.",
-    # A change of status writes a new version of the row. The fill factor leaves room for it on the same page. Vacuum
-    # runs early and at full speed, however large the table, as each claim reads past dead rows at the queue's head.
+    # A change of status writes a new version of the row, and the fill factor leaves room for it on the same page.
+    # Vacuum runs early and at full speed, however large the table is, because each claim reads past the dead tuples at
+    # the head of the queue.
     postgresql_with={
         "fillfactor": "80",
         "autovacuum_analyze_scale_factor": "0.05",

@@ -1,4 +1,4 @@
-"""What adapters were measured to be worth on examples."""
+"""Measured gains of adapters on examples."""
 
 from sqlalchemy import ARRAY, REAL, BigInteger, Boolean, Column, Double, Integer, PrimaryKeyConstraint, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
@@ -26,18 +26,21 @@ measurement = Table(
     required("example_id", BigInteger, "The example.", autoincrement=False),
     required("base_model_id", Integer, "Base model that the adapters were trained for.", autoincrement=False),
     required(
-        "task_id", Integer, "Task of the example; a copy, because routing looks for tasks with measured examples."
+        "task_id",
+        Integer,
+        "Task of the example, copied from example because routing looks for tasks with measured examples.",
     ),
     required(
         "choice_normalization",
         Text,
-        "What the choices' log-likelihoods were divided by before their softmax: none, characters, tokens.",
+        "How the choices' log-likelihoods were normalised before the softmax: none, or divided by characters or "
+        "tokens.",
     ),
     required(
         "base_score",
         Double,
-        "Log-probability of the right answer under the base model alone, in nats: among the choices, or per token of a "
-        "free text.",
+        "Log-probability of the right answer under the base model alone, in nats: among the choices, or per "
+        "token if the answer is free text.",
     ),
     optional("base_is_right", Boolean, "Whether the base model alone chooses the right answer; null without choices."),
     required("adapter_ids", ARRAY(Integer), "Adapters that were measured."),
@@ -59,7 +62,9 @@ measurement = Table(
     ),
     optional("worker", Text, "Worker that made the newest measurement."),
     required("measured_at", TIME, "Time of the newest measurement.", default="now()"),
-    required("chat_template", Boolean, "Whether the prompt stood in the base model's chat template.", default="false"),
+    required(
+        "chat_template", Boolean, "Whether the prompt was put into the base model's chat template.", default="false"
+    ),
     PrimaryKeyConstraint("example_id", "base_model_id", name="an_example_has_one_measurement_a_base_model"),
     references(
         "measurement_belongs_to_an_example_of_its_task",
@@ -74,7 +79,7 @@ measurement = Table(
     check("base_score_must_be_a_log_probability", "base_score BETWEEN -1e9 AND 0.001"),
     check("gains_must_be_finite", "-1e9 <= ALL (gains) AND 1e9 >= ALL (gains) AND num_nulls(VARIADIC gains) = 0"),
     at_most_characters("worker", 300),
-    # Other workers fit evidence on them.
+    # Other workers read them to fit evidence.
     check(
         "choice_scores_must_be_lists_of_numbers_by_adapter",
         "jsonb_typeof(choice_scores) = 'object' AND NOT jsonb_path_exists(choice_scores, "
@@ -100,8 +105,8 @@ composite_type(
             "choice_normalization base_score base_is_right chat_template adapter_ids gains are_right choice_scores",
         ),
     ],
-    "What a worker measured for a job, with the token of its lease; the arrays have an element for each adapter. For "
-    "record_measurements.",
+    "A worker's measurement for a job, with the token of the job's lease; an argument of record_measurements. "
+    "The arrays have an element for each adapter.",
 )
 
 task_evidence = Table(
@@ -109,7 +114,11 @@ task_evidence = Table(
     metadata,
     required("task_id", Integer, "A task without an adapter.", autoincrement=False),
     required("base_model_id", Integer, "Base model that the adapters were trained for.", autoincrement=False),
-    required("choices", texts(), "The sorted choices of most of its measured examples, which count."),
+    required(
+        "choices",
+        texts(),
+        "The choices, sorted, that most of the task's measured examples have; only these examples count.",
+    ),
     required("adapter_ids", ARRAY(Integer), "Adapters that were measured on all of these examples."),
     required(
         "log_likelihoods",
@@ -126,5 +135,6 @@ task_evidence = Table(
     listing("log_likelihoods", 100000),
     check("each_adapter_has_a_likelihood", "cardinality(log_likelihoods) = cardinality(adapter_ids)"),
     check("log_likelihoods_must_be_finite", "-1e9 <= ALL (log_likelihoods) AND 0.001 >= ALL (log_likelihoods)"),
-    comment="Which adapters explain the labelled examples of a task that has none: routing weighs them by it.",
+    comment="How likely adapters make the labelled examples of a task without an adapter. Routing derives "
+    "the adapters' weights from this.",
 )

@@ -22,7 +22,7 @@ policy = Table(
     required(
         "router",
         Text,
-        "How adapters are chosen: retrieval; or, for comparison, own_task or base.",
+        "How adapters are chosen: retrieval, or one of the controls own_task and base.",
         default="'retrieval'",
     ),
     required("k", Integer, "Number of nearest examples to retrieve.", default="30"),
@@ -57,7 +57,7 @@ policy = Table(
     required(
         "choice_normalization",
         Text,
-        "What a choice's log-likelihood is divided by: none (nothing), its characters or its tokens.",
+        "How a choice's log-likelihood is normalised: none, or divided by its number of characters or tokens.",
         default="'tokens'",
     ),
     created_at(),
@@ -71,7 +71,7 @@ policy = Table(
     required(
         "gain_prior",
         Double,
-        "Shrinks expected gains towards 0, as if examples with gain 0 and this much weight had been retrieved too.",
+        "Shrinks expected gains towards 0, as if examples with gain 0 and this total weight had been retrieved too.",
         default="0.1",
     ),
     required(
@@ -83,15 +83,15 @@ policy = Table(
     required(
         "chat_template",
         Text,
-        "Which prompts stand in the base model's chat template, where it has one: generation (those without choices), "
-        "always, never.",
+        "Which prompts are put into the base model's chat template, if it has one: generation (prompts without "
+        "choices), always or never.",
         default="'generation'",
     ),
     required(
         "calibration_rows",
         Integer,
-        "With weighting measured, for a task without an adapter: most of its labelled examples on which biases of the "
-        "choices are fitted, 4 to 1000; 0: no biases.",
+        "With weighting measured, for a task without an adapter: the maximum number of labelled examples, 4 to "
+        "1000, that calibrate the choices' scores; 0: no calibration.",
         default="64",
     ),
     check("policy_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
@@ -117,14 +117,14 @@ policy = Table(
     ),
     comment="Named settings of routing and merging. A job names a policy; its trace keeps the settings that were used.",
 )
-# What jobs use unless they say otherwise; one policy for each strategy; and the controls of an honest evaluation.
+# The default policy, one policy for each strategy, and the controls of an honest evaluation.
 also(
     """
 INSERT INTO loracomp.policy (name, router, weighting, strategy, max_adapters, k, description) VALUES
 ('default', 'retrieval', 'similarity', 'cat', 8, 30,
-    'Similar examples choose the adapters; their exact weighted sum (cat).'),
+    'Chooses adapters by similar examples and merges them by their exact weighted sum (cat).'),
 ('cat', 'retrieval', 'similarity', 'cat', 8, 30,
-    'As default, merged by Concatenation: exactly the weighted sum.'),
+    'As default, merged by Concatenation, which gives exactly the weighted sum.'),
 ('linear', 'retrieval', 'similarity', 'linear', 8, 30,
     'As default, merged by Linear, as the paper does.'),
 ('ties', 'retrieval', 'similarity', 'ties', 8, 30,
@@ -132,14 +132,14 @@ INSERT INTO loracomp.policy (name, router, weighting, strategy, max_adapters, k,
 ('magnitude_prune', 'retrieval', 'similarity', 'magnitude_prune', 8, 30,
     'As default, merged by Magnitude Prune.'),
 ('nearest', 'retrieval', 'similarity', 'linear', 1, 30,
-    'The adapter of the most probable task alone.'),
+    'Only the adapter of the most probable task.'),
 ('uniform', 'retrieval', 'uniform', 'cat', 8, 30,
     'Control: the nucleus with equal weights.'),
 ('base', 'base', 'similarity', 'linear', 8, 30,
     'Control: the base model alone.'),
 ('own_task', 'own_task', 'similarity', 'linear', 1, 30,
-    'Control: the adapter of the job''s own task alone.'),
+    'Control: only the adapter of the job''s own task.'),
 ('measured', 'retrieval', 'measured', 'cat', 3, 100,
-    'Adapters that measured examples expect to help; where none does, the base model.')
+    'Adapters that are expected to help, judging by measured examples; if there are none, the base model alone.')
 """
 )

@@ -38,8 +38,8 @@ prediction = Table(
     optional(
         "choice_scores",
         ARRAY(Double),
-        "Log-likelihood of each choice in nats, divided as choice_normalization of the policy says, plus "
-        "choice_biases and label_scores, and multiplied by the first of score_weights before.",
+        "Score of each choice: its log-likelihood in nats, normalised by the policy's choice_normalization, "
+        "times the first of score_weights, plus choice_biases and label_scores.",
     ),
     required("example_ids", ARRAY(BigInteger), "Ids of the retrieved examples, nearest first.", default="'{}'"),
     required("example_tasks", texts(), "Task of each example in example_ids.", default="'{}'"),
@@ -51,7 +51,7 @@ prediction = Table(
     required(
         "weights",
         ARRAY(Double),
-        "Weight with which each task of `tasks` was composed; 0: it was not.",
+        "Weight with which the adapter of each task in `tasks` was composed; 0 if it was not composed.",
         default="'{}'",
     ),
     required("composed_tasks", texts(), "Tasks whose adapters were composed into the answer.", default="'{}'"),
@@ -70,10 +70,10 @@ prediction = Table(
     required(
         "timings",
         JSONB,
-        "Milliseconds that each step took for the job's whole batch: claim, encode, route, load (adapters to the "
-        "device), compose, calibrate (if choices of the batch have biases), record; of the job: ready (waiting for the "
-        "model), predict (from the model's first step until it was answered) and model (its share of the steps "
-        "meanwhile).",
+        "Milliseconds of each step. For the job's whole batch: claim, encode, route, load (adapters to the "
+        "device), compose, calibrate (if a job of the batch is calibrated) and record. For the job itself: ready "
+        "(waiting for the model), predict (from the model's first step to the answer) and model (the job's share "
+        "of these steps).",
         default="'{}'",
     ),
     required("batch_size", Integer, "Number of jobs that were answered together.", default="1"),
@@ -93,36 +93,37 @@ prediction = Table(
         ARRAY(Double),
         "Expected gain of the adapter of each task in `tasks`, in nats; null if it was not measured.",
     ),
-    optional("chat_template", Boolean, "Whether the prompt stood in the base model's chat template."),
+    optional("chat_template", Boolean, "Whether the prompt was put into the base model's chat template."),
     optional(
         "finish_reason",
         Text,
-        "What ended generated text: end_of_text, stop, length (max_new_tokens), or no_tokens: it ended before it "
-        "began.",
+        "What ended the generated text: end_of_text, stop, length (max_new_tokens), or no_tokens if the model "
+        "ended it before the first token.",
     ),
     optional(
         "calibration_examples",
         ARRAY(BigInteger),
-        "Ids of the labelled examples that were chosen to fit biases on; null: none. choice_biases says whether they "
-        "were used.",
+        "Ids of the labelled examples that were chosen to calibrate the choices' scores; null if there are none. "
+        "They were used if choice_biases is not null.",
     ),
     optional(
         "choice_biases",
         ARRAY(Double),
-        "What was added to each choice's score, fitted on the right answers of calibration_examples; null: nothing.",
+        "Bias that was added to each choice's score, fitted to the labels of calibration_examples; null if the "
+        "scores were not calibrated.",
     ),
     optional(
         "label_scores",
         ARRAY(Double),
-        "Added to each choice's score: what a classifier on the embeddings of calibration_examples says of the prompt, "
-        "times its weight; null: nothing.",
+        "Added to each choice's score: the score of a classifier trained on the embeddings of "
+        "calibration_examples, times its weight; null if there was none.",
         info=NOT_COMPRESSED,
     ),
     optional(
         "score_weights",
         ARRAY(Double),
-        "What the adapters' log-likelihoods and the classifier's scores were multiplied by, fitted on the answers of "
-        "calibration_examples; null: nothing.",
+        "Weights of the adapter mix's log-likelihoods and of the classifier's scores, fitted to the labels of "
+        "calibration_examples; null if the scores were not calibrated.",
         info=NOT_COMPRESSED,
     ),
     # Reports cast and add up these values, and have names in their keys. The constraints prevent a faulty worker from
@@ -253,7 +254,7 @@ composite_type(
         "adapter_weights policy_settings fallback eligible_task_count expected_gains chat_template "
         "calibration_examples",
     ),
-    "What routing decided for a job: columns of loracomp.prediction, which holds it. Of workers'' own use.",
+    "What routing decided for a job, as columns of loracomp.prediction. Only workers use this type.",
 )
 composite_type(
     "predicted",
@@ -266,7 +267,7 @@ composite_type(
             "finish_reason composition_digest batch_size timings",
         ),
     ],
-    "What a worker predicted for a job, with the token of its lease. For record_predictions.",
+    "A worker's prediction for a job, with the token of the job's lease; an argument of record_predictions.",
 )
 
 # How many predictions each router has: without it reports are planned for a half per cent of them.

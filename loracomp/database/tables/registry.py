@@ -42,17 +42,20 @@ base_model = Table(
     "base_model",
     metadata,
     Column("id", Integer, Identity(always=True), primary_key=True, comment="Internal number; people use the name."),
-    required("name", Text, "Name by which jobs ask for it."),
+    required("name", Text, "Name by which jobs refer to it."),
     required(
         "source", Text, "Where it was loaded from: hub id, folder, GGUF file, or package:NAME of an installed package."
     ),
     optional("revision", Text, "Revision on the hub; null if the source has none."),
     required("fingerprint", Text, "Sha256 of the original weight files."),
     required("architecture", Text, "Class of the model in transformers, such as LlamaForCausalLM."),
-    required("context_length", Integer, "Most tokens that it can read: prompt and answer together."),
+    required("context_length", Integer, "Maximum number of tokens of prompt and answer together."),
     required("parameter_count", BigInteger, "Number of parameters of the model."),
     required(
-        "modules", JSONB, "Modules that adapters may change: name to [d_out, d_in]; adapters are checked against it."
+        "modules",
+        JSONB,
+        "Modules that adapters may change, as an object from name to [d_out, d_in]; new adapters are checked "
+        "against it.",
     ),
     required("is_default", Boolean, "Whether jobs that name no base model use this one.", default="false"),
     created_at(),
@@ -83,20 +86,20 @@ encoder = Table(
     required("source", Text, "Where it was loaded from: hub id, folder, or package:NAME of an installed package."),
     optional("revision", Text, "Revision on the hub; null if the source has none."),
     required("fingerprint", Text, "Sha256 of the original weight files."),
-    required("dimensions", Integer, "Length of the vectors that it makes."),
+    required("dimensions", Integer, "Length of its vectors."),
     required(
         "input_version",
         SmallInteger,
         "Format of the text that it embeds. 1: prompt, newline, choices joined by ' | '. "
         "2: prompt and choices embedded separately, each half of the vector. "
-        "3: as 2, with the lengths of prompt and choices and the number of choices.",
+        "3: as 2, plus the lengths of prompt and choices and the number of choices.",
         default="1",
     ),
     created_at(),
     required(
         "is_ready",
         Boolean,
-        "False while all examples are embedded again: until then no job is claimed.",
+        "False while all examples are being embedded again; until then no job is claimed.",
         default="true",
     ),
     check("a_database_has_one_encoder", "id = 1"),
@@ -112,7 +115,9 @@ task = Table(
     required("name", Text, "Name of the task, such as piqa."),
     required("family", Text, "Family of the task, such as nli; for reports.", default="'other'"),
     required("description", Text, "One sentence about what the task asks for.", default="''"),
-    optional("reader_role", RoleName(), "Role whose members' jobs may use the task; null: everybody's may."),
+    optional(
+        "reader_role", RoleName(), "Role whose members' jobs may use the task; null: everybody's jobs may use it."
+    ),
     created_at(),
     UniqueConstraint("name", name="task_name_is_taken"),
     check("task_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
@@ -148,7 +153,7 @@ example_embedding = Table(
     "example_embedding",
     metadata,
     required("example_id", BigInteger, "The example.", autoincrement=False),
-    required("task_id", Integer, "Task of the example; a copy, so that retrieval reads one table only."),
+    required("task_id", Integer, "Task of the example, copied from example so that retrieval reads only one table."),
     required(
         "embedding",
         HalfVec(DIMENSIONS),
@@ -168,10 +173,11 @@ example_embedding = Table(
         "embedding",
         postgresql_using="hnsw",
         postgresql_ops={"embedding": "public.halfvec_cosine_ops"},
-        # Vectors of a task form clusters: with pgvector's default of 64, one vector in fifty is never found.
+        # Vectors of a task form clusters. With pgvector's default ef_construction of 64, one vector in fifty is never
+        # found.
         postgresql_with={"ef_construction": 400},
     ),
-    comment="Embeddings of train examples, in a table of their own with short rows, because retrieval scans it.",
+    comment="Embeddings of train examples, in a separate table with short rows, because retrieval scans it.",
 )
 
 adapter = Table(
@@ -180,23 +186,27 @@ adapter = Table(
     Column("id", Integer, Identity(always=True), primary_key=True, comment="Internal number; traces refer to it."),
     required("task_id", Integer, "Task that the adapter was trained for."),
     required("base_model_id", Integer, "Base model that the adapter was trained for."),
-    required("name", Text, "Name of the adapter; by default the task's."),
+    required("name", Text, "Name of the adapter; by default the task's name."),
     required("version", Integer, "Version: 1, 2, ... among adapters with this name and base model."),
     required(
         "status",
         Text,
-        "staged: checked, not used yet. active: used for jobs. retired: not used any more, kept for replay.",
+        "staged: checked, but not used yet. active: used for jobs. retired: no longer used, but kept for replay.",
         default="'staged'",
     ),
     required("rank", Integer, "Rank r of the factors A [r, d_in] and B [d_out, r]."),
     required("alpha", Double, "alpha, called lora_alpha in PEFT; it decides the scaling."),
     required("use_rslora", Boolean, "Whether scaling is alpha/sqrt(r) instead of alpha/r."),
-    required("scaling", Double, "Factor that B A is multiplied by: alpha/r, or alpha/sqrt(r)."),
-    required("target_modules", texts(), "Full names of the base model's modules that it changes."),
+    required("scaling", Double, "Factor by which B A is multiplied: alpha/r, or alpha/sqrt(r)."),
+    required("target_modules", texts(), "Full names of the base model's modules that the adapter changes."),
     required("parameter_count", BigInteger, "Number of parameters: elements of all its factors."),
     required("byte_count", BigInteger, "Size of its safetensors file in bytes."),
     required("sha256", Text, "Sha256 of its safetensors file; checked on every load."),
-    required("digest", Text, "Sha256 of sha256 and each module's scaling; equal if two adapters compute the same."),
+    required(
+        "digest",
+        Text,
+        "Sha256 of the file's sha256 and each module's scaling. Two adapters with the same digest compute the same.",
+    ),
     required("config", JSONB, "Its adapter_config.json, for export."),
     required(
         "training",
@@ -223,7 +233,7 @@ adapter = Table(
     check("adapter_sha256_must_be_a_sha256", "sha256 ~ '^[0-9a-f]{64}$'"),
     check("adapter_digest_must_be_a_sha256", "digest ~ '^[0-9a-f]{64}$'"),
     index("one_active_adapter_a_task_and_base_model", "task_id base_model_id", "status = 'active'", unique=True),
-    comment="LoRA adapters in versions; each is for one task and one base model. The weights are in adapter_part.",
+    comment="Versions of LoRA adapters, each for one task and one base model. The weights are in adapter_part.",
 )
 
 adapter_part = Table(
@@ -231,7 +241,7 @@ adapter_part = Table(
     metadata,
     required("adapter_id", Integer, "The adapter.", autoincrement=False),
     required(
-        "part", Integer, "Number of the part, from 0; each part has 8 MB, the last may be shorter.", autoincrement=False
+        "part", Integer, "Number of the part, from 0. Each part has 8 MB; the last may be shorter.", autoincrement=False
     ),
     required("bytes", LargeBinary, "The bytes of this part of the safetensors file.", info=NOT_COMPRESSED),
     PrimaryKeyConstraint("adapter_id", "part", name="adapter_part_stands_once"),

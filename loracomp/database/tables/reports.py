@@ -1,4 +1,4 @@
-"""Reports by day, which outlast their jobs; which days they are computed for; and which tags they show."""
+"""Reports by day, which stay when their jobs are purged; the days that they cover, and the tags that they show."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ report_refresh = Table(
     required(
         "refreshed_at",
         TIME,
-        "When the reports were last refreshed; they count the jobs that ended until then.",
+        "When the reports were last refreshed. They count the jobs that had ended by then.",
         default="'epoch'",
     ),
     optional("seconds", Double, "Seconds that the last refresh took; null if there was none."),
@@ -50,17 +50,17 @@ report_day = Table(
     optional(
         "jobs",
         BigInteger,
-        "Number of jobs from which the day's reports were computed; null: they must be computed again.",
+        "Number of jobs from which the day's reports were computed; null if they must be computed again.",
     ),
     optional(
         "times",
         Interval,
-        "Sum of the times of day at which these jobs ended; it shows whether they are still the same.",
+        "Sum of the times of day at which these jobs ended, which shows whether they are still the same jobs.",
     ),
     required(
         "is_closed",
         Boolean,
-        "Whether the day's reports are final, because purge_jobs has deleted jobs of it or of a later day.",
+        "Whether the day's reports are final, because purge_jobs has deleted jobs of this day or of a later one.",
         default="false",
     ),
     comment="Days for which reports were computed, and from which jobs.",
@@ -101,7 +101,7 @@ accuracy_by_day = Table(
     required("n", BigInteger, "Number of answers to jobs whose right answer was known."),
     required("correct", BigInteger, "Number of answers that equal the expected answer exactly."),
     unique_with_nulls("accuracy_by_day_key", "day own_task policy base_model"),
-    comment="How often answers were right, by day and unmasked task.",
+    comment="How often answers were right, by day and task. Task names are not masked.",
 )
 
 routing_by_day = Table(
@@ -119,8 +119,8 @@ routing_by_day = Table(
     optional(
         "entropy",
         Double,
-        "Sum over the answers of -p log2 p, p being this task's probability; over all tasks it is the sum of entropies "
-        "in bits.",
+        "Sum over the answers of -p log2 p, where p is this task's probability. Summed over all tasks, it is the "
+        "sum of the answers' entropies in bits.",
     ),
     PrimaryKeyConstraint("day", "policy", "base_model", "task", name="routing_by_day_pkey"),
     comment="Sums of the tasks' probabilities over the jobs of a day, for bi.routing_drift.",
@@ -148,8 +148,8 @@ latency_by_day = Table(
     required(
         "step",
         Text,
-        "queue: until a worker took the job; total: from the time when the job could start to its answer; or a key of "
-        "prediction.timings.",
+        "queue: the time until a worker claimed the job; total: from the time when the job could start to its "
+        "answer; or a key of prediction.timings.",
     ),
     required("n", BigInteger, "Number of answers."),
     required("p50_ms", Double, "Median time in milliseconds."),
@@ -169,15 +169,17 @@ jobs_by_day = Table(
     required("has_expected", Boolean, "Whether the jobs' right answers were known: such jobs test policies."),
     required("kind", Text, "Kind of the jobs: predict, route or measure."),
     required("status", Text, "How the jobs ended: succeeded, failed or cancelled."),
-    optional("reason", Text, "Short name of the error that ended the jobs; null if none did, or if it is unknown."),
+    optional(
+        "reason", Text, "Short name of the error that ended the jobs; null if there was no error, or if it is unknown."
+    ),
     required("jobs", BigInteger, "Number of jobs that ended."),
     required("prompt_tokens", BigInteger, "Tokens in the prompts of the jobs that were answered."),
     required("output_tokens", BigInteger, "Tokens that were scored or generated for the jobs that were answered."),
     required(
         "compute_s",
         Double,
-        "Seconds of computing for the jobs that were answered, without waiting: their shares of their batches' steps "
-        "and of the model's time.",
+        "Seconds of computing for the jobs that were answered, not counting waits: their shares of their "
+        "batches' steps and of the model's time.",
     ),
     required("routed", BigInteger, "Number of answers that were routed by retrieval."),
     required("fell_back", BigInteger, "Number of these for which no adapter was used: the base model answered alone."),
@@ -202,5 +204,5 @@ answers_by_tag = Table(
     required("asked", BigInteger, "Number of the answers (n) whose right answer is known."),
     required("correct", BigInteger, "Number of the answers (n) that equal the expected answer exactly."),
     PrimaryKeyConstraint("day", "tag", "value", "choice", "policy", "base_model", name="answers_by_tag_pkey"),
-    comment="Number of answers by day, tag and choice.",
+    comment="Counts of answers by day, tag and choice.",
 )

@@ -28,7 +28,7 @@ worker = Table(
     required("pid", Integer, "Process id of the worker on its host."),
     required("code_version", Text, "Version of loracomp that the worker runs."),
     required("base_model", Text, "Base model that the worker serves."),
-    required("device", Text, "Device and number type of the base model, such as cpu/bfloat16."),
+    required("device", Text, "Device and data type of the base model, such as cpu/bfloat16."),
     required("login", RoleName(), "Database role that the worker logged in as.", default="session_user"),
     required("started_at", TIME, "When the worker started, by the database's clock.", default="now()"),
     required("seen_at", TIME, "When the worker last reported.", default="now()"),
@@ -43,10 +43,11 @@ worker = Table(
     *(at_most_characters(column, 300) for column in ("name", "host", "code_version", "device")),
     short_name("base_model", "base_model"),
     check("counts_must_not_be_negative", "least(claimed, succeeded, failed, released, dropped) >= 0"),
-    # Views add it to a timestamp; a value that no interval can hold would make them fail for everybody.
+    # Views subtract it from a timestamp, and a value too large for an interval would make them fail for everybody.
     check("silent_after_s_must_be_between_0_and_86400", "silent_after_s BETWEEN 0 AND 86400"),
     comment="Workers and what they last reported. The view worker_status shows who is alive.",
-    # Few rows that are updated every few seconds: half-empty pages keep all versions of a row on its page.
+    # The table has few rows, which are updated every few seconds. Half-empty pages keep all versions of a row on one
+    # page.
     postgresql_with={"fillfactor": "50"},
 )
 
@@ -54,11 +55,12 @@ keeper = Table(
     "keeper",
     metadata,
     required("id", SmallInteger, "Always 1.", primary_key=True, autoincrement=False, default="1"),
-    required("worker", Text, "Worker that keeps house, or did last."),
-    required("keeps_until", TIME, "When another worker may take over, unless this one says before that it goes on."),
+    required("worker", Text, "Worker that keeps house, or was the last to do so."),
+    required("keeps_until", TIME, "When another worker may take over, unless this worker renews its election before."),
     check("there_is_one_keeper", "id = 1"),
     at_most_characters("worker", 300),
-    comment="The worker that keeps house for all: it wakes and rescues jobs, and asks for rows of declarations.",
+    comment="The worker that keeps house for all workers: it makes scheduled jobs due, rescues jobs whose lease has "
+    "expired, and inserts jobs for rows of declared tables.",
     postgresql_with={"fillfactor": "50"},
 )
 
@@ -66,11 +68,13 @@ keeper_step = Table(
     "keeper_step",
     metadata,
     required("step", Text, "SQL function that the keeper calls.", primary_key=True),
-    required("worker", Text, "Worker that called it."),
-    required("ran_at", TIME, "When it last ran. A step that finds nothing to do is noted every ten seconds."),
-    required("took_s", Double, "Seconds that it took."),
-    required("handled", Integer, "How many jobs, declarations or answers it handled."),
-    optional("error", Text, "Why it failed; null if it did not."),
+    required("worker", Text, "Worker that called the function."),
+    required(
+        "ran_at", TIME, "When the step last ran. If a step finds nothing to do, this is updated only every ten seconds."
+    ),
+    required("took_s", Double, "Seconds that the step took."),
+    required("handled", Integer, "How many jobs, declarations or answers the step handled."),
+    optional("error", Text, "Why the step failed; null if it succeeded."),
     check("took_s_must_be_between_0_and_1000000", "took_s BETWEEN 0 AND 1000000"),
     at_most_characters("step", 100),
     at_most_characters("worker", 300),
