@@ -25,7 +25,7 @@ _CREDENTIALS_IN_PLACE = re.compile(r"\A\w+://([^@/]*@)?[^@]*\Z")
 
 
 OTHERS = ("LORACOMP_TEST_", "LORACOMP_FUZZ")
-"""Prefixes of LORACOMP_ variables that are read elsewhere than in `Settings`."""
+"""Prefixes of LORACOMP_ variables that other code than `Settings` reads."""
 
 
 def _default_home() -> Path:
@@ -135,12 +135,12 @@ def load_settings() -> Settings:
 
 
 def unknown_variables() -> list[str]:
-    """A warning for each LORACOMP_* variable in the environment or .env that names no setting and so has no effect."""
+    """A warning for each LORACOMP_* variable in the environment or .env that is not a setting and so has no effect."""
     known = {f"LORACOMP_{name.upper()}" for name in Settings.model_fields}
     names = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
     strange = sorted(name for name in names - known if name.startswith("LORACOMP_") and not name.startswith(OTHERS))
     near = {name: get_close_matches(name, known, n=1, cutoff=0.85) for name in strange}
-    return [f"{name} is no setting{f': {near[name][0]} is one' if near[name] else ''}" for name in strange]
+    return [f"{name} is not a setting{f': {near[name][0]} is one' if near[name] else ''}" for name in strange]
 
 
 def libpq_form(address: str) -> str:
@@ -152,8 +152,9 @@ def libpq_form(address: str) -> str:
     plain = _DRIVER.sub("postgresql", address)
     if not _is_readable(plain):
         raise UsageError(
-            "the database's address was not understood: write postgresql://USER@HOST:PORT/DATABASE, or pairs such as "
-            "host=HOST dbname=DATABASE; in a URL's password write @ as %40, / as %2F, : as %3A and % as %25"
+            "the database's address was not understood: write postgresql://USER@HOST:PORT/DATABASE, or pairs "
+            "such as host=HOST dbname=DATABASE; in the password of a URL, write @ as %40, / as %2F, : as %3A and "
+            "% as %25"
         )
     return plain
 

@@ -50,7 +50,7 @@ class RefusedError(LoracompError):
 
 
 class JobError(LoracompError):
-    """One job cannot be done. Only that job ends as failed, with `code` and this message.
+    """One job cannot be answered. Only that job fails, with `code` and this message.
 
     `retry` says whether another attempt could help (yes if memory ran out, no if the prompt is too long).
     """

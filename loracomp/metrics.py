@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from loracomp.records import Failure, Job, Prediction
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # else each counter has a second series, *_created
+disable_created_metrics()  # type: ignore[no-untyped-call]  # otherwise each counter has a second series, *_created
 
 WORKER_INFO = Gauge(
     "loracomp_worker_info",
@@ -17,32 +17,36 @@ WORKER_INFO = Gauge(
     ("worker", "base_model", "device", "version"),
 )
 WORKER_READY = Gauge("loracomp_worker_ready", "1 if /ready answers 200.")
-CLAIMS = Counter("loracomp_claims", "Claims that took jobs.")
+CLAIMS = Counter("loracomp_claims", "Claims that returned jobs.")
 JOBS_CLAIMED = Counter("loracomp_jobs_claimed", "Jobs taken.")
-JOBS_RETRIED = Counter("loracomp_jobs_retried", "Jobs taken for a second or later attempt.")
+JOBS_RETRIED = Counter("loracomp_jobs_retried", "Jobs claimed for a second or later attempt.")
 JOBS_SUCCEEDED = Counter("loracomp_jobs_succeeded", "Jobs answered and recorded.")
 JOBS_FAILED = Counter(
-    "loracomp_jobs_failed", "Failures recorded; retry: whether another attempt may help.", ("reason", "retry")
+    "loracomp_jobs_failed",
+    "Failures recorded; the label retry says whether another attempt may help.",
+    ("reason", "retry"),
 )
 JOBS_RELEASED = Counter("loracomp_jobs_released", "Jobs given back without counting the attempt.")
 RESULTS_DROPPED = Counter(
-    "loracomp_results_dropped", "Results not accepted: the lease was lost, or a call without a reply had recorded them."
+    "loracomp_results_dropped",
+    "Results that were not recorded, because the lease was lost, or because an earlier call whose reply was lost "
+    "had recorded them.",
 )
 LEASES_LOST = Counter("loracomp_leases_lost", "Leases that could not be renewed.")
-JOBS_IN_HAND = Gauge("loracomp_jobs_in_hand", "Jobs claimed, and not yet recorded or given back.")
+JOBS_IN_HAND = Gauge("loracomp_jobs_in_hand", "Jobs that are claimed and not yet recorded or given back.")
 LAST_LOOK = Gauge("loracomp_last_look_timestamp_seconds", "When the claim loop last asked the database for jobs.")
 DATABASE_AWAY = Counter("loracomp_database_away", "Statements repeated because the database was unreachable.")
 BATCH_JOBS = Histogram("loracomp_batch_jobs", "Jobs in a batch.", buckets=[2**power for power in range(11)])
 STEP_SECONDS = Histogram(
     "loracomp_step_seconds",
-    "Seconds in each step, once for jobs that have come the same way from their claim to the end of the step.",
+    "Seconds of each step. Jobs that went through the same steps together since their claim are counted once.",
     ("step",),
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100),
 )
 TOKENS = Counter("loracomp_tokens", "Tokens of answered jobs.", ("kind",))
 CACHE_REQUESTS = Counter("loracomp_cache_requests", "Lookups in device memory: hit or miss.", ("cache", "result"))
 CACHE_BYTES = Gauge("loracomp_cache_bytes", "Bytes that a cache holds in device memory.", ("cache",))
-CACHE_BUDGET = Gauge("loracomp_cache_budget_bytes", "Most bytes that a cache may hold.", ("cache",))
+CACHE_BUDGET = Gauge("loracomp_cache_budget_bytes", "Maximum number of bytes that a cache may hold.", ("cache",))
 
 
 def count_claim(jobs: Sequence[Job]) -> None:

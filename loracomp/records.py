@@ -33,7 +33,8 @@ class Job:
     """As in `Request`."""
 
     def __hash__(self) -> int:
-        # Only the id: each job is looked up some twenty times a batch, and the default would hash its text each time.
+        # Hash only the id, because each job is looked up some twenty times in a batch, and the default would hash its
+        # text each time.
         return self.id
 
 
@@ -56,7 +57,8 @@ class Composition:
         """Sha256 in hex of everything that decides the result: base model, merge settings, adapters and weights.
 
         `scalings` are the adapters' scalings, which their safetensors files don't contain. The order of the adapters
-        does not matter. Weights are rounded to 1e-6, so that routes that differ only by rounding share a digest.
+        does not matter. Weights are rounded to 1e-6, so that compositions that differ only by rounding errors have the
+        same digest.
         """
         weights = (round(weight * 1_000_000) for weight in self.weights)
         adapters = sorted(zip(self.adapter_sha256, scalings, weights, strict=True))
@@ -65,7 +67,8 @@ class Composition:
 
 
 class Trace(bytes):
-    """A job's trace: the bytes of a loracomp.route_trace from the server, which are sent back unread and unchanged."""
+    """A job's trace: the bytes of a loracomp.route_trace from the server, which are sent back without being read or
+    changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Routed:
     chat_template: bool
     """normalization and chat_template are as in `Request`."""
     calibration_examples: tuple[int, ...]
-    """Ids of the labelled examples on which biases of the choices are fitted; empty: the choices have no biases."""
+    """Ids of the labelled examples that calibrate the choices' scores; empty if the job is not calibrated."""
     trace: Trace
 
 
@@ -101,13 +104,14 @@ class Request:
     max_new_tokens: int | None
     stop: tuple[str, ...] = ()
     normalization: str = "none"
-    """What a choice's log-likelihood is divided by: none (lm-eval's acc), its characters (acc_norm) or its tokens."""
+    """How a choice's log-likelihood is normalised: none (lm-eval's acc), or divided by its characters (acc_norm) or
+    tokens."""
     choice_biases: tuple[float, ...] = ()
-    """Added to the normalised log-likelihoods, one for each choice; empty: nothing."""
+    """Biases that are added to the normalised log-likelihoods, one for each choice; empty: none."""
     label_scores: tuple[float, ...] = ()
-    """Added too: what a classifier on labelled rows says of the prompt, times its weight; empty: nothing."""
+    """Scores of a classifier trained on labelled rows, times its weight, which are added too; empty: none."""
     score_weights: tuple[float, float] = (1.0, 1.0)
-    """What the normalised log-likelihoods are multiplied by, and what the classifier's scores were multiplied by."""
+    """The weight of the normalised log-likelihoods, and that of the classifier's scores."""
     composition: Composition = field(default_factory=Composition)
     temperature: float = 0.0
     top_p: float = 1.0
@@ -121,17 +125,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model gave for one request.
+    """The model's result for one request.
 
-    `choice_scores` are log-likelihoods in nats, normalised, multiplied and added to as the request says.
+    `choice_scores` are the choices' log-likelihoods in nats, normalised, weighted and calibrated as the request says.
     """
 
     output: str
     choice_index: int | None = None
-    """1-based, as SQL arrays are: choices[choice_index] = output."""
+    """Counted from 1, as in SQL arrays: choices[choice_index] = output."""
     choice_scores: tuple[float, ...] | None = None
     choice_biases: tuple[float, ...] | None = None
-    """Those of the request, as are the next two; None: the scores are the composition's alone."""
+    """Copied from the request, as are the next two; None: the scores come from the composition alone."""
     label_scores: tuple[float, ...] | None = None
     score_weights: tuple[float, float] | None = None
     prompt_tokens: int = 0
@@ -165,7 +169,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class KnownBaseModel:
-    """What adapters are checked against."""
+    """The properties of a base model that adapters are checked against."""
 
     name: str
     source: str
@@ -182,8 +186,8 @@ class BaseModelDescription(KnownBaseModel):
 
     architecture: str
     context_length: int
-    """Most tokens that it can read: prompt and answer together."""
+    """Maximum number of tokens of prompt and answer together."""
     parameter_count: int
-    """Number of parameters; shared (tied) ones count once."""
+    """Number of parameters; shared (tied) parameters count once."""
     has_chat_template: bool
     """Whether its tokenizer has a chat template (`model.tokens.render`)."""

@@ -18,7 +18,7 @@ from loracomp.registry.adapter_store import fetch_adapters
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """How the answer of a second run compares with the recorded one."""
+    """How the answer of a second run compares with the recorded answer."""
 
     job: int
     outcome: str
@@ -28,11 +28,12 @@ class Replay:
     """Largest difference between the two runs' scores of a choice, in nats; None if text was generated."""
     norm_ratio: float | None = None
     cosine: float | None = None
-    """As in `composition.fidelity`; None unless asked for, and for the base model alone."""
+    """As in `composition.fidelity`; None if it was not asked for, or if the base model answered alone."""
 
 
 class _Stored(BaseModel):
-    """The fields of a trace that its composition needs to run. They are checked here, as the database does not."""
+    """The fields of a trace that its composition needs to run. They are checked here, because the database does not
+    check them."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -84,7 +85,7 @@ def replay(
 
     The job is not routed again. `tolerance` is in nats; None means TOLERANCE, or TOLERANCE_OF_16_BITS if either run
     used 16 bits. `by_merging` merges the mix into the model's weights, as PEFT does, so that the answer does not depend
-    on how a pass applies many mixes; the result then says too how far the mix is from the exact weighted sum.
+    on how a pass applies many mixes. The result then also says how far the mix is from the exact weighted sum.
     """
     if tolerance is None:
         exact = {str(trace["device"]).rpartition("/")[2], engine.device.rpartition("/")[2]} == {"float32"}
@@ -122,7 +123,7 @@ def _merged(
 
 def _missing(engine: Engine, trace: dict[str, Any]) -> str | None:
     if trace["status"] != "succeeded" or trace["kind"] != "predict":
-        return f"the job is {trace['status']}, of kind {trace['kind']}: it has no answer to compare with"
+        return f"the job is {trace['status']}, of kind {trace['kind']}: it has no answer to compare"
     if trace["base_fingerprint"] != engine.base.fingerprint:
         return f"it was answered by base model {trace['base_model']}, {trace['base_fingerprint'][:12]}, not by this one"
     return None

@@ -111,7 +111,7 @@ def measure_adapter(
     base_model: BaseModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure an adapter, active or not, on examples that are already measured. Can be interrupted and run again."""
+    """Measure an adapter on examples that are already measured. If it is interrupted, run it again to continue."""
     from loracomp.registry.measurements import list_measurements
 
     with open_database() as connection:
@@ -129,7 +129,7 @@ def measure_adapter(
     emit([row | {"measured": measured}], title="Measured", as_json=as_json, columns=tuple(row))
     _show_measured(measured, as_json)
     if left:
-        raise LoracompError(f"{left} jobs are left: run `loracomp adapter measure {reference}` to go on")
+        raise LoracompError(f"{left} jobs are left: run `loracomp adapter measure {reference}` again to continue")
 
 
 @adapter_app.command("export")
@@ -154,7 +154,7 @@ def load_library(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Load a library's tasks, adapters and embedded examples into the database. It is safe to run this again."""
+    """Load a library's tasks, adapters and embedded examples into the database. Running it again is safe."""
     from loracomp.registry import library
 
     with open_database() as connection:
@@ -163,7 +163,7 @@ def load_library(
 
 
 def _activate(connection: Connection, adapter_id: int, *, force: bool = False) -> list[dict[str, Any]]:
-    """Activate an adapter; returns what was measured of it and of the version that was active before."""
+    """Activate an adapter; returns how it compares with the base model and with the version active before."""
     measured = adapters.compare_adapter(connection, adapter_id)
     adapters.activate_adapter(connection, adapter_id, force=force)
     return measured

@@ -32,14 +32,15 @@ class Waiting:
 
 
 Look = Callable[[Connection], Waiting | None]
-"""Counts the jobs that wait now; None if there are none that could be answered."""
+"""Counts the jobs that are waiting; None if there are none."""
 
 
 def see_to_answers(connection: Connection, settings: Settings, look: Look, total: int, doing: str) -> int:
     """Wait until workers have answered the jobs that `look` counts, or answer them in this process.
 
     A login that may not run a worker, such as an administrator's, always waits. `total` is the length of the progress
-    bar and `doing` its title. Says what it waits for, and again when that changes. Returns how many jobs are left.
+    bar and `doing` its title. Prints what it waits for, and prints it again when that changes. Returns how many jobs
+    are left.
     """
     waiting = look(connection)
     may_answer = may_work(connection)
@@ -61,20 +62,20 @@ def see_to_answers(connection: Connection, settings: Settings, look: Look, total
 
 
 def _workers(connection: Connection, base_model: str) -> int:
-    """How many workers of this base model are alive; one that was killed counts until its lease is over."""
+    """How many workers of this base model are alive. A worker that was killed counts until its lease is over."""
     reports = rows_of(connection, QUERIES["worker_status"])
     return sum(row["base_model"] == base_model and row["status"] in ("idle", "busy") for row in reports)
 
 
 def _awaited(base_model: str, workers: int, may_answer: bool) -> str:
-    """Who is to answer, and what to do if nobody can."""
+    """A sentence on who will answer the jobs, or on what to do if nobody can."""
     if workers:
         return f"the workers of {base_model} ({workers} running) take them when no everyday job is due"
     if may_answer:
         return f"no worker of {base_model} is running, so this process answers them"
     return (
-        f"no worker of {base_model} is running, and this login may not be one: start `loracomp worker` with a login "
-        "that may (a member of loracomp_worker); Ctrl-C leaves the jobs in the queue"
+        f"no worker of {base_model} is running, and this login may not run one: start `loracomp worker` with a login "
+        "that may (a member of loracomp_worker). Ctrl-C leaves the jobs in the queue"
     )
 
 

@@ -38,7 +38,8 @@ MaxNewTokens = Annotated[
 Policy = Annotated[str, typer.Option(help="Name of the policy that is used until sixteen corrections are measured.")]
 
 WORTH_TRAINING = 80
-"""Corrections from which on an adapter of their own may be better than they are (docs/decisions.md)."""
+"""Number of corrections from which on an adapter trained on them may be better than using them directly
+(docs/decisions.md)."""
 LISTED = ("name", "state", "open", "answered", "corrected", "before", "after", "advice")
 
 
@@ -62,10 +63,15 @@ def try_answers(
         jobs = [
             row_of(connection, QUERIES["insert_job"], {"job": Jsonb({"prompt": each, **request})}) for each in prompts
         ]
-        for job in reversed(jobs):  # once the last is answered, the others mostly are
+        for job in reversed(jobs):  # once the last one is answered, the others usually are too
             see_to(connection, job["id"], patience)
         results = rows_of(connection, QUERIES["job_results"], {"ids": [job["id"] for job in jobs]})
-    emit(results, title="As they would be asked", as_json=as_json, columns=("prompt", "output", "confidence", "error"))
+    emit(
+        results,
+        title="Prompts and answers of the first rows",
+        as_json=as_json,
+        columns=("prompt", "output", "confidence", "error"),
+    )
 
 
 @answers_app.command("create")
@@ -81,7 +87,7 @@ def create_answers(
     backfill: Annotated[bool, typer.Option(help="Whether to answer existing rows too.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Declare that each row of a table gets an answer, also new and changed rows. The view NAME shows the answers."""
+    """Declare that each row of a table, old or new, gets an answer. The view NAME shows the answers."""
     request = {"choices": choice, "max_new_tokens": max_new_tokens, "policy": policy}
     values = {"name": name, "source": source, "prompt": prompt, **request, "priority": priority, "backfill": backfill}
     (row,) = run_query(QUERIES["create_answers"], values)
@@ -116,7 +122,7 @@ def correct_answer(
         )
         return
     if undo == (answer is not None):
-        raise UsageError(f"say what is right, or --undo: `loracomp answers correct {name} {key} ANSWER`")
+        raise UsageError(f"give the right answer, or --undo: `loracomp answers correct {name} {key} ANSWER`")
     run_query(QUERIES["correct_answer"], {"name": name, "key": key, "answer": answer})
     emit([{"name": name, "key": key, "correct": answer}], title="Corrected", as_json=as_json)
 
@@ -135,7 +141,8 @@ def train_answers(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Train even with few corrections, and activate the adapter even if it is not better."
+            "--force",
+            help="Train even if there are few corrections, and activate the adapter even if it is not better.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -146,12 +153,12 @@ def train_answers(
     declared = run_query(QUERIES["list_answers"], {"name": name, "counted": False})
     if not declared or (task := declared[0]["task"]) is None:
         raise NotFoundError(
-            f"{name} has no corrections to train on: `loracomp answers correct {name}` shows rows for them"
+            f"{name} has no corrections to train on: `loracomp answers correct {name}` shows rows to correct"
         )
     if declared[0]["corrected"] < WORTH_TRAINING and not force:
         raise UsageError(
-            f"{name} has {declared[0]['corrected']} corrections, and they answer better by themselves than an adapter "
-            f"that is trained on less than {WORTH_TRAINING}: correct more, or say --force"
+            f"{name} has {declared[0]['corrected']} corrections, and using them directly is better than an adapter "
+            f"trained on fewer than {WORTH_TRAINING}: correct more rows, or use --force"
         )
     folder = load_settings().home / "trained" / "-".join(re.findall(r"\w+", f"{task} {declared[0]['corrected']}"))
     with redirect_stdout(sys.stderr), TemporaryDirectory() as start:
@@ -178,9 +185,10 @@ def train_answers(
 
 
 def _start(task: str, folder: Path) -> dict[str, Any]:
-    """Options by which a training starts from the adapter that is right on most of the task's examples, if any.
+    """Options that start a training from the adapter that is right on most of the task's examples, if there is one.
 
-    It is written to `folder`. Such a training learns more from few rows than one from nothing (docs/decisions.md).
+    The adapter is written to `folder`. Starting from it learns more from few rows than starting from nothing
+    (docs/decisions.md).
     """
     from loracomp.registry.adapter_store import export_adapter
 

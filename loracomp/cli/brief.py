@@ -5,7 +5,8 @@ from typing import Any
 
 
 def brief(row: dict[str, Any]) -> Iterator[str]:
-    """The answer and its confidence; then three lines of why: what is near, what was composed, how choices scored."""
+    """The answer and its confidence, then three lines that explain it: nearest tasks, composition, and scores of the
+    choices."""
     sure = "" if row["confidence"] is None else f"  (confidence {row['confidence']:.2f})"
     yield f"{row['output'] or 'no text'}{sure}"
     yield f"near    {row['nearest'] or 'nothing was retrieved'}"
@@ -14,7 +15,8 @@ def brief(row: dict[str, Any]) -> Iterator[str]:
 
 
 def composed(row: dict[str, Any], named: int) -> str:
-    """The heaviest `named` adapters and how many more; or only how many, if they are more and of the same weight."""
+    """The `named` adapters with the largest weights and the number of others; only the number, if all weights are
+    equal."""
     parts = (row["composition"] or "nothing").split(" + ")
     weights = {part.rpartition(" ")[2] for part in parts}
     if len(parts) > named and len(weights) == 1:
@@ -24,7 +26,8 @@ def composed(row: dict[str, Any], named: int) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """The text on one line. One that is longer than `width` loses its middle, because a question stands at the end."""
+    """The text on one line. If it is longer than `width`, its middle is cut out, because a question is usually at the
+    end."""
     text = " ".join(text.split())
     half = max(1, (width - 3) // 2)
     return text if len(text) <= width else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
@@ -32,7 +35,7 @@ def shortened(text: str, width: int) -> str:
 
 def _scores(row: dict[str, Any]) -> str:
     """The two best choices, with their scores."""
-    # A faulty worker may have recorded too few.
+    # A faulty worker may have recorded too few scores.
     best = sorted(zip(row["choice_scores"] or (), row["choices"], strict=False), key=lambda pair: -pair[0])
     told = ", ".join(f"{shortened(choice, 21)} {score:.3f}" for score, choice in best[:2])
     return f"{told} (labelled rows included)" if row["choice_biases"] else told

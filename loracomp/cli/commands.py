@@ -1,4 +1,4 @@
-"""Registers all commands on the application, and imports only what the named one needs."""
+"""Registers all commands, and imports only what the command that is run needs."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -9,7 +9,8 @@ import typer
 from loracomp.errors import UsageError
 
 COMMANDS = {
-    "init": "Install or upgrade the database: extension, roles, tables, functions, views, grants. Can be run again.",
+    "init": "Install or upgrade the database: extension, roles, tables, functions, views, grants. "
+    "Running it again is safe.",
     "sql": "Print the statements that `init` runs, as a script for psql.",
     "demo": "Answer 16 example prompts with the shipped library, and print the answers and the adapters' weights.",
     "ask": "Insert a job, wait for its answer, and print it with its confidence and a short explanation.",
@@ -23,9 +24,9 @@ COMMANDS = {
     "report": "Print a report as an HTML page: jobs, waits, accuracy, corrections, adapters. For analysts and admins.",
     "web": "Serve web pages about queue, answers, jobs and adapters. Visitors log in with their database role.",
     "train": "Train a LoRA adapter on a task's choices and write a PEFT folder. "
-    "Can be killed and run again: it continues.",
+    "If it is killed, run it again to continue.",
     "evaluate": "Answer the same rows of tasks under several policies and compare. "
-    "Can be stopped and run again: it continues.",
+    "If it is stopped, run it again to continue.",
     "model": "Base models, for which adapters are trained.",
     "encoder": "The encoder that embeds examples and jobs.",
     "answers": "Tables whose rows get answers.",
@@ -58,11 +59,11 @@ LAB = (
     "library.train",
     "library.measure",
 )
-"""Commands, by group and verb, that the package loracomp-lab brings: its entry points in the group of this name."""
+"""Commands, by group and verb, that the package loracomp-lab provides as entry points."""
 
 
 def register(app: typer.Typer, wanted: str | None = None) -> None:
-    """Add all commands; if one is `wanted`, the others as names with a line of help, since imports take long."""
+    """Add all commands. If one is `wanted`, add the others only with their name and help, because imports take long."""
     modules = {name: module for module, names in PLACES.items() for name in names}
     for name, line in COMMANDS.items():
         if wanted not in (None, name):
@@ -81,7 +82,7 @@ def register(app: typer.Typer, wanted: str | None = None) -> None:
 
 
 def _listed() -> None:
-    """Stands for a command that is listed and not run."""
+    """A placeholder for a command that is listed but not run."""
 
 
 def _add_of_the_lab(group: typer.Typer, command: str) -> None:
@@ -94,7 +95,7 @@ def _add_of_the_lab(group: typer.Typer, command: str) -> None:
 
 
 def _lab_function(command: str) -> Callable[..., Any] | None:
-    """What loracomp-lab runs for a command, if it is installed."""
+    """The function of loracomp-lab for a command; None if the lab is not installed."""
     from importlib.metadata import entry_points
 
     for point in entry_points(group="loracomp.commands", name=command):
@@ -104,7 +105,7 @@ def _lab_function(command: str) -> Callable[..., Any] | None:
 
 
 def _missing(command: str) -> Callable[[], Any]:
-    """A command that says how to install it."""
+    """A command that only says how to install the lab."""
 
     def ask_for_the_lab() -> None:
         """Not installed: `pip install loracomp-lab`."""

@@ -29,7 +29,7 @@ remarks = Console(stderr=True)
 _OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that a terminal acts on: control characters, and those that change the direction of text."""
 PROSE = ("description", "detail")
-"""Columns whose texts are sentences, which may be wrapped in a table of at least PROSE_WIDTH columns for them."""
+"""Columns with sentences, which a table may wrap to PROSE_WIDTH characters."""
 PROSE_WIDTH = 30
 _NUMBER = re.compile(r"[-+]?[\d.]+|None|-")
 
@@ -63,7 +63,8 @@ def _pass_on(notice: Diagnostic) -> None:
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Within this context, a line on stderr says what is loaded, and no garbage is collected: there is hardly any."""
+    """Within this context, a line on stderr says what is loading, and garbage collection is paused, because loading
+    makes hardly any garbage."""
     with remarks.status(what), collection_paused():
         yield
 
@@ -103,7 +104,7 @@ def emit(
 ) -> None:
     """Print rows as a table of the named `columns` (default: all), or with all columns as a JSON array.
 
-    On a terminal, a column that is the same in every row is said once, below the table; one of the columns `once` also
+    On a terminal, a column that has the same value in every row is shown once, below the table; a column of `once` also
     if there is a single row. If stdout is no terminal, each row is one line with tabs between the columns.
     """
     names = list(columns or (rows[0] if rows else ()))
@@ -123,7 +124,7 @@ def emit(
 
 
 def emit_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) -> None:
-    """Print a table for people, in which only prose is wrapped; if it is too wide, a line for each cell."""
+    """Print a table for people, in which only prose is wrapped. If it is too wide, print a line for each cell."""
     console.print(f"[italic]{escape(title)}[/italic]")
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in names:
@@ -197,5 +198,5 @@ def shown(value: object) -> str:
 
 
 def harmless(text: str) -> str:
-    """The text with each character that a terminal would act on replaced by �; line ends stay."""
+    """The text, in which � replaces each character that a terminal would act on, except line ends."""
     return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -16,15 +16,17 @@ db_app = typer.Typer(no_args_is_help=True)
 
 def init(
     again: Annotated[
-        bool, typer.Option("--again", help="Make functions, views and grants again, even if no file has changed.")
+        bool, typer.Option("--again", help="Create functions, views and grants again, even if no file has changed.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Install or upgrade the database: extension, roles, tables, functions, views, grants. Can be run again."""
+    """Install or upgrade the database: extension, roles, tables, functions, views, grants. Running it again is safe."""
     from loracomp.database import schema
 
     done = schema.initialize(embedded.database_url(load_settings()), again=again)
-    say_or_json("\n".join(done) or "nothing to do: the database is at this release", {"done": done}, as_json)
+    say_or_json(
+        "\n".join(done) or "nothing to do: the database already has this release's schema", {"done": done}, as_json
+    )
 
 
 def sql(
@@ -32,7 +34,8 @@ def sql(
         str | None, typer.Option("--from", help="Print only what upgrades the schema of this release, such as 1.0.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option(help="The release that the script leads to; a program knows only its own.")
+        str | None,
+        typer.Option(help="The release whose schema the script makes. Only this program's own release is possible."),
     ] = None,
 ) -> None:
     """Print the statements that `init` runs, as a script for psql."""
@@ -65,7 +68,7 @@ def reset(
     if folder.exists() and not yes:
         typer.confirm(f"Delete the database in {folder} with everything in it?", abort=True, err=True)
     deleted = embedded.reset(folder)
-    say_or_json(f"deleted {folder}" if deleted else "there was none", {"deleted": deleted}, as_json)
+    say_or_json(f"deleted {folder}" if deleted else "there was no database to delete", {"deleted": deleted}, as_json)
 
 
 @db_app.command()
@@ -90,9 +93,10 @@ def psql(arguments: Annotated[list[str] | None, typer.Argument(help="Options of 
 def _for_psql(url: str) -> dict[str, str]:
     """The environment with the URL as libpq's variables (PGHOST, ...).
 
-    Unlike a URL among the arguments, variables let psql's own options win, and other users can't see the password.
+    Variables are used instead of a URL among the arguments, so that psql's own options override them and other users
+    can't see the password.
     """
     variables = {option.keyword.decode(): option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar}
     named = {variables[key]: str(value) for key, value in conninfo_to_dict(url).items() if key in variables}
-    # PGSERVICE would win over the other variables, so it is removed unless the URL names a service.
+    # PGSERVICE would override the other variables, so it is removed unless the URL names a service.
     return {key: value for key, value in os.environ.items() if key != "PGSERVICE"} | named

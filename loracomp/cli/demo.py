@@ -35,7 +35,7 @@ def demo(as_json: AsJson = False) -> None:
         jobs = [job | {"tags": Jsonb(job["tags"])} for job in demo_jobs()]
         ids = [row_of(connection, QUERIES["insert_with_expected"], job)["id"] for job in jobs]
         _answer(settings, len(ids))
-        # Refresh the reports, because otherwise a new user would find half of the views in bi empty.
+        # Refresh the reports, because otherwise half of the views in bi would be empty for a new user.
         connection.execute(QUERIES["refresh_reports"], {"older_than": "0"})
         rows = connection.execute(QUERIES["job_results"], {"ids": ids}).fetchall()
     if as_json:
@@ -74,7 +74,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
         columns = ("job_id", "prompt", "output", "correct", "policy", "composition", "nearest")
         emit(rows, title="Prompts and their mixes", as_json=False, columns=columns)
     scored = [row for row in rows if row["correct"] is not None]
-    remarks.print(f"{sum(row['correct'] for row in scored)} of {len(scored)} as expected.\n")
+    remarks.print(f"{sum(row['correct'] for row in scored)} of {len(scored)} answers are as expected.\n")
     remarks.print(f"Why that answer:  loracomp explain {rows[0]['job_id']}", highlight=False)
     remarks.print(_NEXT, highlight=False)
 
@@ -85,7 +85,8 @@ _MARKS: dict[bool | None, str] = {True: "✓", False: "✗", None: " "}
 
 
 def _two_lines(row: dict[str, Any], width: int) -> tuple[str, str]:
-    """The job's number and prompt; whether its answer is the expected one, the answer, and the adapters' weights."""
+    """First line: the job's number and prompt. Second line: whether the answer is as expected, the answer, and the
+    adapters' weights."""
     policy = "" if row["policy"] == "default" else f" (policy {row['policy']})"
     mix = f"{composed(row, 2)}{policy}"
     answer = shortened(row["output"] or row["error"] or "", width - 8 - len(mix))

@@ -99,11 +99,12 @@ def see_to(connection: Connection, job: int, patience: float) -> None:
 
 @contextmanager
 def _said_where_it_waits(job: int) -> Iterator[None]:
-    """If this process ends before the job is answered, print that it is still queued, so that nobody sends it again."""
+    """If this process ends before the job is answered, print that the job is still queued, so that the user does not
+    submit it again."""
     try:
         yield
     except (LoracompError, KeyboardInterrupt):
-        remarks.print(f"job {job} waits for a worker; `loracomp explain {job}` shows how it ended")
+        remarks.print(f"job {job} still waits for a worker; `loracomp explain {job}` will show its answer")
         raise
 
 
@@ -142,7 +143,9 @@ def _answer_or_wait(connection: Connection, job: int) -> None:
     if may_work(connection):
         _answer_here(connection, job)
         return
-    remarks.print(f"job {job} waits for a worker (`loracomp explain {job}` says more); Ctrl-C leaves it in the queue")
+    remarks.print(
+        f"job {job} is waiting for a worker (`loracomp explain {job}` says more). Ctrl-C leaves it in the queue"
+    )
     _wait(connection, job, patience=None)
 
 
@@ -206,7 +209,8 @@ def replay(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Largest difference in nats at which scores count as equal. Defaults to 0.05, or 0.25 in 16 bits."
+            help="Largest difference in nats at which scores count as equal. Defaults to 0.05, or 0.25 if either run "
+            "used 16 bits."
         ),
     ] = None,
     merged: Annotated[
@@ -241,7 +245,7 @@ def replay(
 def _sample(connection: Connection, since: datetime | None, size: int) -> list[dict[str, Any]]:
     traces = connection.execute(QUERIES["sample_traces"], {"since": since, "sample": size}).fetchall()
     if not traces:
-        raise NotFoundError(f"no job has been answered since {since}: name an earlier day")
+        raise NotFoundError(f"no job has been answered since {since}: give an earlier time")
     return traces
 
 
@@ -256,7 +260,9 @@ def _show_replays(results: "list[Replay]") -> None:
 
 
 def worker(
-    drain: Annotated[bool, typer.Option("--drain", help="Stop when no more jobs are due.")] = False,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Stop when no job is due and no row waits for an answer.")
+    ] = False,
     batch_size: Annotated[
         int | None, typer.Option(help="Maximum number of jobs to claim at once.", min=1, max=1024)
     ] = None,

@@ -61,8 +61,8 @@ def add_model(
                 modules = try_adapters(model)
             if lacking := sorted(model.modules.keys() - modules.keys()):
                 warn(
-                    f"adapters cannot change {len(lacking)} modules of this model, such as {lacking[0]}: "
-                    "those that name them will be refused"
+                    f"adapters cannot change {len(lacking)} modules of this model, such as {lacking[0]}. "
+                    "loracomp will refuse adapters that change them"
                 )
             model = replace(model, modules=modules)
         register_base_model(connection, replace(model, name=name or model.name), make_default=default)
@@ -128,7 +128,7 @@ def set_encoder(
 ) -> None:
     """Set the database's encoder. If it is another one, all examples are embedded again, and jobs wait meanwhile.
 
-    Can be killed and run again: it continues. Run it on several machines to share the work.
+    If it is killed, run it again to continue. Run it on several machines to share the work.
     """
     from loracomp.model.encoder import load_encoder
     from loracomp.model.loading import resolve_device
@@ -137,8 +137,9 @@ def set_encoder(
     def confirm(left_out: Mapping[str, int]) -> None:
         counts = ", ".join(f"{task} {examples}" for task, examples in left_out.items())
         warn(
-            f"these examples have no text, so {encoder.name} can't embed them, and the change leaves them out: "
-            f"{counts}; `loracomp task import-catalogue` fills in their texts"
+            f"{encoder.name} can't embed the following examples, because they have no text, so jobs will not "
+            "retrieve them: "
+            f"{counts}. `loracomp task import-catalogue` fills in their texts"
         )
         if not yes:
             typer.confirm("Change the encoder without them?", abort=True, err=True)
@@ -151,7 +152,7 @@ def set_encoder(
 
 @encoder_app.command("index")
 def index_embeddings(as_json: AsJson = False) -> None:
-    """Rebuild the index of the examples' embeddings, which makes routing faster after many were added. Jobs wait."""
+    """Rebuild the index of the examples' embeddings, for faster routing after many were added. Jobs wait meanwhile."""
     from loracomp.registry import embeddings
 
     with open_database() as connection, remarks.status("building the index"):

@@ -57,7 +57,7 @@ def add_task(
     """Add a task."""
     with open_database() as connection:
         if not tasks.add_task(connection, name, family=family, description=description, reader_role=reader_role):
-            raise RefusedError(f"there is a task {name} already: name another, or import examples into it")
+            raise RefusedError(f"task {name} already exists: choose another name, or import examples into it")
     emit([{"task": name, "family": family, "reader_role": reader_role}], title="Added", as_json=as_json)
 
 
@@ -90,7 +90,7 @@ def import_examples(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Import examples and embed those of the train split. Can be interrupted; run it again to continue."""
+    """Import examples and embed those of the train split. If it is interrupted, run it again to continue."""
     from loracomp.registry.example_files import SPLITS, read_files
 
     wanted = split or SPLITS

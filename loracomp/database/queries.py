@@ -11,7 +11,7 @@ def named_statements(path: Path) -> dict[str, str]:
 
 
 def _without_comments(body: str) -> str:
-    # psycopg would take a % in a comment for a placeholder.
+    # psycopg would mistake a % in a comment for a placeholder.
     return re.sub(r"^\s*--.*\n", "", body, flags=re.MULTILINE).strip()
 
 

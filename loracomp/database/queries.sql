@@ -1,12 +1,13 @@
 -- All statements that Python sends while it serves, except COPY, with psycopg's placeholders. Most call the SQL function of their name.
--- They run under the search path of whoever connects: where no built-in function or operator takes exactly these types, write its
--- schema, or a cast. Otherwise an overload that somebody made in public would be called. tests/database/test_overloads.py looks for it.
+-- They run under the search path of whoever connects. If no built-in function or operator takes exactly the types of the arguments, write
+-- its schema or a cast, because otherwise an overload that somebody created in public could be called. tests/database/test_overloads.py
+-- checks this.
 
 -- name: ping
 SELECT 1
 
 -- name: set_statement_timeout
--- It is in force until the transaction ends.
+-- The timeout applies until the transaction ends.
 SELECT set_config('statement_timeout', %(timeout)s, true)
 
 -- name: vector_types
@@ -57,7 +58,7 @@ SELECT loracomp.set_encoder(
 SELECT loracomp.start_routing(encoder => %(encoder)s, input_version => %(input_version)s::smallint)
 
 -- name: resize_embeddings
--- To the length of the encoder's vectors. PLAIN again, because a change of the type resets it.
+-- Sets the column's length to that of the encoder's vectors. The storage is set to PLAIN again, because changing the type resets it.
 DO $$ BEGIN EXECUTE pg_catalog.format(
     'ALTER TABLE loracomp.example_embedding ALTER COLUMN embedding TYPE public.halfvec(%s), '
     'ALTER COLUMN embedding SET STORAGE PLAIN', (SELECT e.dimensions FROM loracomp.encoder AS e)
@@ -73,7 +74,7 @@ SELECT * FROM loracomp.show_encoder()
 SELECT * FROM loracomp.examples_without_text()
 
 -- name: end_with_the_client
--- Also while a statement runs, which may take hours.
+-- Ends the session if the client vanishes, even during a statement, which may take hours.
 SELECT set_config('client_connection_check_interval', '1s', false), set_config('statement_timeout', '0', false)
 
 -- name: drop_embedding_index
@@ -293,7 +294,7 @@ SELECT loracomp.note_step(
 )
 
 -- name: set_step_timeouts
--- They are in force until the transaction ends.
+-- The timeouts apply until the transaction ends.
 SELECT set_config('statement_timeout', %(timeout)s, true), set_config('lock_timeout', '100ms', true)
 
 -- name: wake_jobs
@@ -354,7 +355,7 @@ SELECT loracomp.create_answers(
 ) AS name
 
 -- name: list_answers
--- Of one declaration, or of all.
+-- For one declaration, or for all.
 SELECT a.* FROM loracomp.list_answers(view => to_regclass(%(name)s), counted => %(counted)s) AS a
 WHERE %(name)s::text IS NULL OR a.name::oid = to_regclass(%(name)s)::oid
 
@@ -372,7 +373,8 @@ SELECT loracomp.correct_row(name => to_regclass(%(name)s), key => %(key)s, answe
 SELECT loracomp.correct_answer(name => %(name)s::regclass, key => %(key)s, answer => %(answer)s)
 
 -- name: most_helpful_adapter
--- Of those that say what they have seen, as all do that `loracomp train` wrote. What a restricted task taught must not get out.
+-- Only adapters whose training record names the tasks that they were trained on, as those of `loracomp train` do, because what an adapter
+-- learnt from a restricted task must not leak.
 SELECT a.*, b.name AS base_model, b.source AS base_source, b.revision AS base_revision
 FROM bi.transfer AS t
 JOIN loracomp.adapter AS a ON a.id = t.adapter_id
@@ -439,7 +441,7 @@ ORDER BY r.job_id
 -- pages and reports
 
 -- name: begin_page
--- In force until the transaction ends. To compile queries takes longer than they do.
+-- The settings apply until the transaction ends. JIT is off, because compiling these queries takes longer than running them.
 SELECT set_config('statement_timeout', '10s', true), set_config('jit', 'off', true)
 
 -- name: queues
@@ -479,7 +481,7 @@ SELECT coalesce(reason, 'unknown') AS reason, sum(jobs)::bigint AS jobs, count(*
 WHERE day >= %(since)s AND status = 'failed' GROUP BY 1 ORDER BY jobs DESC, reason LIMIT 12
 
 -- name: waits
--- Percentiles can't be added up, so those of the base model with the most answers of a day.
+-- Percentiles can't be added up, so it shows those of the base model with the most answers on each day.
 SELECT DISTINCT ON (day, step) day, step, n, p50_ms / 1000::float8 AS p50_s, p95_ms / 1000::float8 AS p95_s FROM bi.latency_by_day
 WHERE day >= %(since)s AND step IN ('queue', 'total') ORDER BY day, step, n DESC
 
@@ -498,7 +500,7 @@ FROM bi.adapter_usage_by_day WHERE day >= %(since)s
 GROUP BY adapter ORDER BY share DESC LIMIT 15
 
 -- name: companions
--- Of the newest answers alone: no report counts them by day.
+-- Counts only the newest answers, because no report counts pairs of adapters by day.
 SELECT a.adapter || ' + ' || b.adapter AS pair, sum(c.jobs)::bigint AS jobs, count(*) OVER () AS found
 FROM (
     SELECT m.adapters, count(*) AS jobs

@@ -1,4 +1,5 @@
-"""Checks which revision a database's schema has, without alembic, because its import takes 0.2 s of each command."""
+"""Checks which revision a database's schema has. It does not use alembic, because importing that takes 0.2 s, for each
+command."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import SchemaMismatchError
 
 RELEASES = {"1.0": "0001"}
-"""The revision of each minor release's schema, this release's too."""
+"""The schema revision of each minor release, including this one."""
 
 
 def packed_folder(name: str) -> Path:
@@ -45,21 +46,21 @@ def check_revision(url: str) -> None:
 
 
 def check_worker(url: str) -> None:
-    """Raise SchemaMismatchError unless workers of this release can serve the database."""
+    """Raise SchemaMismatchError unless workers of this release can work with the database."""
     with connect(url, application_name="loracomp worker start", vectors=False) as connection, translated_errors():
         has_revision = connection.execute(QUERIES["has_revision"]).fetchone()
         if has_revision and has_revision["found"]:
             problem = worker_problem(connection)
         else:
-            problem = "the database has no schema of loracomp's: run `loracomp init`"
+            problem = "loracomp is not installed in this database: run `loracomp init`"
     if problem:
         raise SchemaMismatchError(problem)
 
 
 def worker_problem(connection: Connection) -> str | None:
-    """Why workers of this release can't serve the database, or None.
+    """The reason why workers of this release can't work with the database, or None.
 
-    They serve the schemas of their own minor version, of the one before, and of later ones that say so.
+    They can work with the schemas of their own minor version, of the one before, and of later versions that allow it.
     """
     row = connection.execute(QUERIES["oldest_worker"]).fetchone()
     assert row
@@ -79,7 +80,7 @@ def minor(version: str) -> tuple[int, int]:
 
 
 def current_revision(connection: psycopg.Connection[Any]) -> str | None:
-    """The database's revision, or None if it has no schema yet.
+    """The database's revision; None if loracomp is not installed in it yet.
 
     Raises SchemaMismatchError if this release does not know the revision.
     """

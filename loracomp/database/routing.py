@@ -17,7 +17,8 @@ def route(
     encoder: str,
     input_version: int,
 ) -> list[Routed]:
-    """Route a batch of jobs in one snapshot; the result is in the order of `jobs`, without jobs purged meanwhile.
+    """Route a batch of jobs in one snapshot. The result is in the order of `jobs`, without jobs that were purged
+    meanwhile.
 
     `embeddings` [len(jobs), dimensions] are the vectors from `engine.encode`; `encoder` and `input_version` are the
     fingerprint and input version of the encoder that made them. The connection must know pgvector's types. Raises
@@ -56,9 +57,9 @@ def route(
 def read_labelled(
     connection: Connection, jobs: Sequence[Job], routes: Sequence[Routed]
 ) -> Mapping[int, tuple[LabelledRow, ...]]:
-    """By job, the rows on which the scores of its choices are calibrated, without examples that were deleted meanwhile.
+    """For each job, the labelled rows that calibrate its choices' scores, without examples that were deleted meanwhile.
 
-    Only of `jobs` of kind 'predict'. The server returns no row to a worker whose lease has ended.
+    Jobs of other kinds than 'predict' have none. The server returns no rows for a job whose lease has ended.
     """
     predicted = {job.id: job for job in jobs if job.kind == "predict"}
     wanted = {each.job_id: each.calibration_examples for each in routes if each.calibration_examples}

@@ -38,14 +38,14 @@ def initialize(url: str, *, again: bool = False) -> list[str]:
 
 @contextmanager
 def installing(url: str) -> Iterator[Connection]:
-    """A transaction for changing the schema: it shuts out other installers, and has made sure of roles and extension.
+    """A transaction for changing the schema, in which no other installer runs and the roles and the extension exist.
 
     Raises RefusedError if roles are missing and may not be created, or if a user's object prevents a change;
     DatabaseUnavailableError if the server can't be reached or is too old, or if pgvector is missing.
     """
     with connect(url, application_name="loracomp init", vectors=False) as connection:
         connection.add_notice_handler(lambda notice: _log.warning("%s", notice.message_primary))
-        # So that after waiting for another installer we see what it did.
+        # So that this transaction sees what another installer did while it waited for it.
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         try:
             with connection.transaction():
@@ -59,10 +59,11 @@ def installing(url: str) -> Iterator[Connection]:
 
 @contextmanager
 def set_aside(connection: Connection) -> Iterator[None]:
-    """Within this context sql/'s objects are dropped, as they would prevent changes to tables; then created again.
+    """Within this context the objects of sql/ are dropped, because they would prevent changes to tables. At the end
+    they are created again.
 
-    All tables and views are locked until the transaction ends, so that clients wait. Users' views over ours are kept,
-    and grants to other roles. Raises RefusedError if others hold tables for a minute.
+    All tables and views are locked until the transaction ends, so that clients wait. Users' views on loracomp's
+    objects, and grants to other roles, are kept. Raises RefusedError if others keep tables locked for a minute.
     """
     _run(connection, script.drop())
     yield
@@ -95,6 +96,7 @@ def _explained(error: psycopg.Error) -> LoracompError:
     # If a view prevents a change of a column's type, the server reports it as "feature not supported".
     if detail and isinstance(error, errors.DependentObjectsStillExist | errors.FeatureNotSupported):
         return RefusedError(
-            f"an object outside loracomp prevents this: {detail}. Drop that object, repeat this, then create it again"
+            f"an object outside loracomp prevents this: {detail}. Drop that object, run the command again, then "
+            "create the object again"
         )
     return translate(error)

@@ -1,6 +1,6 @@
 """The schema as a script: `loracomp sql` prints it for psql, and `loracomp init` runs the same steps.
 
-Its text is script.sql, with the migrations, which alembic renders, and the files of sql/.
+The script is made from script.sql, the migrations, which alembic renders as SQL, and the files of sql/.
 """
 
 import hashlib
@@ -56,13 +56,13 @@ def sql_files() -> list[SqlFile]:
 
 
 def schema_script(since: str | None = None, to: str | None = None) -> str:
-    """The whole schema, or what leads to it from that of the release `since`, such as 1.0.
+    """A script that creates the whole schema, or upgrades it from the release `since`, such as 1.0.
 
     Raises NotFoundError if this release does not know `since`, and UsageError if `to` is not this release.
     """
     if to is not None and minor(to) != minor(__version__):
         raise UsageError(
-            f"this is loracomp {__version__}, which has its own schema alone: install loracomp {to} for --to"
+            f"this is loracomp {__version__}, which knows only its own schema: install loracomp {to} for --to"
         )
     if since is not None and since not in RELEASES:
         raise NotFoundError(f"no release {since} before this one: --from is one of {', '.join(RELEASES)}")
@@ -79,7 +79,7 @@ def schema_script(since: str | None = None, to: str | None = None) -> str:
 
 
 def roles() -> Step:
-    """Makes sure of the roles: a transaction of its own, because roles belong to the server."""
+    """Creates missing roles, in a separate transaction, because roles belong to the whole server."""
     return Step("roles", _block("roles", roles=ROLES))
 
 
@@ -103,13 +103,14 @@ def steps(base: str | None) -> Iterator[Step]:
 
 
 def drop() -> Iterator[Step]:
-    """Locks all tables, and drops what sql/ made; keeps what others made of that. Tables may be changed afterwards."""
+    """Locks all tables and drops the objects of sql/, but keeps views and grants that others made on them. Afterwards
+    tables may be changed."""
     yield Step("lock", _block("lock", attempts=LOCK_ATTEMPTS))
     yield Step("drop", _block("drop", roles=ROLES))
 
 
 def apply() -> Iterator[Step]:
-    """Makes what is in sql/."""
+    """Creates the objects of sql/."""
     yield Step("sql/", _block("apply"))
     for ordinal, file in enumerate(sql_files()):
         noted = f"SELECT pg_temp.note_file('{file.path}', {ordinal}, '{file.checksum}');\n"
@@ -118,7 +119,7 @@ def apply() -> Iterator[Step]:
 
 
 def again() -> Step:
-    """Makes what `drop` kept."""
+    """Restores the views and grants that `drop` kept."""
     return Step("again", _block("again"))
 
 

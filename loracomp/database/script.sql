@@ -10,7 +10,8 @@ SET client_encoding = 'UTF8';
 {% endblock %}
 {% block roles %}
 SET LOCAL search_path = pg_catalog, pg_temp;
--- Roles belong to the server, so they are a step of their own: installers of other databases may be making them too.
+-- Roles belong to the whole server, so they are created in a separate step: installers of other databases may be creating them at the same
+-- time.
 DO $roles$
 DECLARE
     missing name[] := ARRAY(
@@ -39,12 +40,12 @@ $roles$;
 {% block begin %}
 SET LOCAL client_min_messages = warning;
 SET LOCAL statement_timeout = 0;
--- Names are bound in pg_catalog and our schema alone. Where others may create, their overloads could be called in place of built-in
--- functions, with the rights of whoever uses ours.
+-- Names are looked up only in pg_catalog and in schema loracomp. In a schema where others may create objects, their overloads could be
+-- called instead of built-in functions, with the rights of whoever uses loracomp's functions.
 SET LOCAL search_path = loracomp, pg_temp;
 
--- One installer at a time. The others wait for the schema, which only its owner can lock, whereas any login could hold an advisory lock
--- for ever. The advisory lock serves only until there is a schema; before that, no other login has been granted anything.
+-- Only one installer runs at a time. The others wait for a lock on the schema, which only its owner can take, whereas any login could hold
+-- an advisory lock for ever. The advisory lock is used only until the schema exists; before that, no other login has been granted anything.
 DO $lock$
 BEGIN
     LOOP
@@ -65,7 +66,7 @@ BEGIN
 END
 $lock$;
 
--- Whoever can create functions in our schemas can have the installer's rights, so it must be nobody else.
+-- Whoever can create functions in loracomp's schemas can get the installer's rights, so nobody else may create anything there.
 DO $others$
 DECLARE
     problem text;
@@ -138,9 +139,9 @@ $revision$;
 {% endblock %}
 {% block lock %}
 
--- Views of users' that read our views or call our functions, by name; `is_kept` says whether the installer may replace one. Such a view
--- stays while our objects are replaced: an equal view of NULLs takes the place of its definition meanwhile. Its owner, grants,
--- comments, triggers and whatever depends on it stay with it; only its options must be set again.
+-- Users' views that read loracomp's views or call its functions, by name; `is_kept` says whether the installer may replace the view. Such a
+-- view stays while loracomp's objects are replaced: meanwhile a query that returns NULLs of the same types takes the place of its
+-- definition. Its owner, grants, comments, triggers and whatever depends on it stay; only its options must be set again.
 CREATE TEMP VIEW users_view AS
 SELECT
     v.name, v.is_kept,
@@ -180,9 +181,9 @@ FROM (
 ORDER BY v.name;
 
 -- Locks all tables and views until the transaction ends, so that clients wait. DROP would lock one object after another, in another order
--- than clients do, and so cause deadlocks. If it takes longer than half of deadlock_timeout, all locks are released for a moment, and it
--- tries again. Clients lock a user's view before ours. LOCK TABLE asks the owner of a view for rights on what it reads, so ALTER
--- VIEW locks views of users'.
+-- than clients do, and so cause deadlocks. If locking takes longer than half of deadlock_timeout, all locks are released for a moment and
+-- it tries again. Users' views are locked first, as clients do. They are locked by ALTER VIEW, because LOCK TABLE would check whether the
+-- view's owner has rights on what the view reads.
 DO $lock$
 DECLARE
     patience CONSTANT interval := (SELECT setting::integer / 2 * interval '1 ms' FROM pg_settings WHERE name = 'deadlock_timeout');
@@ -223,8 +224,8 @@ $lock$;
 {% endblock %}
 {% block drop %}
 
--- Drops all that sql/ made, newest first and without CASCADE, so that an object of a user's that depends on it is named. What others made
--- of our functions and views is kept: grants to their roles, and definitions of their views.
+-- Drops all objects of sql/, newest first and without CASCADE, so that an error names users' objects that depend on them. It keeps what
+-- others made on loracomp's functions and views: grants to their roles, and the definitions of their views.
 CREATE TEMP TABLE kept (ordinal integer GENERATED ALWAYS AS IDENTITY, view text, statement text) ON COMMIT DROP;
 DO $drop$
 DECLARE
@@ -277,8 +278,8 @@ COMMENT ON SCHEMA loracomp IS '{{ note }}';
 {% endblock %}
 {% block apply %}
 
--- Functions, views, triggers and grants. loracomp.sql_object keeps for each file what drops its objects, newest first, because a newer
--- object may depend on an older one.
+-- Functions, views, triggers and grants. loracomp.sql_object stores for each file the statements that drop its objects, newest first,
+-- because a newer object may depend on an older one.
 CREATE TEMP VIEW made AS
 SELECT d.statement FROM (
     SELECT

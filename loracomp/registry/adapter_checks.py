@@ -1,7 +1,7 @@
 """Checks that adapters are plain LoRA and fit their base model.
 
-Accepted is plain LoRA on linear layers, the output head and the token embedding; each module may have its own rank and
-scaling. Any other feature of PEFT is refused by its name, because composing would silently ignore it.
+They accept plain LoRA on linear layers, the output head and the token embedding; each module may have its own rank and
+scaling. They refuse any other feature of PEFT by name, because composing would silently ignore it.
 """
 
 import hashlib
@@ -35,11 +35,11 @@ Number = TypeVar("Number", int, float)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST_CHANGE = 1e6
-"""Largest norm of a module's change that is taken: weights of base models have norms below 1e4."""
+"""Largest norm of a module's change that is accepted. Weights of base models have norms below 1e4."""
 ROUNDING = 2**-7
 """Largest relative difference between a base model's weight and its copy: both may have been rounded to bfloat16."""
 SMALLEST = 2**-24
-"""The same as an absolute difference, for weights so small that float16 rounds them to zero."""
+"""The same limit as an absolute difference, for weights so small that float16 rounds them to zero."""
 
 # Settings that do not change what the stored factors mean. Any other setting must be absent, null, false or empty.
 HARMLESS = """
@@ -52,7 +52,7 @@ HARMLESS = """
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """A checked adapter, with everything that the registry stores of it."""
+    """A checked adapter, with everything that the registry stores about it."""
 
     weights: bytes
     """The bytes of the safetensors file, unchanged."""
@@ -76,7 +76,7 @@ class AdapterFile:
 
     @property
     def digest(self) -> str:
-        """Hex digest of all that decides what the adapter computes: its file, and the scaling of each module.
+        """Hex digest of everything that decides what the adapter computes: its file and the scaling of each module.
 
         Scalings come from lora_alpha, alpha_pattern, rank_pattern and use_rslora, which the file doesn't contain.
         """
@@ -89,16 +89,16 @@ class AdapterFile:
 
     @property
     def scaling(self) -> float:
-        """alpha / r, or alpha / sqrt(r) with rsLoRA; it holds for modules that no pattern names."""
+        """alpha / r, or alpha / sqrt(r) with rsLoRA, for modules that no pattern names."""
         return scaling_of(self.alpha, self.rank, self.use_rslora)
 
 
 def read_adapter(folder: Path, base: KnownBaseModel, *, any_base: bool = False) -> AdapterFile:
-    """Read a PEFT folder and check all of it against the base model.
+    """Read a PEFT folder and check it against the base model.
 
     Names and shapes of its modules must be those of the base model; `read_folder` checks more. If PEFT saved a copy of
-    the base model's embedding in the file, the base model is loaded and the copy must equal it, but for rounding to
-    bfloat16 or float16. Raises RefusedError, which names the folder, what is wrong and what to do.
+    the base model's embedding in the file, the base model is loaded, and the copy must equal its embedding except for
+    rounding to bfloat16 or float16. Raises RefusedError, which names the folder and says what is wrong and what to do.
     """
     config, training, weights = read_folder(folder, base, any_base=any_base)
     try:
@@ -153,7 +153,7 @@ def _in_full(
     """The value that a pattern gives each module, by full module name; the first key that matches a module counts."""
     pattern = config.get(name) or {}
     if not isinstance(pattern, dict):
-        raise RefusedError(f"{name} is {pattern!r}; it must give modules a number each, as PEFT writes it")
+        raise RefusedError(f"{name} is {pattern!r}; it must give a number for each pattern, as PEFT writes it")
     values = {key: check(f"{name}[{key!r}]", value) for key, value in pattern.items()}
     found: dict[str, Number] = {}
     for module in factors:
@@ -170,8 +170,8 @@ def _check_factors(factors: Mapping[str, Factors], ranks: Mapping[str, int], bas
     for module, (A, B) in factors.items():
         if module not in base.modules:
             raise RefusedError(
-                f"module {module} is no linear layer or embedding of base model {base.name}, or none that adapters can "
-                "change: train it without this module"
+                f"module {module} is not a linear layer or embedding of base model {base.name}, or none that "
+                "adapters can change: train it without this module"
             )
         (d_out, d_in), rank = base.modules[module], ranks[module]
         if tuple(A.shape) != (rank, d_in) or tuple(B.shape) != (d_out, rank):
@@ -189,17 +189,17 @@ def _check_factors(factors: Mapping[str, Factors], ranks: Mapping[str, int], bas
 
 
 def _check_sizes(factors: Mapping[str, Factors], scaling: float, own: Mapping[str, float]) -> None:
-    """Raise RefusedError for a change so large that a job would answer NaN, and if no module is changed."""
+    """Raise RefusedError if a change is so large that answers would be NaN, or if no module is changed."""
     if not any(bool(A.any()) and bool(B.any()) for A, B in factors.values()):
-        raise RefusedError("it changes nothing, as each of its modules has a factor of zeros: train it first")
+        raise RefusedError("it changes nothing, because one factor of each module is all zeros: train it first")
     for module, (A, B) in factors.items():
         A, B = A.double(), B.double()  # noqa: PLW2901
         # The Frobenius norm of B @ A, from matrices of rank times rank.
         norm = own.get(module, scaling) * float(((B.mT @ B) * (A @ A.mT)).sum().clamp(min=0).sqrt())
         if not norm <= LARGEST_CHANGE:
             raise RefusedError(
-                f"module {module}: the norm of scaling * B @ A is {norm:.1e}, and may be {LARGEST_CHANGE:.0e} at most, "
-                "because the model's output can overflow; the training went wrong"
+                f"module {module}: the norm of scaling * B @ A is {norm:.1e}, and must be at most "
+                f"{LARGEST_CHANGE:.0e}, because the model's output can overflow; the training went wrong"
             )
 
 

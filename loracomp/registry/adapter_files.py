@@ -18,8 +18,8 @@ from loracomp.records import KnownBaseModel
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 TRAINING = "training.json"
-# Values of init_lora_weights that subtract the initial factors from the base model's weights: such factors fit only
-# the changed weights.
+# Values of init_lora_weights that subtract the initial factors from the base model's weights. Factors trained this way
+# fit only the changed weights.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_((?P<factor>[AB])\.weight|embedding_(?P<column>[AB]))")
 COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")
@@ -50,9 +50,9 @@ def read_folder(
 ) -> tuple[dict[str, Any], dict[str, Any], bytes]:
     """Read the config, the training record and the safetensors bytes of a PEFT folder, whatever its kind of adapter.
 
-    The config's base model name is a hint: a clearly different one is refused unless `any_base`. A fingerprint in
-    training.json is proof, and must be the base model's. Raises RefusedError, which names the folder, if either does
-    not match, if the training changed the base model's weights, or if the weights are a pickle.
+    The base model's name in the config is only a hint: a clearly different name is refused unless `any_base` is true. A
+    fingerprint in training.json is proof, and must be that of the base model. Raises RefusedError, which names the
+    folder, if either does not match, if the training changed the base model's weights, or if the weights are a pickle.
     """
     try:
         config = _read_json(folder / CONFIG)
@@ -70,7 +70,7 @@ def read_folder(
 
 
 def check_new(folder: Path) -> None:
-    """Raise UsageError if a folder that is to be written has content."""
+    """Raise UsageError if a folder that is to be written is not empty."""
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"folder {folder} is not empty: name a new one")
 
@@ -91,7 +91,8 @@ def base_copies(weights: bytes) -> dict[str, Tensor]:
 
 
 def parse_factors(weights: bytes) -> dict[str, Factors]:
-    """Factors of each module in a safetensors file, in the file's precision. Raises RefusedError naming the fault."""
+    """Factors of each module in a safetensors file, in the file's precision. Raises RefusedError, which says what is
+    wrong."""
     try:
         tensors = load(weights)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -104,7 +105,7 @@ def parse_factors(weights: bytes) -> dict[str, Factors]:
         elif not COPY.fullmatch(key):
             raise RefusedError(_strange_key(key))
     if not pairs:
-        raise RefusedError(f"{WEIGHTS} holds no factors")
+        raise RefusedError(f"{WEIGHTS} contains no factors")
     if halves := [module for module, pair in pairs.items() if len(pair) < 2]:
         raise RefusedError(f"{WEIGHTS} lacks one of the two factors of {', '.join(halves)}")
     return {module: Factors(pair["A"], pair["B"]) for module, pair in sorted(pairs.items())}
@@ -114,7 +115,7 @@ def _strange_key(key: str) -> str:
     for part, name in KNOWN_KEYS.items():
         if part in key:
             return f"{WEIGHTS} holds {key}: {name} cannot be composed; {CONVERT}"
-    return f"{WEIGHTS} holds {key}, which is no factor of plain LoRA (base_model.model.MODULE.lora_A.weight)"
+    return f"{WEIGHTS} holds {key}, which is not a factor of plain LoRA (base_model.model.MODULE.lora_A.weight)"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def _read_weights(folder: Path) -> bytes:
 
 
 def _check_training(training: Mapping[str, Any]) -> None:
-    """Raise RefusedError unless what SQL reads of a training record has the right form."""
+    """Raise RefusedError unless the fields of a training record that SQL reads have the right form."""
     for name, what in {"tasks_seen": "names of tasks", "kept_aside": "content hashes of examples, in hex"}.items():
         value = training.get(name, [])
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
@@ -175,12 +176,12 @@ def _check_base(config: Mapping[str, Any], training: Mapping[str, Any], base: Kn
     if any_base or not hint or _short(str(hint)) in {_short(base.name), _short(base.source), base.fingerprint}:
         return
     raise RefusedError(
-        f"its config names the base model {hint!r}, not {base.name} ({base.source}): "
-        "name the right base model, or say --any-base if they are the same weights"
+        f"its config names the base model {hint!r}, not {base.name} ({base.source}): name the right base model, "
+        "or use --any-base if the weights are the same"
     )
 
 
 def _short(name: str) -> str:
-    """The last part of a hub id or path, in lower case, without .gguf and without the quantisation's name (Q4_1)."""
+    """The last part of a hub id or path in lower case, without .gguf and the name of the quantisation (Q4_1)."""
     last = name.removeprefix("package:").rstrip("/").rpartition("/")[2].lower().removesuffix(".gguf")
     return re.sub(r"[.-](i?q\d\w*|b?f(p)?(16|32))$", "", last)

@@ -32,7 +32,7 @@ class StagedAdapter:
     name: str
     version: int
     created: bool
-    """False if the registry had one with the same digest already."""
+    """False if the registry already had an adapter with the same digest."""
 
 
 def stage_adapter(
@@ -46,8 +46,9 @@ def stage_adapter(
 ) -> StagedAdapter:
     """Check a PEFT folder and store it as a new version of adapter `name` (default: the task's), in one transaction.
 
-    If one that computes the same is stored already, that adapter is returned. Raises RefusedError naming what is wrong
-    with the folder (`adapter_checks.read_adapter`) or the name, and NotFoundError for an unknown task or base model.
+    If an adapter that computes the same is already stored, that one is returned. Raises RefusedError if something is
+    wrong with the folder (`adapter_checks.read_adapter`) or the name, and NotFoundError for an unknown task or base
+    model.
     """
     base = find_base_model(connection, base_model)
     return store_adapter(connection, read_adapter(folder, base, any_base=any_base), task=task, base=base, name=name)
@@ -105,7 +106,7 @@ def _stream_adapters(connection: Connection, adapter_ids: Sequence[int]) -> Iter
     values = {"adapter_ids": list(adapter_ids)}
     with connection.cursor() as cursor:
         stream = cursor.stream(QUERIES["read_adapters"], values, binary=True)
-        # Close it even if a file is refused: while it is open, the connection can run no other statement.
+        # Close it even if a file is refused, because the connection can run no other statement while it is open.
         with closing(cast("Generator[dict[str, Any], None, None]", stream)) as parts:
             for _, group in groupby(parts, key=itemgetter("adapter_id")):
                 rows = list(group)
@@ -145,7 +146,8 @@ def export_adapter(connection: Connection, adapter: dict[str, Any], folder: Path
 
 
 def _base_of(adapter: dict[str, Any]) -> dict[str, str | None]:
-    """How the config names the base model: by its hub id, which PEFT loads from anywhere, or else by its name here."""
+    """The name of the base model for the config: its hub id, which PEFT can load anywhere, or else its name in this
+    database."""
     if is_hub_id(adapter["base_source"]):
         return {"base_model_name_or_path": adapter["base_source"], "revision": adapter["base_revision"]}
     return {"base_model_name_or_path": adapter["base_model"], "revision": None}

@@ -9,7 +9,7 @@ from loracomp.database.queries import QUERIES
 def activate_adapter(connection: Connection, adapter_id: int, *, force: bool = False) -> int | None:
     """Make an adapter the active one of its task and base model, in place of the one that was active.
 
-    Returns the id of the adapter that it replaced and that is retired now, or None. Raises RefusedError if the new
+    Returns the id of the adapter that it replaced, which is now retired, or None. Raises RefusedError if the new
     adapter scores worse than the replaced one on measured examples, unless `force`.
     """
     values = {"adapter_id": adapter_id, "force": force}
@@ -18,11 +18,12 @@ def activate_adapter(connection: Connection, adapter_id: int, *, force: bool = F
 
 
 def compare_adapter(connection: Connection, adapter_id: int) -> list[dict[str, Any]]:
-    """What was measured of an adapter on its task: a row against the base model, and one against the active version.
+    """Measured comparisons of an adapter on its task: one row against the base model, and one against the active
+    version.
 
-    The second is missing if the adapter is the active one itself, and either if no example is measured under both. Each
-    row has n (examples), accuracy and other_accuracy (None without choices), gain (mean difference in nats) and p (of
-    the paired sign test of the gains).
+    The second row is missing if the adapter itself is active. Either row is missing if no example is measured under
+    both. Each row has n (examples), accuracy and other_accuracy (None without choices), gain (mean difference in nats)
+    and p (of the paired sign test of the gains).
     """
     return rows_of(connection, QUERIES["compare_adapters"], {"adapter_id": adapter_id})
 

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from loracomp.registry.library_files import EncoderPart
 
 EMBEDDED_TOGETHER = 64
-"""Examples embedded and stored in one transaction: about a second's work, which is what a killed import loses."""
+"""Number of examples that are embedded and stored in one transaction. This takes about a second, so a killed import
+loses only a second of work."""
 COUNTED_EACH_S = 10
-"""Seconds between two counts of what is left, because other processes embed too."""
+"""Seconds between two counts of the remaining examples, because other processes embed too."""
 ADDED_TOGETHER = 4096
 """Embeddings sent in one statement, about 14 MB."""
 
@@ -31,7 +32,7 @@ Vectors = npt.NDArray[np.float32]
 def load_registered_encoder(connection: Connection, device: str = "cpu") -> Encoder:
     """Load the database's encoder from its source.
 
-    Raises NotFoundError if the database has none, and RefusedError if the source gives another model now.
+    Raises NotFoundError if the database has no encoder, and RefusedError if the source now provides a different model.
     """
     row = _encoder_row(connection)
     encoder = load_encoder(row["source"], revision=row["revision"], device=device)
@@ -42,8 +43,8 @@ def load_registered_encoder(connection: Connection, device: str = "cpu") -> Enco
 def check_encoder(connection: Connection, encoder: "Encoder | EncoderPart") -> None:
     """Raise RefusedError unless this is the database's encoder with the same input version.
 
-    Similarities between vectors of two encoders mean nothing, and Postgres notices only a different length. Raises
-    NotFoundError if the database has no encoder.
+    Similarities between vectors of different encoders mean nothing, but Postgres notices only a different length.
+    Raises NotFoundError if the database has no encoder.
     """
     row = _encoder_row(connection)
     if (row["fingerprint"], row["input_version"]) != (encoder.fingerprint, encoder.input_version):
@@ -62,7 +63,8 @@ def _encoder_row(connection: Connection) -> dict[str, Any]:
 
 
 def embed_examples(connection: Connection, encoder: Encoder, task: str | None = None) -> int:
-    """Embed the train examples without an embedding, of one task or of all; shows a progress bar, returns their number.
+    """Embed train examples that have no embedding, of one task or of all. Shows a progress bar and returns their
+    number.
 
     Each batch is stored as soon as it is embedded, so a killed run can be started again and continues. Any number of
     processes may run at the same time: each embeds other examples, and returns when all are embedded.
@@ -98,7 +100,7 @@ def embed_missing(connection: Connection, encoder: Encoder, task: str | None = N
 
 
 def encoder_key(encoder: "Encoder | EncoderPart | None") -> dict[str, Any]:
-    """What SQL functions know an encoder by; None: whichever the database has."""
+    """Fingerprint and input version, which identify an encoder for SQL functions; None: any encoder of the database."""
     return {"encoder": encoder and encoder.fingerprint, "input_version": encoder and encoder.input_version}
 
 
@@ -130,7 +132,7 @@ def _count_unembedded(connection: Connection, task: str | None) -> int:
 
 
 def progress_bar(console: Console | None = None) -> Progress:
-    """A progress bar with count and remaining time, on stderr or the console that prints remarks meanwhile.
+    """A progress bar with count and remaining time, on stderr or on the console that also prints remarks.
 
     Without a terminal it prints one line at the end.
     """

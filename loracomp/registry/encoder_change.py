@@ -17,14 +17,14 @@ def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = 
     """Make `encoder` the database's encoder; only the schema's owner may.
 
     If it is another one than before, all embeddings are deleted, and jobs wait in the queue until all examples with a
-    text are embedded again. Workers that loaded the old encoder end at their next jobs, and give these back. If the
-    process is killed, another call goes on where it stopped; several processes may do this at the same time, and each
-    embeds other examples.
+    text are embedded again. Workers that loaded the old encoder end when they claim their next jobs, and give these
+    back. If the process is killed, another call continues where it stopped. Several processes may do this at the same
+    time, and each embeds other examples.
 
     Examples without a text can't be embedded again. If there are any, `confirm` is called with their number by task
-    before anything is changed, and raises an error to give up. Returns these numbers, or None if the encoder was the
-    database's and ready. Raises RefusedError if the vectors are too long for an index, or if an object outside loracomp
-    prevents a change of their length.
+    before anything is changed; it raises an error to cancel the change. Returns these numbers, or None if the encoder
+    was the database's and ready. Raises RefusedError if the vectors are too long for an index, or if an object outside
+    loracomp prevents a change of their length.
     """
     with translated_errors(), connect(url, application_name="loracomp encoder set") as connection:
         left_out = {} if _is_present(connection, encoder) else _without_text(connection)
@@ -50,7 +50,7 @@ def _without_text(connection: Connection) -> dict[str, int]:
 
 
 def _stop_routing(url: str, encoder: Encoder) -> bool:
-    """Set the encoder; if it is another one, delete all embeddings. Returns whether it is ready to route by."""
+    """Set the encoder; if it is another one, delete all embeddings. Returns whether routing can use it already."""
     with schema.installing(url) as connection:
         is_ready: bool = row_of(connection, QUERIES["set_encoder"], vars(encoder))["is_ready"]
         if row_of(connection, QUERIES["embedding_dimensions"])["dimensions"] != encoder.dimensions:

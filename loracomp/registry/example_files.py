@@ -20,7 +20,8 @@ SPLITS = ("train", "validation", "test")
 
 
 class Line(BaseModel):
-    """One line of a file: the prompt, the choices (none for free text), the label (the right answer), the split."""
+    """One line of a file: the prompt, the choices (null if the answer is free text), the label (the right answer) and
+    the split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -36,24 +37,28 @@ class Line(BaseModel):
         if self.choices is None:
             return self
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices) or not all(map(str.strip, self.choices)):
-            raise ValueError("choices must be two or more, distinct, none blank; leave them out for free text")
+            raise ValueError(
+                "choices must be two or more different texts that are not blank; leave them out if the answer is "
+                "free text"
+            )
         if self.label not in self.choices:
             raise ValueError(f"label {self.label!r} is not one of the choices")
         return self
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file itself; of a folder the files whose names end in one of SUFFIXES, sorted. Raises NotFoundError."""
+    """The path itself if it is a file; for a folder, its files whose names end in one of SUFFIXES, sorted. Raises
+    NotFoundError."""
     if path.name.endswith(SUFFIXES) and not path.is_dir():
         return [path]
     if not path.is_dir():
-        there = "exists, but its name ends otherwise" if path.exists() else "does not exist"
+        there = "exists, but its name has another ending" if path.exists() else "does not exist"
         raise NotFoundError(
             f"examples come from a file ({', '.join(SUFFIXES)}) or a folder of such files: {path.absolute()} {there}"
         )
     if files := sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)):
         return files
-    raise NotFoundError(f"folder {path.absolute()} holds no file whose name ends in {', '.join(SUFFIXES)}")
+    raise NotFoundError(f"folder {path.absolute()} contains no file whose name ends in {', '.join(SUFFIXES)}")
 
 
 def read_files(path: Path, task: str) -> list[Example]:
@@ -64,8 +69,8 @@ def read_files(path: Path, task: str) -> list[Example]:
 def read_lines(path: Path, task: str) -> Iterator[Example]:
     """The examples in a file, in order. content_hash covers prompt, choices and label, but not the split.
 
-    A row without a split gets the split that the file is named after (test.jsonl), otherwise train. In CSV, choices
-    are a JSON array or texts separated by |; an empty cell means no value. Raises NotFoundError, or RefusedError naming
+    A row without a split gets the split that the file is named after (test.jsonl), or else train. In CSV, choices are a
+    JSON array or texts separated by |; an empty cell means no value. Raises NotFoundError, or RefusedError, which names
     the line and the field.
     """
     rows = _csv_rows if path.name.endswith((".csv", ".csv.gz")) else _json_rows
@@ -89,7 +94,7 @@ def _text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise RefusedError(f"{path}, line {line}: no UTF-8 ({error.reason}): save the file as UTF-8") from None
+        raise RefusedError(f"{path}, line {line}: not UTF-8 ({error.reason}): save the file as UTF-8") from None
 
 
 def _json_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -108,7 +113,9 @@ def _csv_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
             )
         for row in reader:
             if None in row or None in row.values():
-                raise RefusedError(f"{path}, line {reader.line_num}: the number of cells differs from the first line's")
+                raise RefusedError(
+                    f"{path}, line {reader.line_num}: the line does not have as many cells as the first line"
+                )
             yield reader.line_num, {name: _cell(name, value) for name, value in row.items() if value}
     except csv.Error as error:
         raise RefusedError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
@@ -122,7 +129,7 @@ def _cell(name: str, value: str) -> Any:
     try:
         return json.loads(value)
     except ValueError:
-        return value  # the check of the field `choices` will refuse it, because it is no list
+        return value  # the check of the field `choices` will refuse it, because it is not a list
 
 
 def _example(row: dict[str, Any], place: str, source_ref: str) -> Example:

@@ -33,13 +33,13 @@ class Example:
 
     @property
     def digest(self) -> bytes:
-        """Sha256 of the content hash, and of the prompt and choices, which a phrasing changes."""
+        """Sha256 of the content hash together with the prompt and choices, which phrasings change."""
         content = json.dumps([self.content_hash.hex(), self.prompt, self.choices])
         return hashlib.sha256(content.encode()).digest()
 
 
 def json_object(line: str, place: str) -> dict[str, Any]:
-    """The JSON object of a line. Raises RefusedError, which names the place, if it is none."""
+    """The JSON object in a line. Raises RefusedError, which names the line, if it is not one."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

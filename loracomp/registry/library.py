@@ -38,16 +38,16 @@ class LoadedTask:
     examples_added: int
     embeddings_added: int
     measured: int
-    """Examples for which gains of adapters were added."""
+    """Number of examples for which gains of adapters were added."""
 
 
 def load_library(connection: Connection, folder: Path | None = None, *, settings: Settings) -> list[LoadedTask]:
     """Load a library's tasks, adapters, examples and measurements into the database, and activate its adapters.
 
-    Without a folder it is the shipped library. Loading a library again changes nothing. If the database lacks the
+    Without a folder, it loads the shipped library. Loading a library again changes nothing. If the database lacks the
     library's base model or has no encoder, it is registered from the source that the library names. An existing task
     keeps its settings, and an adapter that was retired meanwhile stays retired. Raises RefusedError if the database has
-    another encoder than the library's, or if a source gives other weights than those that the library was made for.
+    another encoder than the library, or if a source provides other weights than those that the library was made for.
     """
     folder = folder or packaged()
     manifest = files.read_manifest(folder)
@@ -67,8 +67,8 @@ def load_library(connection: Connection, folder: Path | None = None, *, settings
         counts.append((task, added, len(new_rows)))
     together = np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32)
     load_embeddings(connection, rows, together, manifest.encoder)
-    # Activate adapters last, when their examples can be retrieved and their gains are known; all in one transaction,
-    # because a loading that was killed must leave no adapter staged.
+    # Activate adapters last, when their examples can be retrieved and their gains are known. Do it in one transaction,
+    # so that no adapter stays staged if the process is killed.
     with connection.transaction():
         staged = {
             task: _stage_adapter(connection, files.adapter_folder(folder, task), task, base, known)

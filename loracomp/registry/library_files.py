@@ -76,13 +76,13 @@ class EmbeddedExamples:
     input_version: int
     """Version of the encoder's input format (`loracomp.model.encoder`)."""
     input_digest: str
-    """Sha256 of all texts that were embedded, to notice that they changed."""
+    """Sha256 of all texts that were embedded, to detect changes of the texts."""
     embeddings: npt.NDArray[np.float32]
     """[n, dimensions], unit vectors."""
 
 
 def packaged() -> Path:
-    """Folder of the shipped library, a package of its own. Raises NotFoundError if it is not installed."""
+    """Folder of the shipped library, which is a separate package. Raises NotFoundError if it is not installed."""
     package = importlib.util.find_spec("loracomp_library")
     if package is None or package.origin is None:
         raise NotFoundError("the shipped library is not installed: `pip install loracomp-library`")
@@ -90,7 +90,7 @@ def packaged() -> Path:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read library.json. Raises NotFoundError, or RefusedError naming the field."""
+    """Read library.json. Raises NotFoundError, or RefusedError, which names the field."""
     path = folder / MANIFEST
     if not path.is_file():
         raise NotFoundError(f"{folder} holds no {MANIFEST}: name a folder that `loracomp library build` made")
@@ -106,7 +106,7 @@ def adapter_folder(folder: Path, task: str) -> Path:
 
 
 def read_examples_file(folder: Path, task: str) -> EmbeddedExamples:
-    """Read a task's examples. Raises NotFoundError, or RefusedError naming the file."""
+    """Read a task's examples. Raises NotFoundError, or RefusedError, which names the file."""
     path = folder / "examples" / f"{task}.safetensors"
     if not path.is_file():
         raise NotFoundError(f"the library has no {path}")
@@ -121,7 +121,7 @@ def read_examples_file(folder: Path, task: str) -> EmbeddedExamples:
                 encoder=about["encoder"],
                 input_version=about["input_version"],
                 input_digest=about["input_digest"],
-                # Rounding to float16 changes the length of a unit vector by up to 1e-4: make it 1 again.
+                # Rounding to float16 changes the length of a unit vector by up to 1e-4, so normalise it again.
                 embeddings=stored / np.linalg.norm(stored, axis=1, keepdims=True),
             )
     except (SafetensorError, KeyError, ValueError) as error:
@@ -139,7 +139,7 @@ def _check_shapes(path: Path, examples: EmbeddedExamples) -> None:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a file of examples says of them."""
+    """The metadata of a file of examples."""
     with safe_open(path, framework="numpy") as file:
         about: dict[str, Any] = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
     return about

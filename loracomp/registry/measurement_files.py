@@ -47,7 +47,7 @@ class MeasuredExamples:
     base_model: str
     """Fingerprint of the base model."""
     normalization: str
-    """What the choices' log-likelihoods were divided by: none, characters, tokens."""
+    """How the choices' log-likelihoods were normalised: none, or divided by characters or tokens."""
     adapters: Mapping[str, str]
     """For each task the digest of its adapter (`AdapterFile.digest`), in the order of the columns.
 

@@ -1,4 +1,5 @@
-"""Asks workers how much each adapter improves the answers to a task's examples, and stores what libraries bring."""
+"""Inserts jobs that measure how much each adapter improves the answers to a task's examples, and stores the
+measurements of libraries."""
 
 from typing import Any
 
@@ -30,9 +31,9 @@ def measure_task(
 
 
 def add_measurements(connection: Connection, task: str, base_model: str, measured: MeasuredExamples) -> int:
-    """Store the adapters' gains on the task's examples. Returns for how many examples something was added.
+    """Store the adapters' gains on the task's examples. Returns the number of examples for which gains were added.
 
-    Gains of adapters with another digest (`AdapterFile.digest`) than those registered are left out.
+    Gains are left out if no registered adapter has their digest (`AdapterFile.digest`).
     """
     found = measured.gains()
     values = {

@@ -37,10 +37,12 @@ def add_task(
 
 
 def import_examples(connection: Connection, task: str, examples: Iterable[Example]) -> ImportReport:
-    """Store a task's examples. The content_hash identifies each, so importing the same rows again changes nothing.
+    """Store a task's examples. An example is identified by its content_hash, so importing the same rows again changes
+    nothing.
 
     An example that a library shipped without its text gets its text. `embeddings.embed_examples` embeds the examples
-    afterwards. Raises RefusedError naming a row that Postgres can't store, and NotFoundError for an unknown task.
+    afterwards. Raises RefusedError, which names the row, if Postgres can't store it, and NotFoundError for an unknown
+    task.
     """
     rows = [_row(example) for example in examples]
     counts: Counter[str] = Counter()
@@ -71,5 +73,5 @@ def draw(rows: Iterable[T], limit: int | None, seed: int = 0) -> list[T]:
 def _row(example: Example) -> dict[str, Any]:
     texts = (example.prompt, *(example.choices or ()), example.label)
     if any(storable(text) != text for text in texts):
-        raise RefusedError(f"row {example.source_ref}: contains a NUL character or half a surrogate pair; remove it")
+        raise RefusedError(f"row {example.source_ref}: contains a NUL character or half a surrogate pair: remove it")
     return asdict(example) | {"content_hash": example.content_hash.hex()}

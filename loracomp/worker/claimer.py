@@ -1,4 +1,4 @@
-"""The claimer: claims jobs and prepares them for the model, as far as the worker has room for more."""
+"""The claimer: claims jobs and prepares them for the model, as long as the worker has room for more."""
 
 import logging
 import random
@@ -22,13 +22,14 @@ from loracomp.worker.stages import Engine, isolate_failures, job_ids
 _log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 60.0
-"""Seconds after which a claim looks from the start of the queue again, however long that takes."""
+"""Seconds after which a claim makes a full scan of the queue again, however long that takes."""
 GIVE_WAY_S = 0.01
-"""Seconds that a busy worker leaves new jobs to idle ones."""
+"""Seconds for which a busy worker leaves new jobs to idle workers."""
 
 
 class Claimer:
-    """Claims jobs of one base model. `next` runs in one thread at a time: the model's while it is idle, or its own."""
+    """Claims jobs of one base model. `next` runs in only one thread at a time: in the model's thread while the model is
+    idle, otherwise in the claimer's."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class Claimer:
         is_drained: Callable[[Connection], bool],
         stop: Callable[[], object],
     ) -> None:
-        """When the worker holds nothing, finds no job and `is_drained(connection)`, `stop` is called."""
+        """If the worker holds no job and finds none, and `is_drained(connection)` is true, `stop` is called."""
         self._link = link
         self._engine = engine
         self._leases = leases
@@ -55,20 +56,21 @@ class Claimer:
         self._stop = stop
         self._look_again = 0.0
         self.wake = Event()
-        """Set it when there may be jobs to claim, or room for them."""
+        """Set this event when there may be jobs to claim, or room for them."""
         self.looked_at: float | None = None
         """When the worker last asked for jobs; None if never."""
 
     def claim_meanwhile(self) -> None:
-        """While the model is busy, claim and prepare more jobs and offer them to it, as far as there is room."""
+        """While the model is busy, claim and prepare more jobs and offer them to it, as long as there is room."""
         while flights := self.next(meanwhile=True):
-            # Give them back if the model has not taken them in time.
+            # The model has not taken the jobs in time, so give them back.
             if not self._handover.offer(flights, self._patience_s(flights)):
                 self._give_back([flight.job for flight in flights])
                 self._handover.wait_for_a_step()
 
     def next(self, meanwhile: bool = False) -> Sequence[InFlight]:
-        """The next jobs for the model; none after a stop or drain or, with `meanwhile`, if the model is free first."""
+        """The next jobs for the model. Returns none after a stop or drain, or, with `meanwhile`, as soon as the model
+        becomes idle."""
         while True:
             self.wake.clear()
             if self._stopping.is_set() or (meanwhile and self._handover.is_free):
@@ -80,14 +82,14 @@ class Claimer:
                 if not held and self._link.call(self._is_drained, give_up=self._stopping.is_set):
                     self._stop()
             except DATABASE_AWAY:
-                return ()  # only once stopping
+                return ()  # stop only once
             self.wake.wait(self._settings.poll_s * random.uniform(0.5, 1.0))  # noqa: S311
             if meanwhile:
                 # Let idle workers claim first.
                 self._stopping.wait(GIVE_WAY_S)
 
     def _claim_and_prepare(self, held: frozenset[Job]) -> Sequence[InFlight]:
-        """Claim and prepare jobs for the model, as far as there is room; none if no job is due."""
+        """Claim and prepare jobs for the model, as long as there is room; none if no job is due."""
         settings = self._settings
         room = min(settings.batch_size, settings.held_batches * settings.batch_size - len(held))
         if room <= 0:
@@ -97,7 +99,7 @@ class Claimer:
         if not jobs:
             return ()
         self._leases.hold(jobs)
-        if len(jobs) < room:  # otherwise more are queued, and it helps nobody to be quick with these
+        if len(jobs) < room:  # with a full batch more jobs are queued, so claiming them at once gains nothing
             self._handover.expect()
         metrics.count_claim(jobs)
         flights = [InFlight(job, partial(self._leases.wants, job), started) for job in jobs]
@@ -123,8 +125,9 @@ class Claimer:
                 from_start=from_start,
             )
         finally:
-            # Under an old snapshot a look from the start reads all entries that the queue ever had, so spend at most a
-            # twentieth of the time on it. If it got no answer in time, the next claim does without.
+            # If an old snapshot keeps dead tuples from being removed, a full scan reads all entries that the queue has
+            # had since, so spend at most a twentieth of the time on full scans. If a scan got no answer in time, the
+            # next claim makes none.
             ended = perf_counter()
             if from_start:
                 self._look_again = ended + min(20 * (ended - started), LOOK_AGAIN_S)
@@ -133,7 +136,7 @@ class Claimer:
         return jobs
 
     def _prepare(self, unanswered: list[InFlight], flights: Sequence[InFlight]) -> None:
-        """Prepare jobs. If the database gives no answer for too long, they are added to `unanswered` instead."""
+        """Prepare jobs. If the database does not answer in time, add them to `unanswered` instead."""
         if not (leased := [flight for flight in flights if self._leases.still_leased(flight.job)]):
             return
         until = perf_counter() + self._patience_s(leased)
@@ -147,11 +150,12 @@ class Claimer:
         except DATABASE_AWAY:
             if self._link.is_alive():
                 raise
-            # Their leases would end while the worker still waits, although no job is to blame.
+            # Their leases would end while the worker still waits, although no job caused the wait.
             unanswered.extend(leased)
 
     def _patience_s(self, flights: Sequence[InFlight]) -> float:
-        """Seconds for which claimed jobs may wait: a lease, or half of the shortest timeout. Then others get them."""
+        """Seconds for which claimed jobs may wait before other workers get them: a lease, or half of the shortest
+        timeout."""
         return min(self._settings.lease_s, *(flight.job.timeout_s / 2 for flight in flights))
 
     def _give_back(self, jobs: Sequence[Job]) -> None:

@@ -46,7 +46,7 @@ DATABASE_METRICS = {
     "loracomp_jobs_rescued": _Family(CounterMetricFamily, "Jobs queued again after their lease expired."),
     "loracomp_inserts_refused": _Family(CounterMetricFamily, "INSERT statements refused because the queue was full."),
     "loracomp_oldest_snapshot_seconds": _Family(
-        GaugeMetricFamily, "Age of the oldest transaction that keeps dead rows from being removed.", ("kind",)
+        GaugeMetricFamily, "Age of the oldest transaction that keeps dead tuples from being removed.", ("kind",)
     ),
     "loracomp_oldest_snapshot_transactions": _Family(
         GaugeMetricFamily, "Transactions since the oldest one that keeps dead rows from being removed.", ("kind",)
@@ -59,7 +59,7 @@ DATABASE_METRICS = {
 
 
 class DatabaseSample(Collector):
-    """Exports the metrics of the database that the worker read last; a scrape does not query the database."""
+    """Exports the database's metrics as the worker last read them; a scrape does not query the database."""
 
     def __init__(self) -> None:
         self._rows: list[Mapping[str, Any]] | None = None
@@ -70,13 +70,15 @@ class DatabaseSample(Collector):
         self._rows, self._at = list(rows), monotonic()
 
     def clear(self) -> None:
-        """Forget the stored metrics, because the database does not answer and old numbers would mislead."""
+        """Forget the stored metrics when the database does not answer, because old numbers would mislead."""
         self._rows = None
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """The metrics in the form that the Prometheus client needs."""
         rows = self._rows
-        yield GaugeMetricFamily("loracomp_database_up", "Whether the database answered.", float(rows is not None))
+        yield GaugeMetricFamily(
+            "loracomp_database_up", "1 if the database answered the last query.", float(rows is not None)
+        )
         if rows is None:
             return
         age = monotonic() - self._at
@@ -125,7 +127,7 @@ class Endpoint:
                 problems = self.problems()
                 status = "503 Service Unavailable" if problems else "200 OK"
                 return _json(start_response, status, {"ready": not problems, "problems": dict(problems)})
-        return _json(start_response, "404 Not Found", {"error": "there are /metrics and /ready"})
+        return _json(start_response, "404 Not Found", {"error": "this server has only /metrics and /ready"})
 
 
 def _json(start_response: Callable[..., Any], status: str, value: object) -> list[bytes]:

@@ -7,9 +7,9 @@ from time import monotonic
 from loracomp.engine.inflight import InFlight
 
 WAITING = 0.25
-"""How long the model waits for jobs that are expected, as a share of its last step.
+"""How long the model waits for expected jobs, as a share of the duration of its last step.
 
-Two processors route a few jobs in 8 ms and give a text its next token in 70 ms.
+On two cores, routing a few jobs takes 8 ms, and the next token of a text takes 70 ms.
 """
 
 
@@ -28,12 +28,12 @@ class Handover:
         """Whether the model is idle."""
 
     def busy(self) -> None:
-        """Say that the model has begun to work."""
+        """Note that the model has begun to work."""
         self._began = monotonic()
         self.is_free = False
 
     def free(self) -> None:
-        """Say that the model has become idle."""
+        """Note that the model has become idle."""
         with self._changed:
             self.is_free = True
             self._changed.notify_all()
@@ -44,13 +44,14 @@ class Handover:
             self._changed.notify_all()
 
     def expect(self) -> None:
-        """Say that jobs are claimed and will be offered soon, unless the model is idle and will take them itself."""
+        """Note that jobs are claimed and will be offered soon, unless the model is idle and will take them itself."""
         self._expected = not self.is_free
 
     def take(self) -> Sequence[InFlight]:
         """Return the offered jobs, if there are any; the model calls this after each step.
 
-        If some are expected, wait for them for a part of a step, because otherwise they would wait for a whole one.
+        If jobs are expected soon, wait for them for a part of a step, because otherwise they would wait for a whole
+        step.
         """
         with self._changed:
             if self._expected:
@@ -66,7 +67,8 @@ class Handover:
             return taken
 
     def offer(self, flights: Sequence[InFlight], within_s: float) -> bool:
-        """Offer jobs; returns whether the model takes them in time, or is idle and will. If not, they are withdrawn."""
+        """Offer jobs. Returns whether the model takes them in time, or is idle and will take them; if not, they are
+        withdrawn."""
         with self._changed:
             self._offered = flights
             self._changed.notify_all()

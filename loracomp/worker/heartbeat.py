@@ -31,11 +31,12 @@ LISTEN_AGAIN_S = 5.0
 CANCELLED = "cancelled"
 """Payload of the notification that a running job was cancelled. Renewing at once shows whether the job is ours."""
 RENEW_AGAIN_S = 1.0
-"""Least number of seconds between two renewals that notifications cause."""
+"""Minimum number of seconds between two renewals that notifications cause."""
 
 
 class Heartbeat:
-    """Renews leases three times per lease, reports as often (at least every 10 s), and listens for new jobs meanwhile.
+    """Renews leases three times per lease, reports just as often (at least every 10 s), and listens for notifications
+    meanwhile.
 
     An error does not end the thread, because without it every lease would expire.
     """
@@ -43,7 +44,8 @@ class Heartbeat:
     def __init__(
         self, link: Link, leases: Leases, presence: Presence, *, lease_s: float, notified: Mapping[str, Event]
     ) -> None:
-        """`notified`: what to set when a notification arrives, by channel; if empty, the thread does not listen."""
+        """`notified`: for each channel, the event to set when a notification arrives. If it is empty, the thread does
+        not listen."""
         self._link = link
         self._leases = leases
         self._presence = presence
@@ -66,7 +68,7 @@ class Heartbeat:
         self._thread.join()
 
     def report_soon(self) -> None:
-        """Report soon rather than at the next regular time, because the worker's status has changed."""
+        """Report soon instead of at the next regular time, because the worker's status has changed."""
         self._soon.set()
 
     def run(self, operation: Callable[[Connection], T], within_s: float) -> T:
@@ -150,7 +152,7 @@ class Heartbeat:
             with at_most(connection, self._lease_s / 6):
                 connection.execute(QUERIES["listen"])
             self._listening = connection
-            # Notifications before LISTEN were missed, so look now.
+            # Notifications that were sent before LISTEN were missed, so look for jobs now.
             for event in self._notified.values():
                 event.set()
         for notification in connection.notifies(timeout=seconds):

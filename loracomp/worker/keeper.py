@@ -1,8 +1,8 @@
-"""Keeps house: a thread with a connection of its own, which calls the steps that no job should wait for.
+"""The keeper: a thread with its own connection, which does the work that no job should wait for.
 
-One worker at a time is elected to do so, because the steps are for all workers (SQL function `keep_house`). Each step
-is one SQL function in a transaction of its own; it ends soon by itself and returns how much it handled. If it fails,
-the other steps go on, and it is tried again later. Embedding is a step of every worker: each embeds other examples.
+One worker at a time is elected to do this for all workers (SQL function `keep_house`). Each step is one SQL function in
+its own transaction; it ends soon by itself and returns how much it handled. If a step fails, the other steps go on, and
+it is tried again later. Embedding is a step of every worker, because each embeds other examples.
 """
 
 import logging
@@ -25,19 +25,19 @@ from loracomp.worker.steps import Step, call, within
 ELECTED_S = 5.0
 """Seconds for which a worker is elected."""
 ELECT_AGAIN_S = 1.5
-"""Seconds after which the elected worker says that it goes on, and the others look whether nobody does."""
+"""Seconds after which the elected worker renews its election, and the others check whether it has ended."""
 STEP_S = 5.0
 """Seconds after which a step is cancelled. It ends by itself within a fifth of a second, unless something is wrong."""
 PAUSE_S = 0.05
-"""Seconds that a round which found nothing costs, however many notifications arrive: any login can send them."""
+"""Seconds between rounds that find nothing to do, however many notifications come: any login can send them."""
 ROUNDS_AT_ONCE = 10
-"""How many of these may follow one another without a pause. A row that is asked and answered brings about three."""
+"""How many of these rounds may follow one another without a pause. A row and its answer cause about three."""
 NOTE_EVERY_S = 10.0
-"""Seconds after which a step that finds nothing to do is noted again. Each note leaves a dead tuple."""
+"""Seconds between two records of what a step did. They are rare, because each record leaves a dead tuple."""
 FAILED_AGAIN_S, DOUBLED_AT_MOST = 1.0, 6
-"""Seconds after which a step that failed is tried again. They double with each failure, so many times at most."""
+"""Seconds after which a failed step is tried again. They double with each further failure, up to this many times."""
 REST_AT_MOST_S = 60.0
-"""Seconds after which a step that found nothing to do is called again at least, however long it took."""
+"""Maximum number of seconds after which a step that found nothing to do is called again, however long it took."""
 EMBED_BUSY_S = 10.0
 """Seconds after which a worker that holds jobs looks for examples to embed."""
 
@@ -76,7 +76,7 @@ class Keeper:
             Step("maintain", 60.0),
         ]
         self._embedding = Step("embed", poll_s, rests=99.0)
-        """Looking for examples reads all that have a text."""
+        """Looking for examples to embed reads all examples that have a text."""
         self._elected = False
         self._elect_at = monotonic()
         self._found = False
@@ -109,7 +109,7 @@ class Keeper:
         while not self._stop.is_set():
             try:
                 self._round()
-            except Exception as error:  # the database is away, or something that a later round may not meet
+            except Exception as error:  # the database is away, or another error that may not happen in a later round
                 _log.warning(logfmt("not_kept", error=error))
                 self._link.close()
                 self._elected = False
@@ -145,7 +145,7 @@ class Keeper:
             elected = bool(row_of(connection, QUERIES["keep_house"], given)["elected"])
         if elected and not self._elected:
             _log.info(logfmt("keeps_house"))
-            self.notified.set()  # notifications that came before went to another worker
+            self.notified.set()  # notifications that arrived before the election were for another worker
         self._elected = elected
         self._elect_at = monotonic() + ELECT_AGAIN_S
 
@@ -168,7 +168,7 @@ class Keeper:
             step.due_at = began if step.handled else monotonic() + self._pause_s(step, monotonic() - began)
         except Exception as failure:
             if not self._link.is_alive():
-                raise  # no step's fault
+                raise  # not the fault of a step
             error = failure
             _log.warning(logfmt("step_failed", step=step.name, error=error))
             step.handled = 0
@@ -176,7 +176,7 @@ class Keeper:
             step.failures += 1
         self._note(step, monotonic() - began, error)
         if step.handled:
-            self.notified.set()  # a rescued job is to be woken
+            self.notified.set()  # wake_jobs must give rescued jobs a place
             self._found = True
             self._changed()
 
@@ -186,7 +186,7 @@ class Keeper:
         return max(every_s, min(step.rests * took_s, REST_AT_MOST_S))
 
     def _note(self, step: Step, took_s: float, error: Exception | None) -> None:
-        """Note what a step did: each time that it failed, and otherwise every few seconds."""
+        """Record what a step did: every few seconds, and each time that it failed."""
         if step is self._embedding or not (error or monotonic() >= step.noted_at + NOTE_EVERY_S):
             return
         step.noted_at = 0.0 if error else monotonic()
@@ -202,7 +202,8 @@ class Keeper:
             connection.execute(QUERIES["note_step"], given)
 
     def _wait(self) -> None:
-        """Wait until a step is due, or a notification arrives; for a moment at least if rounds keep finding nothing."""
+        """Wait until a step is due or a notification arrives; if rounds keep finding nothing, wait at least for a
+        moment."""
         if not self._found:
             now = monotonic()
             self._paused_until = max(self._paused_until, now - ROUNDS_AT_ONCE * PAUSE_S) + PAUSE_S

@@ -1,4 +1,4 @@
-"""Leases of jobs: claims, renews and gives back, and keeps track of those about to end or lost."""
+"""Leases of jobs: claims, renews and gives them back, and keeps track of leases that are ending or lost."""
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
@@ -26,7 +26,8 @@ def claim_jobs(
     """Lease up to `batch_size` due jobs of a base model for `lease_s` seconds, in the order of their places.
 
     `held` are the jobs that the worker already holds: if there are any, no job that must run alone is claimed.
-    `from_start`: look from the start of the queue, and not only from the last claimed place, where new jobs are.
+    `from_start`: make a full scan from the start of the queue, instead of starting at the last claimed place, after
+    which new jobs are.
     """
     arguments = {
         "worker": worker,
@@ -62,7 +63,7 @@ def note_released(ids: Collection[int]) -> None:
 def nothing_waits(connection: Connection, base_model: str) -> bool:
     """Whether no job is due or waits for a retry, and no row of a declaration waits to be asked.
 
-    Jobs that are scheduled for later or that other workers run don't count.
+    Jobs that are scheduled for later, or that other workers run, don't count.
     """
     return bool(row_of(connection, QUERIES["nothing_waits"], {"base_model": base_model})["nothing"])
 
@@ -77,8 +78,9 @@ _log = logging.getLogger(__name__)
 class Leases:
     """The leases of one worker. Thread-safe; only `renew` accesses the database.
 
-    A lease that could not be renewed is lost: the job was cancelled or taken over, so that its token is void, or its
-    time is over; then the token is good until the keeper rescues the job, and the worker ends the job with it.
+    A lease that could not be renewed is lost. Either the job was cancelled or taken over, so that its token is void, or
+    the job's time is over. In the second case the token stays valid until the keeper rescues the job, so the worker can
+    use it to end the job.
     """
 
     def __init__(self, lease_s: float) -> None:
@@ -104,7 +106,8 @@ class Leases:
             self._look()
 
     def mark_ending(self, jobs: Iterable[Job]) -> None:
-        """Mark jobs that are just being recorded or given back, so that a failing renewal does not count as lost."""
+        """Mark jobs that are just being recorded or given back, so that a failed renewal does not count as a lost
+        lease."""
         with self._lock:
             self._ending |= frozenset(jobs)
 
@@ -118,7 +121,7 @@ class Leases:
             self._look()
 
     def wants(self, job: Job) -> bool:
-        """Whether the job's answer is still needed: its lease is not known to be lost, and its time is not over.
+        """Whether the job's answer is still needed, because its lease is not known to be lost and its time is not over.
 
         The model's thread calls this between its steps; the time of the call shows that the model does not hang.
         """

@@ -23,9 +23,9 @@ T = TypeVar("T")
 DATABASE_AWAY = (
     psycopg.OperationalError, psycopg.InterfaceError, pg.ReadOnlySqlTransaction, DatabaseUnavailableError
 )  # fmt: skip
-"""Errors of a database that is restarting, has too many connections or can't be reached: a later try may succeed.
+"""Errors of a database that is restarting, has too many connections or can't be reached. A later try may succeed.
 
-Or the server that was reached is a standby now; a new connection may reach the primary.
+ReadOnlySqlTransaction: the server has become a standby, and a new connection may reach the primary.
 """
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Link:
     def __init__(
         self, url: str, application_name: str, stopping: Event, statement_timeout_s: float, *, vectors: bool = True
     ) -> None:
-        """`stopping` ends one wait between two tries.
+        """The event `stopping` ends a wait between two tries.
 
         `statement_timeout_s`: seconds after which a statement without an answer is cancelled. `vectors`: whether the
         connection must know pgvector's types.
@@ -92,7 +92,7 @@ class Link:
 
     @property
     def waits(self) -> bool:
-        """Whether a call waits for the database at this moment: for an answer, or until it can connect again.
+        """Whether a call is waiting for the database at this moment, for an answer or for a new connection.
 
         Other threads may ask this. A call that computes between two statements does not wait.
         """
@@ -117,7 +117,7 @@ class Link:
 
 @contextmanager
 def at_most(connection: Connection, seconds: float) -> Iterator[None]:
-    """A transaction whose statements raise psycopg.errors.QueryCanceled after so many seconds."""
+    """A transaction whose statements raise psycopg.errors.QueryCanceled after the given number of seconds."""
     with connection.transaction():
         connection.execute(QUERIES["set_statement_timeout"], {"timeout": f"{1000 * seconds:.0f}ms"})
         yield

@@ -22,14 +22,16 @@ class Event:
 
 
 def logfmt(event: str, **fields: object) -> Event:
-    """A message for a logger. By convention `job` is a job's id, and `jobs` a list; of an exception: `message_of`."""
+    """A message for a logger. By convention `job` is a job's id and `jobs` a list of ids. An exception is logged as
+    `message_of` writes it."""
     return Event(
         event, {key: message_of(value) if isinstance(value, Exception) else value for key, value in fields.items()}
     )
 
 
 def message_of(error: BaseException) -> str:
-    """The text of an error that may be logged and stored: of psycopg's only the message, as details may quote rows."""
+    """The text of an error that may be logged and stored. Of psycopg's errors it is only the message, because details
+    may quote rows."""
     sentence = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return sentence or str(error)
 
@@ -46,7 +48,7 @@ def without_quotes(error: BaseException) -> BaseException:
 
 
 def configure(log_format: str, level: str) -> None:
-    """Log to standard error, in format 'text' or 'json', at least at a level such as 'info'."""
+    """Log to standard error, in format 'text' or 'json', events of this level or above, such as 'info'."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if log_format == "json" else _Text("%(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

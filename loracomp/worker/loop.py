@@ -13,7 +13,7 @@ from loracomp.worker.stages import FAULT_OF_THE_WORKER, Engine, blame
 
 
 class ModelLoop:
-    """Runs the engine in the calling thread, while the claimer brings more jobs in another one."""
+    """Runs the engine in the calling thread, while the claimer brings more jobs from another thread."""
 
     def __init__(
         self, engine: Engine, leases: Leases, handover: Handover, claimer: Claimer, recorder: Recorder
@@ -24,7 +24,7 @@ class ModelLoop:
         self._claimer = claimer
         self._recorder = recorder
         self._suspects: deque[InFlight] = deque()
-        """Jobs of a step that raised: the engine gets one of them at a time."""
+        """Jobs of a step that raised an error; the engine gets them one at a time."""
         self.is_in_a_step = False
         """Whether the model is computing."""
 
@@ -45,7 +45,7 @@ class ModelLoop:
             self._recorder.check(finished=True)
 
     def _answer(self, flights: Sequence[InFlight]) -> None:
-        """Let the model answer jobs and those that arrive meanwhile; each is recorded when it ends."""
+        """Let the model answer these jobs and those that arrive meanwhile. Each is recorded when it ends."""
         self._join(flights)
         while self._engine or self._suspects:
             if not self._engine:
@@ -62,7 +62,8 @@ class ModelLoop:
         self._recorder.add([flight for flight in flights if flight not in going_on])
 
     def _step(self) -> Sequence[InFlight]:
-        """A step of the engine. If it raises, each of its jobs is tried again alone, so that only the culprit fails."""
+        """Run a step of the engine. If it raises an error, each of its jobs is tried again alone, so that only the job
+        that caused it fails."""
         self._leases.go_on()
         self.is_in_a_step = True
         try:

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class Presence:
-    """Reports a worker's status, and reads the database's metrics. What fails is noted, and the worker goes on."""
+    """Reports a worker's status, and reads the database's metrics. A failure is noted, and the worker goes on."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Presence:
 
     @property
     def problems(self) -> Mapping[str, str]:
-        """Problems with the database or its schema that the last report found, as sentences by check."""
+        """Problems with the database or its schema that the last report found: a sentence for each check."""
         return self._problems
 
     def report(self, connection: Connection, *, stopped: bool = False) -> None:
@@ -58,7 +58,7 @@ class Presence:
 
         Each statement may take a sixth of a lease.
         """
-        self._stopped |= stopped  # from then on: a regular report may follow before the process ends
+        self._stopped |= stopped  # for later reports too, because a regular report may follow before the process ends
         doing = {**self._activity(), **({"status": "stopped"} if self._stopped else {})}
         with at_most(connection, self._statement_s):
             schema = worker_problem(connection)
@@ -66,7 +66,7 @@ class Presence:
             words = {**self._identity, **doing, **metrics.totals(), "running_s": running_s}
             connection.execute(QUERIES["report_worker"], words)
         self._problems = {"schema": schema} if schema else {}
-        # A stopping worker does no more, because it may have to give its jobs back within a second.
+        # A stopping worker reads no metrics, because it may have to give its jobs back within a second.
         if doing["status"] in {"stopping", "stopped"}:
             return
         if self._sample and not connection.closed and monotonic() >= self._sample_after:
@@ -74,7 +74,7 @@ class Presence:
 
     def missed(self, error: Exception) -> None:
         """Store that the last report failed: the database can't be reached, or refused it."""
-        if self._sample:  # first, so that who is told of the problem reads no old numbers
+        if self._sample:  # first, so that whoever sees the problem sees no old numbers
             self._sample.clear()
             self._sample_after = monotonic()
         self._problems = {**self._problems, "database": message_of(error)}

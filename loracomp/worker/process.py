@@ -28,8 +28,8 @@ def serve(worker: Worker, grace_s: float) -> int:
 
     Exit codes: 0: drained or stopped, and no job is running. 128 + signal number: a second signal. 3: the database
     could not be reached, so the leases must expire by themselves. 8: the device is presumed hung; the stack of each
-    thread is printed on standard error. If a batch is still running, this function ends the process itself. Raises what
-    the worker raised.
+    thread is printed on standard error. If a batch is still running at the end, this function ends the process itself.
+    Raises what the worker raised.
     """
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     errors: list[BaseException] = []
@@ -44,7 +44,7 @@ def serve(worker: Worker, grace_s: float) -> int:
             if thread.is_alive():
                 _leave(worker, 0 if second is None else 128 + second)
         elif thread.is_alive():
-            _log.error(logfmt("hangs", error="the model does not come back from jobs whose leases all ended"))
+            _log.error(logfmt("hangs", error="the model does not return, and the leases of all its jobs have ended"))
             faulthandler.dump_traceback()
             _leave(worker, DeviceHungError.exit_code)
         thread.join()
@@ -78,7 +78,7 @@ def _next_signal(
 
 @contextmanager
 def _handling(signals: "queue.SimpleQueue[int]") -> Iterator[None]:
-    """Within this context, SIGTERM and SIGINT only put their number into the queue."""
+    """Within this context, SIGTERM and SIGINT only put their signal number into the queue."""
 
     def note(number: int, _frame: FrameType | None) -> None:
         signals.put(number)

@@ -1,4 +1,5 @@
-"""The record step: writes what jobs ended with while their lease is valid; and the thread in which a worker does it."""
+"""The record step: writes the results and failures of jobs while their lease is valid. A thread of the worker runs
+it."""
 
 import logging
 from collections import deque
@@ -95,7 +96,7 @@ class Recorder:
     """Records jobs in a thread of its own, in the order in which they ended, within a `with` block."""
 
     def __init__(self, link: Link, leases: Leases, let_go: Callable[[], object]) -> None:
-        """`let_go` is called after jobs were let go, because there is room for others."""
+        """`let_go` is called after jobs have been recorded, because there is room for others now."""
         self._link = link
         self._leases = leases
         self._let_go = let_go
@@ -138,7 +139,7 @@ class Recorder:
             flight.recorded = flight.job.id in recorded
 
     def _failure(self, flight: InFlight) -> Failure | None:
-        """Why a job was not answered; None if it was, or if it is not this worker's any more."""
+        """Why a job was not answered; None if it was answered, or if this worker no longer holds it."""
         job, result = flight.job, flight.result
         if isinstance(result, Failure) and result.code != "lease_lost":
             return result

@@ -1,4 +1,4 @@
-"""What a worker runs jobs with; and if that raises, finds out which job caused it."""
+"""The interface of the engine that a worker uses, and how a worker finds out which job of a batch caused an error."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +20,8 @@ FAULT_OF_THE_WORKER = (SchemaMismatchError, psycopg.ProgrammingError)
 class Engine(Protocol):
     """The part of `loracomp.engine.engine.Engine` that a worker uses.
 
-    `prepare` and `embed` run in two other threads than the rest. If `prepare` raises, it is called again for each job
-    alone; if `step` raises, each job that `clear` returns is added alone.
+    `prepare` and `embed` each run in another thread than the other methods. If `prepare` raises, it is called again for
+    each job alone; if `step` raises, each job that `clear` returns is added alone.
     """
 
     def __bool__(self) -> bool:
@@ -37,10 +37,10 @@ class Engine(Protocol):
         """Take a prepared job."""
 
     def step(self) -> Sequence[InFlight]:
-        """Do a step of the model; returns the jobs that ended.
+        """Run a step of the model; returns the jobs that ended.
 
-        Call `wanted` of each job in it: it is cheap, and the calls show that the model does not hang. A job for which
-        it is false needs no real answer, because the answer will be dropped.
+        It must call `wanted` for each job in the step: this is cheap, and the calls show that the model does not hang.
+        If it returns false, the job needs no real answer, because the answer will be dropped.
         """
 
     def clear(self) -> Sequence[InFlight]:
@@ -48,7 +48,8 @@ class Engine(Protocol):
 
 
 def isolate_failures(stage: Callable[[Sequence[InFlight]], object], flights: Sequence[InFlight]) -> None:
-    """Run a stage over jobs. If it raises, it runs again for each job alone, so that only the culprit fails.
+    """Run a stage over jobs. If it raises an error, it runs again for each job alone, so that only the job that caused
+    it fails.
 
     Errors that would hit every job, such as a missing SQL function, are raised.
     """
@@ -68,7 +69,7 @@ def isolate_failures(stage: Callable[[Sequence[InFlight]], object], flights: Seq
 
 
 def blame(flights: Sequence[InFlight], error: Exception) -> None:
-    """Note an error of jobs that ran together: a job that ran alone fails."""
+    """Handle an error of jobs that ran together. If a job ran alone, it fails."""
     named = f"{type(error).__name__}: {message_of(error)}"
     if len(flights) > 1:
         _log.warning(logfmt("batch_raised", jobs=job_ids(flights), error=named))

@@ -11,22 +11,23 @@ from loracomp.database.queries import QUERIES
 
 @dataclass
 class Step:
-    """A step, and when it is due."""
+    """A step and its schedule."""
 
     name: str
-    """Of the SQL function and of its query."""
+    """Name of the SQL function and of its query."""
     every_s: float
-    """At least so often."""
+    """Seconds after which the step is due at the latest."""
     is_woken: bool = False
     """Whether a notification makes it due."""
     due_at: float = field(default_factory=monotonic)
     rests: float = 20.0
-    """How many times as long as it took it rests after it found nothing: under an old snapshot it may be slow."""
+    """After a step found nothing, it pauses for this many times as long as it took, because it may be slow while an old
+    snapshot exists."""
     noted_at: float = 0.0
     failures: int = 0
-    """Since it last succeeded."""
+    """Number of failures since the step last succeeded."""
     handled: int | None = None
-    """By the last call; 0 if it failed, None if there was none."""
+    """How much the last call handled; 0 if it failed, None if there was no call yet."""
 
 
 def call(name: str, connection: Connection) -> int:
@@ -36,7 +37,7 @@ def call(name: str, connection: Connection) -> int:
 
 @contextmanager
 def within(connection: Connection, seconds: float) -> Iterator[None]:
-    """A transaction whose statements are cancelled after so many seconds, and wait for a lock for a moment only."""
+    """A transaction whose statements are cancelled after this many seconds, and wait only a moment for locks."""
     with connection.transaction():
         connection.execute(QUERIES["set_step_timeouts"], {"timeout": f"{1000 * seconds:.0f}ms"})
         yield

@@ -1,7 +1,7 @@
 """A worker: claims jobs, lets a model answer them, and records the answers, in several threads.
 
-While the model answers some jobs (`loop.py`), others are claimed and prepared (`claimer.py`), and join them between two
-of its steps; jobs that have ended are recorded (`recorder.py`). Two more threads are independent of these: the
+While the model answers some jobs (`loop.py`), others are claimed and prepared (`claimer.py`) and join them between two
+steps of the model; jobs that have ended are recorded (`recorder.py`). Two more threads are independent of these: the
 heartbeat (`heartbeat.py`) and the keeper (`keeper.py`). There are four connections: one to claim, one to record, the
 heartbeat's and the keeper's. If the worker dies, its leases expire and its jobs are queued again.
 """
@@ -115,7 +115,7 @@ class Worker:
         _log.info(logfmt("stopped", worker=self._settings.worker_name))
 
     def _is_drained(self, connection: Connection) -> bool:
-        """Whether the worker is to end, because nothing waits for it."""
+        """Whether the worker should end, because nothing is left to answer."""
         return self._drain and self._keeper.is_idle and nothing_waits(connection, self._base_model)
 
     def stop(self) -> None:
@@ -133,7 +133,7 @@ class Worker:
 
         Returns False if the database can't be reached; then the leases expire by themselves.
         """
-        # Leave the others to rescue_jobs: one of them may be why the worker hangs.
+        # Leave the other jobs to rescue_jobs, because one of them may be the reason why the worker hangs.
         if not (held := [job for job in self._leases.held if self._leases.still_leased(job)]):
             return True
         self._leases.mark_ending(held)
@@ -145,16 +145,17 @@ class Worker:
             _log.error(logfmt("not_released", jobs=[job.id for job in held], error=error))
             return False
         note_released(released)
-        if self._stopping.is_set():  # one that hangs was not told to: it is shown as gone
+        if self._stopping.is_set():  # a worker that hangs was not told to stop, so that worker_status shows it as gone
             with suppress(psycopg.Error, LoracompError, TimeoutError):
                 self._heartbeat.run(lambda connection: self._presence.report(connection, stopped=True), within_s=1)
         return True
 
     def hangs(self) -> bool:
-        """Whether the device is presumed hung: for `hang_s` seconds all leases are lost and the model ended no step.
+        """Whether the device is presumed hung, because for `hang_s` seconds all leases have been lost and the model has
+        ended no step.
 
-        Between two steps the time in which the worker waits for the database does not count, for example while a lock
-        keeps jobs from being routed. Call this several times a second.
+        Time in which the worker waits for the database between two steps does not count, for example while a lock keeps
+        jobs from being routed. Call this several times a second.
         """
         if not self._loop.is_in_a_step and (self._claiming.waits or self._recording.waits):
             self._leases.go_on()
@@ -164,7 +165,7 @@ class Worker:
         """Reasons why the worker can't answer jobs, by check (database, schema, claims); empty if it is ready."""
         found = dict(self._presence.problems)
         since = perf_counter() - (self._claimer.looked_at or self._began)
-        # A worker with no room for more jobs does not ask, at most until the jobs that it holds time out.
+        # A worker that has no room for more jobs does not ask, at most until the jobs that it holds time out.
         longest = max((job.timeout_s for job in self._leases.held), default=0.0)
         if self._stopping.is_set():
             found["claims"] = "the worker is stopping"

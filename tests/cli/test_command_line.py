@@ -182,7 +182,7 @@ def test_a_prompt_too_long_fails_alone_and_the_worker_goes_on(demo: dict[str, st
         (["refresh", "--older-than", "nan"], 2, "Invalid value"),
         (["explain", "999999"], 5, "does not exist"),
         (["replay", "999999"], 5, "does not exist"),
-        (["replay", "--all-since", "3000-01-01"], 5, "name an earlier day"),
+        (["replay", "--all-since", "3000-01-01"], 5, "give an earlier time"),
         (["replay"], 2, "name a job, or --all-since DATE"),
         (["policy", "set", "wild", "temperature=NaN"], 6, "temperature must be between"),
         (["policy", "set", "wild", "k=0"], 6, "k must be between"),

@@ -228,8 +228,9 @@ def test_measuring_waits_for_a_worker_where_the_login_may_not_answer_itself(
         ending.result(30)
     assert (measured["added"], measured["queued"]) == (2, 0)
     assert said.getvalue().splitlines()[:2] == [
-        "2 jobs wait: no worker of toy is running, and this login may not be one: start `loracomp worker` with a login "
-        "that may (a member of loracomp_worker); Ctrl-C leaves the jobs in the queue",
+        "2 jobs wait: no worker of toy is running, and this login may not run one: start `loracomp worker` with "
+        "a login "
+        "that may (a member of loracomp_worker). Ctrl-C leaves the jobs in the queue",
         "2 jobs wait: the workers of toy (1 running) take them when no everyday job is due",
     ]
 
@@ -268,8 +269,8 @@ def test_a_variable_that_is_no_setting_is_named_with_the_one_that_was_meant(
     monkeypatch.setenv("LORACOMP_TEST_SOMETHING", "1")
     (tmp_path / ".env").write_text("LORACOMP_COLOUR=red\nOTHER=1\n")
     assert unknown_variables() == [
-        "LORACOMP_BATCHSIZE is no setting: LORACOMP_BATCH_SIZE is one",
-        "LORACOMP_COLOUR is no setting",
+        "LORACOMP_BATCHSIZE is not a setting: LORACOMP_BATCH_SIZE is one",
+        "LORACOMP_COLOUR is not a setting",
     ]
     assert load_settings().lease_s == 30
 
@@ -322,8 +323,8 @@ def test_a_folders_files_say_which_split_they_are(tmp_path: Path):
     [
         ("a.csv", "question,label\na,b\n", "the first line must name the columns, and lacks prompt"),
         ("a.csv", "", "lacks prompt and label"),
-        ("a.csv", "prompt,label\na,b,c\n", "line 2: the number of cells differs from the first line's"),
-        ("a.csv", "prompt,label\na\n", "line 2: the number of cells differs from the first line's"),
+        ("a.csv", "prompt,label\na,b,c\n", "line 2: the line does not have as many cells as the first line"),
+        ("a.csv", "prompt,label\na\n", "line 2: the line does not have as many cells as the first line"),
         ("a.csv", 'prompt,label\n"a,b\n', "line 1: not CSV: unexpected end"),
         ("a.csv", "prompt,choices,label\na,[x,a\n", "line 2: choices: .*list"),
         ("a.csv", "prompt,label,answer\na,1,b\n", "line 2: answer: Extra inputs"),
@@ -331,10 +332,10 @@ def test_a_folders_files_say_which_split_they_are(tmp_path: Path):
         (
             "a.csv",
             "prompt,label\ncaf\u00e9,a\n".encode("latin-1"),
-            "line 2: no UTF-8 .*: save the file as UTF-8",
+            "line 2: not UTF-8 .*: save the file as UTF-8",
         ),
         ("a.jsonl.gz", "not packed", "cannot be read"),
-        ("a.csv.gz", gzip.compress(b"prompt,label\n\xe9,b\n", mtime=0), "line 2: no UTF-8 .*: save the file as UTF-8"),
+        ("a.csv.gz", gzip.compress(b"prompt,label\n\xe9,b\n", mtime=0), "line 2: not UTF-8 .*: save the file as UTF-8"),
         ("a.csv.gz", gzip.compress(AS_CSV.encode(), mtime=0)[:-30] + bytes(30), "cannot be read"),
         ("a.jsonl", "[1]\n", "line 1: a row is a JSON object, not list"),
         ("a.jsonl", "[" * 100_000, "line 1: not JSON"),
@@ -353,10 +354,10 @@ def test_what_was_looked_for_is_said(run: Any, connection: Connection, database:
     (tmp_path / "tea.txt").write_text("")
     (tmp_path / "empty").mkdir()
     for data, says in (
-        ("tea.txt", rf"{tmp_path}/tea.txt exists, but its name ends otherwise"),
+        ("tea.txt", rf"{tmp_path}/tea.txt exists, but its name has another ending"),
         ("none", rf"a file \(\.jsonl, .*\) or a folder of such files: {tmp_path}/none does not exist"),
         ("none.csv", rf"no file {tmp_path}/none.csv"),
-        ("empty", rf"folder {tmp_path}/empty holds no file whose name ends in \.jsonl, "),
+        ("empty", rf"folder {tmp_path}/empty contains no file whose name ends in \.jsonl, "),
     ):
         with pytest.raises(NotFoundError, match=says):
             run("task", "import", "tea", str(tmp_path / data))

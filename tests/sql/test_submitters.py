@@ -487,7 +487,7 @@ def test_ask_waits_on_where_the_login_may_not_answer_itself(
     monkeypatch.setattr(jobs, "remarks", Console(file=said, width=200))
 
     def work() -> None:
-        wait_until(lambda: "waits for a worker" in said.getvalue())
+        wait_until(lambda: "is waiting for a worker" in said.getvalue())
         with db.connect(database) as own:
             (claimed,) = claim(own)
             record(own, {claimed.id: claimed.lease_token}, [prediction_row(claimed.id, output="at last")])

@@ -105,7 +105,7 @@ composite_type(
             "choice_normalization base_score base_is_right chat_template adapter_ids gains are_right choice_scores",
         ),
     ],
-    "A worker's measurement for a job, with the token of the job's lease; an argument of record_measurements. "
+    "The measurement of a worker for a job, with the token of its lease; an argument of record_measurements. "
     "The arrays have an element for each adapter.",
 )
 

@@ -267,7 +267,7 @@ composite_type(
             "finish_reason composition_digest batch_size timings",
         ),
     ],
-    "A worker's prediction for a job, with the token of the job's lease; an argument of record_predictions.",
+    "The prediction of a worker for a job, with the token of its lease; an argument of record_predictions.",
 )
 
 # How many predictions each router has: without it reports are planned for a half per cent of them.
