@@ -206,7 +206,7 @@ def test_a_users_object_in_the_way_is_named_and_nothing_is_lost(
 ) -> None:
     run(database, make)
     before = snapshot(database)
-    with pytest.raises(RefusedError, match=f"prevents this: .*{named}.*Drop that object, repeat this"):
+    with pytest.raises(RefusedError, match=f"prevents this: .*{named}.*Drop that object, run the command again"):
         apply_again(database)
     assert snapshot(database) == before
     run(database, drop)
@@ -398,7 +398,7 @@ def test_workers_serve_schemas_that_are_a_minor_version_apart(database: str, mon
 
 
 def test_an_empty_database_is_told_to_run_init(empty_database: str) -> None:
-    with pytest.raises(SchemaMismatchError, match="no schema of loracomp's: run `loracomp init`"):
+    with pytest.raises(SchemaMismatchError, match="loracomp is not installed in this database: run `loracomp init`"):
         revision.check_worker(empty_database)
     with pytest.raises(SchemaMismatchError, match=r"schema \(none\) is older than this release: run `loracomp init`"):
         revision.check_revision(empty_database)

@@ -284,9 +284,9 @@ def test_a_task_of_free_text_has_no_choices(tmp_path):
     [
         ({}, {"label": 0}, "doc_to_text: row colours/validation#0: 'question' is undefined; the row has label"),
         ({}, {"question": "?"}, "doc_to_target: row colours/validation#0: 'label' is undefined"),
-        ({}, {"question": "?", "label": 2}, "gives 2, no index or text of 2 choices"),
-        ({}, {"question": "?", "label": -2}, "gives -2, no index"),
-        ({}, {"question": "?", "label": "green"}, "gives 'green', no index or text"),
+        ({}, {"question": "?", "label": 2}, "gives 2, which is neither an index nor a text of its 2 choices"),
+        ({}, {"question": "?", "label": -2}, "gives -2, which is neither an index"),
+        ({}, {"question": "?", "label": "green"}, "gives 'green', which is neither an index nor a text"),
         ({"doc_to_choice": "{{ question }}"}, {"question": "?", "label": 0}, "doc_to_choice: row"),
         ({"doc_to_target": "{{ 1 / zero }}"}, {"question": "?", "zero": 0}, "doc_to_target: row"),
         ({"doc_to_text": "{{ question.__class__.__mro__ }}"}, {"question": "?", "label": 0}, "unsafe"),
@@ -359,7 +359,7 @@ def test_the_hub_is_read_like_a_folder(tmp_path, monkeypatch):
     write_rows(tmp_path / "mirror", rows, "validation")
     # To datasets, a folder is what a repository on the hub is.
     assert list(_hub_rows(str(tmp_path / "mirror"), None, "validation")) == rows
-    with pytest.raises(NotFoundError, match="did not give split 'train'"):
+    with pytest.raises(NotFoundError, match="did not return split 'train'"):
         _hub_rows(str(tmp_path / "mirror"), None, "train")
 
 

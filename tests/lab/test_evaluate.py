@@ -130,7 +130,7 @@ def test_told_to_stop_it_says_what_is_left_and_goes_on_later(connection, run, da
     monkeypatch.setenv("LORACOMP_BATCH_SIZE", "8")
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "step", interrupted(Engine.step))
-        with pytest.raises(LoracompError, match=r"^16 jobs are left: run `loracomp evaluate small` to go on"):
+        with pytest.raises(LoracompError, match=r"^16 jobs are left: run `loracomp evaluate small` again to continue"):
             run("evaluate", "small", *asked)
     found = run("evaluate", "small")
     assert (found["evaluation"]["jobs"], found["evaluation"]["succeeded"]) == (24, 24)

@@ -175,7 +175,7 @@ def test_cards_say_whose_rows_are_not_the_hubs_splits(built):
     card = adapter_card(rows)
     assert f"- Which rows: {note}\n" in card
     assert "split train" not in card
-    assert "with a validation row, not the whole: 7 rows of the split, not left out\n" in card
+    assert "with a validation row, but not all texts: 7 rows of the split, which were kept\n" in card
 
 
 def test_an_administrator_who_owns_nothing_may_load_and_import(connection, database, built, settings, minilm):

@@ -94,8 +94,8 @@ def test_defaults_hold_where_a_task_says_nothing_else_and_starts_come_first(tmp_
     [
         ("tasks: {rte: {rang: 3}}", "task rte: training settings: rang: Extra inputs"),
         ("tasks: {rte: {rank: x}}", "task rte: training settings: rank: Input should be a valid integer"),
-        ("tasks: {rte: {start_from: mnli}, cb: }", "task rte: start_from 'mnli' is no task of the recipe"),
-        ("tasks: {rte: {start_from: cb}, cb: {start_from: rte}}", "tasks start from one another: rte, cb"),
+        ("tasks: {rte: {start_from: mnli}, cb: }", "task rte: start_from 'mnli' is not a task of the recipe"),
+        ("tasks: {rte: {start_from: cb}, cb: {start_from: rte}}", "start from one another in a circle: rte, cb"),
         ("tasks: [rte]", "tasks: Input should be a valid dictionary"),
         ("task: {rte: }", "tasks: Field required"),
         ("tasks: {", "not YAML"),

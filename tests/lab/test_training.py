@@ -380,7 +380,7 @@ def test_rows_that_leak_are_not_learnt(folders, tmp_path):
     record = learn(VOWELS, folders, config, tmp_path / "out", str(tmp_path / "vowels"))
     # "so so" + a of its own task; no word + b stands in another.
     assert record["leaks"] == {"rows_left_out": 2, "rows_sharing_a_text": 0, "compared_with": ["sst2", "vowels"]}
-    leaks = "- Left out as leaks: 2 rows, whose text stands in a validation split of sst2, vowels\n"
+    leaks = "- Left out as leaks: 2 rows, whose text is also in a validation split of sst2, vowels\n"
     assert leaks in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -506,7 +506,7 @@ def test_a_task_with_too_few_examples_to_train_on_says_what_to_do(connection, tr
     for rows, found in ((0, "0 train examples have a text"), (15, "15 train examples have a text")):
         file = own_file(tmp_path / "rows.csv", range(5, 5 + rows))
         import_examples(connection, "letters", read_lines(file, "letters"))
-        with pytest.raises(UsageError, match=rf"task letters: {found}, and a training needs 16: import more .*measure"):
+        with pytest.raises(UsageError, match=rf"task letters: {found}, and training needs at least 16: .*measure"):
             train_command("letters", *output)
     free_text = tmp_path / "free.jsonl"
     free_text.write_text("".join(json.dumps({"prompt": f"a {n}", "label": "b"}) + "\n" for n in range(16)))

@@ -424,7 +424,7 @@ def test_the_demos_answers_fit_a_terminal_and_a_pipe(capsys: Any, monkeypatch: p
     piped, remarks = capsys.readouterr()
     names, *rows = (line.split("\t") for line in piped.splitlines())
     assert [dict(zip(names, row, strict=True))["job_id"] for row in rows] == ["1", "2"]
-    assert "1 of 1 as expected" in remarks and "loracomp explain 1" in remarks
+    assert "1 of 1 answers are as expected" in remarks and "loracomp explain 1" in remarks
     screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     for module in (common, demo):
         monkeypatch.setattr(module, "console", screen)

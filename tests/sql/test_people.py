@@ -238,7 +238,7 @@ def test_explanation_of_jobs_without_an_answer(connection: db.Connection) -> Non
     later = submit(connection, run_at="3000-01-01")
     assert "It can start at 3000-01-01 00:00:00" in explain(connection, later)
     token = claim(connection, job_id)[job_id]
-    assert "Attempt 1 of 3 runs on worker worker-1 for 0." in explain(connection, job_id)
+    assert "Attempt 1 of 3 has been running on worker worker-1 for 0." in explain(connection, job_id)
     assert "unless renewed, its lease ends in 59." in explain(connection, job_id)
     another = submit(connection, "Another?")
     assert "Next: wait. Due jobs: 1, the oldest for 0" in explain(connection, another)

@@ -1,4 +1,4 @@
-"""Statistics of an evaluation: how often policies are right, and which of two is right more often on the same rows."""
+"""Statistics of an evaluation: the accuracy of policies, and comparisons of two policies on the same rows."""
 
 import math
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ Scope = tuple[str, str | None, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one row of a task under one policy."""
+    """The result for one row of a task under one policy."""
 
     task: str
     family: str
@@ -49,9 +49,9 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
 def accuracies(outcomes: Iterable[Outcome]) -> Rows:
     """Each policy's accuracy on each task, and its mean over the tasks of a family and over all, with 95 % intervals.
 
-    In a mean each task has the same weight; its interval is put together from the tasks' Wilson intervals, whose
-    distances from the estimates are squared and added (Zou and Donner 2008). `asked` counts also the rows without an
-    answer, and `n` only those with one.
+    In a mean each task has the same weight. Its interval is computed from the tasks' Wilson intervals, by adding the
+    squares of their distances from the estimates (Zou and Donner 2008). `asked` counts all rows, and `n` only those
+    with an answer.
     """
     found: dict[tuple[str, str, str], list[bool | None]] = defaultdict(list)
     for each in outcomes:
@@ -84,7 +84,7 @@ def _accuracy(scope: Scope, policy: str, tasks: Sequence[Counter[bool | None]]) 
 
 @dataclass(slots=True)
 class _Pair:
-    """How often two policies are right on the rows of a task that both answered."""
+    """Counts of right answers of two policies, on the rows of a task that both answered."""
 
     n: int = 0
     right_a: int = 0
@@ -103,8 +103,9 @@ class _Pair:
 def differences(outcomes: Iterable[Outcome], references: Iterable[str]) -> Rows:
     """Each policy compared with each of the references, on the rows that both answered: by task, family and overall.
 
-    The interval of a difference is Agresti and Min's (2005): Wald's, with half a row added to each of the four
-    outcomes; that of a mean over tasks uses the sum of their variances. `p` is McNemar's, over the rows of all tasks.
+    The interval of a difference is that of Agresti and Min (2005): Wald's interval, with half a row added to each of
+    the four outcomes. The interval of a mean over tasks uses the sum of their variances. `p` is McNemar's, over the
+    rows of all tasks.
     """
     answers: dict[tuple[str, str, int], dict[str, bool]] = defaultdict(dict)
     for each in outcomes:
@@ -160,7 +161,7 @@ def _scopes(family: str, task: str) -> Iterator[Scope]:
 
 
 def _order(part: tuple[Scope, str]) -> tuple[int, str, str, str]:
-    """Tasks before families, and these before all."""
+    """Sorts tasks before families, and families before the mean over all."""
     (scope, family, task), policy = part
     return ("task", "family", "all").index(scope), family or "", task or "", policy
 

@@ -26,7 +26,7 @@ EVERYTHING = "(everything)"
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """How well LoRA expresses the adapter's change of one module or parameter, or of all together."""
+    """How well LoRA expresses the adapter's change of one module or parameter, or of all of them together."""
 
     module: str
     rank: int

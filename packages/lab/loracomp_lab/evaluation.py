@@ -1,7 +1,7 @@
 """Evaluations: rows of a split become jobs under several policies, workers answer, and the answers are compared.
 
-An evaluation is a set of jobs with the tag `evaluation`, an expected answer and the example that they were made from.
-Its settings are tags too. The database knows nothing else of it.
+An evaluation is a set of jobs with the tag `evaluation`, an expected answer, and the example that they were made from.
+Its settings are tags too. Nothing else about it is stored in the database.
 """
 
 import csv
@@ -21,7 +21,7 @@ from loracomp_lab.catalogue import load_entry, read_examples
 REFERENCES = ("base", "own_task")
 """Policies with which the other policies are compared on each row."""
 MOST_CHARACTERS = 100
-"""Of a name, which is part of the jobs' idempotency keys."""
+"""Maximum length of an evaluation's name, which is part of the jobs' idempotency keys."""
 
 _STATEMENTS = named_statements(Path(__file__).with_suffix(".sql"))
 
@@ -51,14 +51,14 @@ def start_evaluation(
 ) -> Rows:
     """Insert the missing jobs of an evaluation; returns a row (task, policy, jobs, added) for each task and policy.
 
-    All policies are asked the same rows. The jobs are in the background (priority -1). With `exclude_own` a job may use
-    neither its row's task nor adapters that learnt from that task; policies with router own_task are not affected.
+    All policies get the same rows. The jobs run in the background (priority -1). With `exclude_own` a job may use
+    neither its row's task nor adapters that were trained on that task; policies with router own_task are not affected.
 
     Raises NotFoundError for an unknown base model and for tasks without rows in the split, RefusedError for an unknown
     policy, and UsageError if the evaluation exists with other settings.
     """
     if not tasks or not policies:
-        raise UsageError("tasks and policies must name at least one each")
+        raise UsageError("name at least one task and one policy")
     if not name.strip() or len(name) > MOST_CHARACTERS:
         raise UsageError(f"an evaluation's name has 1 to {MOST_CHARACTERS} characters")
     model = row_of(connection, QUERIES["find_base_model"], {"name": base_model})["name"]
@@ -68,7 +68,7 @@ def start_evaluation(
     if empty := rows_of(connection, _STATEMENTS["tasks_without_rows"], asked):
         raise NotFoundError(
             f"no {split} rows with text and label of: {', '.join(row['name'] for row in empty)}: loracomp task "
-            f"import-catalogue TASK --split {split} brings them, or loracomp evaluate --data"
+            f"import-catalogue TASK --split {split} imports them, or loracomp evaluate --data"
         )
     values = asked | {
         "name": name,

@@ -20,11 +20,13 @@ from loracomp_lab.training.kept_aside import kept_aside
 
 EXAMPLES_A_TASK = 300
 PHRASED = 0.5
-"""Share of the examples written in one of their task's phrasings, so that jobs in other words find them too."""
+"""Share of the examples that are written in one of their task's phrasings, so that jobs in other wordings find them
+too."""
 MEASURED_A_TASK = 48
-"""Further examples that training kept aside: `lab.measuring` measures on them what each adapter is worth."""
+"""Number of further examples, which training kept aside; `lab.measuring` measures on them how much each adapter
+helps."""
 MEASURED_WORDS = 60
-"""Longer texts of these examples are scored without their middle, as in training, so that scoring costs less."""
+"""The middle of longer texts of these examples is cut out for scoring, as in training, to save time."""
 CARD = "README.md"
 
 
@@ -63,7 +65,7 @@ def _examples(folder: Path, task: str, data: str | None, limit: int, seed: int) 
 
 
 def train_rows(task: str, data: str | None, seed: int = 0, max_words: int | None = None) -> list[Example]:
-    """A task's train rows that leak nothing, as its examples are put: those of a family always in phrasings."""
+    """A task's train rows without leaks, in the wording of its examples; those of a family are always in phrasings."""
     found = load_task(task)
     phrased, rows = 1.0 if isinstance(found, Family) else PHRASED, []
     for entry in map(load_entry, found.entries):
@@ -103,7 +105,7 @@ def library_card(folder: Path) -> str:
             f"LoRA adapters for {manifest.base_model.name}, with up to {EXAMPLES_A_TASK} training examples a task, and",
             f"{MEASURED_A_TASK} that training kept aside to measure the adapters on, as",
             f"embeddings by {manifest.encoder.name}, hashes and references, without their text.",
-            "Rows whose text stands in a validation split, of the same task or another, were left out of both.",
+            "Rows whose text is also in a validation split, of the same task or another one, were left out of both.",
             "Accuracy is on rows of the train split that were kept aside from training, "
             "by summed log-likelihood (acc).",
             "Licences of the data are those usually given for it, not verified.",
@@ -119,10 +121,10 @@ def library_card(folder: Path) -> str:
 
 
 def _notes(records: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Lines for the card that name the tasks whose rows are not the hub's splits."""
+    """Lines of the card that name the tasks whose rows do not come from the hub's splits."""
     origins = {task: record["data"].get("read_from") for task, record in records.items() if record}
     notes = [f"- {task}: {note}" for task, origin in origins.items() if (note := data_note(task, origin))]
-    return ["Not the splits that the catalogue names:", "", *notes, ""] if notes else []
+    return ["Rows that are not from the splits that the catalogue names:", "", *notes, ""] if notes else []
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def tasks_with_examples(folder: Path) -> list[str]:
 def write_examples_file(folder: Path, task: str, examples: Sequence[Example], encoder: Encoder) -> Path:
     """Embed examples and write their embeddings (float16), hashes and references, without text. Returns the file.
 
-    If the file already has exactly these examples, embedded by this encoder, it is not written again. If it has a part
-    of them, their embeddings are used again.
+    If the file already has exactly these examples, embedded by this encoder, it is not written again. If it has some of
+    them, their embeddings are reused.
     """
     path = folder / "examples" / f"{task}.safetensors"
     shown = [(example.prompt, example.choices) for example in examples]
@@ -58,12 +58,13 @@ def write_examples_file(folder: Path, task: str, examples: Sequence[Example], en
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(save(tensors, {ABOUT: json.dumps(about)}))  # one key, for the order of several is random
+    # Only one key in the metadata, because the order of several keys is random.
+    unfinished.write_bytes(save(tensors, {ABOUT: json.dumps(about)}))
     return unfinished.replace(path)
 
 
 def _embedded_before(path: Path, texts: Mapping[str, Any], encoder: Encoder) -> dict[str, npt.NDArray[np.float16]]:
-    """Embeddings of a file by source reference, where they are this encoder's, of these texts; else none."""
+    """The file's embeddings by source reference, if they were made by this encoder from these texts; otherwise none."""
     about = read_about(path) if path.is_file() else {"source_refs": ()}
     refs = about["source_refs"]
     if not refs or not set(refs) <= texts.keys():
@@ -80,7 +81,7 @@ def _digest(texts: Sequence[Any]) -> str:
 
 
 def write_measurements(path: Path, measured: MeasuredExamples) -> None:
-    """Write a file of measurements at once. The same measurements always give the same bytes."""
+    """Write a file of measurements atomically. The same measurements always give the same bytes."""
     about = {
         "base_model": measured.base_model,
         "normalization": measured.normalization,

@@ -1,6 +1,6 @@
 """Measures how much each of a library's adapters improves answers to examples, and writes the scores into files.
 
-If it is killed and called again, it continues; if adapters have changed, only these are scored again.
+If it is killed, calling it again continues. If adapters have changed, only these are scored again.
 """
 
 import json
@@ -26,7 +26,7 @@ from loracomp_lab.library_build import MEASURED_A_TASK, MEASURED_WORDS, measured
 from loracomp_lab.library_writing import tasks_with_examples, write_measurements
 
 NORMALIZATION = "tokens"
-"""What a choice's log-likelihood is divided by; the same as in the default policy."""
+"""How a choice's log-likelihood is normalised; the same as in the default policy."""
 SCORED_TOGETHER = 8
 """Number of examples that are scored and written together."""
 LIKELY = 30
@@ -89,9 +89,9 @@ class Measuring:
     ) -> Iterator[int]:
         """Compute the scores of examples that a file lacks; yields numbers of scored rows after each write.
 
-        `likely`: tasks whose adapters are measured (None: all); `first`: score only the first so many examples (None:
-        all). An adapter is not measured on examples that it was trained on. Scores of other examples, and of adapters
-        that have changed, are removed from the file.
+        `likely`: tasks whose adapters are measured (None: all); `first`: how many examples are scored, from the first
+        on (None: all). An adapter is not measured on examples that it was trained on. Scores of other examples, and of
+        adapters that have changed, are removed from the file.
         """
         asked = {example.digest: example for example in examples}
         scores = self._known(path, asked)
@@ -184,7 +184,8 @@ def measure_library(
 
 
 def unmeasured(folder: Path) -> Iterator[str]:
-    """A sentence for each adapter whose training record lacks the rows kept aside, so that it may have learnt any."""
+    """A sentence for each adapter whose training record does not list the rows kept aside. Such an adapter may have
+    been trained on any row."""
     for path in sorted(folder.glob(f"adapters/*/{TRAINING}")):
         if "kept_aside" not in json.loads(path.read_text()):
             yield (

@@ -2,8 +2,8 @@
 
 Fields have the names and meanings of lm-evaluation-harness: doc_to_text is a Jinja template; doc_to_choice is a list of
 texts, or one `{{ expression }}` that gives a list; doc_to_target is a column or one `{{ expression }}`, which gives the
-right choice's index (from 0) or its text. Unlike there, the value of an expression is used as it is: it is not rendered
-to text and parsed again.
+right choice's index (from 0) or its text. Unlike there, the value of an expression is used directly, and not rendered
+as text and parsed again.
 """
 
 import random
@@ -39,16 +39,19 @@ class Entry(BaseModel):
     """Hub id, or a folder with train.jsonl and validation.jsonl."""
     dataset_name: str | None = None
     training_split: str | None = None
-    """Name of the dataset's training split. None: no adapter may be trained on this task, which is kept unseen."""
+    """Name of the dataset's training split. None: no adapter may be trained on this task, because it is kept as an
+    unseen task."""
     validation_split: str
     data_note: str | None = None
-    """Which rows the shipped library was trained and measured on, if they are not the splits that are named here."""
+    """A note on the rows that the shipped library was trained and measured on, if these are not the splits that are
+    named here."""
     doc_to_text: str
     doc_to_choice: str | list[str] | None = None
     """The choices. None: the answer is free text, given by doc_to_target."""
     doc_to_target: str
     phrasings: str | Phrasings | None = None
-    """Other prompts for the same rows (`lab.catalogue.phrasing`): the name of a file of the package, or a list."""
+    """Other prompts for the same rows (`lab.catalogue.phrasing`): the name of a file in the package, or the phrasings
+    themselves."""
     columns: dict[str, str] = {}
     """The variables of the phrasings' templates: name -> Jinja template over the row's columns."""
     labels: list[str] | None = None
@@ -72,7 +75,8 @@ class Entry(BaseModel):
 
 
 class Family(BaseModel):
-    """A task whose rows are those of several entries, in the entries' phrasings. Its adapter answers in any words."""
+    """A task with the rows of several entries, written in the entries' phrasings, so that its adapter answers prompts
+    in any wording."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,7 +101,7 @@ def entry_names() -> list[str]:
 def load_entry(name: str) -> Entry:
     """Read the catalogue entry `name`; a name that ends in .yaml or .yml is the path of a user's file.
 
-    Raises NotFoundError if there is none, and RefusedError naming file and field if it is not valid.
+    Raises NotFoundError if it does not exist, and RefusedError, which names file and field, if it is not valid.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
@@ -136,10 +140,10 @@ def read_examples(
 
     `data` is a hub id or a folder of JSON lines (train.jsonl, validation.jsonl) to read instead of the entry's
     dataset_path. Rows without a gold label (-1, as on the hub) or whose choices are not distinct are left out.
-    `phrased` is either the kind of phrasing for all rows, or a share: so many rows, drawn by `seed`, are written in one
-    of the entry's training phrasings, the others in its own template. An entry without phrasings uses its template.
-    `max_words`: each longer text of a row loses its middle; content_hash stays the hash of the whole row.
-    Raises UsageError, NotFoundError, or RefusedError naming entry, field and row.
+    `phrased` is either the kind of phrasing for all rows, or a share: this share of the rows, drawn by `seed`, is
+    written in one of the entry's training phrasings, the others in its own template. An entry without phrasings uses
+    its template. `max_words`: the middle of each longer text of a row is cut out; content_hash stays the hash of the
+    whole row. Raises UsageError, NotFoundError, or RefusedError, which names entry, field and row.
     """
     templates, phraser = _templates(entry), _phraser(entry)
     for source_ref, row in _rows(entry, split, data):
@@ -168,7 +172,8 @@ def _rows(entry: Entry, split: str, data: str | None) -> Iterator[tuple[str, dic
 
 
 def shortened(value: Any, max_words: int) -> Any:
-    """The value; a text of more than `max_words` words loses its middle, because a verdict often stands at the end."""
+    """The value. The middle of a text with more than `max_words` words is cut out, because a verdict is often at the
+    end."""
     words = value.split(" ") if isinstance(value, str) else []
     if len(words) <= max_words:
         return value
@@ -185,7 +190,8 @@ def _phrasings(entry: Entry) -> Phrasings | None:
 
 
 def _phraser(entry: Entry) -> Phraser | None:
-    """What writes the entry's rows in its phrasings, or None. Raises RefusedError naming entry and field."""
+    """The object that writes the entry's rows in its phrasings, or None. Raises RefusedError, which names entry and
+    field."""
     if (phrasings := _phrasings(entry)) is None:
         return None
     if entry.doc_to_choice is None:

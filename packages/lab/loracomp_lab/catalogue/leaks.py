@@ -16,7 +16,7 @@ from loracomp_lab.catalogue import Entry, entry_names, load_entry, read_inputs
 
 NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
 SHORTEST_SHARED = 20
-"""Least number of characters of a text to count as shared; a shorter text may be just a word or a label."""
+"""Minimum number of characters for a text to count as shared; a shorter text may be just a word or a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Leaks:
     """Texts that a task's train split shares with validation splits."""
 
     source_refs: frozenset[str]
-    """Train rows all of whose texts are in one validation row; they must be neither trained on nor retrieved."""
+    """Train rows whose texts are all in one validation row. They must not be used for training or retrieval."""
     sharing: int
     """Number of other train rows that share one text (a premise, a passage), which does not give away the answer."""
     compared_with: tuple[str, ...]
@@ -80,13 +80,14 @@ def _splits(entry: Entry, data: str | None) -> Iterator[tuple[Entry, str | None]
 
 @cache
 def _validation_texts(entry: str, data: str | None) -> _Texts:
-    """Texts of an entry's validation split; cached, because each task of a library is compared with it."""
+    """Texts of an entry's validation split. They are cached, because each task of a library is compared with them."""
     rows = read_inputs(Entry.model_validate_json(entry), "validation", data)
     keys = frozenset(_key(inputs) for _, inputs in rows)
     return _Texts(keys, frozenset(part for key in keys for part in key if len(part) >= SHORTEST_SHARED))
 
 
 def _key(inputs: tuple[str, ...]) -> tuple[str, ...]:
-    """Only the letters and digits of the texts, in lower case; sorted, as datasets order their columns differently."""
+    """Only the letters and digits of the texts, in lower case. They are sorted, because datasets order their columns
+    differently."""
     texts = (NOT_ALPHANUMERIC.sub("", text.lower()) for text in inputs)
     return tuple(sorted(filter(None, texts)))

@@ -1,9 +1,9 @@
 """Phrasings: other prompt templates for a task, and other names for its labels, as people might write them.
 
-An adapter that was trained with one template and one pair of label words learns these words, not the task. So a
-catalogue entry may name phrasings: prompt templates, and wordings of its labels. (P3, arXiv 2110.08207, and FLAN, arXiv
-2109.01652, use many templates for each task so that models can follow new wordings.) Some templates and wordings are
-held out: never trained on, they measure how well a model answers in words that are new to it.
+An adapter that was trained with one template and one pair of label words learns these words instead of the task. A
+catalogue entry may therefore have phrasings: prompt templates, and wordings of its labels. (P3, arXiv 2110.08207, and
+FLAN, arXiv 2109.01652, use many templates for each task so that models can follow new wordings.) Some templates and
+wordings are held out of training, to measure how well a model answers prompts in new words.
 """
 
 import random
@@ -47,7 +47,8 @@ class Template(BaseModel):
 
     text: str
     marks: str | None = Field(None, pattern=r"^\W?[Aa1]\W?$")
-    """First mark of `options`, such as 'A)' or '1.'. The answers are then the letters or numbers, without the text."""
+    """First mark of `options`, such as 'A)' or '1.'. The answers are then only the letters or numbers, without the
+    texts."""
     lower: bool = False
     """Whether the prompt is written in lower case."""
     held_out: bool = False
@@ -60,7 +61,8 @@ class Wording(BaseModel):
 
     ask: str = ""
     choices: dict[str, str] | None = None
-    """Text of each label; the wording is only for tasks with exactly these labels. None: the row's own choices."""
+    """Text for each label. The wording fits only tasks with exactly these labels. None: it uses the row's own
+    choices."""
     held_out: bool = False
 
 
@@ -100,7 +102,7 @@ class Phraser:
     ) -> None:
         """`columns`, `labels` and `choices` are as in `catalogue.Entry`.
 
-        Raises RefusedError, which names entry and field, if a template is invalid or no wording has the labels.
+        Raises RefusedError, which names entry and field, if a template is invalid or no wording has these labels.
         """
         self._name = name
         self._labels = labels
@@ -185,7 +187,7 @@ def _pool(
 
 
 def _marks(marks: str, count: int) -> list[str]:
-    """`count` marks that continue the first one: 'A)' gives 'A)', 'B)', 'C)'."""
+    """A list of `count` marks that begins with the first one: 'A)' gives 'A)', 'B)', 'C)'."""
     first = marks.strip(_punctuation(marks))
     names: Iterator[str] = iter({"A": ascii_uppercase, "a": ascii_lowercase}.get(first, map(str, range(1, count + 1))))
     return [marks.replace(first, name) for name, _ in zip(names, range(count), strict=False)]

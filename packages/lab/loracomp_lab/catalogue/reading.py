@@ -13,7 +13,7 @@ from loracomp.registry.examples import json_object
 def rows_of(data: str, name: str | None, split: str, hub_split: str) -> Iterator[dict[str, Any]]:
     """Rows of a split: from the file `data`/<split>.jsonl if `data` is a folder, otherwise from the dataset on the hub.
 
-    Raises NotFoundError or UsageError, which say what to do, or RefusedError naming file and line.
+    Raises NotFoundError or UsageError, which say what to do, or RefusedError, which names file and line.
     """
     folder = Path(data).expanduser()
     if folder.is_dir():
@@ -52,5 +52,5 @@ def _hub_rows(path: str, name: str | None, split: str) -> Iterator[dict[str, Any
     except (OSError, ValueError) as error:  # the errors of `datasets` are subclasses of these
         reason = str(error).partition("\n")[0]
         raise NotFoundError(
-            f"data {path!r}: the hub did not give split {split!r}: {reason}; or name a folder"
+            f"data {path!r}: the hub did not return split {split!r}: {reason}; or name a folder"
         ) from error

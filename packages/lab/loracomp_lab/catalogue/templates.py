@@ -90,7 +90,11 @@ class Templates:
             return choices[target]
         if isinstance(target, str) and target.strip() in choices:
             return target.strip()
-        raise self._wrong("doc_to_target", source_ref, f"gives {target!r}, no index or text of {len(choices)} choices")
+        raise self._wrong(
+            "doc_to_target",
+            source_ref,
+            f"gives {target!r}, which is neither an index nor a text of its {len(choices)} choices",
+        )
 
     def _hash(self, row: Mapping[str, Any]) -> bytes:
         used = {column: row[column] for column in self._columns}

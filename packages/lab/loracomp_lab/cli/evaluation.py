@@ -20,20 +20,22 @@ def evaluate(
     tasks: Annotated[str | None, typer.Option(help="Tasks, such as piqa,rte.")] = None,
     policies: Annotated[str | None, typer.Option(help="Policies, such as base,own_task,default.")] = None,
     split: Annotated[str, typer.Option(help="Split whose rows become jobs.")] = "validation",
-    rows: Annotated[int | None, typer.Option(min=1, help="Most rows for each task. Defaults to all.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of rows for each task. Defaults to all.")
+    ] = None,
     exclude_own: Annotated[
-        bool, typer.Option("--exclude-own", help="Don't use a row's own task, nor adapters that were trained on it.")
+        bool, typer.Option("--exclude-own", help="Leave out the row's own task, and adapters that were trained on it.")
     ] = False,
-    route_only: Annotated[bool, typer.Option("--route-only", help="Compute only routing weights.")] = False,
+    route_only: Annotated[bool, typer.Option("--route-only", help="Only compute routing weights.")] = False,
     seed: Annotated[int, typer.Option(help="Seed by which rows are drawn.")] = 0,
     base_model: Annotated[str | None, typer.Option(help="Defaults to the database's default.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder with TASK/validation.jsonl, to import first.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file to write: one line for each job, without texts.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer the same rows of tasks under several policies and compare. Can be stopped and run again: it continues."""
+    """Answer the same rows of tasks under several policies and compare. If it is stopped, run it again to continue."""
     if (tasks is None) != (policies is None):
-        raise UsageError("--tasks and --policies go together; leave both out to go on with an evaluation")
+        raise UsageError("--tasks and --policies go together; leave both out to continue an evaluation")
     settings = load_settings()
     with open_database() as connection:
         if tasks and policies:
@@ -57,7 +59,7 @@ def evaluate(
         left = _answer(connection, name, settings)
         _show(connection, name, csv, as_json)
     if left:
-        raise LoracompError(f"{left} jobs are left: run `loracomp evaluate {name}` to go on")
+        raise LoracompError(f"{left} jobs are left: run `loracomp evaluate {name}` again to continue")
 
 
 def _listed(names: str) -> list[str]:

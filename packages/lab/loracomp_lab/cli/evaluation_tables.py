@@ -30,7 +30,7 @@ def print_results(results: dict[str, Rows]) -> None:
 
 
 def _accuracy(rows: Rows) -> Iterator[Rows]:
-    """A column for each policy, in as many tables as the terminal's width needs."""
+    """A column for each policy, split into several tables if the terminal is too narrow."""
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
         lines.setdefault((row["scope"], _rows_of(row)), {})[row["policy"]] = row
@@ -50,7 +50,7 @@ def _rows_of(row: dict[str, Any]) -> str:
 
 
 def _line(name: str, found: dict[str, dict[str, Any]], policies: list[str]) -> dict[str, Any]:
-    """The rows of a task or family; `n` were answered, or fewer under a policy whose jobs failed."""
+    """The rows of a task or family: `n` is the number of answers, which differs between policies if jobs failed."""
     answered = max(row["n"] for row in found.values())
     return {"rows of": name, "n": answered, **{policy: _share(found.get(policy)) for policy in policies}}
 

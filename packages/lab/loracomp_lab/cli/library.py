@@ -18,7 +18,9 @@ def build(
     *,
     task: Annotated[list[str] | None, typer.Option(help="Tasks to embed. Defaults to those with an adapter.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder with TASK/train.jsonl. Defaults to the hub.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Most examples for each task. Defaults to 300.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Maximum number of examples for each task. Defaults to 300.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed by which examples are drawn.")] = 0,
     base_model: Annotated[str, typer.Option(help="Source of the base model.")] = DEFAULT_BASE,
     encoder: Annotated[str, typer.Option(help="Source of the encoder.")] = DEFAULT_ENCODER,
@@ -46,16 +48,23 @@ def build(
 
 
 def measure(
-    folder: Annotated[Path, typer.Argument(help="The library, built, with its adapters.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a library that was built, with its adapters.")],
     *,
     data: Annotated[str | None, typer.Option(help="Folder with TASK/train.jsonl. Defaults to the hub.")] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Examples a task at most. Defaults to 48.")] = None,
-    adapters: Annotated[
-        int | None, typer.Option(min=1, help="Adapters an example: its task's and the nearest tasks'. Defaults to 30.")
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of examples for each task. Defaults to 48.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="As the library was built with.")] = 0,
+    adapters: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of adapters for each example: those of its task and of the nearest tasks. Defaults to 30.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The seed with which the library was built.")] = 0,
 ) -> None:
-    """Score examples that training kept aside under the adapters. Safe to kill and run again; asks what is missing."""
+    """Score examples that training kept aside under the adapters. If it is killed, run it again to score what is
+    missing."""
     from loracomp.registry.library_files import read_manifest
     from loracomp_lab.library_build import MEASURED_A_TASK
     from loracomp_lab.measuring import LIKELY, measure_library

@@ -12,7 +12,9 @@ from loracomp_lab.catalogue import SPLITS, Entry, load_entry, read_examples
 
 
 def import_catalogue(
-    task: Annotated[str, typer.Argument(help="A catalogue entry (piqa, ...), or a .yaml file like one.")],
+    task: Annotated[
+        str, typer.Argument(help="A catalogue entry (piqa, ...), or your own .yaml file in the same format.")
+    ],
     data: Annotated[
         str | None, typer.Argument(help="Folder or hub id of its data set. Defaults to the entry's.")
     ] = None,
@@ -22,7 +24,7 @@ def import_catalogue(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Import a catalogue entry's data set, and add its task. Can be killed and run again: it continues."""
+    """Import a catalogue entry's data set, and add its task. If it is killed, run it again to continue."""
     entry = load_entry(task)
     warn_of_other_splits(entry, data)
     chosen = split or [each for each in SPLITS if each != "train" or entry.training_split]
@@ -33,6 +35,7 @@ def import_catalogue(
 
 
 def warn_of_other_splits(entry: Entry, data: str | None) -> None:
-    """Print the entry's note on rows that the shipped library knows, if the hub's are read."""
+    """If rows are read from the hub, print the entry's note on which rows the shipped library was trained and measured
+    on."""
     if entry.data_note and not Path(data or entry.dataset_path).expanduser().is_dir():
         remark(f"{entry.task}: {entry.data_note}")

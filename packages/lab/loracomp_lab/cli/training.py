@@ -1,4 +1,4 @@
-"""`loracomp train` trains one task's adapter; `loracomp library train` those of a library, by a recipe."""
+"""`loracomp train` trains the adapter of one task; `loracomp library train` trains those of a library from a recipe."""
 
 import signal
 from collections.abc import Iterator
@@ -33,7 +33,10 @@ def _option(name: str) -> Any:
 
 def train(
     task: Annotated[
-        str, typer.Argument(help="A task of the database, a catalogue entry (piqa, ...), or a .yaml file like one.")
+        str,
+        typer.Argument(
+            help="A task of the database, a catalogue entry (piqa, ...), or your own .yaml file in the same format."
+        ),
     ],
     *,
     output: Annotated[
@@ -42,7 +45,7 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="A file or folder as `loracomp task import` takes, for a catalogue entry also the folder or hub id of "
+            help="A file or folder as for `loracomp task import`; for a catalogue entry, also the folder or hub id of "
             "its data set. Defaults to the entry's data set, or to the task's examples in the database."
         ),
     ] = None,
@@ -75,8 +78,8 @@ def train(
     seed: Annotated[int, _option("seed")] = FIELDS["seed"].default,
     as_json: AsJson = False,
 ) -> None:
-    """Train a LoRA adapter on a task's choices and write a PEFT folder. Can be killed and run again: it continues."""
-    # First of all, because other local variables would be taken for settings.
+    """Train a LoRA adapter on a task's choices and write a PEFT folder. If it is killed, run it again to continue."""
+    # This must come first, because other local variables would be mistaken for settings.
     given = {name: value for name, value in locals().items() if name in FIELDS and value not in (None, [])}
     if phrased and len(phrased) == 1:
         given["phrased"] = phrased[0]
@@ -94,7 +97,7 @@ def train(
 
 
 def _source(task: str, data: str | None, config: TrainingConfig) -> tuple["Source", tuple[str, str | None]]:
-    """The rows to train on, and source and revision of the base model for them, unless another one is named."""
+    """The rows to train on, and the source and revision of the base model, unless another one is named."""
     from loracomp.registry.example_files import SUFFIXES, read_files
     from loracomp_lab.training.source import catalogue_source, own_source
 
@@ -138,12 +141,13 @@ def train_library(
     output: Annotated[Path, typer.Option(help="Folder of the library; adapters are written to adapters/TASK.")],
     data: Annotated[Path, typer.Option(help="Folder with TASK/train.jsonl and TASK/validation.jsonl.")],
     task: Annotated[
-        list[str] | None, typer.Option(help="Tasks to train; tasks that they start from are added. Defaults to all.")
+        list[str] | None,
+        typer.Option(help="Tasks to train. Tasks whose adapters they start from are added. Defaults to all."),
     ] = None,
     base_model: BaseModelSource = SHIPPED_BASE,
     as_json: AsJson = False,
 ) -> None:
-    """Train the adapters that a library lacks, by a recipe. Can be killed and run again: it continues."""
+    """Train the adapters that a library lacks, from a recipe. If it is killed, run it again to continue."""
     from loracomp_lab.training import library
     from loracomp_lab.training.recipe import SHIPPED, read_recipe, with_starts
 
@@ -167,7 +171,7 @@ def _stopped_in_words() -> Iterator[None]:
     """Within this context, SIGTERM and Ctrl-C end the process with a sentence on how to continue, and the exit code."""
 
     def stop(number: int, _: Any) -> None:
-        remark("stopped: run the same command again, and it continues from the last checkpoint")
+        remark("stopped: run the same command again to continue from the last checkpoint")
         raise SystemExit(128 + number)  # not an Exception, because a library's training continues after those
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

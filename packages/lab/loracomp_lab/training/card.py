@@ -10,7 +10,7 @@ ORIGINS = {
     "files": "train rows of one's own files",
     "database": "train examples of a database",
 }
-"""What a card says about the rows, by the record's `read_from`."""
+"""How a card describes the origin of the rows, by the record's `read_from`."""
 
 
 def adapter_card(record: dict[str, Any]) -> str:
@@ -79,9 +79,9 @@ def _data(record: dict[str, Any]) -> list[str]:
         left_out, sharing = leaks["rows_left_out"], leaks["rows_sharing_a_text"]
         compared = ", ".join(leaks["compared_with"]) or "none"
         lines += [
-            f"- Left out as leaks: {left_out} rows, whose text stands in a validation split of {compared}",
-            f"- Sharing a text (a premise, a passage, a heading) with a validation row, not the whole: {sharing} rows "
-            "of the split, not left out",
+            f"- Left out as leaks: {left_out} rows, whose text is also in a validation split of {compared}",
+            "- Rows that share one text (a premise, a passage, a heading) with a validation row, but not all "
+            f"texts: {sharing} rows of the split, which were kept",
         ]
     return [*lines, *_phrasings(record)]
 

@@ -8,7 +8,8 @@ from loracomp.errors import UsageError, wrong_fields
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 ENOUGH_ROWS = 640
-"""Rows that a training sees unless it is told how many passes: those of a small task several times."""
+"""Number of rows that a training sees if the number of passes is not given; the rows of a small task are seen several
+times."""
 
 
 class TrainingConfig(BaseModel):
@@ -35,9 +36,11 @@ class TrainingConfig(BaseModel):
         description=f"Passes over the rows; may be a fraction. Defaults to 1, or to more if {ENOUGH_ROWS} rows are not "
         "seen otherwise.",
     )
-    max_rows: int | None = Field(None, ge=1, description="Most rows to train on, drawn by seed. Defaults to all.")
+    max_rows: int | None = Field(
+        None, ge=1, description="Maximum number of rows to train on, drawn by seed. Defaults to all."
+    )
     max_words: int | None = Field(
-        None, ge=8, description="Longer texts of a row lose their middle, to save time. Defaults to no limit."
+        None, ge=8, description="The middle of longer texts is cut out, to save time. Defaults to no limit."
     )
     phrased: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = Field(
         0.75,
@@ -69,7 +72,7 @@ class TrainingConfig(BaseModel):
     )
 
     def passes(self, rows: int) -> float:
-        """How often so many rows are gone through."""
+        """Number of passes over this many rows."""
         return self.epochs or max(1.0, ENOUGH_ROWS / rows)
 
     def phrased_in(self, epoch: int) -> float:

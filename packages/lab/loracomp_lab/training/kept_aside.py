@@ -1,4 +1,4 @@
-"""Finds the train rows that an adapter was not trained on, so that it may be measured on them."""
+"""Finds the train rows that an adapter was not trained on, on which it can be measured."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ def not_learnt(
 ) -> list[str]:
     """Hashes in hex of the rows that an adapter was not trained on.
 
-    `own` are, for each of its tasks, the rows that were kept aside, and `drawn` those trained on. `before` are the rows
-    of the tasks `seen_before` that the adapter from which it started was not trained on.
+    `own` has, for each of its tasks, the rows that were kept aside, and `drawn` the rows that it was trained on.
+    `before` has the rows of the tasks `seen_before` that the adapter from which it started was not trained on.
     """
     left = set(before)
     # If the adapter that it started from was trained on a task too, it may have used rows kept aside here.
@@ -23,7 +23,8 @@ def not_learnt(
 
 
 def kept_aside(training: Mapping[str, Any], rows: Sequence[Example]) -> set[bytes]:
-    """Hashes of the train rows that a training kept aside: from its record, or if that has none, from its settings.
+    """Hashes of the train rows that a training kept aside: from its record, or computed from its settings if the record
+    has none.
 
     `rows` are all train rows of the task without leaks, in the data set's order.
     """

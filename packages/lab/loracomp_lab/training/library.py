@@ -42,7 +42,7 @@ def train_library(
     if missing := [name for name in needed if not (data / name).is_dir()]:
         raise NotFoundError(f"data {data} has no folder {', '.join(missing)}: it needs one folder for each task")
     outcomes: dict[str, TaskOutcome] = {}
-    fresh = cache(load_base)  # until a training changes it
+    fresh = cache(load_base)  # can be used until a training changes it
     for task, each in recipe.items():
         start = outcomes.get(each.start_from or "")
         if start and start.outcome == "failed":

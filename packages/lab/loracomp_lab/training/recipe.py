@@ -1,6 +1,6 @@
 """Reads recipes: YAML files that say how each adapter of a library is trained.
 
-`defaults` has settings for all tasks (`training.config`); `tasks` has the own settings of each entry or family, and may
+`defaults` has settings for all tasks (`training.config`). `tasks` has the settings of each entry or family, and may
 have `start_from`: another task of the recipe, from whose adapter the training starts.
 """
 
@@ -41,7 +41,7 @@ class TaskRecipe:
 
 
 def read_recipe(path: Path = SHIPPED) -> dict[str, TaskRecipe]:
-    """The recipe of each task, in the file's order, except that a task comes after the task that it starts from.
+    """The recipe of each task, in the file's order, but a task always comes after the task that it starts from.
 
     Raises NotFoundError or UsageError naming the file, the task and the setting.
     """
@@ -94,10 +94,10 @@ def _ancestry(path: Path, tasks: dict[str, TaskRecipe], task: str) -> list[str]:
     while (start := tasks[line[-1]].start_from) is not None:
         if start not in tasks:
             raise UsageError(
-                f"recipe {path}: task {line[-1]}: start_from {start!r} is no task of the recipe, which has "
+                f"recipe {path}: task {line[-1]}: start_from {start!r} is not a task of the recipe, which has "
                 f"{', '.join(tasks)}"
             )
         if start in line:
-            raise UsageError(f"recipe {path}: tasks start from one another: {', '.join(line)}")
+            raise UsageError(f"recipe {path}: these tasks start from one another in a circle: {', '.join(line)}")
         line.append(start)
     return line

@@ -1,4 +1,5 @@
-"""Chooses the rows to train on, their phrasings and their order. Only the seed decides, before the first step."""
+"""Chooses the rows to train on, their phrasings and their order. All of this depends only on the seed, and is done
+before the first step."""
 
 import hashlib
 import random
@@ -13,7 +14,7 @@ from loracomp.registry.examples import Example
 from loracomp_lab.catalogue import Phrased
 from loracomp_lab.training.config import TrainingConfig
 
-# Rows of this many batches are sorted by length together, to save padding; their order stays random enough.
+# The rows of this many batches together are sorted by length, to save padding. The order stays random enough.
 SORTED_TOGETHER = 8
 
 Read: TypeAlias = Callable[[float | Phrased, int], Iterable[Example]]
@@ -44,7 +45,7 @@ class Rows:
     held_out: Mapping[Phrased, tuple[TrainingRow, ...]]
     """The rows kept aside, in the entry's own template and, if it has phrasings, in trained and in held-out ones."""
     kept_aside: tuple[frozenset[bytes], ...]
-    """For each data set, content hashes of all rows kept aside, including rows longer than max_tokens."""
+    """Content hashes of all rows kept aside, for each data set, including rows longer than max_tokens."""
     drawn: frozenset[bytes]
     """Content hashes of the rows drawn for training."""
     too_long: int
@@ -58,10 +59,10 @@ class Rows:
 def choose_rows(reads: Sequence[Read], base: BaseModel, config: TrainingConfig, *, phrasings: bool = False) -> Rows:
     """Shuffle the rows by the seed, keep some aside for scoring, and take up to max_rows of the others for training.
 
-    Each data set (one of `reads`) is split as it would be alone, so that what its own adapter did not learn is not
-    learnt here either, even if another data set has the same row; together they are scored on as many rows as one.
-    Rows longer than max_tokens are left out.
-    `phrasings` says whether there are phrasings. Raises UsageError if no row is left or an example has no choices.
+    Each data set (one of `reads`) is split as it would be alone, so that rows that its own adapter did not learn are
+    not learnt here either, even if another data set has the same row. All data sets together are scored on as many rows
+    as a single one. Rows longer than max_tokens are left out. `phrasings` says whether there are phrasings. Raises
+    UsageError if no row is left or an example has no choices.
     """
     kinds = tuple(Phrased) if phrasings else (Phrased.OWN,)
     aside = {kind: [split_rows(read(kind, config.seed), config)[0] for read in reads] for kind in kinds}
@@ -78,7 +79,9 @@ def choose_rows(reads: Sequence[Read], base: BaseModel, config: TrainingConfig, 
             drawn = tuple(tokenised(learnt, base, config.max_tokens))
         epochs.append(drawn)
     if not epochs[-1]:
-        raise UsageError(f"no row to train on: {len(learnt)} were drawn, none fits max_tokens = {config.max_tokens}")
+        raise UsageError(
+            f"no row to train on: {len(learnt)} were drawn, and none of them fits into max_tokens = {config.max_tokens}"
+        )
     fitting = len(epochs[0]) + len(held_out[Phrased.OWN])
     return Rows(
         tuple(epochs),
@@ -92,7 +95,7 @@ def choose_rows(reads: Sequence[Read], base: BaseModel, config: TrainingConfig, 
 def split_rows(examples: Iterable[Example], config: TrainingConfig) -> tuple[list[Example], list[Example]]:
     """Split examples into those kept aside and those to train on; the phrasing does not change which rows these are.
 
-    If a row occurs several times, and one of them is kept aside, none of the others is trained on.
+    If a row occurs several times and one copy is kept aside, the other copies are not trained on.
     """
     shuffled = list(examples)
     random.Random(config.seed).shuffle(shuffled)  # noqa: S311  reproducible, not secret

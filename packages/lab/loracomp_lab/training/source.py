@@ -1,4 +1,5 @@
-"""What an adapter is trained on: the data set of a catalogue entry, those of a family, or one's own examples."""
+"""The rows that an adapter is trained on: the data set of a catalogue entry, those of a family, or a user's own
+examples."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,8 @@ from loracomp_lab.training.config import TrainingConfig
 from loracomp_lab.training.rows import Read
 
 LEAST_ROWS = 16
-"""Fewest own examples to train on. Fewer are better used to measure the adapters of other tasks."""
+"""Minimum number of a user's own examples to train on. With fewer, it is better to measure the adapters of other tasks
+on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Source:
     """Where the rows come from: dataset_path, dataset_name, training_split, licence, read_from."""
     leaks: Leaks
     parts: Mapping[str, Read]
-    """For each data set, by its task, what reads the rows that don't leak."""
+    """For each data set, by its task, a function that reads the rows without leaks."""
     phrasings: bool = False
     """Whether there are phrasings, in which rows can be written."""
 
@@ -72,9 +74,9 @@ def library_source(task: Entry | Family, data: Path, config: TrainingConfig) -> 
 def own_source(
     task: str, examples: Iterable[Example], config: TrainingConfig, *, read_from: str, family: str = "other"
 ) -> Source:
-    """The train rows among one's own examples of all splits, each once. `read_from` is 'files' or 'database'.
+    """The train rows among a user's examples of all splits, each once. `read_from` is 'files' or 'database'.
 
-    Raises UsageError if they are fewer than LEAST_ROWS.
+    Raises UsageError if there are fewer than LEAST_ROWS.
     """
     given = list(examples)
     train = {row.content_hash: row for row in given if row.split == "train"}
@@ -82,7 +84,8 @@ def own_source(
     rows = [_shortened(row, config.max_words) for row in train.values() if row.source_ref not in leaks.source_refs]
     if len(rows) < LEAST_ROWS:
         raise UsageError(
-            f"task {task}: {len(rows)} train examples have a text, and a training needs {LEAST_ROWS}: import more "
+            f"task {task}: {len(rows)} train examples have a text, and training needs at least {LEAST_ROWS}: "
+            "import more "
             f"(`loracomp task import`), or let the adapters of other tasks answer (`loracomp task measure {task}`)"
         )
     about = {"dataset_path": task, "dataset_name": None, "training_split": "train", "licence": "not stated"}

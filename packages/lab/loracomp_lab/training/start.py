@@ -29,8 +29,9 @@ class Start:
 def read_start(folder: Path, base: BaseModel, config: TrainingConfig) -> Start:
     """Read the adapter in `folder`, which `loracomp train` wrote.
 
-    Raises RefusedError if it is incomplete or for another base model. Raises UsageError if a setting differs from
-    `config`, naming it, or if the training record doesn't say which tasks the adapter was trained on.
+    Raises RefusedError if the adapter is incomplete or for another base model. Raises UsageError, which names the
+    setting, if a setting differs from `config`, or if the training record doesn't say which tasks the adapter was
+    trained on.
     """
     adapter = read_adapter(folder, base)
     _check_same_shape(folder, adapter, config)

@@ -94,7 +94,7 @@ def accuracies(model: PreTrainedModel, rows: Sequence[TrainingRow]) -> dict[str,
 
 
 def _plan(source: Source, base: BaseModel, config: TrainingConfig, rows: Rows) -> dict[str, Any]:
-    """The part of the record that is known before the first step; when a training is resumed it must be the same."""
+    """The part of the record that is known before the first step. When a training is resumed, it must be the same."""
     return {
         "task": source.task,
         "family": source.family,
@@ -146,10 +146,10 @@ def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _check_same(found: dict[str, Any], plan: dict[str, Any], output: Path) -> None:
-    # "leaks" need not be equal: leaking rows already change the rows' digest, and the rest of it does not matter.
+    # "leaks" need not be equal, because leaking rows already change the rows' digest, and nothing else in it matters.
     different = [key for key in plan if key != "leaks" and found.get(key) != plan[key]]
     if different:
-        # Other settings also change the rows, so name the difference in rows only if it is the only one.
+        # Other settings change the rows too, so name a difference in rows only if it is the only difference.
         telling = [key for key in different if key != "data"] or different
         named = [change for key in telling for change in _changes(key, found.get(key), plan[key])]
         raise UsageError(
@@ -187,7 +187,7 @@ def _lora_config(base: BaseModel, config: TrainingConfig) -> LoraConfig:
 def with_factors(base: BaseModel, config: TrainingConfig) -> PeftModel:
     """Wrap the base model with new LoRA factors. Raises UsageError naming a module or layer that the model lacks."""
     with warnings.catch_warnings():
-        # PEFT uses a deprecated name of transformers.
+        # PEFT uses a name that transformers has deprecated.
         warnings.filterwarnings("ignore", message=".is_gradient_checkpointing", category=FutureWarning)
         return get_peft_model(base.model, _lora_config(base, config))
 
@@ -238,9 +238,9 @@ def _scores(model: PeftModel, rows: Sequence[TrainingRow]) -> dict[str, Any]:
 def _write(model: PeftModel, record: dict[str, Any], output: Path) -> None:
     """Write the PEFT folder. The record is written last, so that a folder with a record is complete."""
     config = model.peft_config["default"]
-    config.target_modules = sorted(config.target_modules)  # PEFT keeps a set, whose order differs in each process
+    config.target_modules = sorted(config.target_modules)  # PEFT stores a set, whose order differs in each process
     config.inference_mode = True
-    config.base_model_name_or_path = record["base_model"]["source"]  # PEFT wrote a path of this machine
+    config.base_model_name_or_path = record["base_model"]["source"]  # PEFT wrote a path on this machine
     config.save_pretrained(output)
     factors = {
         name: factor.detach().to("cpu", torch.bfloat16).contiguous()

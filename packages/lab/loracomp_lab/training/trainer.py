@@ -18,7 +18,7 @@ from loracomp_lab.training.rows import TrainingRow
 
 LOG_STEPS = 10
 SAVE_STEPS = 25
-"""Steps between checkpoints. A killed training loses at most these: about a minute on two cores."""
+"""Steps between checkpoints. A training that is killed loses at most these steps, about a minute on two cores."""
 EAGER_TOKENS = 192
 """Rows up to this length use eager attention on a CPU, which is up to twice as fast as SDPA.
 
@@ -101,15 +101,15 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
             self._console.print(f"step {state.global_step}/{state.max_steps} loss {float(logs['loss']):.4f}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop the bar; it stays on the screen."""
+        """Stop the bar, which stays on the screen."""
         self._progress.stop()
 
 
 def arguments(config: TrainingConfig, rows: int, folder: Path, model: PeftModel) -> TrainingArguments:
     """Arguments for Trainer: AdamW, linear warm-up and decay, checkpoints in `folder`, no reports to other services.
 
-    With a bfloat16 base model all is computed in bfloat16 (autocast), the adapter too, as in serving; the factors that
-    the optimizer updates are float32.
+    With a bfloat16 base model, everything including the adapter is computed in bfloat16 (autocast), as in serving; the
+    factors that the optimizer updates are float32.
     """
     size = min(config.batch_size, rows)
     steps = rows // size
