@@ -72,8 +72,8 @@ prediction = Table(
         JSONB,
         "Milliseconds of each step. For the job's whole batch: claim, encode, route, load (adapters to the "
         "device), compose, calibrate (if a job of the batch is calibrated) and record. For the job itself: ready "
-        "(waiting for the model), predict (from the model's first step to the answer) and model (the job's share "
-        "of these steps).",
+        "(waiting for the model) and predict (from the model's first step to the answer). share: the job's share "
+        "of the time from encode to predict, in which the worker computed for several jobs.",
         default="'{}'",
     ),
     required("batch_size", Integer, "Number of jobs that were answered together.", default="1"),
