@@ -191,7 +191,7 @@ def test_stopped_and_started_again_it_comes_to_the_same(train, tmp_path, monkeyp
         patch.setattr(ProgressBar, "on_save", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
         _, error = train(tmp_path / "stopped", "--task", "cb", recipe=longer)
     assert isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM
-    assert train.errors.endswith("run the same command again, and it continues from the last checkpoint\n")
+    assert train.errors.endswith("run the same command again to continue from the last checkpoint\n")
     assert [each.name for each in adapter.glob("checkpoints/checkpoint-*")] == ["checkpoint-25"]
     assert not (adapter / "training.json").exists()
     threads = torch.get_num_threads()

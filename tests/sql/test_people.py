@@ -239,16 +239,15 @@ def test_explanation_of_jobs_without_an_answer(connection: db.Connection) -> Non
     assert "It can start at 3000-01-01 00:00:00" in explain(connection, later)
     token = claim(connection, job_id)[job_id]
     assert "Attempt 1 of 3 has been running on worker worker-1 for 0." in explain(connection, job_id)
-    assert "unless renewed, its lease ends in 59." in explain(connection, job_id)
+    assert "Its lease ends in 59." in explain(connection, job_id)
     another = submit(connection, "Another?")
     assert "Next: wait. Due jobs: 1, the oldest for 0" in explain(connection, another)
-    assert "running: 1.\n" in explain(connection, another)
+    assert "running jobs: 1.\n" in explain(connection, another)
     connection.execute("UPDATE loracomp.job SET expired_leases = 1 WHERE id = %s", [job_id])
-    assert "running: 1 (alone on a worker, because an earlier one died or hung with the job: 1).\n" in explain(
-        connection, another
-    )
+    alone = "running jobs: 1 (of these alone on their worker, because the job's lease expired before: 1).\n"
+    assert alone in explain(connection, another)
     connection.execute("UPDATE loracomp.job SET lease_expires_at = now() - interval '1 s' WHERE id = %s", [job_id])
-    assert "its lease ran out" in explain(connection, job_id)
+    assert "Its lease has expired" in explain(connection, job_id)
     connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{too_long}', '{cut it}', '{f}')", [[job_id], [token]])
     words = explain(connection, job_id)
     assert "\nFailed after attempt 1 of 3.\nError: too_long: cut it\n" in words
