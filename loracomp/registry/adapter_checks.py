@@ -7,13 +7,17 @@ scaling. They refuse any other feature of PEFT by name, because composing would 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import current_thread, main_thread
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from loracomp.composition.blocks import Factors
@@ -23,6 +27,7 @@ from loracomp.model.loading import load_base_model
 from loracomp.records import KnownBaseModel
 from loracomp.registry.adapter_files import (
     CONVERT,
+    LONGEST_REASON,
     WEIGHTS,
     base_copies,
     own_scaling,
@@ -48,6 +53,23 @@ HARMLESS = """
     megatron_core megatron_config loftq_config eva_config corda_config lora_ga_config runtime_config
     qalora_group_size ensure_weight_tying fan_in_fan_out rank_pattern alpha_pattern
 """
+
+_STRICT = ConfigDict(strict=True)
+_NAMES = TypeAdapter(str | list[str] | None, config=_STRICT), "a pattern or a list of names"
+_SWITCH = TypeAdapter(bool | None, config=_STRICT), "true or false"
+FORMS: dict[str, tuple[TypeAdapter[Any], str]] = {
+    "use_rslora": _SWITCH,
+    "fan_in_fan_out": _SWITCH,
+    "ensure_weight_tying": _SWITCH,
+    "target_modules": _NAMES,
+    "exclude_modules": _NAMES,
+    "layers_pattern": _NAMES,
+    "init_lora_weights": (TypeAdapter(bool | str | None, config=_STRICT), "true, false or a name"),
+    "layers_to_transform": (TypeAdapter(int | list[int] | None, config=_STRICT), "a number or a list of numbers"),
+}
+"""Forms of the settings that decide what the factors mean, besides ranks and alphas."""
+PATTERNS_S = 5.0
+"""Most seconds for comparing a setting's patterns with all modules; some patterns would take years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +134,7 @@ def read_adapter(folder: Path, base: KnownBaseModel, *, any_base: bool = False) 
         _check_targets(config, factors, base)
         _check_copies(base_copies(weights), base)
     except RefusedError as error:
-        raise RefusedError(f"adapter {folder}: {error}") from error
+        raise RefusedError(f"adapter {folder}: {str(error)[:LONGEST_REASON]}") from error
     return AdapterFile(
         weights=weights,
         config=config,
@@ -132,6 +154,13 @@ def _check_config(config: Mapping[str, Any]) -> tuple[int, float]:
     for name, value in config.items():
         if name not in HARMLESS.split() and value not in (None, False, [], {}, "", "none"):
             raise RefusedError(f"{name} is {value!r}: not plain LoRA, and cannot be composed; {CONVERT}")
+    for name, (form, what) in FORMS.items():
+        try:
+            form.validate_python(config.get(name))
+        except ValidationError:
+            raise RefusedError(f"{name} is {config[name]!r}; it must be {what}") from None
+    if config.get("target_modules") is None:
+        raise RefusedError("target_modules is missing, which names the modules that the adapter changes")
     return _checked_rank("r", config.get("r")), _checked_alpha("lora_alpha", config.get("lora_alpha"))
 
 
@@ -156,14 +185,36 @@ def _in_full(
         raise RefusedError(f"{name} is {pattern!r}; it must give a number for each pattern, as PEFT writes it")
     values = {key: check(f"{name}[{key!r}]", value) for key, value in pattern.items()}
     found: dict[str, Number] = {}
-    for module in factors:
-        try:
+    with _readable_patterns(f"{name} {list(pattern)!r}"):
+        for module in factors:
             first = next((key for key in values if re.match(rf"(.*\.)?({key})$", module)), None)
-        except re.error as error:
-            raise RefusedError(f"{name} {list(pattern)} cannot be read: {error}") from error
-        if first is not None:
-            found[module] = values[first]
+            if first is not None:
+                found[module] = values[first]
     return found
+
+
+@contextmanager
+def _readable_patterns(settings: str) -> Iterator[None]:
+    """Raise RefusedError, naming the settings, if a pattern can't be read or matching takes longer than PATTERNS_S.
+
+    The time is limited in the process's main thread only, where the command line works.
+    """
+
+    def refuse(*_: object) -> NoReturn:
+        raise RefusedError(f"{settings} takes longer than {PATTERNS_S} s to match: list the modules' names instead")
+
+    limited = current_thread() is main_thread()
+    if limited:
+        before = signal.signal(signal.SIGALRM, refuse)
+        signal.setitimer(signal.ITIMER_REAL, PATTERNS_S)
+    try:
+        yield
+    except (re.error, RecursionError, OverflowError) as error:
+        raise RefusedError(f"{settings} cannot be read: {error}") from error
+    finally:
+        if limited:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 def _check_factors(factors: Mapping[str, Factors], ranks: Mapping[str, int], base: KnownBaseModel) -> None:
@@ -193,14 +244,19 @@ def _check_sizes(factors: Mapping[str, Factors], scaling: float, own: Mapping[st
     if not any(bool(A.any()) and bool(B.any()) for A, B in factors.values()):
         raise RefusedError("it changes nothing, because one factor of each module is all zeros: train it first")
     for module, (A, B) in factors.items():
-        A, B = A.double(), B.double()  # noqa: PLW2901
-        # The Frobenius norm of B @ A, from matrices of rank times rank.
-        norm = own.get(module, scaling) * float(((B.mT @ B) * (A @ A.mT)).sum().clamp(min=0).sqrt())
+        norm = own.get(module, scaling) * _norm(A.double(), B.double())
         if not norm <= LARGEST_CHANGE:
             raise RefusedError(
                 f"module {module}: the norm of scaling * B @ A is {norm:.1e}, and must be at most "
                 f"{LARGEST_CHANGE:.0e}, because the model's output can overflow; the training went wrong"
             )
+
+
+def _norm(A: Tensor, B: Tensor) -> float:
+    """The Frobenius norm of B @ A, from the smaller matrices: of rank times rank, or B @ A itself."""
+    if len(A) ** 2 < len(B) * A.shape[1]:
+        return float(((B.mT @ B) * (A @ A.mT)).sum().clamp(min=0).sqrt())
+    return float((B @ A).norm())
 
 
 def _check_targets(config: Mapping[str, Any], factors: Mapping[str, Factors], base: KnownBaseModel) -> None:
@@ -211,10 +267,8 @@ def _check_targets(config: Mapping[str, Any], factors: Mapping[str, Factors], ba
 
     names = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
     settings = SimpleNamespace(**{name: config.get(name) for name in names})
-    try:
+    with _readable_patterns(", ".join(f"{name} {value!r}" for name, value in vars(settings).items() if value)):
         meant = {module for module in base.modules if check_target_module_exists(settings, module)}
-    except (re.error, TypeError) as error:
-        raise RefusedError(f"target_modules {config.get('target_modules')!r} cannot be read: {error}") from error
     if missing := sorted(meant - factors.keys()):
         raise RefusedError(f"{WEIGHTS} lacks factors for {', '.join(missing[:3])}, which target_modules names")
     if surplus := sorted(factors.keys() - meant):

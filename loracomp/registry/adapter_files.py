@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -25,6 +26,8 @@ KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_((?P<factor>[AB])\.we
 COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")
 """Key of the base model's own weight, which PEFT saves with an adapter of the embedding or the output head."""
 CONVERT = "`loracomp adapter convert` writes the nearest plain LoRA"
+LONGEST_REASON = 1000
+"""Number of characters of a reason that are told: names in files can be of any length."""
 KNOWN_KEYS = {
     "lora_magnitude_vector": "DoRA (use_dora)",
     ".bias": "biases (bias, lora_bias)",
@@ -66,7 +69,7 @@ def read_folder(
         _check_base(config, training, base, any_base)
         return config, training, _read_weights(folder)
     except RefusedError as error:
-        raise RefusedError(f"adapter {folder}: {error}") from error
+        raise RefusedError(f"adapter {folder}: {str(error)[:LONGEST_REASON]}") from error
 
 
 def check_new(folder: Path) -> None:
@@ -101,7 +104,12 @@ def parse_factors(weights: bytes) -> dict[str, Factors]:
     for key, tensor in tensors.items():
         match = KEY.fullmatch(key)
         if match:
-            pairs.setdefault(match["module"], {})[match["factor"] or match["column"]] = tensor
+            pair, factor = pairs.setdefault(match["module"], {}), match["factor"] or match["column"]
+            if factor in pair:
+                raise RefusedError(
+                    f"{WEIGHTS} has two factors {factor} of {match['module']}: as a layer and as an embedding"
+                )
+            pair[factor] = tensor
         elif not COPY.fullmatch(key):
             raise RefusedError(_strange_key(key))
     if not pairs:
@@ -119,25 +127,28 @@ def _strange_key(key: str) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, if Postgres can store it. Raises RefusedError."""
+    if not path.is_file():
+        raise RefusedError(f"there is no {path.name}: name a folder that PEFT's save_pretrained wrote")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except FileNotFoundError:
-        raise RefusedError(f"there is no {path.name}: name a folder that PEFT's save_pretrained wrote") from None
-    except (OSError, ValueError) as error:
+        value = orjson.loads(path.read_bytes())
+        text = orjson.dumps(value)  # which refuses what is nested too deep for other readers
+    except (OSError, ValueError, TypeError) as error:
         raise RefusedError(f"{path.name} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise RefusedError(f"{path.name} is not a JSON object")
+    if rb"\u0000" in text:
+        raise RefusedError(f"{path.name} contains a NUL character, which Postgres cannot store: remove it")
     return value
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
 
 
 def _read_weights(folder: Path) -> bytes:
     path = folder / WEIGHTS
     if path.is_file():
-        return path.read_bytes()
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise RefusedError(f"{WEIGHTS} cannot be read: {error}") from None
     if pickles := sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern)):
         raise RefusedError(
             f"{pickles[0]} is a pickle, which can run code when loaded; save the adapter as {WEIGHTS} "
