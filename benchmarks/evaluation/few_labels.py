@@ -126,7 +126,7 @@ class Scorer:
 
 
 def _families(adapter: MeasuredAdapter) -> set[str]:
-    return {load_entry(task).family for task in adapter.training.get("tasks_seen") or [adapter.task]}
+    return {load_entry(task).family for task in adapter.training.get("tasks_seen", [adapter.task])}
 
 
 def _scores_of(answer: Prediction | JobError) -> tuple[float, ...]:

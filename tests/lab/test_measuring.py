@@ -13,12 +13,16 @@ import numpy as np
 import psycopg
 import pytest
 from peft import PeftModel
+from psycopg.types.json import Jsonb
 
+from loracomp.composition.strategies import LoraFactors
 from loracomp.config import Settings
+from loracomp.database.connections import Connection
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import RefusedError
 from loracomp.model.loading import BaseModel, describe_base_model, load_base_model
 from loracomp.registry.adapter_checks import read_adapter
+from loracomp.registry.examples import Example
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import read_examples_file
 from loracomp.registry.measurement_files import (
@@ -28,7 +32,7 @@ from loracomp.registry.measurement_files import (
 )
 from loracomp_lab.library_build import build_library, train_rows
 from loracomp_lab.library_writing import write_measurements
-from loracomp_lab.measuring import Measuring, likely_tasks, measure_library, read_adapters
+from loracomp_lab.measuring import MeasuredAdapter, Measuring, likely_tasks, measure_library, read_adapters
 from loracomp_lab.training.config import TrainingConfig
 from loracomp_lab.training.kept_aside import kept_aside, not_learnt
 from loracomp_lab.training.rows import split_rows
@@ -174,6 +178,23 @@ def test_an_adapter_whose_record_lacks_the_rows_kept_aside_is_named(root: Path, 
     columns = list(found(library, "copa").adapters)
     assert np.isnan(found(library, "copa").gains().gains[:, columns.index("copa")]).all()
     assert not np.isnan(found(library, "copa").gains().gains[:, columns.index("piqa")]).any()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("task", ["piqa", "copa"])
+def test_the_database_and_the_lab_agree_on_what_an_adapter_has_learnt(
+    connection: Connection, task: str, split: str
+) -> None:
+    """`tasks_seen: []` means none; a record without it means the adapter's own task."""
+    seen = [{}, *({"tasks_seen": tasks} for tasks in ([], ["piqa"], ["copa"], ["rte", "piqa"]))]
+    example = Example(split, "Is tea hot?", ("yes", "no"), "yes", bytes(32), f"{task}/{split}#0")
+    own = example.content_hash.hex()
+    aside = [{}, *({"kept_aside": hashes} for hashes in ([], [own], ["11" * 32]))]
+    for training in (one | other for one in seen for other in aside):
+        adapter = MeasuredAdapter("piqa", "", LoraFactors(1, "", 1.0, {}), training)
+        asked = [Jsonb(training), "piqa", task, split, example.content_hash]
+        row = connection.execute("SELECT loracomp.has_learnt_from(%s, %s, %s, %s, %s) AS learnt", asked).fetchone()
+        assert row == {"learnt": adapter.has_learnt_from(example)}, training
 
 
 def test_rows_that_were_not_learnt() -> None:

@@ -50,8 +50,8 @@ class MeasuredAdapter:
     def has_learnt_from(self, example: Example) -> bool:
         """Whether the adapter was trained on an example; like the SQL function loracomp.has_learnt_from."""
         task = example.source_ref.partition("/")[0]
-        seen = self.training.get("tasks_seen") or [self.task]
-        aside = self.training.get("kept_aside") or ()
+        seen = self.training.get("tasks_seen", [self.task])
+        aside = self.training.get("kept_aside", ())
         return example.split == "train" and task in seen and example.content_hash.hex() not in aside
 
 
