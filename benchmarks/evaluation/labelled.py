@@ -86,8 +86,8 @@ def add_evidence(connection: Connection, task: str, measured: MeasuredExamples, 
     ]
     if evidence := fit_evidence(rows):
         about = connection.execute(
-            "SELECT t.id AS task_id, b.id AS base_model_id FROM loracomp.task AS t, loracomp.find_base_model(NULL) AS b"
-            " WHERE t.name = %s", [task]
+            "SELECT t.id AS task_id, b.id AS base_model_id, now() AS read_at"
+            " FROM loracomp.task AS t, loracomp.find_base_model(NULL) AS b WHERE t.name = %s", [task]
         ).fetchone()  # fmt: skip
         assert about
         connection.execute(QUERIES["record_evidence"], about | evidence)

@@ -267,7 +267,8 @@ SELECT * FROM loracomp.labelled_scores(job_ids => %(job_ids)s::bigint[])
 -- name: record_evidence
 SELECT loracomp.record_evidence(
     task_id => %(task_id)s, base_model_id => %(base_model_id)s, choices => %(choices)s::text[],
-    adapter_ids => %(adapter_ids)s::integer[], log_likelihoods => %(log_likelihoods)s::double precision[]
+    adapter_ids => %(adapter_ids)s::integer[], log_likelihoods => %(log_likelihoods)s::double precision[],
+    read_at => %(read_at)s
 )
 
 -- name: fail_jobs

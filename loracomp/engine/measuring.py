@@ -126,9 +126,10 @@ def record_measurements(connection: Connection, jobs: Sequence[Job], measurement
 def record_evidence(connection: Connection, job_ids: Collection[int]) -> None:
     """Fit and write the evidence of each task whose examples these jobs have measured."""
     found = rows_of(connection, QUERIES["labelled_scores"], {"job_ids": list(job_ids)})
-    for task, rows in groupby(found, key=itemgetter("task_id", "base_model_id")):
+    of_task = ("task_id", "base_model_id", "read_at")
+    for task, rows in groupby(found, key=itemgetter(*of_task)):
         if evidence := fit_evidence(rows):
-            about = dict(zip(("task_id", "base_model_id"), task, strict=True))
+            about = dict(zip(of_task, task, strict=True))
             connection.execute(QUERIES["record_evidence"], about | evidence)
 
 

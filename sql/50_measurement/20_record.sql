@@ -162,11 +162,13 @@ COMMENT ON FUNCTION loracomp.record_measurements IS
 -- were measured with the same settings as the newest one, because other scores can't be compared with it. Tasks with an adapter are left
 -- out, because routing reads evidence only for tasks without one.
 CREATE FUNCTION loracomp.labelled_scores(job_ids bigint[])
-RETURNS TABLE (task_id integer, base_model_id integer, choices text[], label text, choice_scores jsonb)
+RETURNS TABLE (
+    task_id integer, base_model_id integer, choices text[], label text, choice_scores jsonb, read_at timestamptz
+)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
-SELECT t.task_id, t.base_model_id, e.choices, e.label, m.choice_scores
+SELECT t.task_id, t.base_model_id, e.choices, e.label, m.choice_scores, statement_timestamp()
 FROM (
     SELECT DISTINCT e.task_id, b.id AS base_model_id
     FROM loracomp.job AS j
@@ -197,24 +199,30 @@ COMMENT ON FUNCTION loracomp.labelled_scores IS
 'For each task without an adapter that one of these jobs has measured: choices, label and scores of its measured examples.';
 
 -- If a submitter is deleting the task or its last examples, it waits one second and then gives up, because the next measurement brings new
--- evidence anyway.
+-- evidence anyway. If two workers fit at the same time, the fit of the scores that were read later stays, whichever
+-- worker writes first.
 CREATE FUNCTION loracomp.record_evidence(
-    task_id integer, base_model_id integer, choices text[], adapter_ids integer[], log_likelihoods double precision[]
+    task_id integer, base_model_id integer, choices text[], adapter_ids integer[], log_likelihoods double precision[],
+    read_at timestamptz
 ) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET lock_timeout = '1s'
 AS $$
 BEGIN
-    INSERT INTO loracomp.task_evidence (task_id, base_model_id, choices, adapter_ids, log_likelihoods)
-    SELECT t.id, b.id, record_evidence.choices, record_evidence.adapter_ids, record_evidence.log_likelihoods
+    INSERT INTO loracomp.task_evidence AS v (task_id, base_model_id, choices, adapter_ids, log_likelihoods, read_at)
+    SELECT
+        t.id, b.id, record_evidence.choices, record_evidence.adapter_ids, record_evidence.log_likelihoods,
+        least(record_evidence.read_at, statement_timestamp())
     FROM loracomp.task AS t CROSS JOIN loracomp.base_model AS b
     WHERE t.id = record_evidence.task_id AND b.id = record_evidence.base_model_id
     ON CONFLICT ON CONSTRAINT a_task_has_evidence_once_a_base_model DO UPDATE SET
-        choices = excluded.choices, adapter_ids = excluded.adapter_ids, log_likelihoods = excluded.log_likelihoods;
+        choices = excluded.choices, adapter_ids = excluded.adapter_ids, log_likelihoods = excluded.log_likelihoods,
+        read_at = excluded.read_at
+    WHERE v.read_at <= excluded.read_at;
 EXCEPTION WHEN lock_not_available THEN
     NULL;
 END
 $$;
 COMMENT ON FUNCTION loracomp.record_evidence IS
-'Writes how likely a task''s labelled examples are under each adapter, and replaces what was stored before.';
+'Writes how likely a task''s labelled examples are under each adapter, unless newer scores were fitted already.';

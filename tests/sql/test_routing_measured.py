@@ -487,11 +487,11 @@ def test_adapters_are_weighed_by_how_likely_they_make_the_labelled_examples(
     }
     found = {"t0": -40.0, "t1": -36.0, "t3": -60.0, "t2": -1.0}
 
-    def note(choices: list[str], tasks: dict[str, float]) -> None:
+    def note(choices: list[str], tasks: dict[str, float], read: str = "now") -> None:
         connection.execute(
-            "SELECT loracomp.record_evidence(t.id, b.id, %s, %s::integer[], %s::double precision[])"
+            "SELECT loracomp.record_evidence(t.id, b.id, %s, %s::integer[], %s::double precision[], %s)"
             " FROM loracomp.task AS t, loracomp.base_model AS b WHERE t.name = 't6' AND b.is_default",
-            [choices, [known[task] for task in tasks], [*tasks.values()]],
+            [choices, [known[task] for task in tasks], [*tasks.values()], read],
         )
 
     note(["ham", "spam"], found)
@@ -502,6 +502,8 @@ def test_adapters_are_weighed_by_how_likely_they_make_the_labelled_examples(
     assert weights == pytest.approx({"t1": 1 / total, "t0": np.exp(-2) / total})
     job_id = stored(connection, shared, at, choices=CHOICES)
     assert "weights by labelled rows" in explained(connection, job_id)
+    note(["ham", "neither", "spam"], found, read="yesterday")
+    assert len({*ask(connection, shared, at)["adapter_weights"]}) == 2, "a slower worker's fit of earlier scores"
     note(["ham", "neither", "spam"], found)
     assert len({*ask(connection, shared, at)["adapter_weights"]}) == 1, "of other choices"
     note(["ham", "spam"], {"t0": -40.0, "t2": -1.0})

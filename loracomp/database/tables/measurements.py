@@ -126,6 +126,7 @@ task_evidence = Table(
         "Log-likelihood of the examples' right answers under each adapter in adapter_ids, in nats, after biases of the "
         "choices are fitted.",
     ),
+    required("read_at", TIME, "When the scores that it was fitted on were read."),
     PrimaryKeyConstraint("task_id", "base_model_id", name="a_task_has_evidence_once_a_base_model"),
     references("evidence_task_must_exist", "task_id", "loracomp.task.id", ondelete="CASCADE"),
     references("evidence_base_model_must_exist", "base_model_id", "loracomp.base_model.id", ondelete="CASCADE"),
