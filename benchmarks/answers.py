@@ -3,9 +3,10 @@
     python -m benchmarks.answers URL [rows] [seconds]
     python -m benchmarks.answers URL real
 
-URL is an empty database of a server on this machine that may be used for this, as superuser. Plain and declared runs
-take turns. So many rows, 200,000 by default, are asked behind new ones, for 20 seconds by default. `real` measures the
-time to an answer alone, by a worker with the shipped library and its base model; else an engine answers at once.
+URL is an empty database on a server of this machine that may be used for this, as superuser. Runs with and without a
+declaration take turns. A backfill of `rows` rows (200,000 by default) runs behind new rows for `seconds` seconds (20 by
+default). `real` measures only the time to an answer, with a worker that has the shipped library and its base model;
+otherwise a made-up engine answers at once.
 """
 
 import os
@@ -36,7 +37,7 @@ DECLARE = "SELECT loracomp.create_answers('{0}_answer', '{0}', 'sleep {{body}}',
 
 
 def rates(connection: Connection, rows: int) -> tuple[float, float]:
-    """Rows a second that a table takes plainly, and with a declaration that nobody asks for meanwhile."""
+    """Rows per second that can be inserted into a table without a declaration, and with one while no worker runs."""
     took: dict[str, list[float]] = {"plain": [], "declared": []}
     statement = "INSERT INTO {} (body) SELECT 'a body of some length ' || i FROM generate_series(1, %s) AS i"
     for _ in range(ROUNDS):
@@ -56,7 +57,7 @@ def until(connection: Connection, statement: str, number: int) -> None:
 
 
 def show_latencies(connection: Connection) -> None:
-    """Milliseconds to the answer of a submitted job, and to that of an inserted row, in turns on an idle worker."""
+    """Milliseconds until a submitted job and an inserted row are answered, in turns on an idle worker."""
     ways = {
         "SELECT loracomp.submit_job('sleep 0', max_new_tokens => 1) AS id":
             "SELECT output FROM loracomp.job_result WHERE job_id = %s AND output <> ''",
@@ -77,7 +78,7 @@ def show_latencies(connection: Connection) -> None:
 
 @contextmanager
 def real_worker(url: str) -> Iterator[None]:
-    """One that answers by the shipped library."""
+    """A worker that answers with the shipped library."""
     environment = {**os.environ, "LORACOMP_DATABASE_URL": url}
     with subprocess.Popen([sys.executable, "-m", "loracomp", "worker"], env=environment) as process:
         try:
@@ -88,15 +89,15 @@ def real_worker(url: str) -> Iterator[None]:
 
 @dataclass
 class Backlog:
-    """What is seen while a large table's rows are asked for the first time."""
+    """Measurements during the backfill of a large table."""
 
     most_waiting: int = 0
     new_rows: list[float] = field(default_factory=list)
-    """Seconds from a new row's INSERT to its answer."""
+    """Seconds from the INSERT of a new row to its answer."""
     inserts: dict[str, list[float]] = field(default_factory=lambda: {"plain": [], "big": []})
-    """Seconds of INSERTs of one row into a table without a declaration, and into this one, in turns."""
+    """Seconds that an INSERT of one row takes, in turns into a table without a declaration and into this one."""
     memory: list[tuple[float, float]] = field(default_factory=list)
-    """MB of the worker, and of the largest backend that serves it, in the order of time."""
+    """Memory of the worker and of the largest backend that serves it, in MB, over time."""
 
     def report(self, rows: int, answered: int) -> str:
         plain, declared = (1000 * quantiles(times, n=100)[98] for times in self.inserts.values())
@@ -112,7 +113,7 @@ class Backlog:
 
 
 def backlog(connection: Connection, rows: int, seconds: float, worker: int) -> Backlog:
-    """Declare a table of so many rows, and look on for so long, or until all are answered."""
+    """Declare a table with this many rows, and observe it for this many seconds, or until all rows are answered."""
     connection.execute(TABLE.format("big").encode())
     connection.execute("INSERT INTO big (body) SELECT '0' FROM generate_series(1, %s)", [rows])
     connection.execute("VACUUM ANALYZE big")
@@ -139,7 +140,7 @@ WHERE datname = current_database() AND backend_type = 'client backend' AND pid <
 
 
 def megabytes(process: int) -> float:
-    """Of its own, without what it shares with others."""
+    """The process's own memory, without memory that it shares with others."""
     with suppress(OSError):
         status = Path(f"/proc/{process}/status").read_text()
         return int(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 1024

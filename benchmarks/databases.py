@@ -1,4 +1,4 @@
-"""Databases of the benchmarks' own, batches, and how long a call takes."""
+"""Creates databases for benchmarks, splits rows into batches, and times calls."""
 
 from collections.abc import Callable
 from time import perf_counter

@@ -1,4 +1,4 @@
-"""Fills the tables of README.md and docs/ from what the benchmarks kept: python -m benchmarks.figures [--check].
+"""Fills the tables of README.md and docs/ from the stored results: python -m benchmarks.figures [--check].
 
 The tables of an evaluation come from the queries in benchmarks/evaluation/tables.sql, on a database that is dropped
 at the end, and the others from docs/performance/*.json. Measures nothing.
@@ -33,7 +33,8 @@ def main(
     for page, text in changed.items():
         if not check:
             page.write_text(text)
-        print(f"{page.relative_to(ROOT)}: {'its tables are not what was kept: make figures' if check else 'filled'}")
+        outcome = "its tables differ from the stored results: run make figures" if check else "filled"
+        print(f"{page.relative_to(ROOT)}: {outcome}")
     raise typer.Exit(check and bool(changed))
 
 

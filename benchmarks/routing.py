@@ -103,7 +103,7 @@ def database(shared_buffers: str = "128MB") -> Iterator[str]:
 
 
 def start_with(folder: Path, shared_buffers: str) -> str:
-    """URL of a new embedded server with this much memory, which it takes when it starts."""
+    """URL of a new embedded server with this much shared memory, which Postgres allocates when it starts."""
     with psycopg.connect(embedded.start(folder), autocommit=True) as connection:
         connection.execute(sql.SQL("ALTER SYSTEM SET shared_buffers = {}").format(sql.Literal(shared_buffers)))
     embedded.stop(folder)

@@ -49,7 +49,7 @@ PARTS: dict[str, Callable[[Workbench, int], Measured]] = {
 TURNS_OF = {
     **{"scoring": 1.4, "generation": 1.4, "merging": 2, "latency": 6, "beside": 2, "batching": 0.6},
 }
-"""Parts that run more turns than others, and how many times more."""
+"""Parts that run more turns than others, and how many times as many."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.print(f"measuring {part}")
             turns = max(1, round(options.turns * TURNS_OF.get(part, 1)))
             keep(options.out, part, machine | as_json(PARTS[part](bench, turns)))
-    # The terminal shows only the results of this run, the docs all that are stored.
+    # The terminal shows only the results of this run, the docs show all that are stored.
     results = {part: found for part, found in read_results(options.out).items() if part in parts}
     if options.json:
         json.dump(results, sys.stdout, indent=2)
@@ -78,12 +78,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--turns", type=at_least(1), default=5, help="how often each side runs, more for short ones; 5")
+    parser.add_argument(
+        "--turns", type=at_least(1), default=5, help="number of turns of each side, more for short parts; 5"
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, help="some parts only")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance", help="folder of results")
     for size in fields(Sizes):
         parser.add_argument(f"--{size.name.replace('_', '-')}", type=int, default=size.default, help=f"{size.default}")
-    parser.add_argument("--json", action="store_true", help="print all that was measured instead of a table")
+    parser.add_argument("--json", action="store_true", help="print everything that was measured instead of a table")
     options = parser.parse_args(arguments)
     if wrong := sizes_of(options).too_small():
         parser.error(wrong)
@@ -107,7 +109,7 @@ def sizes_of(options: argparse.Namespace) -> Sizes:
 
 
 def describe_machine(bench: Workbench) -> dict[str, Any]:
-    """Name and extent of the machine that the figures were measured on."""
+    """Description of the machine on which the figures were measured."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_device(bench.base.model),
@@ -128,7 +130,7 @@ def describe_device(model: transformers.PreTrainedModel) -> str:
 
 
 def versions() -> str:
-    """Versions of Python and of the libraries that compute."""
+    """Versions of Python and of the numerical libraries."""
     libraries = ", ".join(f"{each.__name__} {each.__version__}" for each in (torch, transformers, peft))
     return f"Python {platform.python_version()}, {libraries}"
 

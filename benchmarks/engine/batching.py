@@ -1,4 +1,4 @@
-"""Texts that join and leave at every step, beside batches that run to their end as they were claimed."""
+"""Compares texts that join and leave at every step with batches that run to their end as they were claimed."""
 
 import random
 import time
@@ -35,7 +35,8 @@ STATUS = "SELECT r.status FROM loracomp.job_result AS r WHERE r.job_id = %s"
 
 
 def batching(bench: Workbench, turns: int) -> Measured:
-    """Tokens a second of texts of different lengths, waits of texts that come one by one, and shared beginnings."""
+    """Tokens per second for texts of different lengths, waits of texts that arrive one by one, and shared
+    beginnings."""
     base = endless(bench.base)
     predictor = Fetching(base, from_memory(bench.library))
     with without_end(base):
@@ -49,7 +50,7 @@ def batching(bench: Workbench, turns: int) -> Measured:
 
 
 def lengths(count: int, seed: int) -> list[int]:
-    """New tokens of each text: geometric, within bounds."""
+    """Number of new tokens of each text, drawn from a geometric distribution within bounds."""
     draw = random.Random(seed)
     return [min(max(1 + int(draw.expovariate(1 / MEAN)), SHORTEST), LONGEST) for _ in range(count)]
 
@@ -72,7 +73,7 @@ def composed(predictor: Fetching, requests: Sequence[Request]) -> list[Mix]:
 
 @torch.inference_mode()
 def to_the_end(base: BaseModel, requests: Sequence[Request], mixes: Sequence[Mix]) -> None:
-    """A batch by `model.generate`; half of the rows at a time leave when they have all their tokens."""
+    """A batch with `model.generate`; each time that half of the rows have all their tokens, they leave."""
     left = [request.max_new_tokens or 0 for request in requests]
     adapters = AdapterStack(base.model, mixes)
     ids, mask = pad_left(encode_texts(base.tokenizer, [request.prompt for request in requests]), base.model.device)
@@ -134,7 +135,7 @@ def _rates(bench: Workbench, predictor: Fetching, base: BaseModel, turns: int) -
 
 
 def _arrivals(bench: Workbench, predictor: Fetching, base: BaseModel, turns: int) -> list[Any]:
-    """Texts that come at random times, at a share of what batches to their end can answer."""
+    """Texts that arrive at random times, at a share of the rate that batches that run to their end can answer."""
     count = bench.sizes.arriving
     requests = texts(bench, count, 8, drawing(bench.library)(count))
     mixes = composed(predictor, requests)
@@ -186,7 +187,8 @@ def _steps_of_arrivals(
 
 
 def _beginnings(bench: Workbench, base: BaseModel, turns: int) -> Any:
-    """The first token of texts that begin alike under one mix, with what they begin with computed once and for each."""
+    """Time to the first token of texts with the same beginning under one mix, computing the beginning once or for each
+    text."""
     words = " ".join(job["prompt"] for job in made_up_jobs(2 * BEGINNING, seed=9))
     (tokens,) = encode_texts(base.tokenizer, [words])
     beginning = base.tokenizer.decode(tokens[:BEGINNING], skip_special_tokens=True)
@@ -219,7 +221,7 @@ def beside_a_text(bench: Workbench, turns: int) -> Measured:
 
 
 def _beside(submitter: Submitter, jobs: list[dict[str, Any]]) -> float:
-    """Seconds of the scored job; the text must still run when it ends."""
+    """Seconds of the scored job, which must end while the text is still being generated."""
     while True:
         text = submitter.one(TEXT, STORY, LONGEST)
         while submitter.one(STATUS, text) == "queued":

@@ -1,4 +1,5 @@
-"""Jobs of a task with labelled rows, against the same prompts without: encoded, routed, calibrated and answered."""
+"""Compares jobs of a task with labelled rows with the same prompts without them: encoded, routed, calibrated and
+answered."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ DIGESTS = "SELECT digest FROM loracomp.adapter WHERE id = ANY (%s)"
 
 
 def labelled(bench: Workbench, turns: int) -> Measured:
-    """A batch under policy `measured`, whose rows turn 0 scores, against policy `default`: time."""
+    """Time of a batch under policy `measured`, whose rows were scored in turn 0, compared with policy `default`."""
     rows = made_up_jobs(bench.sizes.measured, seed=6)
     asked = [{"prompt": f"{row['prompt']} Again.", "choices": CHOICES} for row in rows][: bench.sizes.batch]
     try:
@@ -41,7 +42,7 @@ def labelled(bench: Workbench, turns: int) -> Measured:
 
 
 def _claimed(bench: Workbench, asked: Sequence[dict[str, Any]], policy: str) -> tuple[Job, ...]:
-    """Jobs leased to this process, as labelled rows are only given to the one that holds the job."""
+    """Jobs leased to this process, because labelled rows are given only to the worker that holds the job."""
     bench.connection.execute(
         "INSERT INTO loracomp.job (prompt, choices, policy)"
         " SELECT j.prompt, j.choices, %s FROM jsonb_to_recordset(%s) AS j (prompt text, choices text[])",
@@ -65,7 +66,7 @@ def _is_calibrated(flight: InFlight) -> bool:
 
 
 def _label(bench: Workbench, rows: Sequence[dict[str, Any]]) -> None:
-    """Give the task these rows, each measured under the whole library."""
+    """Add these rows to the task, each measured under all adapters of the library."""
     add_task(bench.connection, TASK)
     examples = [_example(number, row["prompt"]) for number, row in enumerate(rows)]
     import_examples(bench.connection, TASK, examples)

@@ -23,7 +23,7 @@ COPIES = "SELECT id, sha256, name FROM loracomp.adapter WHERE starts_with(name, 
 
 
 def library_size(bench: Workbench, turns: int) -> Measured:
-    """Compare batches on the shipped library with batches, of as many adapters, on a library of a thousand."""
+    """Compare batches on the shipped library with batches that use as many adapters of a library of a thousand."""
     jobs = made_up_jobs(bench.sizes.batch, seed=3)
     few = [Registered(each.id, each.sha256) for each in bench.library[: bench.sizes.used]]
     parts = list(in_parts(staged_copies(bench, bench.sizes.library), len(few)))
@@ -59,7 +59,7 @@ class Reader:
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
         self.reads: list[tuple[int, float]] = []
-        """For each read, the number of adapters and the seconds that it took."""
+        """For each read, the number of adapters and its seconds."""
         nbytes = sum(
             side.nbytes for each in bench.library[: bench.sizes.used] for f in each.factors.values() for side in f
         )
@@ -108,7 +108,7 @@ def staged_copies(bench: Workbench, wanted: int) -> list[Registered]:
             if name not in standing:
                 stage_copy(bench, Path(folder), bench.tasks[number % len(bench.tasks)], name)
     if not standing.issuperset(names):
-        bench.connection.execute("VACUUM loracomp.adapter_part")  # or the server would while it is measured
+        bench.connection.execute("VACUUM loracomp.adapter_part")  # or the server would do it meanwhile
     found = {row["name"]: Registered(row["id"], row["sha256"]) for row in bench.connection.execute(COPIES)}
     return [found[name] for name in names]
 

@@ -1,4 +1,4 @@
-"""Examples measured as a worker does it, under every adapter and the base model, beside jobs that are scored."""
+"""Compares measuring examples under every adapter and the base model, as a worker does, with scoring jobs."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ LEASE_S = 3600.0
 
 
 def measuring(bench: Workbench, turns: int) -> Measured:
-    """Jobs of kind 'measure', planned, loaded and scored, against as many jobs with a new mix each: rows a second."""
+    """Rows per second of jobs of kind 'measure' (planned, loaded and scored), compared with as many jobs that each have
+    a new mix."""
     asked = made_up_jobs(bench.sizes.measured, seed=4)
     jobs = _claimed(bench, asked)
     adapters = len(bench.library)

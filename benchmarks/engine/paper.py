@@ -1,7 +1,7 @@
 """The baseline without loracomp: retrieval in ChromaDB, then a PEFT merge and a pass a job.
 
-It is tuned as far as possible: texts are embedded and looked up in batches, adapters are in the model's precision,
-choices share their prompt's pass (`loracomp.model.scoring`), and a merged adapter is deleted at once.
+The baseline is as fast as we could make it: texts are embedded and looked up in batches, adapters have the model's
+precision, choices share the pass over their prompt (`loracomp.model.scoring`), and a merged adapter is deleted at once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -172,13 +172,14 @@ def waiting(bench: Workbench, batch: Sequence[dict[str, Any]], policy: str) -> l
 
 
 def merging(bench: Workbench, turns: int) -> Measured:
-    """Compare the cost of a new mix of loaded adapters: for our pass vs. PEFT's merged adapter."""
+    """Compare the cost of a new mix of loaded adapters: preparing our pass, and merging the adapters with PEFT."""
     paper = PapersWay(bench)
     return {"figures": [_merging(bench, paper, strategy, turns) for strategy in GOALS]}
 
 
 def _merging(bench: Workbench, paper: PapersWay, strategy: str, turns: int) -> Figure:
-    """Each job of our batch has its own mix; its cost is the batch's time to compose and make factors, per job."""
+    """Each job of our batch has its own mix. Its cost is the batch's time for composing and making factors, divided by
+    the number of jobs."""
     ours, draw = factors_of_a_batch(bench, strategy), drawing(bench.library, strategy=strategy, seed=1)
     names = dict(zip((each.id for each in bench.library), bench.tasks, strict=True))
 
@@ -204,7 +205,7 @@ def _merging(bench: Workbench, paper: PapersWay, strategy: str, turns: int) -> F
 def factors_of_a_batch(bench: Workbench, strategy: str) -> Callable[[], None]:
     """A run that composes a batch of new mixes, and makes all rows' factors.
 
-    A pass makes the factors of a module when it reaches the module; so the run sends one token of each row through each
+    A pass makes the factors of a module when it reaches the module, so the run sends one token of each row through each
     module.
     """
     draw, composer = drawing(bench.library, strategy=strategy), new_composer(bench)

@@ -1,4 +1,4 @@
-"""Measures passes under many compositions vs. the base model alone, and how their time grows."""
+"""Compares passes under many compositions with the base model alone, and measures how their time grows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

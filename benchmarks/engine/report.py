@@ -72,7 +72,8 @@ def cells(figure: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def is_shown(figure: Mapping[str, Any]) -> bool:
-    """Whether the page shows a figure: of strategies, cat and linear; memory in a sentence."""
+    """Whether the page's table shows a figure: it shows only the strategies cat and linear, and no memory, which is in
+    a sentence."""
     part, _, strategy = figure["name"].partition(" ")
     return part != "memory" and strategy not in ("ties", "magnitude_prune")
 

@@ -1,4 +1,4 @@
-"""Measures the whole system: a worker process with its queue vs. the same engine in a loop in this process."""
+"""Compares the whole system, a worker process with its queue, with the same engine in a loop in this process."""
 
 import os
 import signal
@@ -66,7 +66,7 @@ class Submitter:
         return ids
 
     def one(self, statement: str, *arguments: object) -> Any:
-        """The value that a statement of a submitter returns."""
+        """The value that a statement returns, run as the submitter."""
         row = self._connection.execute(statement.encode(), arguments).fetchone()
         assert row is not None
         (value,) = row.values()
@@ -140,7 +140,8 @@ def latency(bench: Workbench, turns: int) -> Measured:
 def against_engine(
     bench: Workbench, jobs: Sequence[Sequence[dict[str, Any]]], batch_size: int, every_s: float
 ) -> tuple[Seconds, dict[str, float]]:
-    """Seconds of a worker, whose results are polled every `every_s`, and of the engine alone; and the worker's steps.
+    """Seconds of a worker, whose results are polled every `every_s` seconds, and of the engine alone; and the times of
+    the worker's steps.
 
     The engine gets batches of `batch_size`. There are jobs for each turn.
     """

@@ -1,4 +1,4 @@
-"""Times runs alternately, so that other load on the machine affects all of them equally."""
+"""Times runs in turns, so that other load on the machine affects all of them equally."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,7 +59,7 @@ def take_turns(runs: Mapping[str, Callable[[int], object]], turns: int) -> Secon
 
 @contextmanager
 def timed() -> Iterator[list[float]]:
-    """Yields a list that contains the seconds of the `with` block after it has ended."""
+    """Yields a list that contains the seconds of the `with` block once it has ended."""
     taken: list[float] = []
     start = perf_counter()
     yield taken

@@ -27,7 +27,7 @@ from loracomp.worker.start import load_engine
 WORDS = ["the", "a", "of", "cat", "river", "seven", "slowly", "under", "why", "opened", "music", "because", "small"]
 IN_A_MIX = 4
 ROOM = 4
-"""With a large library, the adapters of this many batches fit in the cache."""
+"""With a large library, the cache has room for the adapters of this many batches."""
 ACTIVE = """
 SELECT a.id, t.name AS task FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id
 WHERE a.status = 'active' ORDER BY a.id
@@ -157,7 +157,7 @@ def once_each(adapters: Iterable[LoraFactors | Registered]) -> list[Composition]
 
 
 def made_up_jobs(count: int, seed: int, words: tuple[int, int] = (2, 20)) -> list[dict[str, Any]]:
-    """Jobs with choices from the demo, each with a few random words in front, so that each is routed differently."""
+    """The demo's jobs with choices, each with a few random words in front, so that each is routed differently."""
     draw = random.Random(seed)
     asked = [job for job in demo_jobs() if job["choices"] and job["policy"] == "default"]
     return [

@@ -1,1 +1,1 @@
-"""What grows with the number of active adapters, and how fast their files are read."""
+"""Measures which calls get slower with the number of active adapters, and how fast adapters' files are read."""

@@ -1,10 +1,11 @@
-"""What grows with the number of active adapters: python -m benchmarks.many_adapters [--help].
+"""Measures which calls get slower with the number of active adapters: python -m benchmarks.many_adapters [--help].
 
-Makes a database with so many tasks, each with an active adapter (a real file of rank 1), 10 examples and measurements
-on 4 adapters, and with 1,000 answered jobs, on the server that LORACOMP_DATABASE_URL names (a superuser's), else on an
-embedded one; it is dropped at the end. Each task is for the members of one of three roles. Times each call, and an
-analyst's reading of each view of bi. Writes docs/performance/many_adapters.json, which keeps the figures of other
-numbers of adapters; `make figures` shows them in docs/scaling.md.
+It makes a database with this many tasks, each with an active adapter (a real file of rank 1), 10 examples and
+measurements under 4 adapters, and with 1,000 answered jobs. The database is on the server that LORACOMP_DATABASE_URL
+names (as superuser), or else on an embedded one, and is dropped at the end. Each task is restricted to the members of
+one of three roles. It times each call, and an analyst's queries on each view of bi. It writes
+docs/performance/many_adapters.json and keeps the figures there for other numbers of adapters; `make figures` shows them
+in docs/scaling.md.
 """
 
 import json
@@ -37,7 +38,7 @@ def main(
 ) -> None:
     """Measure, write the figures, print them."""
     if few := [number for number in adapters or [] if number < 20]:
-        raise typer.BadParameter(f"{few[0]} are too few: at least 20", param_hint="--adapters")
+        raise typer.BadParameter(f"{few[0]} adapters are too few: give at least 20", param_hint="--adapters")
     figures: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     for number in adapters or [100, 1000]:
         with database() as url, db.connect(url) as connection:

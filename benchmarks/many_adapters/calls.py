@@ -51,11 +51,11 @@ CHARTS = {
     "prediction": "day, policy",
     "retrieved_example": "day, task",
 }
-"""Fact views, whose rows nobody reads one by one: what is timed is a typical chart, a count by these columns."""
+"""Fact views. Nobody reads their rows one by one, so a typical chart is timed instead: a count by these columns."""
 
 
 def calls(filled: Filled) -> dict[str, Call]:
-    """What is timed, by what it does."""
+    """The calls that are timed, by what they do."""
     some = [f"t{number}" for number in range(BATCH)]
     return {
         **{name: partial(execute, statement) for name, statement in STATEMENTS.items()},
@@ -81,7 +81,8 @@ def took(connection: db.Connection, call: Call, repeats: int) -> float:
 
 
 def views(connection: db.Connection) -> dict[str, Call]:
-    """The reading of each view of bi, by its name, by an analyst from whom all tasks are hidden; of facts, a chart."""
+    """Queries that read each view of bi, by its name, as an analyst from whom all tasks are hidden; for fact views, a
+    chart."""
 
     def call(view: str, connection: db.Connection) -> Callable[[], object]:
         connection.execute("SET LOCAL ROLE loracomp_analyst")

@@ -26,7 +26,7 @@ A_TASK = 10
 ANSWERED = 1000
 """Answered jobs, so that reports have something to count; the same for every number of adapters."""
 MEASURED = 4
-"""Adapters that each example is measured on: its own task's, and those of the next tasks."""
+"""Number of adapters under which each example is measured: its own task's, and those of the next tasks."""
 BATCH = 16
 STAGED = "t1@2"
 """An adapter that is not active."""
@@ -90,7 +90,7 @@ def rank_one() -> bytes:
 
 
 def answer_jobs(connection: db.Connection, adapters: int, queries: Vectors) -> None:
-    """Insert a job for each query, claim, route and record it; of half of them the right answer is known."""
+    """Insert a job for each query, claim, route and record it. For half of the jobs the right answer is known."""
     submitter, _ = READERS["all"]
     connection.execute(ADD_JOBS, {"tasks": adapters, "submitter": submitter, "jobs": len(queries)})
     prediction = Prediction("yes", choice_index=1, choice_scores=(-1.0, -2.0), prompt_tokens=10, output_tokens=1)

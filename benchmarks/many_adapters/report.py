@@ -3,16 +3,17 @@
 from typing import Any
 
 GROWS = 2
-"""Times as long with the most adapters as with the fewest; what grows less is left out of the table."""
+"""The table shows only calls that take at least this many times as long with the most adapters as with the fewest."""
 SHORT_MS = 100
-"""Milliseconds; what takes less with the most adapters is left out too."""
+"""The table shows only calls that take at least this many milliseconds with the most adapters."""
 LEAST_MS = 0.1
-"""Milliseconds that count as this many if they are fewer, so that noise is no growth."""
+"""Shorter times count as this many milliseconds, so that noise does not look like growth."""
 Figures = dict[str, dict[str, Any]]
 
 
 def growing(figures: Figures) -> list[tuple[str, ...]]:
-    """Milliseconds of what grows, by the number of adapters, and how many times; what takes longest comes first."""
+    """Milliseconds of the calls that get slower, by the number of adapters, and their growth; the slowest come
+    first."""
     sizes = sorted(figures, key=int)
     most = figures[sizes[-1]]["ms"]
     rows = [name for name in most if times(figures, name) >= GROWS and most[name] >= SHORT_MS]

@@ -1,1 +1,1 @@
-"""What routing costs, and what it finds, by the number of examples."""
+"""Measures what routing costs and what it finds, by the number of examples."""

@@ -1,10 +1,11 @@
-"""What routing costs, and what it finds, by the number of examples: python -m benchmarks.many_examples [--help].
+"""Measures what routing costs and what it finds, by the number of examples: python -m benchmarks.many_examples
+[--help].
 
-Examples are made from the shipped library's embeddings, in tasks of their own, in a database that is dropped at the
-end, on the server that LORACOMP_DATABASE_URL names (a superuser's), else on an embedded one. Jobs of three logins, who
-may use 1 %, 10 % and all of the tasks, are routed in batches; pgvector and ChromaDB search the same vectors. Writes
-docs/performance/many_examples.json, which keeps the figures of other sizes; `make figures` shows them in
-docs/scaling.md.
+Examples are generated from the shipped library's embeddings, in tasks of their own, in a database that is dropped at
+the end. The database is on the server that LORACOMP_DATABASE_URL names (as superuser), or else on an embedded one. Jobs
+of three logins, who may use 1 %, 10 % and all of the tasks, are routed in batches; pgvector and ChromaDB search the
+same vectors. It writes docs/performance/many_examples.json and keeps the figures there for other sizes; `make figures`
+shows them in docs/scaling.md.
 """
 
 import json
@@ -133,7 +134,7 @@ def other(name: str, search: Search, library: Library, batch: int) -> dict[str, 
 
 
 def in_batches(work: Callable[[Vectors], object], queries: Vectors, batch: int) -> dict[str, float]:
-    """Milliseconds a query, at the median and at the 99th of 100 batches."""
+    """Milliseconds per query: the median and the 99th percentile over 100 batches."""
     spent = [timed(lambda: work(queries[at : at + batch])) / batch for at in range(0, len(queries), batch)]  # noqa: B023
     return {"p50_ms": round(float(np.quantile(spent, 0.5)), 2), "p99_ms": round(float(np.quantile(spent, 0.99)), 2)}
 

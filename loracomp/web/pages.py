@@ -28,7 +28,7 @@ PAGE = 50
 BATCH = 8
 """Number of rows that are reserved for a visitor, who corrects them one after another."""
 USED_FROM = 16
-"""Number of measured corrections from which workers use them to answer a declaration's rows."""
+"""Number of measured corrections from which on workers use them to answer a declaration's rows."""
 _KEY = TypeAdapter(list[str])
 
 
@@ -138,7 +138,7 @@ def report(visit: Visit) -> Response:
 
 
 def declarations(visit: Visit) -> Response:
-    """Show the declarations that the role may change."""
+    """Show the declarations that the visitor's role may change."""
     with visit.database() as connection:
         declared = rows_of(connection, QUERIES["list_answers"], {"name": None, "counted": True})
     return visit.show("answers.html", declarations=declared)
@@ -196,7 +196,7 @@ def correct(visit: Visit) -> Response:
 def _declared(connection: Connection, name: str) -> dict[str, Any]:
     found = rows_of(connection, QUERIES["list_answers"], {"name": name, "counted": False})
     if not found:
-        raise NotFoundError("your role may change no declaration of this name")
+        raise NotFoundError("there is no declaration with this name that your role may change")
     return found[0]
 
 
@@ -210,7 +210,7 @@ def _chosen(choices: list[str], place: str) -> str | None:
     """The choice at the index in a form's field; None if the field is empty."""
     number = _number(place)
     if place and (number is None or number >= len(choices)):
-        raise UsageError("there is no such choice")
+        raise UsageError("this choice does not exist")
     return None if number is None else choices[number]
 
 
@@ -223,4 +223,4 @@ def _key(text: str | None) -> list[str] | None:
     try:
         return None if text is None else _KEY.validate_json(text)
     except ValidationError:
-        raise UsageError("a row's key is a list of texts") from None
+        raise UsageError("a row's key must be a list of texts") from None

@@ -1,4 +1,4 @@
-"""A job as a picture: from its stored trace to what the template draws."""
+"""Draws a job as a picture: turns its stored trace into the data that the template draws."""
 
 import math
 from collections import Counter
@@ -14,7 +14,8 @@ LANES = 8
 """Number of tasks that are drawn; the others are only counted."""
 COLOURS = 6
 STEPS = ("claim", "ready", "encode", "route", "load", "compose", "calibrate", "predict", "record")
-"""Steps in the order in which a job meets them. It is `ready` twice: it waits before encode and before compose."""
+"""Steps in the order in which a job passes through them. A job waits twice (`ready`): before encode and before
+compose."""
 
 Row = Mapping[str, Any]
 

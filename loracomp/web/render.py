@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rich.cells import cell_len, set_cell_size
 
 LONGEST = 20_000
-"""Number of a text's characters that are shown; after a longer text its length is shown instead of the rest."""
+"""Maximum number of characters of a text that are shown. A longer text is cut, and its length is shown."""
 _OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 """Control characters, characters that change the direction of text, and characters that XML forbids."""
 

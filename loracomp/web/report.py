@@ -18,9 +18,9 @@ Row = Mapping[str, Any]
 def read_report(
     connection: Connection, days: int, *, answers: str | None = None, tag: str | None = None
 ) -> dict[str, Any]:
-    """All that the report shows of the last `days` days, and of a tag `key` or `key=value`.
+    """Everything that the report shows about the last `days` days, and about a tag `key` or `key=value`.
 
-    `answers` is a declaration: corrections and the heat map are then of it alone.
+    If `answers` names a declaration, the report shows corrections and the heat map only for it.
 
     Declarations are None for a role that may not list them, such as an analyst's.
     """
@@ -53,7 +53,8 @@ def read_report(
 
 
 def heat_map(transfer: Sequence[Row]) -> dict[str, Any]:
-    """Mean gains of adapters (rows) on those tasks (columns) on which most were measured, in nats, and the largest."""
+    """Mean gains in nats of adapters (rows) on the tasks (columns) on which most adapters were measured, and the
+    largest gain."""
     gains = {(row["adapter"], row["task"]): row["mean_gain"] for row in transfer}
     adapters = list(dict.fromkeys(adapter for adapter, _ in gains))
     measured = Counter(task for _, task in gains)

@@ -40,7 +40,8 @@ class Seal:
         cookie, self._form, local = (sign(secret.encode(), use, "sha256") for use in (b"cookie", b"form", b"local"))
         self._cookies = Fernet(urlsafe_b64encode(cookie))
         self.local_password = local.hex()[:16]
-        """Password for roles without one in the database: reaching these pages must not be enough to log in as them."""
+        """Password for roles that have none in the database, because reaching these pages must not be enough to log in
+        as such a role."""
 
     def close(self, session: Session) -> str:
         """The session, sealed for a cookie."""
@@ -54,7 +55,7 @@ class Seal:
             return None
 
     def token(self, session: Session, *words: object) -> str:
-        """The token that a form of this session must contain. The words say what the form does, and to which row."""
+        """The token that a form of this session must contain. `words` say what the form does, and to which row."""
         return sign(self._form, json.dumps([session.id, *words]).encode(), "sha256").hex()
 
 
@@ -68,7 +69,7 @@ def connected(url: str, session: Session, seal: Seal, *, writes: bool = False) -
     if not session.password or "\0" in session.role + session.password:
         raise RefusedError(
             "role and password must be given"
-        )  # libpq would replace an empty one by one from its environment
+        )  # libpq would replace an empty password with one from its environment
     own = {"user": session.role, "password": session.password, "passfile": devnull}
     try:
         opened = connect(url, application_name="loracomp web", vectors=False, instead=own)

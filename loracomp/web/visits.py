@@ -1,4 +1,4 @@
-"""A visitor's request, and its response: a page as the visitor's role sees it, or an error page."""
+"""A visitor's request and the response to it: a page as the visitor's role sees it, or an error page."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
@@ -93,7 +93,8 @@ def endpoint(
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form, each once. A form longer than ours can be gets no fields, so its token is refused."""
+    """The fields of a form, each once. If a form is longer than any of ours can be, its fields are ignored, so its
+    token is refused."""
     body = b""
     async for part in request.stream():
         body += part

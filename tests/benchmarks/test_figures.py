@@ -32,7 +32,7 @@ def test_check_names_the_page_and_leaves_it(tmp_path: Path, monkeypatch: pytest.
     app.command()(figures.main)
     checked = CliRunner().invoke(app, ["--check"])
     assert (checked.exit_code, page.read_text()) == (1, PAGE)
-    assert checked.output == "figures.md: its tables are not what was kept: make figures\n"
+    assert checked.output == "figures.md: its tables differ from the stored results: run make figures\n"
     assert CliRunner().invoke(app, []).exit_code == 0
     assert (page.read_text(), other.read_text()) == (PAGE.replace("old", "new"), "No table.\n")
     assert (CliRunner().invoke(app, ["--check"]).exit_code, page.read_text().count("old")) == (0, 0)
