@@ -1,13 +1,14 @@
-"""What routing costs: one `route_jobs` call a batch, beside bare `ORDER BY embedding <=> q LIMIT k` in one statement.
+"""Measures the cost of routing: one `route_jobs` call for each batch, compared with a bare `ORDER BY embedding <=> q
+LIMIT k` in one statement.
 
     python -m benchmarks.routing [--json] [--examples 20000] [--tasks 22] [--repeats 15]
     python -m benchmarks.routing --tasks 1000          # routing with measurements in a large library
 
-Examples are made-up clusters of 832-d unit vectors in a database of their own, which is dropped at the end, on the
-server that LORACOMP_DATABASE_URL names (a superuser's, or one who may make databases and extensions), else on an
-embedded one. Both sides use the same ef_search and binary vectors; times are medians in milliseconds, taking turns.
-Beside them the same jobs under a policy whose weighting is 'measured': all examples are measured, each on its own
-task's adapter and those of the 29 nearest tasks.
+Examples are generated clusters of unit vectors with 832 dimensions, in a database that is dropped at the end. The
+database is on the server that LORACOMP_DATABASE_URL names (as a superuser, or a role that may create databases and
+extensions), or else on an embedded one. Both sides take turns and use the same ef_search and binary vectors; times are
+medians in milliseconds. The same jobs are also routed under a policy with weighting 'measured': all examples are
+measured, each under its own task's adapter and those of the 29 nearest tasks.
 """
 
 import argparse
@@ -39,7 +40,7 @@ CROSS JOIN LATERAL (SELECT example_id FROM loracomp.example_embedding ORDER BY e
 GROUP BY u.n
 """
 MEASURED = 30
-"""Adapters that each example is measured on, where there are so many."""
+"""Maximum number of adapters under which each example is measured."""
 MEASUREMENTS = """
 INSERT INTO loracomp.measurement (
     example_id, base_model_id, task_id, choice_normalization, base_score, adapter_ids, gains, are_right
@@ -88,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
 
 @contextmanager
 def database(shared_buffers: str = "128MB") -> Iterator[str]:
-    """URL of a database that is dropped at the end; the memory is an embedded server's, others keep their own."""
+    """URL of a database that is dropped at the end. The memory setting applies only to an embedded server."""
     with tempfile.TemporaryDirectory(prefix="loracomp-benchmark-", ignore_cleanup_errors=True) as name:
         folder = Path(name) / "postgres"
         given = load_settings().database_url
@@ -111,7 +112,8 @@ def start_with(folder: Path, shared_buffers: str) -> str:
 
 
 def add_measurements(connection: db.Connection, library: Library) -> None:
-    """Each example on its own task's adapter and those of the tasks whose examples are nearest on average."""
+    """Measure each example under its own task's adapter and those of the tasks whose examples are nearest on
+    average."""
     tasks = np.array(list(library.tasks))
     centres = np.stack([library.vectors[library.task_ids == task].mean(0) for task in tasks])
     nearest = tasks[np.argsort(-(centres @ centres.T), axis=1)[:, :MEASURED]]

@@ -1,11 +1,11 @@
-"""Measures passes under mixes on a base model of a larger one's shape, with random weights, and on a GPU.
+"""Measures passes under mixes on a model with random weights in the shape of a larger base model, also on a GPU.
 
     python -m benchmarks.shapes --shape 1B
     make gpu
 
-Weights and adapters are random, so nothing is downloaded, and answers mean nothing; what a pass costs does not depend
-on them. Adapters change all linear layers but the output head. Both sides of a ratio take turns in one run, but for
-PEFT, whose layers replace those of the base model: it runs afterwards. Results are printed as JSON.
+Weights and adapters are random, so nothing is downloaded and answers mean nothing, but the cost of a pass does not
+depend on the weights. Adapters change all linear layers except the output head. Both sides of a ratio take turns in one
+run, except PEFT, which runs afterwards because its layers replace those of the base model. Results are printed as JSON.
 """
 
 import argparse
@@ -128,7 +128,7 @@ def figures(bench: Any, turns: int) -> list[Figure]:
 
 
 def against_peft(bench: Shaped, turns: int) -> Figure:
-    """A batch by us beside PEFT, which merges the adapters of each job and runs it alone."""
+    """Compares a batch of ours with PEFT, which merges the adapters of each job and runs each job alone."""
     jobs, draw = made_up_jobs(bench.sizes.batch, seed=1), drawing(bench.library, strategy="linear")
     count = min(OF_PEFT, len(jobs))
     ours = take_turns({"ours": asking(bench.predictor(), jobs, draw)}, turns)["ours"]
@@ -180,7 +180,7 @@ def scores_of_peft(bench: Shaped, wrapped: PeftModel, requests: Sequence[Request
 
 
 def describe(bench: Shaped, options: argparse.Namespace) -> dict[str, Any]:
-    """Where and with what it was measured; megabytes of the parts, and on a GPU the most that all tensors took."""
+    """The machine and versions of the measurement; megabytes of the parts, and on a GPU the peak of all tensors."""
     model = bench.base.model
     peak = {"peak, MB": torch.cuda.max_memory_allocated() / 1e6} if model.device.type == "cuda" else {}
     return {

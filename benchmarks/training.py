@@ -1,4 +1,4 @@
-"""Rows a second of training, in several ways side by side.
+"""Measures rows per second of training, in several ways.
 
     python -m benchmarks.training ../shared/data [--task mnli] [--turns 3]
 

@@ -1,6 +1,7 @@
 """Lets alembic compare a database with the tables' modules, and render migrations as SQL for the installer's script.
 
-Migrations run as a part of that script alone, which drops functions and views before them and makes them again.
+Migrations run only as a part of that script, which drops functions and views before them and creates them again
+afterwards.
 """
 
 from typing import Any
@@ -40,7 +41,7 @@ def render() -> None:
 
 
 def look(url: str) -> None:
-    """Run a command that only looks at the database, such as check or current."""
+    """Run a command that only reads the database, such as check or current."""
     engine = create_engine(
         "postgresql+psycopg://", creator=lambda: psycopg.connect(connections.with_defaults(url)), poolclass=NullPool
     )
@@ -60,7 +61,7 @@ def look(url: str) -> None:
 
         def steps(heads: Any, migration_context: Any) -> list[Any]:
             if list(plan(heads, migration_context)):
-                raise CommandError("run `loracomp init`: it also drops functions and views, and makes them again")
+                raise CommandError("run `loracomp init`, which also drops functions and views and creates them again")
             return []
 
         # Alembic's own choice of steps, such as upgrade or check, is known once it is configured.

@@ -1,1 +1,1 @@
-"""Measures the queue alone, with a model that does nothing but with complete traces."""
+"""Measures the queue alone, with a model that does nothing, but with complete traces."""

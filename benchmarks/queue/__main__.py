@@ -1,8 +1,9 @@
 """Compares the queue alone with five others and a bare table: python -m benchmarks.queue [--help].
 
-A model that does nothing, the whole trace written, on an embedded server of its own. procrastinate, pgqueuer, awa, pgmq
-and PgQ do a job with an equally large result, where their package is installed. Half an hour on two quiet cores; writes
-docs/performance/queue.json and leaves there what other parts have written; `make figures` shows it in docs/figures.md.
+It uses a model that does nothing, but writes the whole trace, on an embedded server of its own. procrastinate,
+pgqueuer, awa, pgmq and PgQ run jobs with a result of the same size, if their package is installed. It takes half an
+hour on two quiet cores, and writes docs/performance/queue.json, where it keeps the figures of parts that it does not
+measure; `make figures` shows them in docs/figures.md.
 """
 
 import json
@@ -48,7 +49,7 @@ def main(  # noqa: PLR0917
     rounds: Annotated[int, typer.Option(help="Rounds of part throughput: one worker, batches of 64 and of one.")] = 5,
     claims: Annotated[int, typer.Option(help="Claims for each number of submitters.")] = 500,
     minutes: Annotated[
-        float, typer.Option(help="Minutes for which a reader holds a snapshot, and as many without.")
+        float, typer.Option(help="Minutes with a reader that holds a snapshot, and the same number without.")
     ] = 0.5,
     python: Annotated[
         str, typer.Option(help="A Python that has procrastinate, pgqueuer, awa-pg and pgmq.")

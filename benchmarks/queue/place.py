@@ -35,7 +35,7 @@ SELECT
     ) / count(*)
 FROM {table}
 """
-"""Of a table with all its partitions."""
+"""Bytes per row of a table with all its partitions."""
 _numbers = count()
 
 
@@ -91,7 +91,7 @@ class Queue:
     def measured(self, jobs: int, batch: int, workers: int, seconds: float) -> dict[str, float]:
         """Jobs/s recorded by this many workers after their start-up, and the costs of a job.
 
-        `jobs` is the number of jobs that are queued before.
+        `jobs` is the number of jobs that are queued beforehand.
         """
         self.fill(jobs)
         settle(self.url)

@@ -11,7 +11,8 @@ Row = dict[str, Any]
 
 
 def beside_others(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Jobs per second and costs of each system, and what is left of its rate while a reader holds a snapshot."""
+    """Jobs per second and costs of each system, and the share of its rate that remains while a reader holds a
+    snapshot."""
     throughput = results["throughput"]
     many, single = (rows_of(throughput, lambda row, size=size: row["batch"] == size) for size in (64, 1))
     held = rows_of(results["snapshot"], lambda row: row["snapshot"] == "held")

@@ -40,7 +40,7 @@ def submitters(maintenance: str, depth: int, claims: int, say: Callable[[str], N
 
 @dataclass
 class Probe:
-    """A queue that so many submitters share, with the measured milliseconds of claims and records."""
+    """A queue that this number of submitters share, with the measured milliseconds of claims and records."""
 
     depth: int
     submitters: int

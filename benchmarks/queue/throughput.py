@@ -11,7 +11,7 @@ KEYS = ((64, 1), (1, 1))
 COSTS = ("server_ms_a_job", "client_ms_a_job", "wal_bytes_a_job", "commits_a_job")
 """Costs per job: CPU time of the server's processes and of the workers in milliseconds, WAL bytes and commits."""
 NO_SINGLES = ("pgq", (1, 1))
-"""PgQ has no jobs that are taken one by one."""
+"""PgQ can't take jobs one by one."""
 FASTEST = {
     "loracomp": 15_000, "bare": 50_000, "pgqueuer": 6_000, "procrastinate": 2_000, "awa": 20_000,
     "pgmq": 30_000, "pgq": 60_000,

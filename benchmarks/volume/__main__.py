@@ -1,12 +1,12 @@
-"""A database as a busy installation would hold it: for dashboards, for tries, and to time views of bi on.
+"""Makes a database like that of a busy installation, for dashboards, for experiments, and for timing the views of bi.
 
     python -m benchmarks.volume [--jobs 100000] [--weeks 8] [--part-jobs 1000000] [--database loracomp_volume_100000]
         [--replace]
 
-Fills a database of its own with finished jobs, attempts, predictions and traces, on the server that
-LORACOMP_DATABASE_URL names (as a superuser) or on the embedded one. One that holds jobs already is left as it is,
-unless --replace drops it first. Tasks and adapters are those registered there; in a new one they are the shipped
-library's, without weights, so that no worker could answer from it.
+It fills a separate database with finished jobs, attempts, predictions and traces, on the server that
+LORACOMP_DATABASE_URL names (as a superuser) or on the embedded one. A database that already has jobs is not changed,
+unless --replace drops it first. Tasks and adapters are those that are registered in it; in a new database they are
+those of the shipped library, without weights, so that no worker could answer from it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Runs so many workers on a Ray cluster, and returns: starts what is missing, drains what is too much.
+"""Sets the number of workers on a Ray cluster: starts the workers that are missing, drains those that are too many.
 
     python deploy/ray/workers.py --workers 8 --gpus-per-worker 1
 
@@ -25,9 +25,10 @@ from loracomp.config import load_settings
 NAMESPACE = "loracomp"
 COMMAND = (sys.executable, "-m", "loracomp", "worker")
 RESTART_S = 5.0
-"""Seconds between the end of a worker that ended by itself and the end of its actor, which Ray then restarts."""
+"""Seconds that an actor waits after its worker has ended by itself. Then the actor ends, and Ray restarts it."""
 AS_A_CHILD = ("setpriv", "--pdeathsig", "TERM")
-"""Starts a process that Linux sends SIGTERM when its parent dies, so that it gives back its jobs; of util-linux."""
+"""setpriv (util-linux) starts a process to which Linux sends SIGTERM when its parent dies, so that it gives back its
+jobs."""
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes don't have this file
 
@@ -41,13 +42,13 @@ def scale(
     drain_s: float = 60,
     command: Sequence[str] = COMMAND,
 ) -> dict[str, str]:
-    """Make the cluster that this process is connected to run so many workers.
+    """Make the cluster that this process is connected to run this number of workers.
 
-    Starts the actors that are missing, and drains those above the number: each worker gets SIGTERM, and has `drain_s`
-    seconds to finish what it runs. Actors are detached: they outlive this process, and Ray starts them again where a
-    node or a process dies. An actor that finds no room waits for a node. `environment` is added to the variables of
-    each worker; Ray's dashboard does not show it. Returns what was done for each actor, by its name: started,
-    running, drained, gone (it had died) or killed because the time was over.
+    Starts the actors that are missing, and drains those above the number: their workers get SIGTERM, and have `drain_s`
+    seconds to finish their jobs. Actors are detached, so they outlive this process, and Ray starts them again if a node
+    or a process dies. An actor that finds no room waits for a node. `environment` is added to the variables of each
+    worker; Ray's dashboard does not show it. Returns for each actor, by its name, what happened to it: started,
+    running, drained, gone (it had died), or killed because the time was over.
     """
     before = set(_names())
     wanted = [f"worker-{number}" for number in range(1, workers + 1)]
@@ -80,7 +81,7 @@ def _names() -> list[str]:
 
 
 class WorkerActor:
-    """A worker process, for as long as this actor lives. If the process ends by itself, Ray makes both anew."""
+    """A worker process that lives as long as this actor. If the process ends by itself, Ray starts both again."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._draining = False
@@ -110,7 +111,7 @@ def run(
     cpus_per_worker: Annotated[float, typer.Option(help="CPU cores that Ray reserves for each worker.", min=0)] = 1,
     address: Annotated[str, typer.Option(help="The Ray cluster: host:port, or auto for this machine's.")] = "auto",
 ) -> None:
-    """Run so many workers on a Ray cluster."""
+    """Set the number of workers on a Ray cluster."""
     settings = load_settings()
     if settings.database_url is None:
         sys.exit("LORACOMP_DATABASE_URL is not set: name the database that workers on other nodes can reach")
@@ -128,7 +129,7 @@ def run(
 
 
 def of_each_worker(database_url: str) -> dict[str, str]:
-    """This process's LORACOMP_* variables, without what two workers of one node can't share: a name and a port."""
+    """This process's LORACOMP_* variables, without the name and the port, which two workers on one node can't share."""
     ours = {name: value for name, value in os.environ.items() if name.startswith("LORACOMP_")}
     ours.pop("LORACOMP_WORKER", None)
     if "LORACOMP_METRICS_PORT" in ours:

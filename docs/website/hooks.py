@@ -24,7 +24,7 @@ RELEASE = re.search(r'"(\d+\.\d+)', (ROOT / "loracomp" / "__init__.py").read_tex
 
 
 def on_config(config: Any) -> Any:
-    """Each minor version has a folder of its own, so that older ones stay."""
+    """Each minor version has a separate folder, so that the pages of older versions stay."""
     config.site_dir = str(Path(config.site_dir) / RELEASE)
     return config
 
@@ -58,7 +58,7 @@ def functions(page: Path) -> dict[str, str]:
 
 
 def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
-    """Links lead to the site's pages; those to files that are no page become plain names of them."""
+    """Links to pages lead to the site's pages. Links to other files become plain names of the files."""
     sources = {target: source for source, target in ROOT_PAGES.items()}
     folder = (ROOT / sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")).parent
     up = "../" * page.file.src_uri.count("/")
@@ -75,7 +75,7 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
 
 
 def on_post_build(config: Any) -> None:
-    """List the versions for the site's menu, lead its root to the newest, and write llms.txt from README."""
+    """List the versions for the site's menu, redirect the root to the newest, and write llms.txt from README."""
     site = Path(config.site_dir).parent
     versions = sorted((path.name for path in site.glob("[0-9]*")), key=lambda name: [*map(int, name.split("."))])[::-1]
     (site / "versions.json").write_text(

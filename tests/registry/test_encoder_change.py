@@ -1,4 +1,5 @@
-"""Another encoder: jobs wait while all is embedded again; killed half-way; by several processes at once."""
+"""Changing the encoder: jobs wait while all examples are embedded again, also if the change is killed, and with several
+processes."""
 
 import os
 import signal

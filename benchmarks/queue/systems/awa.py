@@ -1,4 +1,4 @@
-"""awa (the package awa-pg): a task that writes its result by a statement of its own, as its documentation has it."""
+"""awa (the package awa-pg), with a task that writes its result by a separate statement, as its documentation shows."""
 
 import asyncio
 import os
@@ -14,13 +14,13 @@ QUEUE = "answers"
 
 @dataclass
 class Answer:
-    """What a job asks."""
+    """The arguments of a job."""
 
     prompt: str
 
 
 def client_of(url: str) -> awa.AsyncClient:
-    """Its URLs must name a host; `host` among the parameters, a folder with a socket, goes before it."""
+    """awa's URLs must name a host. The parameter `host`, a folder with a socket, overrides it."""
     return awa.AsyncClient(url.replace("@/", "@localhost/"))
 
 

@@ -1,4 +1,5 @@
-"""PgQ from Debian's package: its batches are what came between two ticks, so an INSERT of 64 ends with a tick."""
+"""PgQ from Debian's package. A batch is everything that arrived between two ticks, so each INSERT of 64 jobs ends with
+a tick."""
 
 import os
 from pathlib import Path
@@ -38,7 +39,7 @@ def insert(url: str, count: int) -> None:
 
 
 def work(url: str, batch: int) -> None:
-    """`batch` says nothing here: the ticks have decided."""
+    """`batch` is not used, because PgQ's ticks decide the size."""
     body = os.urandom(BODY_BYTES)
     with psycopg.connect(url, autocommit=True) as connection:
         while (row := connection.execute(NEXT).fetchone()) and row[0]:

@@ -11,7 +11,7 @@ WTF_CSRF_ENABLED = False
 LOG_LEVEL = "WARNING"
 SUPERSET_WEBSERVER_TIMEOUT = 60
 TALISMAN_ENABLED = True
-# Superset's default allows an image from another site, which counts visits.
+# Superset's default allows an image from another site that counts visits.
 TALISMAN_CONFIG = {
     "content_security_policy": {
         "base-uri": ["'self'"],

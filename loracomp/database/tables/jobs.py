@@ -278,7 +278,7 @@ job = Table(
     index("job_to_measure", "example_id", "kind = 'measure'"),
     # For the erasure of an example and for evaluations, which look for all jobs that were made from an example.
     index("job_example", "example_id", "example_id IS NOT NULL"),
-    # For the foreign key: whoever deletes a task, as dropping a declaration does, must not read all jobs.
+    # For the foreign key, so that deleting a task, which dropping a declaration does, need not read all jobs.
     index("job_task", "task", "task IS NOT NULL"),
     comment="Jobs: requests for predictions. INSERT a prompt here; read the answer in loracomp.job_result.",
     # A change of status writes a new version of the row, and the fill factor leaves room for it on the same page.

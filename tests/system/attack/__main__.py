@@ -1,8 +1,8 @@
 """`make attack`: three logins send random statements while workers serve another submitter.
 
-A submitter, an analyst and a worker's login attack. It fails where a job or a declared row of the other submitter was
-late or lost, where one of its statements failed, where a worker ended, where a role, a right or a function of ours is
-other than before, or where afterwards a report, a view or an administrator's function raises.
+A submitter, an analyst and a worker's login attack. It fails if a job or a declared row of the other submitter was late
+or lost, if one of that submitter's statements failed, if a worker ended, if a role, a right or a function of loracomp
+has changed, or if a report, a view or an administrator's function raises an error afterwards.
 """
 
 import multiprocessing
@@ -60,7 +60,7 @@ SELECT
     (SELECT count(*) FROM loracomp.job WHERE attempts > 1) AS "tried again",
     (SELECT count(*) FROM loracomp.job WHERE expired_leases > 0) AS "leases that expired"
 """
-"""How much there was to disturb."""
+"""Counts that show how much the attack could disturb."""
 VIEWS = """
 SELECT n.nspname AS schema, c.relname AS name FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname IN ('loracomp', 'bi') AND c.relkind IN ('v', 'r', 'p')
@@ -82,7 +82,7 @@ AFTERWARDS = (
 
 @dataclass
 class Bob:
-    """Inserts jobs and rows of a declared table at a steady pace, corrects some, and notes when he sent each."""
+    """Bob inserts jobs and rows of a declared table at a steady pace, corrects some, and records when he sent each."""
 
     url: str
     jobs: dict[int, float] = field(default_factory=dict)
@@ -124,10 +124,12 @@ class Bob:
 def main(
     statements: Annotated[int, typer.Option(help="Statements of each login.", min=1)] = 2000,
     workers: Annotated[int, typer.Option(help="Workers that serve.", min=1)] = 4,
-    seed: Annotated[int | None, typer.Option(help="Of the random statements. Defaults to a new one, printed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the random statements. Defaults to a new one, which is printed.")
+    ] = None,
     login: Annotated[list[str] | None, typer.Option(help=f"Who attacks: {', '.join(ATTACKERS)}.")] = None,
 ) -> None:
-    """Exits with 1 where anything was found."""
+    """Exits with 1 if anything was found."""
     number = random.SystemRandom().randrange(10**6) if seed is None else seed
     console = Console(stderr=True)
     console.print(f"seed {number}")
@@ -142,8 +144,8 @@ def main(
 def attacked(
     arena: Arena, statements: int, workers: int, number: int, logins: Sequence[str], console: Console
 ) -> list[str]:
-    """Everything that was found, a line each."""
-    # Slow enough for a backlog, so that statements meet jobs that are in a worker's hands.
+    """Everything that was found, one line each."""
+    # Slow enough for a backlog, so that statements hit jobs that a worker holds.
     arena.start_workers(workers, url=make_conninfo(arena.url, user="walter"), BATCH_SIZE=4, MODEL_S=0.3)
     before = arena.one(RIGHTS)
     bob = Bob(make_conninfo(arena.url, user="bob"))
@@ -200,7 +202,7 @@ def prepare(arena: Arena) -> None:
 
 
 def told(intruders: dict[str, Intruder], title: str) -> Table:
-    """How many statements each sent, and what they were answered."""
+    """How many statements each login sent, and what the server answered."""
     table = Table(title=title, title_justify="left")
     for column in ("login", "statements", "done", "refused", "codes"):
         table.add_column(column, justify="left" if column in ("login", "codes") else "right", overflow="fold")
@@ -212,7 +214,7 @@ def told(intruders: dict[str, Intruder], title: str) -> Table:
 
 
 def judged(arena: Arena, bob: Bob, console: Console) -> list[str]:
-    """What became of Bob's jobs and rows, and of the workers that serve him."""
+    """Checks Bob's jobs and rows, and the workers that serve him."""
     found = [f"bob's statement failed {times} times: {error}" for error, times in bob.errors.items()]
     with arena.connect() as owner:
         (did,) = owner.execute(DID).fetchall()
@@ -241,7 +243,7 @@ def judged(arena: Arena, bob: Bob, console: Console) -> list[str]:
 
 
 def afterwards(arena: Arena) -> list[str]:
-    """What raises, of all that administrators do and of all views, read as each role that may."""
+    """Calls of administrators and reads of all views, as each role that may, that raise an error."""
     with arena.connect() as owner:
         owner.execute("SET statement_timeout = '120s'")
         failed = [line for statement in AFTERWARDS for line in raised(owner, sql.SQL(statement))]

@@ -1,4 +1,4 @@
-"""A login that sends random statements: in its session, and in transactions that it leaves open."""
+"""A login that sends random statements, in its session and in transactions that it leaves open."""
 
 import random
 from collections import Counter
@@ -38,7 +38,8 @@ ODD_CODES = ("x" * 16_000, "code", "", "\u202e")
 
 @dataclass
 class Intruder:
-    """What a login does at random. What it left open is ended at random too: committed, rolled back, or cut off."""
+    """Random actions of a login. Transactions that it left open are also ended at random: committed, rolled back, or
+    cut off."""
 
     url: str
     role: str
@@ -50,7 +51,7 @@ class Intruder:
     """Answers that no statement may get: internal errors of the server, and words of another's planted function."""
 
     def attack(self, count: int) -> None:
-        """Send so many statements."""
+        """Send this number of statements."""
         self._random = random.Random(self.number)
         self._open: list[db.Connection] = []
         self._session = self._connect()
@@ -111,7 +112,7 @@ class Intruder:
         return []
 
     def _work(self) -> None:
-        """Claim jobs of those who attack, and give them an answer that is odd in one place, or an odd failure."""
+        """Claim the attackers' own jobs, and record an answer that is odd in one place, or an odd failure."""
         for job in self._execute(self._session, (CLAIM, (OTHER_MODEL,))):
             if self._random.random() < 0.7:
                 row = prediction_row(job["id"])
@@ -127,7 +128,7 @@ class Intruder:
 
 
 def attack(url: str, role: str, number: int, statements: int) -> Intruder:
-    """Let a login attack, in a process of its own; returns what it was told."""
+    """Let a login attack, in a separate process; returns the server's answers."""
     intruder = Intruder(url, role, number)
     intruder.attack(statements)
     return Intruder(url, role, number, intruder.said, intruder.broken)

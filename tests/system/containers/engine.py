@@ -102,14 +102,14 @@ class Engine:
         return [step["size"] for step in json.loads(self.podman("history", "--format=json", image)) if step["size"]]
 
     def holds(self, image: str, text: str) -> bool:
-        """Whether it stands in a layer, a variable or the history."""
+        """Whether a text is in a layer, a variable or the history of the image."""
         with subprocess.Popen(["podman", "save", image], env=self.variables, stdout=subprocess.PIPE) as saved:
             found = subprocess.run(["grep", "--text", "--fixed-strings", "--count", text], stdin=saved.stdout,
                                    stdout=subprocess.DEVNULL, check=False)  # fmt: skip
         return found.returncode == 0
 
     def containers(self, service: str) -> list[dict[str, Any]]:
-        """What is known of each container of a service, the running first."""
+        """The description of each container of a service, running containers first."""
         label = f"label=com.docker.compose.service={service}"
         ids = self.podman("ps", "--all", "--quiet", "--filter", label).split()
         found = json.loads(self.podman("inspect", *ids)) if ids else []
@@ -138,7 +138,7 @@ class Engine:
             service.wait()
 
     def clear(self) -> None:
-        """Only images are left."""
+        """Remove everything except images."""
         self.podman("rm", "--all", "--force", "--time=2")
         self.podman("volume", "rm", "--all", "--force")
         self.podman("network", "prune", "--force")

@@ -1,4 +1,5 @@
-"""What people do to containers: each trial goes on where the one before left the project, and accounts for its jobs."""
+"""What people do with containers. Each trial continues where the one before it left the project, and checks its
+jobs."""
 
 import os
 import secrets
@@ -28,7 +29,7 @@ PASSWORDS = ("POSTGRES_PASSWORD", "WORKER_PASSWORD")
 
 @dataclass
 class Outcome:
-    """What a trial came to."""
+    """The result of a trial."""
 
     jobs: int = 0
     lost: int = 0
@@ -73,7 +74,7 @@ class Place:
         return int(self.number("SELECT coalesce(max(id), 0) FROM loracomp.job"))
 
     def submitted(self, jobs: int, meanwhile: Callable[[int], object]) -> Outcome:
-        """What came of jobs, of which the first are answered when something else is done."""
+        """The result of jobs, during which something is done once the first are answered."""
         after = self.last_job()
         self.submit(jobs)
         wait(lambda: self.answered(after), PATIENCE_S, "the first answer")
@@ -84,7 +85,7 @@ class Place:
         return Outcome(jobs, lost + max(0, jobs - there), doubled + max(0, there - jobs))
 
     def up(self, workers: int = 1, *arguments: str) -> float:
-        """Seconds until all are ready."""
+        """Seconds until all workers are ready."""
         started = time.monotonic()
         self.engine.compose("up", "--detach", "--scale", f"worker={workers}", *arguments)
         wait(lambda: self.engine.healthy("worker", workers), PATIENCE_S, f"{workers} workers are ready")
@@ -138,7 +139,7 @@ def build(place: Place) -> Outcome:
 
 @contextmanager
 def new_version(folder: Path) -> Iterator[Path]:
-    """What the image is built of, as another version."""
+    """A copy of the files that the image is built from, with another version."""
     wanted = [line[1:] for line in (ROOT / IGNORED).read_text().splitlines() if line.startswith("!")]
     for name in [*wanted, DOCKERFILE, IGNORED]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

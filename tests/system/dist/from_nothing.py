@@ -1,6 +1,6 @@
 """`make test-dist`: the files of dist/ in new environments without a checkout; prints what each command took.
 
-PYTHONS="python3.12 python3.13" tries all of it by those instead. A PostgreSQL that the machine lacks is skipped.
+PYTHONS="python3.12 python3.13" uses these Pythons instead. Releases of PostgreSQL that the machine lacks are skipped.
 """
 
 import filecmp
@@ -50,7 +50,7 @@ class Place:
     home: Path
 
     def run(self, command: str, **variables: str) -> str:
-        """What a shell prints for it, outside of any checkout."""
+        """The output of a shell command, run outside of any checkout."""
         kept = {name: os.environ[name] for name in os.environ if name.startswith(("PIP_", "UV_", "SSL_", "LC_", "LANG"))}
         path = f"{self.home}/venv/bin:{os.defpath}:/usr/sbin"
         began, used_s = time.monotonic(), cpu_s()
@@ -76,13 +76,13 @@ def cpu_s() -> float:
 
 @pytest.fixture(scope="module")
 def downloads() -> str:
-    """Where pip keeps what it has downloaded: the first run fills it."""
+    """pip's download cache, which the first run fills."""
     return subprocess.check_output([sys.executable, "-m", "pip", "cache", "dir"], text=True).strip()
 
 
 @pytest.fixture(scope="module", params=PYTHONS)
 def place(request: pytest.FixtureRequest, downloads: str) -> Iterator[Place]:
-    """What README's first screen makes of an empty home, up to the demo's answers."""
+    """Runs README's first commands in an empty home, up to the demo's answers."""
     with tempfile.TemporaryDirectory(prefix="loracomp-dist-", ignore_cleanup_errors=True) as name:
         found = Place(Path(name))
         found.home.chmod(0o755)
@@ -174,7 +174,7 @@ def next_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(DIST / f"loracomp-{__version__}.tar.gz") as sdist:
         sdist.extractall(folder, filter="data")
     source = folder / f"loracomp-{__version__}"
-    (source / "PKG-INFO").unlink()  # else its version counts
+    (source / "PKG-INFO").unlink()  # otherwise its version would count
     (source / "loracomp/__init__.py").write_text(f'__version__ = "{NEXT}"\n')
     (source / "migrations/versions/9998_next.py").write_text(MIGRATION)
     revision = source / "loracomp/database/revision.py"

@@ -25,14 +25,19 @@ console = Console(stderr=True)
 
 def main(
     only: Annotated[list[str] | None, typer.Option(help=f"A fault: {', '.join(FAULTS)}.")] = None,
-    jobs: Annotated[int, typer.Option(help="Jobs that a fault is tried with, or a multiple of it.", min=40)] = 200,
-    runs: Annotated[int, typer.Option(help="How often each is tried; 0 shows what is kept.", min=0)] = 1,
+    jobs: Annotated[
+        int, typer.Option(help="Number of jobs for each fault; some faults use a multiple of it.", min=40)
+    ] = 200,
+    runs: Annotated[int, typer.Option(help="How often each fault is tried; 0 only shows the stored runs.", min=0)] = 1,
     model: Annotated[str, typer.Option(help="none, or real: SmolLM2 with the shipped library.")] = "none",
-    keep: Annotated[Path | None, typer.Option(help="JSON lines: runs are added, and all that it holds shown.")] = None,
-    allow_skipped: Annotated[bool, typer.Option(help="Exit with 0 though faults could not be tried.")] = False,
+    keep: Annotated[
+        Path | None, typer.Option(help="File with JSON lines, to which runs are added; all its runs are shown.")
+    ] = None,
+    allow_skipped: Annotated[bool, typer.Option(help="Exit with 0 even if faults could not be tried.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Exits with 1 where a job was lost or doubled, a fault's own promise was broken, or a fault could not be tried."""
+    """Exits with 1 if a job was lost or doubled, if something that a fault checks itself failed, or if a fault could
+    not be tried."""
     unknown = set(only or ()) - set(FAULTS)
     if unknown:
         raise typer.BadParameter(f"no such fault: {', '.join(unknown)}", param_hint="--only")
@@ -57,21 +62,21 @@ def main(
 
 
 def kept(file: Path) -> list[dict[str, Any]]:
-    """The runs of a file, which need not be there yet."""
+    """The runs in a file, which need not exist yet."""
     if not file.exists():
         return []
     return [{"schema": "", "commit": "", "skipped": 0, **json.loads(line)} for line in file.read_text().splitlines()]
 
 
 def told(rows: list[dict[str, Any]]) -> str:
-    """Of which code and when the runs are, in a line."""
+    """A line that says of which code the runs are, and when they were made."""
     tried = [row for row in rows if not row["skipped"]]
     commits = ", ".join(sorted({run["commit"] for run in tried} - {""})) or "not noted"
     return f"{len(tried)} runs on {span(tried, 'cores')} cores, {span(tried, 'day')}; commits: {commits}."
 
 
 def span(runs: list[dict[str, Any]], key: str) -> str:
-    """The first and the last value; a dash where it was not noted."""
+    """The first and the last value; a dash if it was not recorded."""
     found = sorted(str(run[key] or "-") for run in runs)
     return " to ".join(dict.fromkeys((found[0], found[-1]))) if found else "-"
 
@@ -101,7 +106,7 @@ def attempt(server: Any, name: str, jobs: int) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of this checkout, and whether it was changed since; empty where git does not know."""
+    """The commit of this checkout, and whether files have changed since; empty if git does not know."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     with suppress(OSError, subprocess.CalledProcessError):
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -109,7 +114,7 @@ def commit() -> str:
 
 
 def summarized(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """All runs of a fault as one row, recovery as the quickest and the slowest."""
+    """All runs of a fault as one row, with the quickest and the slowest recovery."""
     recoveries = [run["recovery_s"] for run in runs if run["recovery_s"] is not None]
     spread = (
         dict.fromkeys(f"{seconds:.1f}" for seconds in (min(recoveries), max(recoveries))) if recoveries else {"-": None}

@@ -1,4 +1,4 @@
-"""A server of its own, worker processes on it, and the account at the end: which jobs were lost, which doubled."""
+"""A separate server, worker processes on it, and a check at the end of which jobs were lost or doubled."""
 
 import os
 import re
@@ -35,18 +35,18 @@ WITH weighed AS (
 )
 INSERT INTO loracomp.adapter_part SELECT id, 0, bytes FROM weighed
 """
-"""Of adapters that have none: name and version, so that no two are the same."""
+"""Weights for adapters that have none: their name and version, so that no two are the same."""
 
 
 @dataclass
 class Account:
-    """What a fault came to."""
+    """The result of a fault."""
 
     jobs: int
     lost: int
     doubled: int
     recovery_s: float | None
-    """From the fault's end to the first answer recorded after it; None where nothing had to recover."""
+    """Seconds from the fault's end to the first answer recorded after it; None if nothing had to recover."""
     note: str = ""
 
 
@@ -57,22 +57,22 @@ class Arena:
     folder: Path
     url: str
     size: int
-    """Jobs that a fault is tried with; faults may take a multiple or a fraction."""
+    """Number of jobs for a fault; faults may use a multiple or a fraction of it."""
     model: str = "none"
     """none or real."""
     wrapper: tuple[str, ...] = ()
-    """Put before the worker's command, such as faketime."""
+    """Prefix of the worker's command, such as faketime."""
     python: Path | str = sys.executable
     """What runs the worker's script."""
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)
     fault_over: float | None = None
     accepted: int = 0
-    """Jobs whose insert was committed; whoever inserts by other means than `insert` adds them."""
+    """Jobs whose INSERT was committed. Code that does not insert them with `insert` adds them here."""
     may_fail: int = 0
     """Jobs that the fault means to fail."""
     columns: dict[str, Any] = field(default_factory=dict)
-    """What jobs ask for, unless `insert` is told otherwise: else a token, of the real model several."""
+    """The default settings of inserted jobs."""
 
     def __post_init__(self) -> None:
         self.columns.setdefault("max_new_tokens", 12 if self.model == "real" else 1)
@@ -128,7 +128,7 @@ class Arena:
         return db.connect(self.url, vectors=False)
 
     def insert(self, count: int, prompt: str = "ask", *, by: db.Connection | None = None, **columns: Any) -> None:
-        """Jobs by a connection that is open, or one of its own."""
+        """Insert jobs on an open connection, or on a new one."""
         columns = {**self.columns, **columns}
         names, values = list(columns), list(columns.values())
         statement = (
@@ -158,7 +158,7 @@ class Arena:
             time.sleep(0.05)
 
     def wait_for(self, share: float, seconds: float = 120) -> None:
-        """Until this share of the jobs has ended."""
+        """Wait until this share of the jobs has ended."""
         jobs = self.one("SELECT count(*) FROM loracomp.job")
         ended = f"SELECT count(*) FROM loracomp.job WHERE {ENDED}"
         self.wait(lambda: self.one(ended) >= share * jobs, seconds)
@@ -168,9 +168,10 @@ class Arena:
         self.fault_over = self.one("SELECT extract(epoch FROM clock_timestamp())::float8")
 
     def account(self, note: str = "") -> Account:
-        """Lost: accepted and gone, not ended, failed though it should not, or succeeded without its answer and trace.
+        """Count lost and doubled jobs. Lost: an accepted job that is gone, has not ended, has failed although it should
+        not, or has succeeded without answer and trace.
 
-        Doubled: there though not accepted, ended, or recorded, more than once.
+        Doubled: a job that exists although it was not accepted, or that ended or was recorded more than once.
         """
         recorded = Counter(
             int(job)
@@ -216,12 +217,12 @@ class Server:
 
     @property
     def socket(self) -> Path:
-        """Of the server; a proxy passes on to it."""
+        """The server's port, to which a proxy forwards connections."""
         parameters = psycopg.conninfo.conninfo_to_dict(self.url)
         return Path(str(parameters["host"])) / f".s.PGSQL.{parameters.get('port', 5432)}"
 
     def crash_and_restart(self) -> None:
-        """As `pg_ctl restart -m immediate`: no shutdown, recovery from the log."""
+        """Like `pg_ctl restart -m immediate`: no orderly shutdown, then recovery from the log."""
         self.crash()
         self.start()
 
@@ -245,7 +246,7 @@ class Server:
 
 
 def python_path(code: Path) -> str:
-    """What a Python needs to find a checkout's package and its tests' modules."""
+    """Environment variables with which Python finds a checkout's package and the modules of its tests."""
     return os.pathsep.join(map(str, [code, code / "tests", code / "tests" / "system" / "faults"]))
 
 

@@ -1,6 +1,6 @@
-"""Faults of declarations: an application writes to a table while what asks and answers its rows dies.
+"""Faults of declarations: an application writes to a table while workers, keeper or server die.
 
-What must hold at the end: each row has the answer to its prompt as it is, and no prompt was asked twice.
+At the end, each row must have the answer to its current prompt, and no prompt may have been asked twice.
 """
 
 import random
@@ -50,7 +50,7 @@ SWEEPS = "SELECT count(*) FROM loracomp.declaration WHERE scan IS NOT NULL"
 
 
 def workers_of_answers(_: Server, arena: Arena) -> str:
-    """A table's workers die at each point of a batch's life while an application writes to it."""
+    """Workers die at each step of a batch while an application writes to the table."""
 
     def harm() -> None:
         points = deque(POINTS)
@@ -80,7 +80,7 @@ def server_of_answers(server: Server, arena: Arena) -> str:
 
 
 def backfill_cut(server: Server, arena: Arena) -> str:
-    """The keeper is cut off while it asks for the rows that were there, twenty times; then the server crashes."""
+    """The keeper is cut off twenty times during a backfill; then the server crashes."""
     cuts: list[int] = []
 
     def harm() -> None:
@@ -94,7 +94,7 @@ def backfill_cut(server: Server, arena: Arena) -> str:
 
 
 def alteration_cut(server: Server, arena: Arena) -> str:
-    """alter_answers gives another prompt, ten times, and is cut off before, while or after it commits."""
+    """alter_answers changes the prompt ten times, and is cut off before, during or after its commit."""
 
     def harm() -> None:
         arena.start_workers(2, BATCH_SIZE=16)
@@ -118,7 +118,8 @@ FAULTS = {each.__name__: each for each in (workers_of_answers, server_of_answers
 
 
 def while_written(arena: Arena, rows: int, harm: Callable[[], None]) -> str:
-    """Declare a table of so many rows, do harm while an application writes to it, and look at what became of them."""
+    """Declare a table with this many rows, cause faults while an application writes to it, and check the rows at the
+    end."""
     with arena.connect() as connection:
         connection.execute(DECLARE.format(rows=rows, tokens=arena.columns["max_new_tokens"]).encode())
     done = Event()
@@ -140,7 +141,8 @@ def while_written(arena: Arena, rows: int, harm: Callable[[], None]) -> str:
 
 
 def write(arena: Arena, done: Event) -> int:
-    """Write to the table until it is done, through what cuts connections off; returns how many statements did."""
+    """Write to the table until the fault is over, even if connections are cut off; returns the number of statements
+    that succeeded."""
     texts = count()
     while not done.is_set():
         with suppress(DatabaseUnavailableError), closing(arena.connect()) as connection:

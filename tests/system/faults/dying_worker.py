@@ -41,16 +41,16 @@ FINGERPRINT = "e" * 64
 POINTS = ("claimed", "encoding", "predicting", "before commit", "during commit", "after commit")
 STEPS = ("ask_rows", "rescue_jobs", "wake_jobs", "take_answers", "measure_corrections", "maintain")
 KEEPING = tuple(f"{when} the commit of {step}" for step in STEPS for when in ("before", "after"))
-"""Points of a keeper's life."""
+"""Points at which a keeper can die."""
 LARGEST_BATCH = 8
-"""Of jobs that say "much": more than that and memory runs out."""
+"""Number of jobs that say "much" with which memory runs out."""
 MORE_THAN_THERE_IS = 1 << 60
-"""Numbers of a tensor that no machine holds."""
+"""Number of elements of a tensor that fits into no machine."""
 
 
 @dataclass
 class Death:
-    """SIGKILL by one's own hand, at a point and a batch given by the environment."""
+    """Kill this process with SIGKILL, at the point and batch that the environment names."""
 
     point: str = field(default_factory=lambda: os.environ.get("DIE_AT", ""))
     batches_left: int = field(default_factory=lambda: int(os.environ.get("DIE_AFTER", "1")))
@@ -161,7 +161,7 @@ class RealModel:
 
 
 def misbehave(jobs: Sequence[Job]) -> None:
-    """What the prompts of jobs that are together tell of."""
+    """Do what the prompts of jobs that run together ask for, such as failing or hanging."""
     for job in jobs:
         match job.prompt.split():
             case ["die"]:
@@ -188,13 +188,14 @@ def read_weights(connection: Connection, adapter_ids: set[int]) -> dict[int, byt
 
 
 def digest(routed: Routed, weights: dict[int, bytes]) -> str:
-    """Of the weights that an answer would rest on: it tells one version of an adapter from another."""
+    """Digest of the weights behind an answer, which differs between versions of an adapter."""
     return hashlib.sha256(b"".join(weights[id_] for id_ in routed.composition.adapter_ids)).hexdigest()
 
 
 @contextmanager
 def dying(death: Death) -> Iterator[None]:
-    """Let the worker die around claim or record, or around the commit of a keeper's step that had something to do."""
+    """Make the worker die before or after a claim, a record, or the commit of a keeper's step that had something to
+    do."""
     last = [""]
 
     def claim_jobs(*arguments: Any, **given: Any) -> tuple[Job, ...]:

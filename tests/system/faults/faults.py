@@ -1,6 +1,6 @@
-"""Faults that really happen to real processes. Each takes an arena, does its worst, and returns a remark.
+"""Real faults in real processes. Each function takes an arena, causes the fault, and returns a remark.
 
-What must hold for all of them is in the arena's account; what must hold for one is asserted there.
+The arena checks what must hold after every fault; what must hold after one fault is asserted in its function.
 """
 
 import os
@@ -40,7 +40,7 @@ Fault: TypeAlias = Callable[[Server, Arena], str]
 
 
 class SkippedError(Exception):
-    """What the fault needs is not installed."""
+    """A program that the fault needs is not installed."""
 
 
 CLAIMS = (
@@ -50,7 +50,7 @@ CLAIMS = (
 
 
 def killed(_: Server, arena: Arena) -> str:
-    """SIGKILL at each point of a batch's life, twice."""
+    """SIGKILL at each step of a batch, twice."""
     arena.insert(arena.size, max_attempts=100)
     points = deque(POINTS * 2)
     kills = 0
@@ -64,7 +64,7 @@ def killed(_: Server, arena: Arena) -> str:
                 workers[place] = arena.start_worker(BATCH_SIZE=8, die_at=die_at)
                 arena.fault_ends()
         time.sleep(0.05)
-    assert kills >= len(POINTS), f"only {kills} workers were killed before the jobs were done: take more jobs"
+    assert kills >= len(POINTS), f"only {kills} workers were killed before the jobs were done: use more jobs"
     claims = arena.one(CLAIMS)
     assert claims <= kills + 1
     assert arena.counts()["succeeded"] == arena.size
@@ -237,7 +237,7 @@ def terminated(_: Server, arena: Arena) -> str:
 
 
 def inserts(_: Server, arena: Arena) -> str:
-    """Fifty inserts at once with one key, a COPY, a transaction that is rolled back."""
+    """Fifty concurrent inserts with one key, a COPY, and a transaction that is rolled back."""
     copied = arena.size * 20
     barrier = Barrier(50)
 
@@ -264,7 +264,7 @@ def inserts(_: Server, arena: Arena) -> str:
 
 
 def hints_lost(_: Server, arena: Arena) -> str:
-    """Notifications are off, and those who listen are cut off."""
+    """Notifications are turned off, and listening connections are cut off."""
     poll_s = 1.0
     name = psycopg.conninfo.conninfo_to_dict(arena.url)["dbname"]
     with arena.connect() as connection:
