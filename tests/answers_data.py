@@ -60,7 +60,7 @@ def keep_and_claim(owner: Connection) -> tuple[Job, ...]:
 
 
 def ask(owner: Connection) -> dict[int, str]:
-    """What is asked now: prompts by job, which are claimed and stay so."""
+    """The prompts that are queued now, by job; they are claimed and stay claimed."""
     return {job.id: job.prompt for job in keep_and_claim(owner)}
 
 
@@ -104,7 +104,8 @@ def adapter(owner: Connection) -> int:
 
 
 def answered(owner: Connection, job_id: int, output: str) -> dict[str, Any]:
-    """As the policy of the job would answer: measured by the corrections, which come from the declaration's task."""
+    """The answer that the job's policy would give, measured on the corrections, which belong to the declaration's
+    task."""
     row = {"job_id": job_id, "output": output, "adapter_sha256": []}
     if value(owner, "SELECT policy FROM loracomp.job WHERE id = %s", [job_id]) != "measured":
         return row

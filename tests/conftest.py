@@ -1,4 +1,4 @@
-"""One embedded Postgres a session; a database of its own for each test, cloned from a migrated template."""
+"""One embedded Postgres for each session, and a database for each test, cloned from a migrated template."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
 
 
 def needs_demo(item: pytest.Item) -> bool:
-    """One process of xdist runs all that needs the demo, which takes half a minute."""
+    """One xdist process runs all tests that need the demo, because the demo takes half a minute."""
     return "demo" in getattr(item, "fixturenames", ())
 
 
@@ -60,7 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def place_for_a_server() -> Iterator[Path]:
     """A data folder for an embedded server, to be stopped before this ends.
 
-    Not below pytest's own folder: each run of pytest as root closes that to the servers' user, those of other runs too.
+    Not below pytest's own folder, because each run of pytest as root closes that folder to the servers' user, even for
+    other runs.
     """
     with tempfile.TemporaryDirectory(prefix="loracomp-test-", ignore_cleanup_errors=True) as folder:
         yield Path(folder) / "postgres"

@@ -89,7 +89,8 @@ def serve(path: str) -> None:
 
 
 def import_what_takes_seconds() -> None:
-    """Not the modules of the command line: they look at the terminal and the variables when they are imported."""
+    """Without the modules of the command line, because they read the terminal and the environment when they are
+    imported."""
     from loracomp.model.cpu import wait_briefly
 
     wait_briefly()

@@ -1,4 +1,4 @@
-"""What the job protocol's tests start from."""
+"""Fixtures and helpers for tests of the job protocol."""
 
 import json
 import os
@@ -25,7 +25,7 @@ REPORT: dict[str, Any] = {
     "device": "cpu/float32", "running_s": 0, "looked_s": None, "silent_after_s": 60,
     "claimed": 0, "succeeded": 0, "failed": 0, "released": 0, "dropped": 0,
 }  # fmt: skip
-"""What an idle worker that has just begun says of itself."""
+"""The report of an idle worker that has just started."""
 CLEARED = (
     "job ended_job worker prediction audit_event measurement example_embedding example adapter task base_model encoder"
 )
@@ -186,7 +186,7 @@ _NO_ARRAYS = (
 
 
 def trace(columns: Mapping[str, Any]) -> Trace:
-    """What `route_jobs` would have returned, had it decided this; made here, it is text that the server reads."""
+    """The trace that `route_jobs` would have returned with these values, as text that the server parses."""
     written = [_written(columns.get(name)) for name in TRACE]
     return cast("Trace", "({})".format(",".join("" if each is None else _quoted(each) for each in written)))
 
@@ -235,7 +235,7 @@ FROM jsonb_populate_record(NULL::loracomp.prediction, %(row)s) AS p
 
 
 def wait_for_a_lock(connection: Connection) -> None:
-    """Until another session of this database waits for one, or sleeps before it tries again."""
+    """Wait until another session of this database waits for a lock, or sleeps before it tries again."""
     waiting = (
         "SELECT FROM pg_stat_activity WHERE datname = current_database()"
         " AND (wait_event_type = 'Lock' OR wait_event = 'PgSleep')"

@@ -175,14 +175,14 @@ def mean_log_likelihood(model, tokenizer, prompt: str, text: str) -> float:
 def compose(
     strategy: str, adapters: Sequence[LoraFactors], weights: Sequence[float], *, density: float = 1.0
 ) -> dict[str, Factors]:
-    """Each module's factors in float32, merged step by step as `Composer` and `merge` do."""
+    """The factors of each module in float32, merged step by step as `Composer` and `merge` do."""
     check_settings(strategy, len(adapters), weights, density)
     masked = mask_all(strategy, [adapter.packed() for adapter in adapters], density=density)
     return merge(gated(strategy, masked, weights))
 
 
 def mask_all(strategy: str, adapters: Sequence[PackedAdapter], *, density: float) -> tuple[PackedAdapter, ...]:
-    """Mask each adapter as the strategy does, before gates are applied."""
+    """Mask each adapter as the strategy does, before the weights are applied."""
     if strategy not in TRIMMING:
         return tuple(adapters)
     return tuple(adapter.masked(trim(adapter, density)) for adapter in adapters)

@@ -81,7 +81,7 @@ policies = st.fixed_dictionaries(
         "min_similarity": floats, "weighting": st.sampled_from(("similarity", "uniform", "")),
     }
 ).map(lambda row: "({})".format(",".join(str(row.get(name, "")) for name in list(tables.policy.c.keys()))))  # fmt: skip
-"""Rows as text, null where nothing is given."""
+"""Rows as text, null where no value is given."""
 
 KINDS = {
     "text": texts,

@@ -45,7 +45,7 @@ SCALARS = (
 )  # fmt: skip
 ARRAYS = tuple(f"{element}[]" for element in SCALARS[:12])
 FEW = ("text", "name", "integer", "bigint", "double precision")
-"""What functions of any types, such as format, are planted for where they take many arguments."""
+"""Argument types for which overloads of variadic functions, such as format, are planted."""
 
 SCALAR_LIKE = ("anyelement", "anynonarray", "anycompatible", "anycompatiblenonarray")
 ARRAY_LIKE = ("anyarray", "anycompatiblearray")
@@ -82,7 +82,7 @@ class Used(NamedTuple):
 
 
 def used(connection: psycopg.Connection[Any]) -> Used:
-    """What an installation's expressions, its bodies and the statements of Python use."""
+    """The functions that an installation's expressions and function bodies, and Python's statements, use."""
     with connection.cursor(row_factory=psycopg.rows.scalar_row) as cursor:
         expressions = "\n".join(cursor.execute(EXPRESSIONS).fetchall())
         texts = "\n".join([*cursor.execute(BODIES).fetchall(), *QUERIES.values()])

@@ -26,7 +26,7 @@ def memory(bench: Workbench, turns: int) -> Measured:
 
 
 def _held(bench: Workbench, strategy: str) -> dict[str, float]:
-    """Bytes of the factors as loaded, their masks, as merged for each job, and as copied for a pass.
+    """Bytes of the loaded factors, of their masks, of the factors merged for each job, and of the copies for a pass.
 
     Tensors that share memory count once.
     """

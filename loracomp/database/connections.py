@@ -236,7 +236,7 @@ def row_of(connection: Connection, statement: str, values: Mapping[str, Any] | N
 def allowed_rows(
     connection: Connection, *statements: str, values: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]] | None:
-    """The rows of the first of these statements that the session's role may run; None if it may run none."""
+    """The rows of the first of these statements that the session's role may run; None if it may run none of them."""
     for statement in statements:
         try:
             with connection.transaction():  # a savepoint, where a transaction is open

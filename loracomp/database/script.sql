@@ -338,7 +338,7 @@ BEGIN
             EXECUTE kept.statement;
         EXCEPTION WHEN OTHERS THEN
             RAISE EXCEPTION 'your view % does not fit this release (%)', kept.view, sqlerrm
-                USING HINT = 'drop it, repeat this, then create it as it fits';
+                USING HINT = 'drop the view, run the command again, then create a view that fits';
         END;
     END LOOP;
     SET LOCAL search_path = loracomp, pg_temp;

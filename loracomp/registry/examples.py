@@ -50,5 +50,5 @@ def json_object(line: str, place: str) -> dict[str, Any]:
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys, no white space and no escapes: hash version 1."""
+    """JSON with sorted keys, no white space and no escapes, as hash version 1 needs it."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -33,7 +33,8 @@ _KEY = TypeAdapter(list[str])
 
 
 def make_app(url: str, secret: str) -> Starlette:
-    """The server's application, on the database of this URL; processes with the same secret share their sessions."""
+    """The server's application for the database with this URL. Processes with the same secret accept each other's
+    sessions."""
     return Starlette(routes=routes(url, secret), middleware=[Middleware(BaseHTTPMiddleware, dispatch=_with_headers)])
 
 

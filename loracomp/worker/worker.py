@@ -47,7 +47,7 @@ class Worker:
         drain: bool = False,
         sample: DatabaseSample | None = None,
     ) -> None:
-        """With `drain`, `run` returns when no job is due or waits for a retry. `device` is only shown in reports.
+        """With `drain`, `run` returns when no job is due and none waits for a retry. `device` is only shown in reports.
 
         `sample` receives the metrics of the database.
         """

@@ -45,7 +45,7 @@ def test_calls_are_timed_and_written(tmp_path: Path) -> None:
 
 
 def run(module: str, options: str) -> str:
-    """What a command prints."""
+    """The output of a command."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LORACOMP_")}
     done = subprocess.run(
         [sys.executable, "-m", module, *options.split()],

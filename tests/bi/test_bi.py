@@ -66,7 +66,7 @@ def test_prediction_has_the_jobs_that_failed(connection: db.Connection, examples
 
 
 def test_facts_meet_their_dimensions(connection: db.Connection, examples: dict[str, int]) -> None:
-    """Each key of each fact stands in its dimension once: a join loses and doubles nothing."""
+    """Each key of each fact is in its dimension exactly once, so that a join neither loses nor doubles rows."""
     asked = {"task": "rte", "expected": "yes", "example_id": 1}
     answer(connection, submit(connection, choices=["yes", "no"], **asked), examples)
     failing = submit(connection)
@@ -103,7 +103,7 @@ def test_retrieved_examples(connection: db.Connection, examples: dict[str, int])
 def test_days_are_found_by_their_index(
     connection: db.Connection, examples: dict[str, int], index: str, view: str
 ) -> None:
-    """It is of the same expression as the views' days."""
+    """The index has the same expression as the views' column day."""
     query = "SELECT c.relname FROM pg_partition_tree(%s::regclass) AS p JOIN pg_class AS c ON c.oid = p.relid"
     names = {index, *(row["relname"] for row in connection.execute(query, [f"loracomp.{index}"]))}
     with connection.transaction(force_rollback=True):
@@ -116,7 +116,7 @@ def test_days_are_found_by_their_index(
 
 
 def test_the_planner_knows_how_many_were_routed(connection: db.Connection, examples: dict[str, int]) -> None:
-    """Else it takes 1 in 200 for such, and looks up the job of each prediction one by one."""
+    """Otherwise the planner expects 1 row in 200 to match, and looks up the job of each prediction one by one."""
     for _ in range(20):
         answer(connection, submit(connection), examples)
     connection.execute("ANALYZE loracomp.prediction")

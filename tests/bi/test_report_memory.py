@@ -1,4 +1,4 @@
-"""What analysts see of tags and choices, and what reports remember of jobs that were purged."""
+"""Tests which tags and choices analysts see, and what reports keep of purged jobs."""
 
 import json
 import random
@@ -92,7 +92,7 @@ def test_long_tags_and_choices_fit_into_the_report(connection: db.Connection, ex
 
 
 def test_the_longest_names_fit_into_every_report(connection: db.Connection) -> None:
-    """Of texts that don't compress: an index takes 2,704 bytes, and a report's key has several names."""
+    """With texts that don't compress, because an index entry takes 2,704 bytes and a report's key has several names."""
     draws = random.Random(7)
     wide = ["".join(chr(draws.randrange(0x20000, 0x2A000)) for _ in range(300)) for _ in range(6)]
     policy, base_model, task, tag, tagged_as, label = wide
@@ -136,7 +136,7 @@ def all_reports(connection: db.Connection) -> dict[str, list[tuple]]:
 
 
 def test_reports_say_the_same_after_the_jobs_are_purged(connection: db.Connection, examples: dict[str, int]) -> None:
-    """In two batches, and beside what is still there; percentiles too."""
+    """Also if a day is purged in two batches, and together with jobs that are still there; percentiles too."""
     connection.execute("SELECT loracomp.set_reported_tags('{country}')")
     for days_ago in (9, 9, 8, 0):
         tagged(connection, examples, "yes", days_ago=days_ago, expected="yes", country="DE")
@@ -157,7 +157,7 @@ def test_reports_say_the_same_after_the_jobs_are_purged(connection: db.Connectio
 
 
 def test_purging_computes_what_no_refresh_has_counted(connection: db.Connection, examples: dict[str, int]) -> None:
-    """Also where reports were refreshed last before the purged days."""
+    """Even if the reports were last refreshed before the purged days."""
     for days_ago in (3, 3, 2, 0):
         tagged(connection, examples, "yes", days_ago=days_ago, expected="yes")
     connection.execute("UPDATE loracomp.report_refresh SET refreshed_at = now() - interval '9 days'")
@@ -174,7 +174,7 @@ def test_purging_computes_what_no_refresh_has_counted(connection: db.Connection,
 def test_the_current_day_is_purged_by_force_alone_and_then_forgotten(
     connection: db.Connection, examples: dict[str, int]
 ) -> None:
-    """What ends later on that day is counted, and what was purged of earlier days stays."""
+    """Jobs that end later on that day are counted, and purged jobs of earlier days stay counted."""
     tagged(connection, examples, "yes", days_ago=2)
     purged = tagged(connection, examples, "yes")
     assert report(connection, "jobs", "cost_by_submitter") == [(1,), (1,)]

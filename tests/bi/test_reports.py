@@ -164,7 +164,7 @@ def test_cost(connection: db.Connection, examples: dict[str, int]) -> None:
 
 
 def test_jobs_by_day_counts_what_bi_prediction_lists(connection: db.Connection, examples: dict[str, int]) -> None:
-    """Whatever days were refreshed before."""
+    """The result does not depend on which days were refreshed before."""
     failing = submit(connection)
     token = claim(connection, failing)[failing]
     connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{words}', '{f}')", [[failing], [token]])
@@ -238,7 +238,7 @@ def delete_by_hand(connection: db.Connection, job_id: int) -> None:
 
 
 def move(connection: db.Connection, job_id: int) -> None:
-    """To another time of the same day."""
+    """Changes the jobs' end to another time of the same day."""
     connection.execute("UPDATE loracomp.job SET finished_at = finished_at + interval '1 us' WHERE id = %s", [job_id])
 
 
@@ -341,7 +341,7 @@ def test_purging_and_erasing_wait_for_a_refresh(database: str, connection: db.Co
 
 
 def test_a_day_is_computed_from_its_own_jobs_alone(connection: db.Connection) -> None:
-    """By the index: a function whose query is not put into the caller's would be a Function Scan."""
+    """The plan uses the index. A function that is not inlined into the caller's query would be a Function Scan."""
     connection.execute("SET enable_seqscan = off")
     for report in values(connection, WITH_A_DAY_FUNCTION):
         rows = connection.execute(f"EXPLAIN SELECT * FROM loracomp.{report}_on('2024-05-06')".encode()).fetchall()
@@ -350,7 +350,7 @@ def test_a_day_is_computed_from_its_own_jobs_alone(connection: db.Connection) ->
 
 
 def test_administrators_refresh_and_nobody_else(database: str, logins: None) -> None:
-    """What reports rest on holds the names of hidden tasks."""
+    """The tables behind the reports contain the names of hidden tasks."""
     with db.connect(database) as owner:
         examples = load(owner)
         answer(owner, submit(owner), examples)

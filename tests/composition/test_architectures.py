@@ -84,7 +84,8 @@ def test_an_architecture_is_served_as_by_plain_passes_or_refused(kind, dtype):
 
 
 def test_modules_that_adapters_cannot_change_are_found_and_the_others_left():
-    """One gets its inputs with tokens before rows; another gets them as kv_b_proj of DeepSeek-V3 does, which works."""
+    """One module gets its inputs with tokens before rows. Another gets them as kv_b_proj of DeepSeek-V3 does, which
+    works."""
     model = tiny("llama")
     mlp = model.model.layers[0].mlp
 

@@ -93,7 +93,8 @@ def two_adapters(folder, base, model, **settings):
 
 
 def answers(base, adapters):
-    """Of a batch: choices under cat and linear, a text under cat, choices of the base model alone."""
+    """The requests of a batch: choices under cat and linear, a text under cat, and choices under the base model
+    alone."""
     by_id = {adapter.id: adapter for adapter in adapters}
     cat, linear = (
         Composition(tuple(by_id), tuple(each.sha256 for each in adapters), WEIGHTS, strategy=strategy)
@@ -166,7 +167,7 @@ def test_choices_and_texts_are_those_of_peft(architecture, targets, tmp_path):
 
 
 def test_experts_are_refused_by_name_for_peft_does_not_mix_them_either(tmp_path):
-    """All that is linear in Mixtral is, to PEFT, its experts too, as parameters."""
+    """For PEFT, all linear layers of Mixtral include its experts, as parameters."""
     base = load_base_model(saved(tiny("Mixtral"), tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
     folders = [tmp_path / str(number) for number in (0, 1)]
     for number, folder in enumerate(folders):
@@ -266,7 +267,7 @@ def change_alpha(folder, alpha):
 
 
 def quantised(package, folder):
-    """What loads a tiny Llama quantised by the package."""
+    """Loads a tiny Llama that the package has quantised."""
     pytest.importorskip(package, reason=f"{package} is not installed, which quantises base models")
     if package == "bitsandbytes":
         settings = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)

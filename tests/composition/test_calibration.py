@@ -1,4 +1,5 @@
-"""What labelled rows add to choices' scores: the optimum of its definition, fitted once under each composition."""
+"""Tests calibration by labelled rows: the fit is the optimum of its definition, and is made once for each
+composition."""
 
 from dataclasses import replace
 

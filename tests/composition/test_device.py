@@ -70,7 +70,8 @@ def base():
 
 
 def reads(base, adapters, request):
-    """How often the device is read to answer a request under a mix by each strategy, and under the base model alone."""
+    """How often results are read from the device to answer a request, under each strategy and under the base model
+    alone."""
     digests, weights = tuple(each.sha256 for each in adapters), (0.5, 0.3, 0.2)
     mixes = [Composition((0, 1, 2), digests, weights, strategy, density=0.5) for strategy in STRATEGIES]
     predictor = Predictor(base)

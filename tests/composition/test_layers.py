@@ -1,4 +1,4 @@
-"""One pass over rows that each have a composition of their own, against merging each and running it alone."""
+"""Compares one pass over rows with different compositions with merging each composition and running its row alone."""
 
 from types import SimpleNamespace
 
@@ -241,7 +241,7 @@ class Operations(TorchDispatchMode):
 
 
 def is_shared(model, rows, tokens, others=()):
-    """Whether the rows of a pass go through the same factors, of which no row gets a copy."""
+    """Whether the rows of a pass share the same factors, without a copy for each row."""
     with torch.no_grad(), AdapterStack(model, [*others, *rows]).composed(rows, tokens), Operations() as operations:
         model(torch.full((len(rows), tokens), 5))
     return "aten::index_select" not in operations.names

@@ -208,7 +208,7 @@ def test_stop_strings_cut_each_row_at_its_first(base, library, predictor):
 
 
 def test_a_row_that_has_ended_leaves_at_once_and_changes_nothing_for_the_rest(base, library, predictor):
-    """What goes on equals each row alone, compositions and all."""
+    """The rows that continue give the same results as each row alone, under its composition."""
     limits = (3, 20, 5, 14, 3, 9, 4, 2)
     requests = [
         written("Go on" + "n" * i, max_new_tokens=limit, composition=c)
@@ -233,7 +233,8 @@ WRITTEN = st.tuples(
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(WRITTEN, min_size=1, max_size=6), token_budget=st.sampled_from([64, 16384]))
 def test_generated_rows_that_end_at_different_times_equal_each_alone_merged(base, library, rows, token_budget):
-    """Of any strategies, the base model alone among them, cut into batches or not, with stop strings or not."""
+    """Requests with any strategies, including the base model alone, in one or several batches, with or without stop
+    strings."""
     base.model.generation_config.eos_token_id = [1, 20, 30]  # so that some end early
     requests = [
         written(

@@ -74,7 +74,7 @@ WHERE c.relnamespace::regnamespace::text IN ('loracomp', 'bi') AND NOT t.tgisint
 """
 
 WAY = ("loracomp.claim_jobs", "loracomp.route_jobs", "loracomp.record_predictions")
-"""What a worker calls for a job, which an INSERT has put into the queue."""
+"""The calls of a worker for a job that an INSERT has queued."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ class House:
                     yield name, other
 
     def back_arrows(self) -> list[str]:
-        """Those that lead to a later room, in words."""
+        """A sentence for each reference to a later room."""
         places = {room: place for place, room in enumerate(ROOMS)}
         found = {
             f"{self.rooms[name]} -> {self.rooms[other]}: {name} -> {other}"
@@ -105,7 +105,7 @@ class House:
         return sorted(found)
 
     def behind(self, names: Iterable[str]) -> set[str]:
-        """Functions and views that these know, directly or not, and these themselves."""
+        """These functions and views, and all others that they use directly or indirectly."""
         found: set[str] = set()
         waiting = list(names)
         while waiting:

@@ -132,7 +132,7 @@ def test_docs_name_every_view(connection: db.Connection) -> None:
 def test_columns_in_the_administrators_docs_are_those_that_psql_prints(
     database: str, connection: db.Connection
 ) -> None:
-    """Its rows are of another database. Each statement is undone."""
+    """Its rows come from another database. Each statement is rolled back."""
     add_base_model(connection)
     shown = [pair for pair in pairwise(blocks(ADMIN)) if [block.language for block in pair] == ["sql", "text"]]
     questions = re.split("^## ", ADMIN.read_text(), flags=re.MULTILINE)[1:]
@@ -148,5 +148,5 @@ def test_columns_in_the_administrators_docs_are_those_that_psql_prints(
 
 
 def columns(printed: str) -> list[str]:
-    """Of a table as psql prints it."""
+    """The column names of a table as psql prints it."""
     return [name.strip() for name in printed.splitlines()[0].split("|")]

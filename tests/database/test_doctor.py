@@ -47,7 +47,7 @@ def findings(url: str) -> dict[str, tuple[str, str]]:
 
 
 def health(owner: Connection) -> dict[str, tuple[str, str]]:
-    """What the database says itself: quicker than all findings."""
+    """Only the database's own checks, which is quicker than all findings."""
     return {row["check_name"]: (row["status"], row["detail"]) for row in owner.execute(QUERIES["check_health"])}
 
 
@@ -165,7 +165,7 @@ def test_somebody_else_who_may_create_in_our_schemas(owner: Connection, other: s
 
 
 def test_an_installation_that_calls_somebody_elses_overloads(url: str, owner: Connection, other: str) -> None:
-    """As one of before the search path was fixed may: what doctor says brings it into order."""
+    """As an installation from before the search path was fixed could be. Doing what doctor says repairs it."""
     with db.connect(make_conninfo(url, user=other)) as planter:
         body = "RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN ''; END $$"
         planter.execute(f"CREATE FUNCTION public.md5(name) {body}; CREATE FUNCTION public.left(name, integer) {body}")

@@ -55,7 +55,7 @@ def people(server: str) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def names(server: str, template: str) -> planted.Used:
-    """What our SQL uses."""
+    """The functions and operators that our SQL uses."""
     name = f"names_{os.getpid()}"
     with psycopg.connect(create_database(server, name, template)) as connection:
         found = planted.used(connection)
@@ -105,7 +105,7 @@ def bound(url: str) -> set[str]:
 
 
 def unharmed(url: str) -> None:
-    """No planted function has run, and none is called by an object of ours."""
+    """No planted function has run, and none of loracomp's objects calls one."""
     assert bound(url) == set()
     with psycopg.connect(url, options="-c search_path=pg_catalog") as connection:
         assert connection.execute("SELECT last_value, is_called FROM public.planted_ran").fetchone() == (1, False)
@@ -136,7 +136,7 @@ def test_the_printed_script_of_a_plain_owner_calls_none(url: str, server: str, p
 
 
 def test_an_upgrade_calls_none(database: str, names: planted.Used, people: None, programs: Path) -> None:
-    """With a view of a user's over ours, which is put aside and defined again."""
+    """Also with a user's view on one of ours, which is replaced and defined again."""
     with psycopg.connect(database) as connection:
         connection.execute(
             "CREATE VIEW public.statuses AS SELECT left(status, 3)::name || job_id AS status FROM loracomp.job_result"
@@ -149,7 +149,7 @@ def test_an_upgrade_calls_none(database: str, names: planted.Used, people: None,
 
 
 def test_the_planted_ones_would_be_called(url: str) -> None:
-    """By what looks names up under the usual path: what this file tests can be seen."""
+    """Calls through a function that looks names up under the default path, to show that this file's tests can fail."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE FUNCTION late(n name) RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN md5(n); END'")
         with pytest.raises(psycopg.errors.RaiseException, match="a planted function runs as postgres"):
@@ -201,7 +201,7 @@ def attempt(connection: db.Connection, statement: sql.Composed | str, parameters
 
 
 def call_all(connection: db.Connection, functions: list[dict[str, Any]]) -> None:
-    """Each function, without values and with some."""
+    """Each function, with null and with other values."""
     for function in functions:
         kinds = function["types"]
         call = sql.SQL("SELECT * FROM {}({})").format(
@@ -288,7 +288,7 @@ WHERE d.classid = 'pg_proc'::regclass AND d.objid = 'public.sent'::regproc
 """
 PLACEHOLDER = re.compile(r"%\((\w+)\)[sb]")
 SENT_AS = ("NULL", "1::smallint", "1::bigint", "true", "ARRAY[1]::smallint[]", "ARRAY['a']::text[]", "now()")
-"""What psycopg sends for a parameter; text has no type, as NULL."""
+"""The types that psycopg sends for parameters; texts are sent without a type, like NULL."""
 
 
 def forms(query: str) -> Iterator[str]:

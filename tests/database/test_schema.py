@@ -60,7 +60,7 @@ def run(url: str, *statements: str) -> None:
 
 
 def apply_again(url: str) -> list[str]:
-    """What an upgrade from a release with other files does."""
+    """What an upgrade from a release with different files does."""
     run(url, CHECKSUM_OF_ANOTHER_RELEASE)
     return schema.initialize(url)
 

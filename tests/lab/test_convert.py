@@ -57,7 +57,7 @@ def merged(model, folder):
 
 
 def changes_of(folder):
-    """Each module's change as PEFT merges it, in float64."""
+    """The change of each module as PEFT merges it, in float64."""
     before = dict(tiny_llama().named_parameters())
     after = merged(tiny_llama(), folder).named_parameters()
     return {name: (parameter - before[name]).double() for name, parameter in after}

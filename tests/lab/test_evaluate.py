@@ -71,7 +71,7 @@ def data(connection, database, minilm, tmp_path):
 
 @pytest.fixture
 def engine(tiny_model, tokenizer, minilm, monkeypatch):
-    """What a worker of this process answers with, instead of a model out of a hub."""
+    """The model with which a worker in this process answers, instead of a model from a hub."""
     built = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
     monkeypatch.setattr(start, "load_engine", lambda settings, connection: built)
     return built

@@ -23,7 +23,7 @@ def other() -> Iterator[ThreadPoolExecutor]:
 
 
 def asking(turns: ComputeThread, other: ThreadPoolExecutor) -> "Future[int]":
-    """Who does work for the other thread; it has asked once this returns."""
+    """The thread that works for the other one, which has asked by the time this returns."""
     asked = other.submit(turns.run, get_ident)
     deadline = monotonic() + PATIENCE_S
     while not (turns._waiting or asked.done()):
@@ -87,7 +87,7 @@ def test_an_error_is_raised_to_whom_it_belongs(other: ThreadPoolExecutor) -> Non
 
 
 def test_objects_are_frozen_until_the_process_ends() -> None:
-    """Else what looks for leaks at the end, as triton's bindings do, reports each object."""
+    """Otherwise leak checks at the end, such as those of triton's bindings, report each object."""
     program = (
         "import atexit, gc; from loracomp.model import cpu; "
         "atexit.register(lambda: print(gc.get_freeze_count())); cpu.freeze_objects(); print(gc.get_freeze_count() > 0)"

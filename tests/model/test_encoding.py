@@ -1,4 +1,4 @@
-"""What a vector holds besides the embeddings of texts: how long and how many they are."""
+"""Tests the part of a vector that holds the number and the lengths of the texts, not their embeddings."""
 
 import numpy as np
 import pytest

@@ -54,7 +54,7 @@ def adapters(model):
 
 
 def mixed(model):
-    """What runs each text under the one of four mixes that is its own."""
+    """A run in which each text has its own mix, one of four."""
     packed = [adapter.packed() for adapter in adapters(model)]
     mixes = [gated("cat", [packed[n], packed[(n + 1) % 4]], [0.7, 0.3]) for n in range(4)]
 
@@ -65,7 +65,8 @@ def mixed(model):
 
 
 def test_texts_join_and_leave_at_every_step_and_come_out_as_alone(model, tokenizer, monkeypatch):
-    """Each under its own mix; some longer than those that run, and more rows and columns than there is room for."""
+    """Texts that each have their own mix. Some are longer than those that run, and they need more rows and columns than
+    there is room for."""
     monkeypatch.setattr(forward, "ROWS", 1)
     monkeypatch.setattr(forward, "COLUMNS", 2)
     under = mixed(model)

@@ -140,7 +140,7 @@ def test_jobs_are_answered_the_same_beside_a_long_one(tokenizer):
 
 
 def test_a_text_as_long_as_the_context_under_dynamic_scaling_is_that_of_a_plain_pass(tokenizer):
-    """Its frequencies would change after that, and then stay for the texts that follow."""
+    """After it, the model's frequencies would change, and stay so for the following texts."""
     model = dynamic()
     texts = Texts(model, tokenizer)
     prompts = [tokens(TINY_CONTEXT - 6), tokens(20)]

@@ -193,7 +193,7 @@ def command(environment: dict[str, str], *arguments: str) -> Iterator[subprocess
 
 
 class Quick:
-    """A model that makes up its vectors, and is killed with its process at the batch after so many."""
+    """A model with made-up vectors that kills its process after this number of batches."""
 
     def __init__(self, model: Any, width: int, batches: int = 9) -> None:
         self.device, self.width, self.batches = model.device, width, batches

@@ -567,7 +567,7 @@ def test_the_time_of_a_calibration_is_a_step_of_its_own(
     monkeypatch.setattr(Calibrator, "calibrated", slowly)
 
     def timings(policy: str) -> list[dict[str, float]]:
-        """Of two jobs that are answered together, each time with all that it took."""
+        """The time of two jobs that are answered together, including everything that it took."""
         add_jobs(connection, "Is tea hot?", "Is it hot?", choices=CHOICES, policy=policy)
         jobs, began = claim(connection), time.perf_counter()
         flights = engine.run(connection, jobs)
@@ -597,7 +597,7 @@ def test_a_step_that_raises_changes_no_calibrated_answer(
         run(self)
 
     def calibrated() -> list[float]:
-        """What the worker records: of each prompt its choices' scores, and the parts of them."""
+        """What the worker records for each prompt: the choices' scores and their parts."""
         ids = add_jobs(connection, *prompts, choices=CHOICES, policy="measured")
         Worker(database, engine, base_model="tiny", settings=Settings(poll_s=0.05), drain=True).run()
         rows = connection.execute(

@@ -14,7 +14,7 @@ BEGIN
         ('[^' OPERATOR(pg_catalog.||) loracomp.white_space() OPERATOR(pg_catalog.||) ']');
 END
 $$;
-COMMENT ON FUNCTION loracomp.is_blank IS 'Whether a text has nothing but white space in its first 10,000 characters; null for null.';
+COMMENT ON FUNCTION loracomp.is_blank IS 'Whether the first 10,000 characters of a text are all white space; null for null.';
 CREATE FUNCTION loracomp.texts_are_not_blank(texts text[]) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
     RETURN NOT EXISTS (
@@ -39,7 +39,7 @@ BEGIN
     );
 END
 $$;
-COMMENT ON FUNCTION loracomp.texts_length IS 'Characters of all texts of the array together.';
+COMMENT ON FUNCTION loracomp.texts_length IS 'Total number of characters of the array''s texts.';
 CREATE FUNCTION loracomp.longest_text(texts text[]) RETURNS integer LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
     RETURN (

@@ -1,4 +1,4 @@
-"""Limits of the queue, counters, and jobs whose end somebody waits for."""
+"""Limits of the queue, counters, and watched jobs that have ended."""
 
 from sqlalchemy import BigInteger, SmallInteger, Table
 
