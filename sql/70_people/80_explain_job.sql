@@ -70,7 +70,9 @@ SELECT concat_ws(
                     'It can start at %s (in %s s).', to_char(job.run_at, 'YYYY-MM-DD HH24:MI:SS TZ'),
                     loracomp.seconds_between(now(), job.run_at)
                 )
-            ELSE format('It has been due for %s s.', loracomp.seconds_between(greatest(job.created_at, job.run_at), now()))
+            ELSE format(
+                'It has been due for %s s.', loracomp.seconds_between(greatest(job.created_at, job.run_at), now())
+            )
         END
     END,
     'Error: ' || job.error_code || ': ' || job.error
@@ -95,10 +97,12 @@ SELECT 'Next: ' || CASE
             ' (of these alone on their worker, because the job''s lease expired before: ' || nullif(h.alone, 0) || ')'
         )
     WHEN job.status = 'running' AND job.lease_expires_at < now()
-        THEN 'wait. Its lease has expired, because its worker died or hangs; the keeper queues the job again within seconds.'
+        THEN 'wait. Its lease has expired, because its worker died or hangs; '
+            'the keeper queues the job again within seconds.'
     WHEN job.status = 'running'
         THEN format(
-            'wait. Its lease ends in %s s unless the worker renews it.', loracomp.seconds_between(now(), job.lease_expires_at)
+            'wait. Its lease ends in %s s unless the worker renews it.',
+            loracomp.seconds_between(now(), job.lease_expires_at)
         )
     WHEN job.status = 'failed'
         THEN format(
@@ -156,7 +160,9 @@ SELECT concat_ws(
         ELSE loracomp.shorten(prediction.output, 240)
     END,
     'Ended by: ' || CASE prediction.finish_reason
-        WHEN 'stop' THEN 'one of the job''s stop texts' WHEN 'length' THEN 'max_new_tokens' WHEN 'end_of_text' THEN 'end of text'
+        WHEN 'stop' THEN 'one of the job''s stop texts'
+        WHEN 'length' THEN 'max_new_tokens'
+        WHEN 'end_of_text' THEN 'end of text'
     END,
     format(
         'Scores (log-likelihood in nats, normalised by: %s%s); confidence %s',
@@ -187,7 +193,8 @@ SELECT concat_ws(
     (
         SELECT
             format(
-                'The adapter mix favours %s (weight %s); the classifier trained on %s labelled rows favours %s (weight %s).',
+                'The adapter mix favours %s (weight %s); '
+                'the classifier trained on %s labelled rows favours %s (weight %s).',
                 loracomp.explain_vote(job.choices, array_agg(s.score - s.label ORDER BY s.ordinal)),
                 to_char(prediction.score_weights[1], 'FM990.00'), cardinality(prediction.calibration_examples),
                 loracomp.explain_vote(job.choices, prediction.label_scores),
@@ -245,7 +252,9 @@ SELECT concat_ws(
                 ),
                 E'\n' ORDER BY t.ordinal
             ) FILTER (WHERE t.named)
-            || coalesce(E'\n  and ' || nullif(count(*) FILTER (WHERE NOT t.named), 0) || ' tasks with smaller weights', '')
+            || coalesce(
+                E'\n  and ' || nullif(count(*) FILTER (WHERE NOT t.named), 0) || ' tasks with smaller weights', ''
+            )
         FROM (
             SELECT
                 u.*, max(char_length(u.task)) OVER () AS width,
@@ -256,7 +265,8 @@ SELECT concat_ws(
     ),
     CASE WHEN prediction.calibration_examples IS NOT null THEN format(
         'The nearest example''s task has no adapter, but it has %s labelled examples with the job''s choices. '
-        'Adapters that make their labels more likely get larger weights, and the examples calibrate the choices'' scores.',
+        'Adapters that make their labels more likely get larger weights, '
+        'and the examples calibrate the choices'' scores.',
         cardinality(prediction.calibration_examples)
     ) END
 )

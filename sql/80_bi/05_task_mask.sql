@@ -37,7 +37,9 @@ COMMENT ON COLUMN loracomp.task_mask.labels IS 'JSON object from task name to la
 CREATE FUNCTION loracomp.masked_tasks(tasks text[], labels jsonb) RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ARRAY(
-    SELECT coalesce(labels ->> u.task, u.task) FROM unnest(tasks) WITH ORDINALITY AS u (task, ordinal) ORDER BY u.ordinal
+    SELECT coalesce(labels ->> u.task, u.task)
+    FROM unnest(tasks) WITH ORDINALITY AS u (task, ordinal)
+    ORDER BY u.ordinal
 );
 COMMENT ON FUNCTION loracomp.masked_tasks IS 'A list of task names with hidden names replaced by their labels.';
 
