@@ -1,10 +1,11 @@
-"""Measures how well policies answer: answers missing rows and stores raw results; `make figures` shows them.
+"""Measures how many rows each policy answers correctly, and stores the results, which `make figures` shows.
 
     python -m benchmarks.evaluation --data ../shared/data
 
-It uses its own databases, on the server that LORACOMP_DATABASE_URL names (where it must be allowed to create databases)
-or on the embedded server. It can be stopped at any time: results are written after each task, and the same command,
-here or on another machine, measures only what is missing or was measured on an older library.
+It creates databases of its own, on the server that LORACOMP_DATABASE_URL names (where the login needs the right to
+create databases) or on the embedded server. You can stop it at any time, because it writes the results after each task.
+The same command, on this machine or another one, then measures only rows without a result, and rows that were measured
+with an older library.
 """
 
 import argparse
@@ -33,16 +34,16 @@ from loracomp.worker.process import serve
 from loracomp.worker.start import load_engine
 from loracomp.worker.worker import Worker
 
-from .asked import import_asked
 from .labelled import KEPT, add_labelled, leave_to_labelled
 from .measure import measure, stages
 from .plan import ADDED_POLICIES, LIBRARY, PARTS, Unit
+from .prompts import import_validation
 from .results import drop_stale
 from .state import read_state
 
 ROOT = Path(__file__).parents[2]
 BATCH = 64
-"""Jobs in a claim; many, so that jobs of similar length can go through the model together, with little padding."""
+"""Number of jobs in a claim: many, so that jobs of similar length can share a pass with little padding."""
 console = Console(stderr=True, highlight=False)
 
 
@@ -74,8 +75,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def own_database(server: str, name: str) -> str:
     """URL of the database `name` (a `Part.database`), which is created if it is missing.
 
-    Its full name has a digest of the library's manifest, examples and measurements. If these change, a new database is
-    used, so that outdated examples are never searched.
+    Its full name ends in a digest of the library's manifest, examples and measurements. When these change, a new
+    database is created, so that no outdated example is searched.
     """
     files = [packaged() / MANIFEST]
     for folder in (packaged(), KEPT):
@@ -91,14 +92,14 @@ def own_database(server: str, name: str) -> str:
 
 
 def fill_database(connection: db.Connection, settings: Settings, name: str, data: str) -> None:
-    """Load the shipped library, import the rows to evaluate and labelled ones, and add policies that it lacks."""
-    with console.status(f"loading the library and the rows to ask: {name}"):
+    """Load the shipped library, import the rows to evaluate and the labelled rows, and add the missing policies."""
+    with console.status(f"loading the library and the rows to evaluate: {name}"):
         load_library(connection, settings=settings)
         for policy, values in ADDED_POLICIES.items():
             connection.execute("SELECT loracomp.set_policy(%s, %s)", [policy, Jsonb(values)])
         parts = [part for part in PARTS if part.database == name]
         for prompts, task in {(part.prompts, task): None for part in parts for task in part.tasks}:
-            import_asked(connection, task, prompts, data)
+            import_validation(connection, task, prompts, data)
         for count, task in {(part.labelled, task): None for part in parts if part.labelled for task in part.tasks}:
             if task in LIBRARY:
                 leave_to_labelled(connection, task)
@@ -106,7 +107,7 @@ def fill_database(connection: db.Connection, settings: Settings, name: str, data
 
 
 def measure_all(urls: dict[str, str], settings: Settings, options: argparse.Namespace) -> None:
-    """Measure what the options select and the stored results lack."""
+    """Measure the rows that the options select and that have no stored result."""
     units: list[Unit] = []
     parts = [part for part in PARTS if part.database in urls]
     for name, url in urls.items():
@@ -146,7 +147,7 @@ def is_wanted(unit: Unit, options: argparse.Namespace) -> bool:
 
 
 class Remembering:
-    """An embedding model that caches, because each row is evaluated under many policies."""
+    """An embedding model with a cache, because each row is evaluated under many policies."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -164,7 +165,7 @@ class Remembering:
 
 
 class Models:
-    """An engine for each database, loaded when it is needed; all share the cache of embeddings."""
+    """Engines, one for each database, which are loaded when they are needed and share a cache of embeddings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -1,10 +1,10 @@
-"""Which rows are worth correcting first: a random draw, the least confident ones, ones spread over the embeddings.
+"""Compares which rows to correct first: random ones, the least confident ones, or ones spread over the embeddings.
 
     python -m benchmarks.evaluation.corrections FOLDER
 
-FOLDER has what few_labels scored. A third of a task's rows are asked; of the others, 16 at a time are corrected, and
-the policy `measured` answers by them. The tasks of the library, without the adapters of their families, choose a way;
-the unfamiliar tasks, whose rows are their validation rows, choose nothing.
+FOLDER has the scores that few_labels has written. A third of a task's rows are test rows. Of the others, 16 at a time
+are corrected, and the policy `measured` then answers the test rows with these corrections. The method is chosen on
+tasks of the library, without the adapters of their families, and confirmed on validation rows of the unfamiliar tasks.
 """
 
 from collections.abc import Callable
@@ -19,34 +19,36 @@ from .few_labels import FIXED, Rows, _normalised, _of_prompts, _scored, measured
 from .plan import UNFAMILIAR
 
 DRAWS = 40
-"""Times that the rows of a task are divided and corrected."""
+"""How often the rows of a task are divided at random and corrected."""
 TOGETHER = 16
-"""Rows that are chosen before their corrections count."""
+"""Number of rows that are chosen and corrected at a time."""
 COUNTS = (16, 64)
-"""Numbers of corrections after which the rows that are asked are answered."""
-Places = npt.NDArray[np.int64]
-Chooser = Callable[[Rows, npt.NDArray[np.float64], Places, np.random.Generator], Places]
-"""Of rows, their confidences, and places of those that were chosen before: places of TOGETHER more."""
+"""Numbers of corrections after which the test rows are answered."""
+Numbers = npt.NDArray[np.int64]
+Chooser = Callable[[Rows, npt.NDArray[np.float64], Numbers, np.random.Generator], Numbers]
+"""Chooses TOGETHER rows, given all rows, their confidences, and the numbers of the rows chosen before."""
 
 
-def drawn(rows: Rows, _confidence: npt.NDArray[np.float64], before: Places, deal: np.random.Generator) -> Places:
-    """At random."""
+def drawn(rows: Rows, _confidence: npt.NDArray[np.float64], before: Numbers, deal: np.random.Generator) -> Numbers:
+    """Random rows."""
     return deal.permutation(_left(rows, before))[:TOGETHER]
 
 
-def unsure(rows: Rows, confidence: npt.NDArray[np.float64], before: Places, _: np.random.Generator) -> Places:
-    """The least confident ones."""
+def unsure(rows: Rows, confidence: npt.NDArray[np.float64], before: Numbers, _: np.random.Generator) -> Numbers:
+    """The least confident rows."""
     left = _left(rows, before)
     return left[np.argsort(confidence[left], kind="stable")][:TOGETHER]
 
 
-def spread(rows: Rows, _confidence: npt.NDArray[np.float64], before: Places, deal: np.random.Generator) -> Places:
-    """Each the farthest from all that were chosen before; the first at random."""
+def spread(rows: Rows, _confidence: npt.NDArray[np.float64], before: Numbers, deal: np.random.Generator) -> Numbers:
+    """Rows that are each farthest from all rows chosen before; the first one is random."""
     return _farthest(rows, before, deal, _left(rows, before))
 
 
-def unsure_spread(rows: Rows, confidence: npt.NDArray[np.float64], before: Places, deal: np.random.Generator) -> Places:
-    """Spread over the least confident half."""
+def unsure_spread(
+    rows: Rows, confidence: npt.NDArray[np.float64], before: Numbers, deal: np.random.Generator
+) -> Numbers:
+    """Rows that are spread over the least confident half."""
     left = _left(rows, before)
     return _farthest(
         rows, before, deal, left[np.argsort(confidence[left], kind="stable")][: max(TOGETHER, len(left) // 2)]
@@ -54,9 +56,9 @@ def unsure_spread(rows: Rows, confidence: npt.NDArray[np.float64], before: Place
 
 
 def _halves(other: Chooser) -> Chooser:
-    """Half of them drawn, the others in another way: what rows_to_correct can do, as it needs drawn rows."""
+    """Half random rows, half chosen by another method, because rows_to_correct needs some random rows."""
 
-    def halves(rows: Rows, confidence: npt.NDArray[np.float64], before: Places, deal: np.random.Generator) -> Places:
+    def halves(rows: Rows, confidence: npt.NDArray[np.float64], before: Numbers, deal: np.random.Generator) -> Numbers:
         first = drawn(rows, confidence, before, deal)[: TOGETHER // 2]
         rest = other(rows, confidence, np.concatenate([before, first]), deal)[: TOGETHER // 2]
         return np.concatenate([first, rest])
@@ -74,11 +76,11 @@ WAYS: dict[str, Chooser] = {
 }
 
 
-def _left(rows: Rows, before: Places) -> Places:
+def _left(rows: Rows, before: Numbers) -> Numbers:
     return np.setdiff1d(np.arange(len(rows["labels"])), before)
 
 
-def _farthest(rows: Rows, before: Places, deal: np.random.Generator, among: Places) -> Places:
+def _farthest(rows: Rows, before: Numbers, deal: np.random.Generator, among: Numbers) -> Numbers:
     vectors = _of_prompts(rows)
     chosen = list(before) or [int(deal.choice(among))]
     made = [] if len(before) else list(chosen)
@@ -90,8 +92,8 @@ def _farthest(rows: Rows, before: Places, deal: np.random.Generator, among: Plac
     return np.array(made)
 
 
-def right_after(way: Chooser, pool: Rows, asked: Rows, deal: np.random.Generator) -> list[float]:
-    """The share of right answers to `asked` after each of COUNTS corrections of rows of `pool`."""
+def right_after(way: Chooser, pool: Rows, test: Rows, deal: np.random.Generator) -> list[float]:
+    """Accuracy on `test` after each of COUNTS corrections of rows of `pool`."""
     chosen, scores, found = np.array([], np.int64), pool["mix"], []
     while len(chosen) < max(COUNTS):
         confidence = np.exp(_normalised(scores)).max(axis=1)
@@ -99,29 +101,29 @@ def right_after(way: Chooser, pool: Rows, asked: Rows, deal: np.random.Generator
         corrected = _at(pool, chosen)
         scores = measured(corrected, pool)
         if len(chosen) in COUNTS:
-            found.append(float((measured(corrected, asked).argmax(axis=1) == asked["labels"]).mean()))
+            found.append(float((measured(corrected, test).argmax(axis=1) == test["labels"]).mean()))
     return found
 
 
-def _at(rows: Rows, places: Places) -> Rows:
-    return {name: values[places] for name, values in rows.items()}
+def _at(rows: Rows, numbers: Numbers) -> Rows:
+    return {name: values[numbers] for name, values in rows.items()}
 
 
 def compared(path: Path) -> dict[str, npt.NDArray[np.float64]]:
-    """[draws, counts] for each way: the share of right answers."""
+    """Accuracy by method: [draws, counts]."""
     rows = _scored(path)
     found: dict[str, Any] = {way: [] for way in WAYS}
     for draw in range(DRAWS):
         order = np.random.default_rng(draw).permutation(len(rows["labels"]))
-        asked, pool = np.split(order, [len(order) // 3])
+        test, pool = np.split(order, [len(order) // 3])
         for name, way in WAYS.items():
             deal = np.random.default_rng([draw, 1])
-            found[name].append(right_after(way, _at(rows, pool), _at(rows, asked), deal))
+            found[name].append(right_after(way, _at(rows, pool), _at(rows, test), deal))
     return {way: np.array(each) for way, each in found.items()}
 
 
 def main(folder: Path) -> None:
-    """Print means over tasks, and by how much each way differs from a random draw, with its standard error."""
+    """Print means over tasks, and the difference of each method from random rows with its standard error."""
     for kind, tasks in (("train", FIXED), ("validation", UNFAMILIAR)):
         of = [compared(folder / f"{kind}_{task}.npz") for task in tasks]
         for way in WAYS:

@@ -1,11 +1,11 @@
-"""How well a table's rows are answered after 0, 16 and 64 corrections, and by an adapter of their own.
+"""Measures the accuracy of a declared table's answers after 0, 16 and 64 corrections, and with an adapter of its own.
 
     python -m benchmarks.evaluation.declared ../shared/data [--rows 100] [--own 128] [--task subj]
 
-LORACOMP_DATABASE_URL names an empty database. A table holds a task's validation rows and is declared as a user would;
-rows drawn at random are corrected, and what is counted are others, which are never corrected. With --own, an adapter is
-trained on so many corrections, and the policies `default` and `measured` are compared with it. The tasks have no
-adapter in the library; some have twins there.
+LORACOMP_DATABASE_URL names an empty database. For each task, a table with validation rows is declared as a user would
+declare it. Some rows, drawn at random, are corrected; accuracy is counted on other rows, which are never corrected.
+With --own, an adapter is trained on that many corrections, and the policies `default` and `measured` are compared with
+it. The tasks have no adapter in the library, although some have twins there.
 """
 
 import json
@@ -30,7 +30,7 @@ from .few_labels import Kind
 from .plan import UNFAMILIAR
 
 TASKS = (*UNFAMILIAR, "amazon_polarity", "mrpc", "scitail")
-"""Those without an adapter whose rows all have the same choices."""
+"""Tasks without an adapter whose rows all have the same choices."""
 COUNTS = (16, 64)
 TABLE = "CREATE TABLE {0} (id integer PRIMARY KEY, prompt text, label text)"
 DECLARE = "SELECT loracomp.create_answers('{0}_answer', '{0}', '{{prompt}}', choices => %(choices)s)"
@@ -55,7 +55,7 @@ FROM loracomp.job_result WHERE tags ->> 'of' = '{0}' GROUP BY policy
 
 @dataclass(frozen=True)
 class Table:
-    """One task's rows in a table of its own; the first `kept` of them may be corrected."""
+    """The rows of one task in a table of its own; only the first `kept` rows may be corrected."""
 
     connection: Connection
     engine: Engine
@@ -64,7 +64,7 @@ class Table:
     kept: int
 
     def run(self, statement: str, **values: object) -> list[dict[str, Any]]:
-        """The rows that it returns; {0} is the table's name."""
+        """The rows that a statement returns, in which {0} stands for the table's name."""
         cursor = self.connection.execute(statement.format(self.task).encode(), values)
         return cursor.fetchall() if cursor.description else []
 
@@ -76,7 +76,7 @@ class Table:
         return float(self.run(COUNT, first=self.kept)[0]["share"])
 
     def share_after(self, count: int) -> float:
-        """So many rows are corrected, and all are asked again."""
+        """Correct the first `count` rows and answer all rows again; returns the accuracy in %."""
         self.run(CORRECT, count=count)
         self.drain()
         self.run("SELECT loracomp.alter_answers('{0}_answer', again => true)")
@@ -85,7 +85,7 @@ class Table:
 
 
 def answered(table: Table, data: Path, rows: int, own: int) -> dict[str, object]:
-    """Percentages of right answers to the task's last `rows` rows."""
+    """Accuracy in % on the task's last `rows` rows, by number of corrections."""
     examples = Kind("validation", (table.task,), table.kept + rows).examples(table.task, data)
     choices = list(examples[0].choices or ())
     table.run(TABLE)

@@ -1,11 +1,12 @@
-"""What policies are worth to a stranger's task: the rows of each task are asked without its whole family.
+"""Measures what policies are worth for a task that nothing in the library resembles.
 
     python -m benchmarks.evaluation.families --data ../shared/data --cache FOLDER
 
-All tasks of the family, and all adapters that learnt from one of them, leave the library, so that no twin of the task
-answers. Rules of routing are chosen on rows of *train* that training kept aside (`--part train`, half of them in
-phrasings), which the adapters that are left have never seen; rows of *validation*, in the tasks' own template and in
-held-out phrasings, are kept with the other results. Each score is computed once, and kept in the cache.
+The rows of each task are answered by a library without the whole family of that task, and without all adapters that
+were trained on a task of the family, so that no twin of the task answers. Rules of routing are chosen on the rows of
+*train* that training kept aside (`--part train`; half of them in phrasings), which the remaining adapters have never
+seen. Rows of *validation*, in the tasks' own template and in held-out phrasings, measure the chosen rules, and are
+stored with the other results. Each score is computed once and kept in the cache.
 """
 
 import argparse
@@ -35,13 +36,13 @@ from loracomp_lab.library_build import MEASURED_WORDS, PHRASED
 from loracomp_lab.measuring import NORMALIZATION, MeasuredAdapter, read_adapters
 from tests.routing_reference import Settings, expect, weigh, weigh_by_gain
 
-from .asked import asked_examples
 from .plan import LIBRARY
+from .prompts import validation_examples
 from .results import add_rows
 
 Floats = npt.NDArray[np.float64]
 TOGETHER = 64
-"""Questions that are answered before their scores are written."""
+"""Number of questions that are answered before their scores are written."""
 
 
 class Library:
@@ -62,22 +63,22 @@ class Library:
     def _add_gains(self, number: int, folder: Path, task: str, hashes: Sequence[bytes]) -> None:
         if (measured := read_measurements(measurements_path(folder, task))) is None:
             return
-        places = {hashes[place]: place for place in np.flatnonzero(self.owners == number)}
+        numbers = {hashes[n]: n for n in np.flatnonzero(self.owners == number)}
         columns = [self.tasks.index(adapter) for adapter in measured.adapters]
         for example, gains in zip(measured.examples, measured.gains().gains, strict=True):
-            if example.content_hash in places:
-                self.gains[places[example.content_hash], columns] = gains
+            if example.content_hash in numbers:
+                self.gains[numbers[example.content_hash], columns] = gains
 
     def without_family(self, family: str) -> list[int]:
-        """Numbers of the tasks that are left without a family and the adapters that learnt from it."""
+        """Numbers of the tasks that remain without a family and without the adapters that were trained on it."""
         gone = {task for task, its in self.families.items() if its == family}
         records = {task: json.loads((adapter_folder(packaged(), task) / TRAINING).read_text()) for task in self.tasks}
         return [number for number, task in enumerate(self.tasks) if not gone & {task, *records[task]["tasks_seen"]}]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question, and what of the library may answer it."""
+class Question:
+    """A question, and the part of the library that may answer it."""
 
     task: str
     family: str
@@ -85,55 +86,56 @@ class Asked:
     vector: Floats
     library: Library
     allowed: Sequence[int]
-    """Numbers of the tasks that may answer."""
+    """Numbers of the tasks whose examples and adapters may be used."""
 
     @cached_property
     def similarities(self) -> Floats:
-        """Cosine to each example; -1 where its task may not answer."""
+        """Cosine similarity to each example of the library; -1 for examples that may not be used."""
         found = self.library.vectors.astype(np.float64) @ self.vector
         return np.where(np.isin(self.library.owners, self.allowed), found, -1.0)
 
     def nearest(self, count: int) -> npt.NDArray[np.int64]:
-        """Places of the nearest examples, nearest first."""
+        """Numbers of the nearest examples, nearest first."""
         return np.argsort(-self.similarities, kind="stable")[:count]
 
 
 Weights = dict[str, float]
-"""Of adapters by their tasks; empty: the base model alone."""
+"""Weights of adapters by their tasks; empty: the base model alone."""
 
 
-def routed(asked: Asked, settings: Settings, k: int = 30) -> Weights:
-    """The weights of a policy of the usual kind."""
-    places = asked.nearest(k)
-    owners = asked.library.owners[places].tolist()
-    similarities = asked.similarities[places].tolist()
+def routed(question: Question, settings: Settings, k: int = 30) -> Weights:
+    """The weights that a policy with router retrieval gives."""
+    nearest = question.nearest(k)
+    owners = question.library.owners[nearest].tolist()
+    similarities = question.similarities[nearest].tolist()
     if settings.weighting == "measured":
-        gains = expect(similarities, asked.library.gains[places], settings)
-        gains[[number not in asked.allowed for number in range(len(gains))]] = np.nan
+        gains = expect(similarities, question.library.gains[nearest], settings)
+        gains[[number not in question.allowed for number in range(len(gains))]] = np.nan
         tasks, weights = range(len(gains)), weigh_by_gain(gains, settings)
     else:
         found = weigh(owners, similarities, settings)
         tasks, weights = found.tasks, found.weights
-    return {asked.library.tasks[task]: float(weight) for task, weight in zip(tasks, weights, strict=True) if weight > 0}
+    names = question.library.tasks
+    return {names[task]: float(weight) for task, weight in zip(tasks, weights, strict=True) if weight > 0}
 
 
-def everything(asked: Asked) -> Weights:
-    """All adapters that may answer, equally: the nearest to a general adapter that the library has."""
-    return {asked.library.tasks[task]: 1 / len(asked.allowed) for task in asked.allowed}
+def everything(question: Question) -> Weights:
+    """All adapters that may be used, with equal weights: the library's closest thing to one general adapter."""
+    return {question.library.tasks[task]: 1 / len(question.allowed) for task in question.allowed}
 
 
-RULES: dict[str, Callable[[Asked], Weights]] = {
+RULES: dict[str, Callable[[Question], Weights]] = {
     "base": lambda _: {},
-    "default": lambda asked: routed(asked, Settings()),
-    "uniform": lambda asked: routed(asked, Settings(weighting="uniform")),
-    "nearest": lambda asked: routed(asked, Settings(max_adapters=1)),
-    "measured": lambda asked: routed(asked, Settings(weighting="measured", max_adapters=3), k=100),
+    "default": lambda question: routed(question, Settings()),
+    "uniform": lambda question: routed(question, Settings(weighting="uniform")),
+    "nearest": lambda question: routed(question, Settings(max_adapters=1)),
+    "measured": lambda question: routed(question, Settings(weighting="measured", max_adapters=3), k=100),
     "everything": everything,
 }
 
 
 class Scores:
-    """The choices' scores of questions under mixes; each is computed once, and kept in a file."""
+    """Scores of the questions' choices under mixes; each is computed once and kept in a file."""
 
     def __init__(self, path: Path, predictor: Predictor, adapters: Sequence[MeasuredAdapter]) -> None:
         self._path = path
@@ -146,12 +148,12 @@ class Scores:
         self._known: dict[str, list[float]] = dict(json.loads(line) for line in lines if line.endswith("]]"))
 
     def of(self, example: Example, weights: Weights) -> list[float]:
-        """The scores of a question that `complete` was given."""
+        """The scores of a question under a mix that `complete` has been given."""
         return self._known[self._key(example, weights)]
 
-    def complete(self, asked: Iterable[tuple[Example, Weights]]) -> Iterator[int]:
-        """Compute what is missing; yields how many are left, after each write."""
-        missing = {self._key(*each): each for each in asked if self._key(*each) not in self._known}
+    def complete(self, mixes: Iterable[tuple[Example, Weights]]) -> Iterator[int]:
+        """Compute the missing scores; after each write, yields how many are still missing."""
+        missing = {self._key(*each): each for each in mixes if self._key(*each) not in self._known}
         todo = sorted(missing, key=lambda key: len(missing[key][0].prompt))
         for start in range(0, len(todo), TOGETHER):
             keys = todo[start : start + TOGETHER]
@@ -178,7 +180,7 @@ class Scores:
 
 
 def kept_rows(task: str, folder: str) -> list[Example]:
-    """The train rows of a task that training kept aside and the library is measured on."""
+    """The train rows of a task that training kept aside, and on which the library's adapters are measured."""
     measured = read_measurements(measurements_path(packaged(), task))
     assert measured
     hashes = {each.content_hash for each in measured.examples}
@@ -187,17 +189,17 @@ def kept_rows(task: str, folder: str) -> list[Example]:
 
 
 def examples_of(part: str, data: str, rows: int) -> Iterator[tuple[str, Example]]:
-    """Task and example of a part's rows."""
+    """The rows of a part, each with its task."""
     for task in LIBRARY:
         folder = f"{data}/{task}"
-        found = kept_rows(task, folder) if part == "train" else asked_examples(task, PARTS[part], folder)
+        found = kept_rows(task, folder) if part == "train" else validation_examples(task, PARTS[part], folder)
         # In the order of loracomp.draw_examples.
         ordered = sorted(found, key=lambda each: hashlib.sha256(each.content_hash + bytes(4)).digest())
         yield from ((task, example) for example in ordered[:rows])
 
 
 PARTS = {"train": "", "families": Phrased.OWN, "families_held_out": Phrased.HELD_OUT}
-"""Kinds of the prompts; rows of train are as the library's examples are."""
+"""The kind of prompt in each part; rows of train have the same prompts as the library's examples."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -211,50 +213,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     right: dict[str, list[int]] = {}
     manifest = read_manifest(packaged())
-    asked = ask(options.part, options.data, options.rows, load_encoder(manifest.encoder.source))
+    questions = ask(options.part, options.data, options.rows, load_encoder(manifest.encoder.source))
     base = load_base_model(manifest.base_model.source, cache_dir=load_settings().home / "models")
     options.cache.mkdir(parents=True, exist_ok=True)
     scores = Scores(options.cache / f"{base.fingerprint[:8]}.jsonl", Predictor(base), read_adapters(packaged(), base))
     for name in options.rules.split(","):
-        mixes = [(each.example, RULES[name](each)) for each in asked]
+        mixes = [(each.example, RULES[name](each)) for each in questions]
         for left in scores.complete(mixes):
             print(f"{name}: {left} left", flush=True)
         right[name] = [int(np.argmax(scores.of(*each)) == each[0].label_index) for each in mixes]
-    show(asked, right)
+    show(questions, right)
     if options.part != "train":
-        keep(options.part, asked, right, scores.digest)
+        keep(options.part, questions, right, scores.digest)
 
 
-def ask(part: str, data: str, rows: int, encoder: Encoder) -> list[Asked]:
-    """The questions of a part."""
+def ask(part: str, data: str, rows: int, encoder: Encoder) -> list[Question]:
+    """The questions of a part, each with the library that may answer it."""
     library, found = Library(), list(examples_of(part, data, rows))
     vectors = encoder.encode([(example.prompt, example.choices) for _, example in found]).astype(np.float64)
     left = {family: library.without_family(family) for family in set(library.families.values())}
     return [
-        Asked(task, library.families[task], example, vector, library, left[library.families[task]])
+        Question(task, library.families[task], example, vector, library, left[library.families[task]])
         for (task, example), vector in zip(found, vectors, strict=True)
     ]
 
 
-def show(asked: Sequence[Asked], right: dict[str, list[int]]) -> None:
+def show(questions: Sequence[Question], right: dict[str, list[int]]) -> None:
     """Print the accuracy of each rule on each task, in %, and the means over tasks."""
     by_task: dict[str, list[int]] = defaultdict(list)
-    for place, each in enumerate(asked):
-        by_task[each.task].append(place)
+    for number, each in enumerate(questions):
+        by_task[each.task].append(number)
     shares = {
-        task: [100 * np.mean([values[place] for place in places]) for values in right.values()]
-        for task, places in by_task.items()
+        task: [100 * np.mean([values[number] for number in numbers]) for values in right.values()]
+        for task, numbers in by_task.items()
     }
     print(f"{'':22}" + "".join(f"{rule:>12}" for rule in right))
     for task, values in [*shares.items(), ("mean", np.mean(list(shares.values()), axis=0))]:
         print(f"{task:22}" + "".join(f"{value:12.1f}" for value in values))
 
 
-def keep(part: str, asked: Sequence[Asked], right: dict[str, list[int]], digest: str) -> None:
+def keep(part: str, questions: Sequence[Question], right: dict[str, list[int]], digest: str) -> None:
     """Store the answers where `make figures` reads results."""
     lines: dict[str, list[dict[str, str]]] = defaultdict(list)
     for rule, values in right.items():
-        for each, correct in zip(asked, values, strict=True):
+        for each, correct in zip(questions, values, strict=True):
             about = {"part": part, "task": each.task, "family": each.family, "policy": rule, "router": "retrieval"}
             row = each.example.source_ref.partition("#")[2]
             lines[each.task].append(about | {"is_mix": "0", "row": row, "correct": str(correct), "digest": digest})

@@ -1,12 +1,12 @@
-"""What a few labelled rows are worth: to the mix of adapters, to classifiers on the rows' embeddings, and to both.
+"""Compares what a few labelled rows are worth to the mix of adapters, to classifiers of embeddings, and to both.
 
     python -m benchmarks.evaluation.few_labels score ../shared/data FOLDER
     python -m benchmarks.evaluation.few_labels compare FOLDER
 
-`score` scores rows under the base model and under the mix that answers where a task has no adapter, and keeps scores
-and embeddings, without text, in FOLDER. Killed, it goes on. For a task of the library, the mix lacks all adapters that
-have seen its family. `compare` draws labelled rows, lets each way answer the others, and writes
-docs/performance/few_labels.json, which `make figures` shows.
+`score` scores rows under the base model, and under the mix that answers if a task has no adapter. It keeps scores and
+embeddings, without texts, in FOLDER, and can be stopped and run again. For a task of the library, the mix is without
+all adapters that were trained on a task of its family. `compare` draws labelled rows, lets each method answer test
+rows, and writes docs/performance/few_labels.json, which `make figures` shows.
 """
 
 import json
@@ -39,24 +39,24 @@ from .labelled import labelled
 from .plan import LIBRARY, UNFAMILIAR
 
 TOGETHER = 16
-"""Rows that are scored and written together."""
+"""Number of rows that are scored and written together."""
 DRAWS = 10
-"""Times that labelled rows are drawn from those that there are."""
+"""How often labelled rows are drawn from all labelled rows."""
 KEPT = Path(__file__).parents[2] / "docs" / "performance" / "few_labels.json"
 app = typer.Typer()
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Rows of some tasks: those that may be labelled, or those that are asked."""
+    """Rows of some tasks: those that may be labelled, or those that are answered."""
 
     name: str
     tasks: tuple[str, ...]
     rows: int
-    """How many of each task; the first by content hash."""
+    """Number of rows of each task: the first ones by content hash."""
 
     def examples(self, task: str, data: Path) -> list[Example]:
-        """The rows, in the order of their content hashes, which is as good as random."""
+        """The rows in the order of their content hashes, which is as good as a random order."""
         found = self._read(task, data)
         return sorted(found, key=lambda row: row.content_hash)[: self.rows]
 
@@ -77,7 +77,7 @@ FIXED = tuple(task for task in LIBRARY if isinstance(load_entry(task).doc_to_cho
 
 
 class Scorer:
-    """Scores rows, and keeps the scores in files."""
+    """Scores rows and stores the scores in files."""
 
     def __init__(self, folder: Path, data: Path) -> None:
         manifest = read_manifest(packaged())
@@ -88,7 +88,7 @@ class Scorer:
         self._encoder = load_encoder(manifest.encoder.source)
 
     def complete(self, kind: Kind, task: str) -> Iterator[str]:
-        """Score the rows that the task's file lacks; yields a sentence for each write."""
+        """Score the rows that are missing in the task's file; yields a sentence after each write."""
         path = self._folder / f"{kind.name}_{task}.npz"
         have = dict(np.load(path)) if path.is_file() else {}
         if len(have.get("mix", ())) >= kind.rows:
@@ -109,17 +109,17 @@ class Scorer:
             yield f"{kind.name}, {task}: {start + len(batch)} of {len(rows)} rows"
 
     def _mix(self, task: str) -> Composition:
-        """All adapters at equal weights; for a task of the library, but those that have seen a task of its family."""
+        """All adapters with equal weights; for a task of the library without those trained on a task of its family."""
         family = load_entry(task).family if task in LIBRARY else None
         others = [each.weights for each in self._adapters if family not in _families(each)]
         ids, hashes = tuple(each.id for each in others), tuple(each.sha256 for each in others)
         return Composition(ids, hashes, (1 / len(ids),) * len(ids), "cat")
 
     def _scores(self, rows: Sequence[Example], composition: Composition) -> npt.NDArray[np.float64]:
-        asked = [
+        requests = [
             Request(row.prompt, row.choices, None, normalization=NORMALIZATION, composition=composition) for row in rows
         ]
-        return np.array([_scores_of(answer) for answer in self._predictor.predict(asked, self._fetch)])
+        return np.array([_scores_of(answer) for answer in self._predictor.predict(requests, self._fetch)])
 
     def _fetch(self, ids: Sequence[int]) -> list[LoraFactors]:
         return [each.weights for each in self._adapters if each.weights.id in ids]
@@ -146,7 +146,7 @@ PARTS = (
 
 @app.command()
 def score(data: Path, folder: Path) -> None:
-    """Complete the files in FOLDER."""
+    """Add the missing scores to the files in FOLDER."""
     scorer = Scorer(folder, data)
     for kind in PARTS:
         for task in kind.tasks:
@@ -158,57 +158,57 @@ Rows = dict[str, npt.NDArray[Any]]
 """A file's arrays: `labels` [rows], `mix` and `base` [rows, choices], `vectors` [rows, dimensions]."""
 
 
-def majority(labelled: Rows, asked: Rows) -> npt.NDArray[np.float64]:
-    """The most frequent label of the labelled rows; scores [asked, choices], as of all that follow."""
-    return np.tile(_right(labelled).mean(axis=0), (len(asked["mix"]), 1))
+def majority(labelled: Rows, test: Rows) -> npt.NDArray[np.float64]:
+    """The most frequent label of the labelled rows. Like all methods below, it returns scores [test, choices]."""
+    return np.tile(_right(labelled).mean(axis=0), (len(test["mix"]), 1))
 
 
-def classifier(labelled: Rows, asked: Rows) -> npt.NDArray[np.float64]:
-    """A logistic regression on the embeddings of the prompts: a linear probe."""
-    scores = np.zeros_like(asked["mix"])
+def classifier(labelled: Rows, test: Rows) -> npt.NDArray[np.float64]:
+    """A linear probe: logistic regression on the embeddings of the prompts."""
+    scores = np.zeros_like(test["mix"])
     seen = np.unique(labelled["labels"])
     if len(seen) == 1:
         scores[:, seen] = 1
         return scores
     probe = LogisticRegression(C=10, max_iter=1000).fit(_of_prompts(labelled), labelled["labels"])
-    scores[:, seen] = probe.predict_proba(_of_prompts(asked))
+    scores[:, seen] = probe.predict_proba(_of_prompts(test))
     return scores
 
 
-def nearest(labelled: Rows, asked: Rows, count: int = 5) -> npt.NDArray[np.float64]:
-    """Votes of the five nearest labelled rows, by their similarity."""
-    similar = _of_prompts(asked) @ _of_prompts(labelled).T
+def nearest(labelled: Rows, test: Rows, count: int = 5) -> npt.NDArray[np.float64]:
+    """A vote of the `count` nearest labelled rows, weighted by their similarity."""
+    similar = _of_prompts(test) @ _of_prompts(labelled).T
     farther = similar < np.sort(similar, axis=1)[:, -count, None]
     return np.where(farther, 0, similar) @ _right(labelled)
 
 
-def biased(labelled: Rows, asked: Rows, smoothing: float = 3, decay: float = 0.03) -> npt.NDArray[np.float64]:
-    """The mix with a bias for each choice, so that each is chosen as often as it is right; this was shipped before."""
+def biased(labelled: Rows, test: Rows, smoothing: float = 3, decay: float = 0.03) -> npt.NDArray[np.float64]:
+    """The mix with a bias for each choice, so that each is chosen as often as it is right."""
     scores, right = labelled["mix"], _right(labelled)
     shares = (right.sum(axis=0) + smoothing) / (len(right) + smoothing * right.shape[1])
     biases = np.zeros(len(shares))
     for _ in range(300):
         likely = np.exp(_normalised(scores + biases))
         biases = biases - (likely.mean(axis=0) - shares + 2 * decay * biases)
-    return _normalised(asked["mix"] + biases)
+    return _normalised(test["mix"] + biases)
 
 
-def product(labelled: Rows, asked: Rows) -> npt.NDArray[np.float64]:
-    """The probabilities of the mix with biases and of the classifier, multiplied."""
-    return biased(labelled, asked) + np.log(classifier(labelled, asked) + 1e-4)
+def product(labelled: Rows, test: Rows) -> npt.NDArray[np.float64]:
+    """The product of the probabilities of the biased mix and of the classifier."""
+    return biased(labelled, test) + np.log(classifier(labelled, test) + 1e-4)
 
 
-def measured(labelled: Rows, asked: Rows) -> npt.NDArray[np.float64]:
-    """What the policy `measured` does with a mix of given weights: it and the classifier are weighed."""
+def measured(labelled: Rows, test: Rows) -> npt.NDArray[np.float64]:
+    """What the policy `measured` does once the weights of the mix are given: it weighs the mix and a classifier."""
     right = _right(labelled)
     fitted = fit_classifier(labelled["vectors"].astype(np.float64), right)
     weights = fit_weights(np.stack([labelled["mix"], fitted.left_out], axis=2), right)
-    scores: npt.NDArray[np.float64] = weights[0] * asked["mix"] + weights[1] * fitted(asked["vectors"]) + weights[2:]
+    scores: npt.NDArray[np.float64] = weights[0] * test["mix"] + weights[1] * fitted(test["vectors"]) + weights[2:]
     return scores
 
 
 WAYS = {
-    "base": lambda _, asked: asked["base"],
+    "base": lambda _, test: test["base"],
     "majority": majority,
     "classifier": classifier,
     "nearest": nearest,
@@ -217,9 +217,9 @@ WAYS = {
     "measured": measured,
 }
 COMPARED = (("unfamiliar", UNFAMILIAR, "labelled", (16, 64)), ("kept_out", FIXED, "train", (16, 64, 128)))
-"""Parts of the comparison: tasks, the kind of rows that are labelled, and how many of them."""
+"""Parts of the comparison: name, tasks, the kind of the labelled rows, and their numbers."""
 OTHERS = ("majority", "classifier", "nearest", "biased")
-"""Single ones, which `measured` must not be worse than."""
+"""The single methods: `measured` must not be worse than any of them."""
 
 
 def _right(rows: Rows) -> npt.NDArray[np.float64]:
@@ -227,7 +227,7 @@ def _right(rows: Rows) -> npt.NDArray[np.float64]:
 
 
 def _of_prompts(rows: Rows) -> npt.NDArray[np.float64]:
-    """Unit embeddings of the prompts alone, from vectors that hold choices and shape too."""
+    """Unit embeddings of the prompts alone, taken from vectors that contain choices and shape too."""
     prompts = rows["vectors"][:, : (rows["vectors"].shape[1] - SHAPE) // VIEWS].astype(np.float64)
     return prompts / np.linalg.norm(prompts, axis=1, keepdims=True)
 
@@ -236,19 +236,19 @@ def _normalised(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
 
 
-def correct(labelled: Rows, asked: Rows, count: int) -> npt.NDArray[np.float64]:
-    """[ways, asked] in how many draws of `count` labelled rows each way answers each row rightly: a share."""
+def correct(labelled: Rows, test: Rows, count: int) -> npt.NDArray[np.float64]:
+    """[methods, test]: the share of draws of `count` labelled rows with which a method answers a row correctly."""
     draws = 1 if count == len(labelled["labels"]) else DRAWS
-    found = np.zeros((len(WAYS), len(asked["labels"])))
+    found = np.zeros((len(WAYS), len(test["labels"])))
     for draw in range(draws):
         drawn = np.random.default_rng([count, draw]).permutation(len(labelled["labels"]))[:count]
         known = {name: values[drawn] for name, values in labelled.items()}
-        found += [way(known, asked).argmax(axis=1) == asked["labels"] for way in WAYS.values()]
+        found += [way(known, test).argmax(axis=1) == test["labels"] for way in WAYS.values()]
     return found / draws
 
 
 def interval(differences: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float, float]:
-    """Mean over tasks of the means over rows, and its 95 % interval by a bootstrap of each task's rows, in points."""
+    """The mean over tasks of the means over rows, and its 95 % bootstrap interval over the rows, in points."""
     deal = np.random.default_rng(0)
     means = [each[deal.integers(0, len(each), (2000, len(each)))].mean(axis=1) for each in differences]
     low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
@@ -256,8 +256,8 @@ def interval(differences: Sequence[npt.NDArray[np.float64]]) -> tuple[float, flo
 
 
 def figures(found: dict[str, npt.NDArray[np.float64]]) -> dict[str, Any]:
-    """From what `correct` found for each task: means and differences of `measured` from each other way."""
-    of = {way: [each[place] for each in found.values()] for place, way in enumerate(WAYS)}
+    """Means of each method, and differences between `measured` and each other, from the result of `correct` by task."""
+    of = {way: [each[number] for each in found.values()] for number, way in enumerate(WAYS)}
     less = {way: [mine - theirs for mine, theirs in zip(of["measured"], rows, strict=True)] for way, rows in of.items()}
     return {
         "rows": sum(each.shape[1] for each in found.values()),
@@ -265,10 +265,10 @@ def figures(found: dict[str, npt.NDArray[np.float64]]) -> dict[str, Any]:
         "more": {way: interval(rows) for way, rows in less.items() if way != "measured"},
         "tasks": {
             task: {
-                "right": {way: round(100 * float(rows[place].mean()), 1) for way, rows in of.items()},
-                "more": {way: interval([less[way][place]]) for way in OTHERS},
+                "right": {way: round(100 * float(rows[number].mean()), 1) for way, rows in of.items()},
+                "more": {way: interval([less[way][number]]) for way in OTHERS},
             }
-            for place, task in enumerate(found)
+            for number, task in enumerate(found)
         },
     }
 
@@ -280,13 +280,13 @@ def compare(folder: Path) -> None:
     for part, tasks, kind, counts in COMPARED:
         read = {task: [_scored(folder / f"{each}_{task}.npz") for each in (kind, "validation")] for task in tasks}
         for count in counts:
-            found = {task: correct(known, asked, count) for task, (known, asked) in read.items()}
+            found = {task: correct(known, test, count) for task, (known, test) in read.items()}
             made[f"{part}_{count}"] = figures(found)
     KEPT.write_text(json.dumps(made) + "\n")
 
 
 def _scored(path: Path) -> Rows:
-    """The rows of a file that have been scored."""
+    """The rows of a file that are already scored."""
     rows = dict(np.load(path))
     return {name: values[: len(rows["mix"])] for name, values in rows.items()}
 

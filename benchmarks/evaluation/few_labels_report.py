@@ -1,4 +1,4 @@
-"""The table of docs/figures.md on few labelled rows, from docs/performance/few_labels.json."""
+"""Makes the table of few labelled rows in docs/figures.md from docs/performance/few_labels.json."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,19 +15,19 @@ WAYS = {
     "product": "product",
     "measured": "mix and classifier",
 }
-"""Heads of the columns, by the names in the file."""
+"""Headings of the columns, by the methods' names in the file."""
 GOALS = {"unfamiliar_16": 15, "unfamiliar_64": 24, "kept_out_16": 12, "kept_out_64": 18}
-"""Points that mix and classifier were to be above `base`, by the parts' names in the file."""
+"""Goals: points by which mix and classifier should exceed `base`, by the parts' names in the file."""
 
 
 def few_labels_tables(kept: Mapping[str, Any]) -> dict[str, str]:
-    """The table by its name."""
+    """The table, by its name in the page."""
     return {"few-labels": as_markdown(means(kept))}
 
 
 def means(kept: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each part and number of labelled rows: the mean over tasks of each way, in %."""
-    header = ("rows asked", "labelled", *WAYS.values(), "more than `base`", "goal", "more than the best single one")
+    """A row for each part and number of labelled rows: the mean over tasks of each method, in %."""
+    header = ("test rows", "labelled", *WAYS.values(), "more than `base`", "goal", "more than the best single one")
     rows = [header]
     for name, part in kept.items():
         of, _, count = name.rpartition("_")

@@ -1,9 +1,9 @@
-"""Labelled rows of the tasks that are asked, with measured gains: what a user with a new task has.
+"""Gives evaluated tasks some labelled rows with measured gains, which is what a user with a new task has.
 
     python -m benchmarks.evaluation.labelled ../shared/data
 
-scores the rows of tasks that nothing in the library is like (DATA/TASK/labelled.jsonl) under each of the library's
-adapters alone, and keeps the scores, without text, in labelled_rows. Killed, it goes on.
+This command scores the labelled rows of the unfamiliar tasks (DATA/TASK/labelled.jsonl) under each adapter of the
+library alone, and stores the scores, without texts, in labelled_rows. It can be stopped and run again.
 """
 
 import sys
@@ -35,16 +35,19 @@ from loracomp_lab.measuring import MEASURED_WORDS, Measuring, read_adapters
 from .plan import UNFAMILIAR
 
 KEPT = Path(__file__).with_name("labelled_rows")
-"""What `score` has scored."""
+"""Where `score` stores examples and scores."""
 SUFFIX = "_labelled"
-"""Of the task that a library task's labelled rows stand in: its own rows are kept out with its adapter."""
+"""Ends the name of the second task that has the labelled rows of a library task.
+
+It is needed because the library's own rows of the task are excluded together with its adapter.
+"""
 
 
 def add_labelled(connection: Connection, task: str, count: int, data: str, *, base_model: str) -> None:
-    """Give a task `count` rows that are measured; a task of the library a second task that holds them alone.
+    """Give a task `count` labelled rows with measurements; those of a library task go to a second task (SUFFIX).
 
-    Their text comes from `data`, the rest from KEPT or the library's own measurements. Running it again
-    changes nothing.
+    The texts come from `data`, the rest from KEPT or from the library's own measurements. Calling it again changes
+    nothing.
     """
     kept = measurements_path(KEPT, task)
     folder = KEPT if kept.is_file() else packaged()
@@ -52,16 +55,16 @@ def add_labelled(connection: Connection, task: str, count: int, data: str, *, ba
     file, measured = read_examples_file(folder, task), read_measurements(measurements_path(folder, task))
     assert measured
     chosen = {example.content_hash for example in measured.examples[:count]}
-    places = [place for place, each in enumerate(file.content_hashes) if each.tobytes() in chosen]
+    numbers = [number for number, each in enumerate(file.content_hashes) if each.tobytes() in chosen]
     if folder is not KEPT:
         add_task(connection, name)
-    hashes = [file.content_hashes[place].tobytes() for place in places]
+    hashes = [file.content_hashes[number].tobytes() for number in numbers]
     read = labelled(task, Path(data)) if folder is KEPT else train_rows(task, data, max_words=MEASURED_WORDS)
     examples = [each for each in read if each.content_hash in chosen]
     add_rows(connection, name, [{**asdict(each), "content_hash": each.content_hash.hex()} for each in examples])
     values = {"task": name, "content_hashes": hashes}
     new = connection.execute(QUERIES["find_unembedded"], values).fetchall()
-    vectors = dict(zip(hashes, file.embeddings[places], strict=True))
+    vectors = dict(zip(hashes, file.embeddings[numbers], strict=True))
     if new:
         load_embeddings(connection, new, np.stack([vectors[row["content_hash"]] for row in new]))
     add_measurements(connection, name, base_model, measured)
@@ -69,7 +72,7 @@ def add_labelled(connection: Connection, task: str, count: int, data: str, *, ba
 
 
 def add_evidence(connection: Connection, task: str, measured: MeasuredExamples, examples: Sequence[Example]) -> None:
-    """What a worker would have written after measuring these examples."""
+    """Write the evidence that a worker would have written after it had measured these examples."""
     ids = {row["digest"]: row["id"] for row in connection.execute("SELECT id, digest FROM loracomp.adapter")}
     scores = {each.content_hash: rows for each, rows in zip(measured.examples, measured.scores, strict=True)}
     rows = [
@@ -94,14 +97,14 @@ def add_evidence(connection: Connection, task: str, measured: MeasuredExamples, 
 
 
 def leave_to_labelled(connection: Connection, task: str) -> None:
-    """Forget what is measured on the library's own rows of a task, so that a row counts once."""
+    """Delete the measurements of the library's own rows of a task, so that no row counts twice."""
     connection.execute(
         "DELETE FROM loracomp.measurement WHERE task_id = (SELECT id FROM loracomp.task WHERE name = %s)", [task]
     )
 
 
 def labelled(task: str, data: Path) -> Iterator[Example]:
-    """The labelled rows of a task that has no train split, as examples to retrieve."""
+    """The labelled rows of a task without a train split, as train examples."""
     entry = load_entry(task)
     templates = Templates(task, entry.doc_to_text, entry.doc_to_choice, entry.doc_to_target)
     for number, row in enumerate(rows_of(str(data / task), None, "labelled", "")):
@@ -110,7 +113,7 @@ def labelled(task: str, data: Path) -> Iterator[Example]:
 
 
 def score(data: Path) -> None:
-    """Complete the files in KEPT."""
+    """Add the missing scores to the files in KEPT."""
     manifest = read_manifest(packaged())
     base = load_base_model(manifest.base_model.source, cache_dir=load_settings().home / "models")
     measuring, encoder = Measuring(base, read_adapters(packaged(), base)), load_encoder(manifest.encoder.source)

@@ -1,4 +1,4 @@
-"""Measures units: each becomes an evaluation in the database, and its answers become lines of the results."""
+"""Measures units: submits an evaluation for each, and appends its answers to the results, one line a job."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
@@ -11,7 +11,7 @@ from loracomp_lab.evaluation import start_evaluation
 from .plan import STAGES, Unit, lacking
 from .results import Row, add_rows, count_rows, path_of, read_rows
 
-# SKIP cancels jobs whose rows were already measured elsewhere; TAKE_UP retries jobs that an earlier run left.
+# SKIP cancels jobs whose rows already have a result; TAKE_UP retries jobs that an earlier run left unanswered.
 SKIP = """
 SELECT loracomp.cancel_job(j.id, 'measured before')
 FROM loracomp.job AS j JOIN loracomp.example AS e ON e.id = j.example_id
@@ -25,7 +25,7 @@ WHERE j.tags ->> 'evaluation' = %(evaluation)s AND j.status IN ('cancelled', 'fa
     AND split_part(e.source_ref, '#', 2) <> ALL (%(measured)s::text[])
 """
 CANCEL_OTHERS = """
-SELECT loracomp.cancel_job(j.id, 'of no use any more')
+SELECT loracomp.cancel_job(j.id, 'no longer needed')
 FROM loracomp.job AS j
 WHERE j.status IN ('queued', 'running') AND j.tags ->> 'evaluation' <> ALL (%(evaluations)s::text[])
 """
@@ -46,7 +46,7 @@ SELECT
     cardinality(p.adapter_ids) AS adapters,
     round((SELECT -sum(u.p * ln(u.p)) / ln(2) FROM unnest(p.probabilities) AS u (p) WHERE u.p > 0)::numeric, 3)
         AS entropy_bits,
-    -- Rows that earlier releases measured have these two.
+    -- Only results of earlier releases have these two.
     NULL AS norm_ratio,
     NULL AS cosine,
     round(x.expected_gain::numeric, 4) AS expected_gain,
@@ -67,7 +67,7 @@ LEFT JOIN LATERAL (
     FROM unnest(p.weights, p.expected_gains) AS u (weight, gain) WHERE u.weight > 0 AND p.calibration_examples IS NULL
 ) AS x ON TRUE
 LEFT JOIN LATERAL (
-    -- Of the right choice, given the choices.
+    -- The log-probability of the right choice among all choices.
     SELECT p.choice_scores[array_position(j.choices, j.expected)] - max(u.score)
         - ln(sum(exp(greatest(u.score - h.highest, -700)))) AS log_probability
     FROM unnest(p.choice_scores) AS u (score)
@@ -80,27 +80,27 @@ SELECT count(*) AS jobs, min(j.error) AS error
 FROM loracomp.job AS j WHERE j.tags ->> 'evaluation' = ANY (%(evaluations)s::text[]) AND j.status = 'failed'
 """
 LEFT = "SELECT count(*) AS jobs FROM loracomp.job WHERE status IN ('queued', 'running')"
-Answer = Callable[[], object]
-"""Waits until all queued jobs are answered, or returns early if it is told to stop."""
+AnswerJobs = Callable[[], object]
+"""Answers all queued jobs, or returns early if it is told to stop."""
 
 
 def measure(
     connection: Connection,
     folder: Path,
     units: Sequence[Unit],
-    answer: Answer,
+    answer: AnswerJobs,
     *,
     rows: int | None,
     control_rows: int,
 ) -> Iterator[str]:
-    """Measure the rows that units lack, up to `rows` for each task, and write the results; yields a sentence per step.
+    """Measure the missing rows of units, up to `rows` a task, and write the results; yields a sentence after each step.
 
-    Results are complete after each step, so that a stopped run can continue there, on this machine or another.
+    Each step leaves complete results, so that a stopped run can be continued on this machine or another one.
     """
     connection.execute(CANCEL_OTHERS, {"evaluations": [unit.evaluation for unit in units]})
     for (part, task), group in groupby(units, key=lambda unit: (unit.part.name, unit.task)):
-        asked = list(group)
-        missing = lacking(asked, count_rows(folder, asked), rows, control_rows)
+        together = list(group)
+        missing = lacking(together, count_rows(folder, together), rows, control_rows)
         if missing:
             start = perf_counter()
             added = _ask(connection, folder, missing, answer)
@@ -108,9 +108,9 @@ def measure(
             evaluations = [unit.evaluation for unit, _ in missing]
             failed = connection.execute(FAILED, {"evaluations": evaluations}).fetchall()[0]
             if failed["jobs"]:
-                yield f"{failed['jobs']} jobs failed, and the same command asks them again: {failed['error']}"
+                yield f"{failed['jobs']} jobs failed; run the same command again to retry them: {failed['error']}"
             if left := connection.execute(LEFT).fetchall()[0]["jobs"]:
-                yield f"stopped, with {left} jobs left: the same command goes on"
+                yield f"stopped with {left} jobs left: run the same command to go on"
                 return
 
 
@@ -121,7 +121,7 @@ def stages(rows: int | None) -> list[int | None]:
     return [*(stage for stage in STAGES if stage is not None and stage < rows), rows]
 
 
-def _ask(connection: Connection, folder: Path, missing: Iterable[tuple[Unit, int]], answer: Answer) -> int:
+def _ask(connection: Connection, folder: Path, missing: Iterable[tuple[Unit, int]], answer: AnswerJobs) -> int:
     """Measure the units of a task; returns how many lines were written."""
     units = [unit for unit, _ in missing]
     for unit, rows in missing:

@@ -1,11 +1,11 @@
-"""The plan of the evaluation: its parts, policies and units, and which of them lack rows."""
+"""The plan of the evaluation: its parts, policies and units, and which units still lack rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loracomp_lab.catalogue import Phrased, entry_names, load_entry
 
-from .asked import BARE, HANDWRITTEN
+from .prompts import BARE, HANDWRITTEN
 
 POLICIES = (
     "base",
@@ -21,50 +21,56 @@ POLICIES = (
     "uniform",
     "uniform_linear",
 )
-"""Policies to evaluate, in this order, if the database has them. Add your own policy here to compare it."""
+"""Policies to evaluate, in this order, if the database has them. To compare a policy of your own, add it here."""
 ADDED_POLICIES: dict[str, dict[str, str | int]] = {
     "linear_rescaled": {"strategy": "linear_rescaled"},
     "measured_always": {"weighting": "measured", "strategy": "cat", "k": 100, "max_adapters": 3, "gain_margin": -1000},
     "uniform_linear": {"weighting": "uniform", "strategy": "linear"},
 }
-"""Policies that the evaluation adds. The control of linear uses linear too, because it changes the norm of a mix."""
+"""Policies that the evaluation adds.
+
+`uniform_linear` is the control of `linear`: it merges in the same way, because merging changes the norm of a mix.
+"""
 CONTROLS = frozenset({"uniform", *ADDED_POLICIES})
-"""Policies that are evaluated on fewer rows, because they are only for comparison."""
+"""Policies that are evaluated on fewer rows, because they only serve as a comparison."""
 OWN = frozenset({"base", "own_task"})
-"""Policies that are not evaluated with the own task excluded: it would change nothing, or make no sense."""
+"""Policies that are not evaluated without the row's own task, because they ignore retrieval."""
 STAGES = (50, 100, 250, None)
-"""Numbers of rows for each task, evaluated for all tasks in turn, so that a stopped run has a useful report."""
+"""Numbers of rows a task. All tasks reach one before any goes on, so that a stopped run has a useful report."""
 
 
 UNFAMILIAR = ("qqp", "sick", "subj", "trec", "tweet_eval_sentiment")
-"""Tasks unlike the library's, but for sick, whose twin is snli. Others without an adapter, but mrpc, have twins."""
+"""Tasks that are unlike the library's tasks, except for sick, whose twin is snli.
+
+The other tasks without an adapter have twins in the library, except for mrpc.
+"""
 SHORT = ("base", "own_task", "default", "linear", "nearest", "measured", "uniform")
-"""Policies that are compared on each kind of prompt."""
+"""Policies that are compared in each kind of prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the evaluation: which tasks, policies and kind of prompts, and under which conditions."""
+    """A part of the evaluation: tasks, policies, a kind of prompt, and conditions under which they are measured."""
 
     name: str
     tasks: tuple[str, ...]
     policies: tuple[str, ...]
     prompts: str = Phrased.OWN
-    """Kind of the prompts (`asked.KINDS`)."""
+    """Kind of prompt (one of `prompts.KINDS`)."""
     own_adapters: bool = True
-    """Whether the tasks' own adapters are in the library and may answer."""
+    """Whether the library has adapters of these tasks, and they may answer."""
     kind: str = "predict"
     labelled: int | None = None
-    """Rows of each task that the database has beside the library, with measured gains; None: as the library is."""
+    """Number of labelled rows of each task, with measured gains, that are added to the library; None: no rows are."""
 
     @property
     def database(self) -> str:
-        """Parts with the same one are asked in one database."""
+        """Name of the part's database. Parts with the same name share it."""
         return self.prompts if self.labelled is None else f"{self.prompts}_{self.labelled}"
 
     @property
     def exclude_own(self) -> bool:
-        """Whether each row's own task must be excluded."""
+        """Whether each row excludes its own task."""
         return not self.own_adapters and self.tasks == LIBRARY
 
 
@@ -75,7 +81,7 @@ def _tasks(*, trained: bool) -> tuple[str, ...]:
 
 LIBRARY = _tasks(trained=True)
 UNSEEN = tuple(task for task in _tasks(trained=False) if task not in UNFAMILIAR)
-# Policies of OWN are not evaluated again with own tasks excluded, because that does not change their answers.
+# Without those of OWN, whose answers don't change when the own task is excluded.
 _KEPT_OUT = tuple(policy for policy in POLICIES if policy not in OWN)
 _WITHOUT_OWN = ("base", *_KEPT_OUT)
 _MEASURED = ("base", "default", "measured", "measured_always", "uniform")
@@ -103,7 +109,7 @@ class Unit:
     task: str
     policy: str
     digest: str
-    """Digest of everything that its answers depend on (`state.State.digest`)."""
+    """Digest of everything on which its answers depend (`state.State.digest`)."""
     available: int
     """Number of rows that can be evaluated."""
 
@@ -113,7 +119,7 @@ class Unit:
         return f"{self.part.name}/{self.task}/{self.policy}/{self.digest}"
 
     def wanted(self, rows: int | None, control_rows: int) -> int:
-        """Number of rows that the unit should have after a stage of `rows` rows for each task."""
+        """Number of rows that the unit should have after a stage of `rows` rows a task."""
         limits = [self.available, *([] if rows is None else [rows])]
         return min(*limits, control_rows) if self.policy in CONTROLS else min(limits)
 
@@ -121,6 +127,6 @@ class Unit:
 def lacking(
     units: list[Unit], measured: Mapping[Unit, int], rows: int | None, control_rows: int
 ) -> list[tuple[Unit, int]]:
-    """Units that have fewer rows than wanted, each with the number of rows that it should have."""
+    """The units that have fewer rows than they should have, each with the latter number."""
     wanted = [(unit, unit.wanted(rows, control_rows)) for unit in units]
     return [(unit, count) for unit, count in wanted if measured.get(unit, 0) < count]

@@ -31,32 +31,32 @@ CREATE TABLE report.measured (
     digest text NOT NULL,
     PRIMARY KEY (part, task, policy, row)
 );
-COMMENT ON TABLE report.measured IS 'A line a job, as in benchmarks/evaluation/rows.';
-COMMENT ON COLUMN report.measured.part IS 'How the rows were asked: the names in benchmarks/evaluation/plan.py.';
-COMMENT ON COLUMN report.measured.task IS 'Task that the row comes from.';
-COMMENT ON COLUMN report.measured.router IS 'retrieval, or a control: base or own_task.';
-COMMENT ON COLUMN report.measured.is_mix IS '1 for a retrieved mix weighted by similarity: what is compared with controls.';
+COMMENT ON TABLE report.measured IS 'A row for each job, as in benchmarks/evaluation/rows.';
+COMMENT ON COLUMN report.measured.part IS 'Part of the evaluation, as in benchmarks/evaluation/plan.py.';
+COMMENT ON COLUMN report.measured.task IS 'Task of the row.';
+COMMENT ON COLUMN report.measured.router IS 'retrieval, or base or own_task, which are controls.';
+COMMENT ON COLUMN report.measured.is_mix IS '1 if the policy mixes retrieved adapters by similarity; these policies are compared with controls.';
 COMMENT ON COLUMN report.measured.row IS 'Number of the row in validation.jsonl, from 0.';
-COMMENT ON COLUMN report.measured.excluded IS 'Tasks whose adapters and examples were kept out.';
-COMMENT ON COLUMN report.measured.expected_index IS '1-based place of the right choice.';
-COMMENT ON COLUMN report.measured.choice_index IS '1-based place of the chosen one; null where the job failed, or asked for weights.';
-COMMENT ON COLUMN report.measured.correct IS '1 or 0; null where nothing was answered.';
+COMMENT ON COLUMN report.measured.excluded IS 'Tasks whose adapters and examples the job excluded.';
+COMMENT ON COLUMN report.measured.expected_index IS 'Index of the right choice, from 1.';
+COMMENT ON COLUMN report.measured.choice_index IS 'Index of the chosen one, from 1; null for a failed job or one of kind route.';
+COMMENT ON COLUMN report.measured.correct IS '1 or 0; null if there is no answer.';
 COMMENT ON COLUMN report.measured.nearest_task IS 'Task of the most similar train example.';
-COMMENT ON COLUMN report.measured.nearest_similarity IS 'Its cosine similarity.';
+COMMENT ON COLUMN report.measured.nearest_similarity IS 'Cosine similarity of that example.';
 COMMENT ON COLUMN report.measured.top_task IS 'Most probable task.';
-COMMENT ON COLUMN report.measured.mix IS 'Adapters that answered, by their tasks, with weights.';
-COMMENT ON COLUMN report.measured.entropy_bits IS 'Entropy of the tasks'' probabilities.';
-COMMENT ON COLUMN report.measured.norm_ratio IS 'Size of the merged change over that of the exact weighted sum.';
-COMMENT ON COLUMN report.measured.cosine IS 'Cosine between the two.';
-COMMENT ON COLUMN report.measured.expected_gain IS 'What the mix was expected to gain by measured examples: its adapters'' gains, weighted, in nats.';
-COMMENT ON COLUMN report.measured.log_probability IS 'Of the right choice, given the choices, in nats.';
-COMMENT ON COLUMN report.measured.digest IS 'Of what the answer depends on: models, adapters, examples, settings, rows.';
+COMMENT ON COLUMN report.measured.mix IS 'Composed adapters, by their tasks, with their weights.';
+COMMENT ON COLUMN report.measured.entropy_bits IS 'Entropy of the tasks'' probabilities, in bits.';
+COMMENT ON COLUMN report.measured.norm_ratio IS 'Norm of the merged change, divided by the norm of the exact weighted sum.';
+COMMENT ON COLUMN report.measured.cosine IS 'Cosine between the merged change and the exact weighted sum.';
+COMMENT ON COLUMN report.measured.expected_gain IS 'Weighted mean of the expected gains of the mix''s adapters, in nats.';
+COMMENT ON COLUMN report.measured.log_probability IS 'Log-probability of the right choice among all choices, in nats.';
+COMMENT ON COLUMN report.measured.digest IS 'Digest of everything on which the answer depends: models, adapters, examples, settings, rows.';
 \copy report.measured FROM PROGRAM 'find benchmarks/evaluation/rows -name ''*.csv.gz'' -exec gzip -cd ''{}'' + | sed /^part,/d' WITH (FORMAT csv)
 
 ANALYZE report.measured;
 
--- Columns of the page, in this order; other policies follow by name.
-CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
+-- The order of policies in the tables; other policies follow by name.
+CREATE FUNCTION report.policy_order(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
 SELECT coalesce(array_position(ARRAY[
     'base', 'own_task', 'nearest', 'default', 'linear', 'linear_rescaled',
     'ties', 'magnitude_prune', 'measured', 'measured_always', 'uniform', 'uniform_linear'
@@ -118,7 +118,7 @@ SELECT
     loracomp.sign_test_p(s.only_a, s.only_b) AS p
 FROM by_scope AS s;
 
--- How well retrieval found the rows' own task and family: from jobs that asked for weights alone, with the catalogue's
+-- How well retrieval found the rows' own task and family: from jobs of kind route, with the catalogue's
 -- template, bare, and in phrasings that were held out; and from the answers to questions written by hand.
 CREATE VIEW report.routing AS
 WITH by_task AS (
@@ -161,8 +161,8 @@ $$;
 
 -- What was to be reached: differences in points, shares in %.
 CREATE VIEW report.goal AS
-WITH goal (place, goal, measured, n, reached) AS (
-    SELECT g.place, format('%s: `%s` less `%s`, %s points', g.rows, g.policy_a, g.policy_b, to_char(g.points, 'FMSG990.0')),
+WITH goal (ordinal, goal, measured, n, reached) AS (
+    SELECT g.ordinal, format('%s: `%s` less `%s`, %s points', g.rows, g.policy_a, g.policy_b, to_char(g.points, 'FMSG990.0')),
         report.points(p.difference, p.low, p.high), p.n, 100 * p.difference >= g.points
     FROM (VALUES
         (1, 'families kept out', 'families', 'default', 'base', 8.0),
@@ -174,25 +174,25 @@ WITH goal (place, goal, measured, n, reached) AS (
         (12, 'library', 'library', 'default', 'own_task', 1.5),
         (15, 'library', 'library', 'linear_rescaled', 'default', -0.5),
         (16, 'by hand', 'handwritten', 'linear_rescaled', 'base', 3.0)
-    ) AS g (place, rows, part, policy_a, policy_b, points)
+    ) AS g (ordinal, rows, part, policy_a, policy_b, points)
     JOIN report.pair AS p USING (part, policy_a, policy_b)
     WHERE p.scope = 'all'
     UNION ALL
-    SELECT g.place, format('%s: no task of `%s` significantly below `base`', g.rows, g.policy),
+    SELECT g.ordinal, format('%s: no task of `%s` significantly below `base`', g.rows, g.policy),
         coalesce(string_agg(p.task, ', ' ORDER BY p.task) FILTER (WHERE p.difference < 0 AND p.p < 0.05), 'none'), sum(p.n),
         count(*) FILTER (WHERE p.difference < 0 AND p.p < 0.05) = 0
     FROM (VALUES
         (3, 'families kept out', 'families', 'default'), (5, 'unfamiliar', 'unfamiliar', 'default'),
         (8, 'unfamiliar, 64 labelled', 'unfamiliar_64', 'measured')
-    ) AS g (place, rows, part, policy)
+    ) AS g (ordinal, rows, part, policy)
     JOIN report.pair AS p ON p.part = g.part AND p.policy_a = g.policy AND p.policy_b = 'base' AND p.scope = 'task'
-    GROUP BY g.place, g.rows, g.policy
+    GROUP BY g.ordinal, g.rows, g.policy
     UNION ALL
-    SELECT g.place, format('%s: `%s`, %s %%', g.rows, a.policy, g.share), report.percent(a.accuracy, a.low, a.high), a.n,
+    SELECT g.ordinal, format('%s: `%s`, %s %%', g.rows, a.policy, g.share), report.percent(a.accuracy, a.low, a.high), a.n,
         100 * a.accuracy >= g.share
     FROM (VALUES
         (9, 'by hand', 'handwritten', NULL, 62), (13, 'PIQA', 'library', 'piqa', 71), (14, 'RTE', 'library', 'rte', 78)
-    ) AS g (place, rows, part, task, share)
+    ) AS g (ordinal, rows, part, task, share)
     JOIN report.accuracy AS a ON a.part = g.part AND a.policy = 'default' AND a.task IS NOT DISTINCT FROM g.task
         AND a.scope = CASE WHEN g.task IS NULL THEN 'all' ELSE 'task' END
     UNION ALL
@@ -202,4 +202,4 @@ WITH goal (place, goal, measured, n, reached) AS (
     JOIN report.accuracy AS l ON (l.part, l.scope, l.policy) = ('library', 'all', h.policy)
     WHERE (h.part, h.scope, h.policy) = ('held_out', 'all', 'own_task')
 )
-SELECT g.place, g.goal, g.measured, g.n, CASE WHEN g.reached THEN 'yes' ELSE 'no' END AS reached FROM goal AS g;
+SELECT g.ordinal, g.goal, g.measured, g.n, CASE WHEN g.reached THEN 'yes' ELSE 'no' END AS reached FROM goal AS g;

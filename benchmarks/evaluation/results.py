@@ -1,4 +1,4 @@
-"""Raw results in files rows/<part>/<task>.csv.gz: one line for each job, with numbers and names but no texts."""
+"""Raw results in files rows/<part>/<task>.csv.gz: one line a job, with numbers and names but without texts."""
 
 import csv
 import gzip
@@ -52,7 +52,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write a file, or remove it if there are no rows. The same rows always give the same bytes."""
-    ordered = sorted(rows, key=lambda row: (_place(row["policy"]), row["policy"], int(row["row"])))
+    ordered = sorted(rows, key=lambda row: (_order(row["policy"]), row["policy"], int(row["row"])))
     if not ordered:
         path.unlink(missing_ok=True)
         return
@@ -66,7 +66,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     unfinished.replace(path)
 
 
-def _place(policy: str) -> int:
+def _order(policy: str) -> int:
     return POLICIES.index(policy) if policy in POLICIES else len(POLICIES)
 
 
@@ -78,7 +78,7 @@ def add_rows(folder: Path, part: str, task: str, rows: Sequence[Row]) -> None:
 
 
 def drop_stale(folder: Path, units: Iterable[Unit], parts: Iterable[Part] = PARTS) -> int:
-    """Remove lines of `parts` whose unit has another digest now; returns how many."""
+    """Remove lines of `parts` that were measured with another digest than their unit has now; returns how many."""
     current = {(unit.part.name, unit.task, unit.policy, unit.digest) for unit in units}
     dropped = 0
     for part in parts:

@@ -1,4 +1,4 @@
-"""Reads from the database what answers depend on: base model, encoder, examples, adapters, policies, rows."""
+"""Reads from a database everything on which answers depend: base model, encoder, examples, adapters, policies, rows."""
 
 import hashlib
 import json
@@ -9,8 +9,8 @@ from loracomp.database.connections import Connection
 
 from .plan import Part, Unit
 
-# Settings that a policy's answers may not depend on: ROUTING if its router gives one adapter or none, MERGING if only
-# routing weights are measured.
+# Settings on which answers don't always depend: those of ROUTING have no effect if the policy's router gives one
+# adapter or none, and those of MERGING have none if only routing weights are measured.
 ROUTING = frozenset({"k", "temperature", "top_p", "max_adapters", "min_share", "min_similarity", "weighting"})
 MERGING = frozenset({"strategy", "density", "choice_normalization"})
 
@@ -35,7 +35,7 @@ ADAPTERS = """
 SELECT t.name AS task, a.sha256, coalesce(a.training -> 'tasks_seen', '[]') AS tasks_seen
 FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.status = 'active'
 """
-# All questions have choices, which a chat template encloses only where it is 'always'.
+# All rows have choices, and for these a policy uses the chat template only if its setting is 'always'.
 POLICIES = """
 SELECT name, to_jsonb(p) - '{name,description,created_at,updated_at}'::text[]
     - CASE chat_template WHEN 'always' THEN '' ELSE 'chat_template' END
@@ -51,12 +51,12 @@ JOIN loracomp.example AS e ON e.id = x.example_id
 GROUP BY t.name
 """
 Rows = dict[str, tuple[int, str]]
-"""For each task, number and digest of the rows that can be evaluated."""
+"""For each task, the number and the digest of the rows that can be evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that an answer depends on, except the code."""
+    """Everything on which an answer depends, except the code."""
 
     base_model: str
     retrieval: dict[str, Any]
@@ -68,10 +68,13 @@ class State:
     policies: dict[str, dict[str, Any]]
     rows: Rows
     gains: str | None = None
-    """Digest of what is measured."""
+    """Digest of all measured gains."""
 
     def units(self, part: Part) -> list[Unit]:
-        """The units of a part on this library; a task without an adapter is evaluated with the base model only."""
+        """The units of a part with this library.
+
+        If the tasks' own adapters may answer, a task without one is evaluated under policies of router base only.
+        """
         return [
             Unit(part, task, policy, self.digest(part, task, policy), self.rows[task][0])
             for task in part.tasks
@@ -82,7 +85,7 @@ class State:
         ]
 
     def digest(self, part: Part, task: str, policy: str) -> str:
-        """12 hexadecimal digits that change if anything changes that the unit's answers depend on."""
+        """12 hexadecimal digits, which change with everything on which the unit's answers depend."""
         settings = self.policies[policy]
         depends: dict[str, Any] = {"base_model": self.base_model, "rows": self.rows[task][1]}
         if part.kind == "route":

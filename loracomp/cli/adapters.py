@@ -117,15 +117,15 @@ def measure_adapter(
     with open_database() as connection:
         base = find_base_model(connection, base_model).name
         found = adapters.find_adapter(connection, reference, base)
-        asked = row_of(connection, QUERIES["measure_adapter"], {"adapter_id": found["id"], "tasks": tasks})
+        queued = row_of(connection, QUERIES["measure_adapter"], {"adapter_id": found["id"], "tasks": tasks})
 
         def look(connection: Connection) -> Waiting:
             rows = [row for row in list_measurements(connection) if row["base_model"] == base]
             return Waiting(base, sum(row["queued"] for row in rows), sum(row["running"] for row in rows))
 
-        left = see_to_answers(connection, load_settings(), look, asked["added"], "measuring")
+        left = see_to_answers(connection, load_settings(), look, queued["added"], "measuring")
         measured = adapters.compare_adapter(connection, found["id"])
-    row = {"adapter": f"{found['name']}@{found['version']}", **asked}
+    row = {"adapter": f"{found['name']}@{found['version']}", **queued}
     emit([row | {"measured": measured}], title="Measured", as_json=as_json, columns=tuple(row))
     _show_measured(measured, as_json)
     if left:

@@ -147,9 +147,11 @@ def measure_task(
     settings = load_settings()
     with open_database() as connection:
         named = find_base_model(connection, base_model or settings.base_model).name
-        asked = measurements.measure_task(connection, task, rows=rows, adapters=adapters, split=split, base_model=named)
-        if asked["learnt"]:
-            remarks.print(f"left out: {asked['learnt']} rows that the task's own adapter was trained on")
+        queued = measurements.measure_task(
+            connection, task, rows=rows, adapters=adapters, split=split, base_model=named
+        )
+        if queued["learnt"]:
+            remarks.print(f"left out: {queued['learnt']} rows that the task's own adapter was trained on")
 
         def state(connection: Connection) -> dict[str, Any]:
             found = measurements.list_measurements(connection, task)
@@ -160,10 +162,10 @@ def measure_task(
             found = state(connection)
             return Waiting(named, found["queued"], found["running"])
 
-        left = see_to_answers(connection, settings, look, asked["examples"], "measuring")
+        left = see_to_answers(connection, settings, look, queued["examples"], "measuring")
         found = state(connection)
         compared = rows_of(connection, QUERIES["compare_with_base"], {"task": task, "base_model": named})
-    row = {**found, "added": asked["added"], "measured": compared}
+    row = {**found, "added": queued["added"], "measured": compared}
     emit([row], title="Measured", as_json=as_json, columns=MEASURED)
     if not as_json:
         shown = compared[:ADAPTERS_SHOWN]

@@ -236,7 +236,7 @@ def generate(
 ) -> list[Generated | JobError | None]:
     """What the base model alone generates for each prompt, in one batch."""
     texts = Texts(model, tokenizer)
-    asked = [texts.add(prompt) for prompt in prompts]
+    added = [texts.add(prompt) for prompt in prompts]
     while texts:
         texts.step()
-    return [text.result() for text in asked]
+    return [text.result() for text in added]

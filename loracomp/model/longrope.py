@@ -1,9 +1,9 @@
-"""Gives each row of a batch the rotary frequencies of its own length, in models whose frequencies depend on the length.
+"""Gives each row of a batch the rotary frequencies that belong to its own length.
 
-LongRoPE (Phi-3 and others) has one set of frequencies for texts of at most `original_max_position_embeddings` tokens,
-and another for longer ones. transformers takes the set of the batch's longest row for all rows, so that a short text
-beside a long one would be answered otherwise than alone. Dynamic NTK scaling needs no such care: it begins at
-`max_position_embeddings` tokens, and jobs have at most as many.
+Models with LongRoPE (Phi-3 and others) have one set of frequencies for texts of at most
+`original_max_position_embeddings` tokens, and another set for longer texts. transformers chooses one set for a whole
+batch, by its longest row, so that the answer to a short text would depend on whether a long text stands beside it.
+Dynamic NTK scaling changes frequencies too, but only above `max_position_embeddings` tokens, and no job is that long.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,16 +17,16 @@ from transformers import PreTrainedModel
 
 
 def length_limits(model: PreTrainedModel) -> tuple[int, ...]:
-    """The numbers of tokens after which the model's rotary frequencies change; none for most models."""
+    """The lengths in tokens above which the model uses other rotary frequencies; empty for most models."""
     given = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    # Some models have parameters for each type of layer.
+    # Some models have a dictionary of parameters for each type of layer.
     found = [given, *(each for each in given.values() if isinstance(each, dict))]
     limits = {each["original_max_position_embeddings"] for each in found if each.get("rope_type") == "longrope"}
     return tuple(sorted(limits))
 
 
 def frequencies_of(length: int, limits: Sequence[int]) -> int:
-    """A number that is equal for texts of such lengths that the model gives them the same frequencies."""
+    """Which set of frequencies a text of this length gets: 0 up to the first of `limits`, then 1, and so on."""
     return sum(length > limit for limit in limits)
 
 
@@ -34,7 +34,7 @@ def frequencies_of(length: int, limits: Sequence[int]) -> int:
 def frequencies_of_rows(model: PreTrainedModel, lengths: Sequence[int]) -> Iterator[None]:
     """Within this context each row gets the frequencies of a text of its length.
 
-    This is the length of the whole text, of which a pass may read only a part.
+    `lengths` are the lengths in tokens of the rows' whole texts; a pass may read only a part of them.
     """
     limits = length_limits(model)
     if not any(frequencies_of(length, limits) for length in lengths):
@@ -43,10 +43,9 @@ def frequencies_of_rows(model: PreTrainedModel, lengths: Sequence[int]) -> Itera
     alike: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
         alike.setdefault(frequencies_of(length, limits), []).append(row)
-    # For all of these rows, the longest stands for its own length.
     groups = [(rows, max(lengths[row] for row in rows)) for rows in alike.values()]
 
-    def again(module: nn.Module, args: tuple[Any, ...], given: dict[str, Any], output: Any) -> Any:
+    def by_group(module: nn.Module, args: tuple[Any, ...], given: dict[str, Any], output: Any) -> Any:
         bound = signature(module.forward).bind(*args, **given).arguments
         positions: Tensor = bound["position_ids"].expand(len(lengths), -1)
         parts = [module.forward(**bound | {"position_ids": _ending_at(positions[rows], n)}) for rows, n in groups]
@@ -56,7 +55,7 @@ def frequencies_of_rows(model: PreTrainedModel, lengths: Sequence[int]) -> Itera
         return tuple(_in_order(each, order) for each in zip(*parts, strict=True))
 
     rotary = [module for module in model.modules() if "longrope" in _rope_types(module)]
-    handles = [module.register_forward_hook(again, with_kwargs=True) for module in rotary]
+    handles = [module.register_forward_hook(by_group, with_kwargs=True) for module in rotary]
     try:
         yield
     finally:
@@ -70,14 +69,15 @@ def _rope_types(module: nn.Module) -> Sequence[str]:
 
 
 def _ending_at(positions: Tensor, length: int) -> Tensor:
-    """These positions [rows, tokens] and one column more, so that the highest position is that of a text's last token.
+    """These positions [rows, tokens] with one column added, so that the highest is the last of a text of this length.
 
-    By that transformers chooses. The positions of padding may be higher, and nothing depends on them.
+    transformers chooses the frequencies by the highest position. Higher ones belong to padding and are lowered, because
+    nothing depends on them.
     """
     return torch.cat([positions, positions.new_full((len(positions), 1), length)], dim=1).clamp(max=length - 1)
 
 
 def _in_order(parts: Sequence[Tensor], order: Sequence[int]) -> Tensor:
-    """Rows of groups, without the column that `_ending_at` added, in the order of the batch."""
+    """The rows of all groups in the order of the batch, without the column that `_ending_at` added."""
     found = torch.cat(list(parts))[:, :-1]
     return found[torch.tensor(order, device=found.device).argsort()]

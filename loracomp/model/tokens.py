@@ -15,16 +15,17 @@ from loracomp.model.longrope import frequencies_of
 
 
 def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system_text: str | None = None) -> str:
-    """The chat with the prompt as the user's message, up to the start of the model's answer; special tokens are text.
+    """A chat with the prompt as the user's message, up to where the model's answer begins; special tokens are text.
 
-    Without `system_text` it has the template's own system message, if there is one. Raises JobError 'chat_template' if
-    the tokenizer has no template, or if the template refuses the messages, as some refuse a system text.
+    Without `system_text` the chat has the template's own system message, if the template has one. Raises JobError
+    'chat_template' if the tokenizer has no template, or if the template refuses the messages; some templates refuse a
+    system message.
     """
     system = [] if system_text is None else [{"role": "system", "content": system_text}]
     messages = [*system, {"role": "user", "content": prompt}]
     if tokenizer.chat_template is None:
-        asked = "chat_template" if system_text is None else "system_text"
-        raise JobError(f"the base model's tokenizer has no chat template: leave {asked} out", code="chat_template")
+        option = "chat_template" if system_text is None else "system_text"
+        raise JobError(f"the base model's tokenizer has no chat template: leave {option} out", code="chat_template")
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template may raise anything
@@ -114,19 +115,19 @@ def encode_choices(
 ) -> Question:
     """Tokenise a prompt and its choices by lm-evaluation-harness's rule.
 
-    White space at the end of the prompt is moved to the start of the choice (a space if there is none). Prompt + choice
-    are tokenised together, and all tokens after the number that the prompt alone has belong to the choice. If the
-    tokenizer merges characters of both into one token, that rule would lose a part of the choice, so the choice is
-    tokenised alone.
+    White space at the end of the prompt is moved to the start of the choice; if there is none, a space is added.
+    Prompt and choice are tokenised together. If the prompt alone has n tokens, all after the first n belong to the
+    choice. If the tokenizer merges characters of both into one token, this rule would lose a part of the choice, so the
+    choice is tokenised alone.
 
-    The choices are branches of one row, or of several rows if one would be longer than twice its prompt and than
-    ROW_TOKENS. Without `shared_prompt` (for models that can't branch, `shares_prompts`) each choice has its own row. A
-    choice of one token needs no branch. Choices share a row only if prompt and choice are on the same side of each of
-    `length_limits` (`longrope.length_limits`), because the prompt's keys depend on that. After a prompt that a chat
-    template has `rendered`, a choice follows without a space, because it is the whole reply.
+    The choices are branches of one row, or of several rows if one row would be longer than ROW_TOKENS and longer than
+    twice the prompt. Without `shared_prompt`, for models that can't branch (`shares_prompts`), each choice has its own
+    row. A choice of one token needs no branch. Choices share a row only if prompt and choice together are on the same
+    side of each of `length_limits` (`longrope.length_limits`), because the prompt's keys depend on that. After a prompt
+    that a chat template has `rendered`, a choice follows without a space, because it is the whole reply.
 
-    Raises JobError 'prompt_too_long', which gives the number of tokens and the
-    limit, and 'prompt_blank' if the prompt is only white space.
+    Raises JobError 'prompt_too_long', which gives the number of tokens and the limit, and 'prompt_blank' if the prompt
+    is only white space.
     """
     context = prompt if rendered else prompt.rstrip()
     if not context:
@@ -164,8 +165,8 @@ def _continuation(tokenizer: PreTrainedTokenizerBase, start: list[int], whole: l
 def _rows(prompt: tuple[int, ...], continuations: Mapping[int, list[int]], limit: int) -> Iterator[Row]:
     """Rows of at most `limit` tokens, or with one branch only. The first row also scores the choices of one token.
 
-    `continuations` are by the number of their choice. Equal choices share a branch, so that their scores are equal to
-    the last bit.
+    The keys of `continuations` are the numbers of the choices. Equal choices share a branch, so that their scores are
+    equal to the last bit.
     """
     equal: dict[tuple[int, ...], list[int]] = {}
     for choice, ids in continuations.items():

@@ -198,12 +198,12 @@ def check_texts(base: BaseModel, way: Way = ALONE) -> None:
         lambda together, tokens: way.serving([text.item for text in together], tokens),
         shares_prefixes=base.shares_prompts,
     )
-    asked = [texts.add(prompts[0], item=0, composition=0)]
+    added = [texts.add(prompts[0], item=0, composition=0)]
     texts.step()
-    asked += [texts.add(prompts[1], item=1, composition=1), texts.add(prompts[2], item=1, composition=1)]
+    added += [texts.add(prompts[1], item=1, composition=1), texts.add(prompts[2], item=1, composition=1)]
     while texts:
         texts.step()
-    for text in asked:
+    for text in added:
         if isinstance(error := text.result(), JobError):
             raise error
         with way.plain(text.item):

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class MeasuredExample:
     """A measured example, without its text."""
 
     content_hash: bytes
@@ -53,7 +53,7 @@ class MeasuredExamples:
 
     Scores are valid only for an adapter with this digest.
     """
-    examples: tuple[Asked, ...]
+    examples: tuple[MeasuredExample, ...]
     scores: Floats
     """[examples, 1 + adapters, choices], normalised log-likelihoods in nats; index 0 is the base model.
 
@@ -87,7 +87,7 @@ def read_measurements(path: Path) -> MeasuredExamples | None:
             about = json.loads(file.metadata()[ABOUT])
             rows = (file.get_tensor(name) for name in ("content_hashes", "labels", "digests"))
             examples = tuple(
-                Asked(content_hash.tobytes(), int(label), digest.tobytes())
+                MeasuredExample(content_hash.tobytes(), int(label), digest.tobytes())
                 for content_hash, label, digest in zip(*rows, strict=True)
             )
             scores = file.get_tensor("scores")

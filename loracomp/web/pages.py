@@ -157,14 +157,14 @@ def rows(visit: Visit) -> Response:
 
 def next_to_correct(visit: Visit) -> Response:
     """Show a row to correct. Nobody else gets this row for ten minutes."""
-    name, asked = visit.request.path_params["name"], visit.request.query_params
+    name, query = visit.request.path_params["name"], visit.request.query_params
     with visit.database(writes=True) as connection:
         declared = _declared(connection, name)
         values = {"name": name, "n": BATCH, "visitor": visit.session.id}
         offered = rows_of(connection, QUERIES["rows_to_correct"], values)
-    skipped = _number(asked.get("skip", "0")) or 0
+    skipped = _number(query.get("skip", "0")) or 0
     row, choices = offered[skipped % len(offered)] if offered else None, declared["choices"] or []
-    done, said = _key(asked.get("done")), _chosen(choices, asked.get("said", ""))
+    done, said = _key(query.get("done")), _chosen(choices, query.get("said", ""))
     return visit.show(
         "correct.html",
         declared=declared,

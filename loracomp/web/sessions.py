@@ -78,8 +78,8 @@ def connected(url: str, session: Session, seal: Seal, *, writes: bool = False) -
         said = str(error).partition("FATAL:")[2].partition("\n")[0].strip()
         raise DatabaseUnavailableError(said or "the database cannot be reached") from None
     with translated_errors(), opened as connection:
-        asked = connection.pgconn.used_password
-        if not asked and not compare_digest(session.password.encode(), seal.local_password.encode()):
+        had_password = connection.pgconn.used_password
+        if not had_password and not compare_digest(session.password.encode(), seal.local_password.encode()):
             raise RefusedError("this database asks for no password: use the one that `loracomp web` printed")
         connection.autocommit, connection.read_only = False, not writes
         with connection.transaction():

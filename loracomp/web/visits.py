@@ -108,8 +108,8 @@ async def _form(request: Request) -> dict[str, str]:
 
 def _answer(handler: Handler, visit: Visit, public: bool) -> Response:
     if not public and not visit.session.role:
-        asked = visit.request.url.path + ("?" + visit.request.url.query if visit.request.url.query else "")
-        return RedirectResponse(f"/login?next={quote(asked)}", 303)
+        target = visit.request.url.path + ("?" + visit.request.url.query if visit.request.url.query else "")
+        return RedirectResponse(f"/login?next={quote(target)}", 303)
     try:
         return handler(visit)
     except LoracompError as error:

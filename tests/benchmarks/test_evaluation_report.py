@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.evaluation.__main__ import Remembering
-from benchmarks.evaluation.asked import BARE, HANDWRITTEN, asked_examples, import_asked
 from benchmarks.evaluation.measure import measure, stages
 from benchmarks.evaluation.plan import PARTS, Part, Unit, lacking
+from benchmarks.evaluation.prompts import BARE, HANDWRITTEN, import_validation, validation_examples
 from benchmarks.evaluation.report import evaluation_tables, run_sql
 from benchmarks.evaluation.results import COLUMNS, add_rows, count_rows, drop_stale, path_of, read_rows, write_rows
 from benchmarks.evaluation.state import State, read_state
@@ -170,7 +170,7 @@ def test_what_is_measured_is_not_asked_again(connection, tmp_path: Path) -> None
 def test_rows_are_put_in_each_kind_of_words(tmp_path: Path) -> None:
     rows = [{"sentence1": f" All {n} hens sleep.", "sentence2": "No hen is awake.", "label": n % 2} for n in range(4)]
     (tmp_path / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    put = {kind: list(asked_examples("rte", kind, str(tmp_path))) for kind in ("own", BARE, "trained", "held_out")}
+    put = {kind: list(validation_examples("rte", kind, str(tmp_path))) for kind in ("own", BARE, "trained", "held_out")}
     assert [each.prompt for each in put[BARE]] == [f"All {n} hens sleep.\nNo hen is awake." for n in range(4)]
     assert put["own"][1].prompt == "All 1 hens sleep.\nQuestion: No hen is awake. True or False?\nAnswer:"
     assert {each.choices for each in put[BARE]} == {("True", "False")}
@@ -197,7 +197,7 @@ def test_questions_written_by_hand_are_tasks_of_a_family_without_an_adapter(conn
     (tmp_path / "handwritten" / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for _ in range(2):
         for task in HANDWRITTEN:
-            import_asked(connection, task, "own", str(tmp_path))
+            import_validation(connection, task, "own", str(tmp_path))
     state = read_state(connection)
     assert {task: count for task, (count, _) in state.rows.items()} == {
         "handwritten_science": 1,
@@ -214,7 +214,7 @@ def test_a_stop_is_said_and_nothing_is_lost(connection, tmp_path: Path) -> None:
     add_base_model(connection)
     add_examples(connection, "rte", 8, family="nli")
     steps = list(measure(connection, tmp_path, [unit()], lambda: None, rows=3, control_rows=100))
-    assert steps[-1] == "stopped, with 3 jobs left: the same command goes on"
+    assert steps[-1] == "stopped with 3 jobs left: run the same command to go on"
     assert read_rows(path_of(tmp_path, "library", "rte")) == []
 
 
@@ -229,7 +229,7 @@ def test_a_job_that_failed_is_no_wrong_answer_and_is_asked_again(connection, tmp
 
         return list(measure(connection, tmp_path, [unit()], answer, rows=8, control_rows=100))
 
-    assert steps("#0", "#1")[-1] == "2 jobs failed, and the same command asks them again: words"
+    assert steps("#0", "#1")[-1] == "2 jobs failed; run the same command again to retry them: words"
     assert len(read_rows(path_of(tmp_path, "library", "rte"))) == 6
     assert "failed" not in steps()[-1]
     assert [row["correct"] for row in read_rows(path_of(tmp_path, "library", "rte"))] == ["1"] * 8

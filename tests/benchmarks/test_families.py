@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.evaluation.families import RULES, Asked, Library, Scores
+from benchmarks.evaluation.families import RULES, Library, Question, Scores
 from loracomp.engine.predictor import Predictor
 from loracomp.model.loading import load_base_model
 from loracomp.registry.examples import Example
@@ -14,15 +14,15 @@ from model_fixtures import letter_tokenizer, tiny_llama
 EXAMPLE = Example("validation", "is it so:", ("yes", "no"), "no", hashlib.sha256(b"row").digest(), "sst2/validation#0")
 
 
-def asked(family: str) -> Asked:
-    """The first example of sst2, asked without a family."""
+def question(family: str) -> Question:
+    """The first example of sst2, without a family in the library."""
     library = Library()
     vector = library.vectors[np.flatnonzero(library.owners == library.tasks.index("sst2"))[0]].astype(np.float64)
-    return Asked("sst2", "sentiment", EXAMPLE, vector, library, library.without_family(family))
+    return Question("sst2", "sentiment", EXAMPLE, vector, library, library.without_family(family))
 
 
 def test_no_task_and_no_adapter_of_the_family_is_left() -> None:
-    stranger, at_home = asked("sentiment"), asked("nli")
+    stranger, at_home = question("sentiment"), question("nli")
     left = {stranger.library.tasks[task] for task in stranger.allowed}
     assert len(left) == 18
     assert not left & {"sst2", "imdb", "rotten_tomatoes", "yelp_polarity"}

@@ -21,7 +21,7 @@ from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import TRAINING, WEIGHTS, own_scaling, parse_factors
 from loracomp.registry.examples import Example
 from loracomp.registry.library_files import read_examples_file
-from loracomp.registry.measurement_files import Asked, MeasuredExamples, measurements_path, read_measurements
+from loracomp.registry.measurement_files import MeasuredExample, MeasuredExamples, measurements_path, read_measurements
 from loracomp_lab.library_build import MEASURED_A_TASK, MEASURED_WORDS, measured_examples, train_rows
 from loracomp_lab.library_writing import tasks_with_examples, write_measurements
 
@@ -93,31 +93,31 @@ class Measuring:
         on (None: all). An adapter is not measured on examples that it was trained on. Scores of other examples, and of
         adapters that have changed, are removed from the file.
         """
-        asked = {example.digest: example for example in examples}
-        scores = self._known(path, asked)
-        missing = {digest: self._missing(each, scores[digest], likely) for digest, each in asked.items()}
-        todo = [digest for digest in list(asked)[:first] if missing[digest]]
+        by_digest = {example.digest: example for example in examples}
+        scores = self._known(path, by_digest)
+        missing = {digest: self._missing(each, scores[digest], likely) for digest, each in by_digest.items()}
+        todo = [digest for digest in list(by_digest)[:first] if missing[digest]]
         if not todo and path.is_file():
-            self._write(path, asked, scores)  # removes what no longer holds
+            self._write(path, by_digest, scores)  # removes what no longer holds
         for start in range(0, len(todo), SCORED_TOGETHER):
             batch = todo[start : start + SCORED_TOGETHER]
             pairs = [(digest, name) for digest in batch for name in missing[digest]]
-            answers = self._predictor.predict([self._request(asked[d], n) for d, n in pairs], self._fetch)
+            answers = self._predictor.predict([self._request(by_digest[d], n) for d, n in pairs], self._fetch)
             for (digest, name), answer in zip(pairs, answers, strict=True):
                 scores[digest][name] = _scores(answer)
-            self._write(path, asked, scores)
+            self._write(path, by_digest, scores)
             yield len(pairs)
 
-    def _known(self, path: Path, asked: Mapping[bytes, Example]) -> Scores:
+    def _known(self, path: Path, by_digest: Mapping[bytes, Example]) -> Scores:
         """The scores in the file that are for these examples and adapters."""
-        scores: Scores = {digest: {} for digest in asked}
+        scores: Scores = {digest: {} for digest in by_digest}
         found = read_measurements(path)
         if found is None or (found.base_model, found.normalization) != (self._base.fingerprint, NORMALIZATION):
             return scores
         columns = [BASE, *found.adapters.values()]
         current = self._compositions.keys()
         for example, rows in zip(found.examples, found.scores, strict=True):
-            if example.digest in asked:
+            if example.digest in by_digest:
                 known = zip(columns, rows, strict=True)
                 scores[example.digest] = {name: row for name, row in known if name in current and not np.isnan(row[0])}
         return scores
@@ -137,15 +137,15 @@ class Measuring:
     def _fetch(self, ids: Sequence[int]) -> list[LoraFactors]:
         return [self._weights[id_] for id_ in ids]
 
-    def _write(self, path: Path, asked: Mapping[bytes, Example], scores: Scores) -> None:
+    def _write(self, path: Path, by_digest: Mapping[bytes, Example], scores: Scores) -> None:
         adapters = {adapter.task: adapter.digest for adapter in self._adapters}
-        width = max(len(example.choices or ()) for example in asked.values())
-        table = np.full((len(asked), 1 + len(adapters), width), np.nan, np.float32)
-        for row, digest in zip(table, asked, strict=True):
+        width = max(len(example.choices or ()) for example in by_digest.values())
+        table = np.full((len(by_digest), 1 + len(adapters), width), np.nan, np.float32)
+        for row, digest in zip(table, by_digest, strict=True):
             for column, name in enumerate((BASE, *adapters.values())):
                 if (known := scores[digest].get(name)) is not None:
                     row[column, : len(known)] = known[:width]
-        rows = tuple(Asked(e.content_hash, e.label_index, digest) for digest, e in asked.items())
+        rows = tuple(MeasuredExample(e.content_hash, e.label_index, digest) for digest, e in by_digest.items())
         write_measurements(path, MeasuredExamples(self._base.fingerprint, NORMALIZATION, adapters, rows, table))
 
 

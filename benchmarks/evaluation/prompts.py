@@ -1,4 +1,4 @@
-"""The rows that are evaluated, with each kind of prompt."""
+"""The validation rows that the evaluation answers, in each kind of prompt."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,8 +16,8 @@ from loracomp_lab.catalogue.reading import rows_of
 NLI = ("Premise: {}\nHypothesis: {}\nDoes the premise imply the hypothesis?", "premise", "hypothesis")
 REVIEW = ("{}\n\nHow does the writer feel?\n", "text")
 QUESTION = ("{}\n\nPick the best option.\n", "question")
-# For each task a template that no adapter was trained with, and the columns whose texts fill it. The kind of prompt
-# BARE ignores the template and joins the texts.
+# For each task a template that no adapter was trained with, and the columns whose texts fill it. Prompts of the kind
+# BARE don't use the template: they are the texts of the columns, one a line.
 TEXTS: dict[str, tuple[str, ...]] = {
     "piqa": ("{}\n\nPick the best option.\n", "goal"),
     "hellaswag": ("{}. {}\nWhat happens next?", "activity_label", "ctx"),
@@ -58,26 +58,26 @@ HANDWRITTEN = {
     "handwritten_science": "question_answering",
     "handwritten_commonsense": "commonsense",
 }
-"""Tasks of handwritten questions, with the library's family to which each belongs."""
+"""Tasks of handwritten questions, and the family of the library to which each belongs."""
 BARE = "bare"
-"""Rows as users might type them: only the texts of their columns, without a template's words; the same choices."""
+"""The kind of prompt that users might type: only the texts of a row's columns, without the words of a template."""
 KINDS = (*map(str, Phrased), BARE)
-"""Kinds of prompts for the rows of a data set; each kind has its own database."""
+"""The kinds of prompts for the rows of a data set. Each kind has a database of its own."""
 
 
-def import_asked(connection: Connection, task: str, kind: str, data: str) -> None:
-    """Import a task and its validation rows to evaluate; running it again changes nothing."""
+def import_validation(connection: Connection, task: str, kind: str, data: str) -> None:
+    """Import a task and its validation rows. Calling it again changes nothing."""
     if task in HANDWRITTEN:
         add_task(connection, task, family=HANDWRITTEN[task])
         import_examples(connection, task, handwritten_examples(task, data))
         return
     entry = load_entry(task)
     add_task(connection, task, family=entry.family, description=entry.description)
-    import_examples(connection, task, asked_examples(task, kind, f"{data}/{task}"))
+    import_examples(connection, task, validation_examples(task, kind, f"{data}/{task}"))
 
 
-def asked_examples(task: str, kind: str, folder: str) -> Iterator[Example]:
-    """The validation rows of a task with a kind of prompt; a row has the same `source_ref` in every kind."""
+def validation_examples(task: str, kind: str, folder: str) -> Iterator[Example]:
+    """The validation rows of a task in one kind of prompt. A row has the same `source_ref` in every kind."""
     entry = load_entry(task)
     if kind != BARE:
         yield from read_examples(entry, "validation", folder, phrased=Phrased(kind))
@@ -89,7 +89,7 @@ def asked_examples(task: str, kind: str, folder: str) -> Iterator[Example]:
 
 
 def handwritten_examples(task: str, data: str) -> Iterator[Example]:
-    """The questions of a handwritten task, in the file's order."""
+    """The questions of a handwritten task, in the order of the file."""
     lines = (Path(data) / "handwritten" / "validation.jsonl").read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines):
         row = json.loads(line)
