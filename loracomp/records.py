@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+KINDS = ("predict", "route", "measure")
+"""Kinds of jobs that this release knows; a worker claims no others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -48,7 +48,7 @@ def pooled(url: str) -> str:
     return make_conninfo(url, port=port) if port else url
 
 
-INDEXES = ("job_queue", "job_leases", "job_scheduled")
+INDEXES = ("job_queue", "job_leases", "job_waiting")
 SIZES = "SELECT max(pg_relation_size(('loracomp.' || i)::regclass)) AS bytes FROM unnest(%s::text[]) AS i"
 
 

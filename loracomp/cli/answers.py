@@ -83,7 +83,7 @@ def create_answers(
     choice: Choice = None,
     max_new_tokens: MaxNewTokens = None,
     policy: Policy = "default",
-    priority: Annotated[int, typer.Option(help="Priority of the jobs, from -1000 to 1000.")] = 0,
+    priority: Annotated[int, typer.Option(help="Priority of the jobs, from -10 to 10.")] = 0,
     backfill: Annotated[bool, typer.Option(help="Whether to answer existing rows too.")] = True,
     as_json: AsJson = False,
 ) -> None:

@@ -241,7 +241,7 @@ SELECT loracomp.tune_routing() AS ef_search
 -- name: claim_jobs
 SELECT * FROM loracomp.claim_jobs(
     worker => %(worker)s, base_model => %(base_model)s, batch_size => %(batch_size)s::int, lease => %(lease)s,
-    held_ids => %(held_ids)s::bigint[], from_start => %(from_start)s
+    held_ids => %(held_ids)s::bigint[], from_start => %(from_start)s, token => %(token)s::bigint, kinds => %(kinds)s
 )
 
 -- name: renew_leases
@@ -280,8 +280,11 @@ SELECT loracomp.fail_jobs(
 -- name: release_jobs
 SELECT loracomp.release_jobs(ids => %(ids)s::bigint[], tokens => %(tokens)s::bigint[]) AS id
 
--- name: nothing_waits
-SELECT loracomp.queue_is_empty(base_model => %(base_model)s) AND NOT loracomp.rows_wait() AS nothing
+-- name: release_claim
+SELECT loracomp.release_claim(token => %(token)s::bigint) AS id
+
+-- name: what_waits
+SELECT NOT loracomp.queue_is_empty(base_model => %(base_model)s) AS jobs, loracomp.rows_wait() AS rows
 
 -- name: keep_house
 SELECT loracomp.keep_house(worker => %(worker)s, lease => %(lease)s) AS elected

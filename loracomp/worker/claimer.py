@@ -2,6 +2,7 @@
 
 import logging
 import random
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,7 +15,7 @@ from loracomp.database.connections import Connection
 from loracomp.engine.inflight import InFlight, lap
 from loracomp.records import Job
 from loracomp.worker.handover import Handover
-from loracomp.worker.leases import Leases, claim_jobs, note_released, release_jobs
+from loracomp.worker.leases import Leases, claim_jobs, note_released, release_claim, release_jobs
 from loracomp.worker.link import DATABASE_AWAY, Link
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.stages import Engine, isolate_failures, job_ids
@@ -55,6 +56,8 @@ class Claimer:
         self._is_drained = is_drained
         self._stop = stop
         self._look_again = 0.0
+        self._lost: int | None = None
+        """Token of a claim that got no reply: it may have leased jobs all the same."""
         self.wake = Event()
         """Set this event when there may be jobs to claim, or room for them."""
         self.looked_at: float | None = None
@@ -79,7 +82,7 @@ class Claimer:
             try:
                 if flights := self._claim_and_prepare(held):
                     return flights
-                if not held and self._link.call(self._is_drained, give_up=self._stopping.is_set):
+                if not held and self._link.call(self._is_drained, self._is_stopping):
                     self._stop()
             except DATABASE_AWAY:
                 return ()  # stop only once
@@ -95,7 +98,7 @@ class Claimer:
         if room <= 0:
             return ()
         started = perf_counter()
-        jobs = self._link.call(lambda connection: self._claim(connection, room, held), give_up=self._stopping.is_set)
+        jobs = self._link.call(lambda connection: self._claim(connection, room, held), self._is_stopping)
         if not jobs:
             return ()
         self._leases.hold(jobs)
@@ -114,6 +117,9 @@ class Claimer:
     def _claim(self, connection: Connection, most: int, held: frozenset[Job]) -> tuple[Job, ...]:
         started = perf_counter()
         from_start = started >= self._look_again
+        if self._lost is not None:
+            note_released(release_claim(connection, self._lost))
+        self._lost = secrets.randbits(63)
         try:
             jobs = claim_jobs(
                 connection,
@@ -123,7 +129,9 @@ class Claimer:
                 lease_s=self._settings.lease_s,
                 held=held,
                 from_start=from_start,
+                token=self._lost,
             )
+            self._lost = None
         finally:
             # If an old snapshot keeps dead tuples from being removed, a full scan reads all entries that the queue has
             # had since, so spend at most a twentieth of the time on full scans. If a scan got no answer in time, the
@@ -141,7 +149,7 @@ class Claimer:
             return
         until = perf_counter() + self._patience_s(leased)
 
-        def give_up() -> bool:
+        def give_up(_error: Exception) -> bool:
             # If the connection still works after a database error such as a statement timeout, the jobs caused it.
             return self._link.is_alive() or self._stopping.is_set() or perf_counter() >= until
 
@@ -153,6 +161,10 @@ class Claimer:
             # Their leases would end while the worker still waits, although no job caused the wait.
             unanswered.extend(leased)
 
+    def _is_stopping(self, _error: Exception) -> bool:
+        """Whether to give up rather than to wait for the database."""
+        return self._stopping.is_set()
+
     def _patience_s(self, flights: Sequence[InFlight]) -> float:
         """Seconds for which claimed jobs may wait before other workers get them: a lease, or half of the shortest
         timeout."""
@@ -162,6 +174,6 @@ class Claimer:
         """Release jobs that the model has not begun."""
         self._leases.mark_ending(jobs)
         with suppress(*DATABASE_AWAY):
-            released = self._link.call(lambda connection: release_jobs(connection, jobs), give_up=self._stopping.is_set)
+            released = self._link.call(lambda connection: release_jobs(connection, jobs), self._is_stopping)
             self._leases.let_go(jobs)
             note_released(released)

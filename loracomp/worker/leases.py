@@ -9,7 +9,7 @@ from time import monotonic
 from loracomp import metrics
 from loracomp.database.connections import Connection, row_of
 from loracomp.database.queries import QUERIES
-from loracomp.records import Job
+from loracomp.records import KINDS, Job
 from loracomp.worker.logfmt import logfmt
 
 
@@ -22,12 +22,14 @@ def claim_jobs(
     lease_s: float,
     held: Collection[Job] = (),
     from_start: bool = True,
+    token: int | None = None,
 ) -> tuple[Job, ...]:
     """Lease up to `batch_size` due jobs of a base model for `lease_s` seconds, in the order of their places.
 
     `held` are the jobs that the worker already holds: if there are any, no job that must run alone is claimed.
     `from_start`: make a full scan from the start of the queue, instead of starting at the last claimed place, after
-    which new jobs are.
+    which new jobs are. `token`: a random number that becomes the lease token, with which `release_claim` can give back
+    the jobs if the reply to the claim is lost.
     """
     arguments = {
         "worker": worker,
@@ -36,6 +38,8 @@ def claim_jobs(
         "lease": timedelta(seconds=lease_s),
         "held_ids": [job.id for job in held],
         "from_start": from_start,
+        "token": token,
+        "kinds": list(KINDS),
     }
     return tuple(
         Job(**{**row, "choices": row["choices"] and tuple(row["choices"]), "stop": tuple(row["stop"])})
@@ -54,18 +58,24 @@ def release_jobs(connection: Connection, jobs: Sequence[Job]) -> set[int]:
     return {row["id"] for row in connection.execute(QUERIES["release_jobs"], _fences(jobs))}
 
 
+def release_claim(connection: Connection, token: int) -> set[int]:
+    """Queue the jobs of a claim again that got no reply; returns their ids."""
+    return {row["id"] for row in connection.execute(QUERIES["release_claim"], {"token": token})}
+
+
 def note_released(ids: Collection[int]) -> None:
     """Count and log jobs that were released."""
     metrics.JOBS_RELEASED.inc(len(ids))
     _log.info(logfmt("released", jobs=sorted(ids)))
 
 
-def nothing_waits(connection: Connection, base_model: str) -> bool:
-    """Whether no job is due or waits for a retry, and no row of a declaration waits to be asked.
+def what_waits(connection: Connection, base_model: str) -> tuple[bool, bool]:
+    """Whether jobs are due or wait for a retry, and whether rows of declarations wait for the keeper.
 
-    Jobs that are scheduled for later, or that other workers run, don't count.
+    Jobs that are scheduled for later, that other workers run or that somebody keeps locked don't count.
     """
-    return bool(row_of(connection, QUERIES["nothing_waits"], {"base_model": base_model})["nothing"])
+    row = row_of(connection, QUERIES["what_waits"], {"base_model": base_model})
+    return row["jobs"], row["rows"]
 
 
 def _fences(jobs: Sequence[Job]) -> dict[str, list[int]]:
@@ -92,6 +102,8 @@ class Leases:
         self._stalled_since: float | None = None
         self._went_on_at = 0.0
         self._lock = Lock()
+        self.let_go_at = monotonic()
+        """When jobs were last let go."""
 
     @property
     def held(self) -> frozenset[Job]:
@@ -115,6 +127,7 @@ class Leases:
         """Remove jobs; their leases are not renewed any more."""
         with self._lock:
             self._held -= frozenset(jobs)
+            self.let_go_at = monotonic()
             self._ending &= self._held
             self._lost &= self._held
             self._held_since = {job: since for job, since in self._held_since.items() if job in self._held}

@@ -67,8 +67,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.check_room IS 'Raises if more jobs of a submitter wait than may. For admit_jobs and retry_job.';
 
--- Reads only: the queue's indexes, until at_most jobs are counted. Scheduled jobs have their own partial index. The plan is forced,
--- because statistics lag behind.
+-- Reads only the submitter's own entries of the index of waiting jobs, and at most as many as are asked for.
 CREATE FUNCTION loracomp.count_queued(submitter name, at_most bigint) RETURNS bigint
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
@@ -77,12 +76,13 @@ SET enable_bitmapscan = off
 SET jit = off
 AS $$
     SELECT count(*) FROM (
-        SELECT FROM (
-            SELECT j.submitted_by FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
-            UNION ALL
-            SELECT j.submitted_by FROM loracomp.job AS j WHERE j.status = 'queued' AND j.scheduled
+        SELECT FROM (VALUES (FALSE, FALSE), (FALSE, TRUE), (TRUE, FALSE), (TRUE, TRUE)) AS k (scheduled, background)
+        CROSS JOIN LATERAL (
+            SELECT FROM loracomp.job AS j
+            WHERE j.status = 'queued' AND j.scheduled = k.scheduled AND j.background = k.background
+                AND j.submitted_by = count_queued.submitter
+            LIMIT at_most
         ) AS q
-        WHERE q.submitted_by = submitter
         LIMIT at_most
     ) AS c;
 $$;

@@ -1,75 +1,81 @@
--- A job's place in the queue: a number by which submitters take turns.
+-- A job's place in the queue: the number by which jobs are claimed, the lowest first.
 --   trigger place_job           gives a new job its place
 --   take_place                  gives one; wake_jobs, retry_job and set_priority call it too
---   pick_jobs                   called by claim_jobs: locks the first jobs of the queue
---     make_counter              the counters of places; take_place and limits call it too
---     counter_name
+--     make_counter              finds or makes a counter; limits call it too
+--     queue_level, counter_name
+--   pick_jobs                   locks the first jobs of the queue for claim_jobs
+--   drop_counters               drops the counters of roles that are gone; maintain calls it
 --
--- Only a function that queues or moves a job gives it a place: place_job a new one, wake_jobs one that waited for its time, and retry_job
--- one that had ended. fail_jobs and rescue_jobs leave it to wake_jobs: they mark the job as scheduled.
+-- Submitters take turns (fair queueing by start tags). At each priority a submitter's jobs have places one after the other, and all of them
+-- come after the jobs of this priority that are claimed already. So a job waits for as many turns of every other submitter as its own
+-- submitter has jobs before it, and no later job can hold it up for ever. A job's place is at most 1,000 places before what was claimed at
+-- the next lower priority, and it comes after what was claimed at higher ones.
 --
--- Each submitter's jobs have places one after the other. The first comes right after the last place that was claimed of anybody's,
--- so a job is claimed after as many turns as its submitter has jobs before it, and no later job can hold it up for ever. This is fair
--- queueing by virtual start times. Counters are sequences: they take no lock that lasts, and leave no dead rows.
+-- Only a function that queues or moves a job gives it a place: place_job a new one, wake_jobs one that waited for its time, retry_job one
+-- that had ended, and set_priority one that moves. fail_jobs and rescue_jobs leave it to wake_jobs: they mark the job as scheduled.
+--
+-- Counters are sequences, because these take no lock that lasts and leave no dead tuples. Each base model has two queues, one of them in the
+-- background, and each queue has a level for each of its priorities. A level has a counter for every submitter, which holds the submitter's
+-- last place, and one of its own, which holds the place behind which its new jobs stand.
 
--- Two counters are nobody's: that of an empty name holds the last claimed place, and that of '-' counts for those whose own can't be made
--- at the moment. null: there is no such base model.
-CREATE FUNCTION loracomp.counter_name(base_model text, background boolean, submitter name) RETURNS text
-LANGUAGE sql STABLE
-RETURN (
-    SELECT format('loracomp_parts.place_%s_%s_%s', b.id, background::integer, md5(submitter))
-    FROM loracomp.base_model AS b WHERE b.name = base_model
-);
-COMMENT ON FUNCTION loracomp.counter_name IS 'Name of the sequence that counts a submitter''s places for a base model.';
+-- The submitter is '' for the level's own counter. That of '-' at level 0 is for submitters whose own can't be made at the moment. null if
+-- there is no such base model.
+CREATE FUNCTION loracomp.counter_name(base_model_id integer, background boolean, level integer, submitter name)
+RETURNS text LANGUAGE sql IMMUTABLE
+RETURN 'loracomp_parts.place_' || base_model_id || '_' || background::integer || '_' || level || '_' || md5(submitter);
+COMMENT ON FUNCTION loracomp.counter_name IS 'Name of the sequence that counts a submitter''s places at a level of a queue.';
 
--- Makes the sequence if there is none. It waits for nobody: null if another session is just making it.
+-- Measurements are in the background at any priority, and old work comes from there with a priority below 0. A priority out of range is
+-- refused only after its job has got a place.
+CREATE FUNCTION loracomp.queue_level(priority integer, background boolean) RETURNS integer
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN background THEN greatest(least(priority, 0), -10) + 10 ELSE least(greatest(priority, 0), 10) END;
+COMMENT ON FUNCTION loracomp.queue_level IS 'Priority as a level of its queue, from 0 to 10.';
+
+-- It waits for nobody: null if there is no such counter and another session is just making it.
 CREATE FUNCTION loracomp.make_counter(name text) RETURNS regclass
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF to_regclass(name) IS NULL AND pg_try_advisory_xact_lock(hashtextextended(name, 0)) THEN
-        EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %s MINVALUE -9223372036854775808 START 0', name);
+        EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %s MINVALUE -9223372036854775808', name);
     END IF;
     RETURN to_regclass(name);
 END
 $$;
-COMMENT ON FUNCTION loracomp.make_counter IS 'The sequence of this name, made if it is missing. For take_place, pick_jobs and limits.';
+COMMENT ON FUNCTION loracomp.make_counter IS 'The sequence of this name, made if it is missing.';
 
--- Uses a submitter's next place. It is not given back where the INSERT is undone. What was tried before has had its turn: a submitter's
--- retries take turns as if they were another's, so that they neither wait for all of his new jobs nor come before everybody's. A suspect,
--- which is a job whose lease has expired, will be claimed alone. So it costs a worker about as much as all the jobs that one can hold, and
--- uses as many places.
-CREATE FUNCTION loracomp.take_place(job loracomp.job, background boolean) RETURNS bigint
+-- Uses the next place of the job's submitter; it is lost if the INSERT is undone. Retries have counters of their own, so that they neither
+-- wait for all the new jobs of their submitter nor come before everybody's. A job whose lease has expired (a suspect) will be claimed
+-- alone and costs a worker as much as all the jobs that it can hold, so it uses 64 places.
+CREATE FUNCTION loracomp.take_place(job loracomp.job, priority integer, background boolean) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    is_suspect CONSTANT boolean := job.expired_leases > 0;
-    claimed CONSTANT bigint := coalesce(
-        pg_sequence_last_value(to_regclass(loracomp.counter_name(job.base_model, background, ''))), 0
-    );
+    level CONSTANT integer := loracomp.queue_level(priority, background);
+    base CONSTANT integer := (SELECT b.id FROM loracomp.base_model AS b WHERE b.name = job.base_model);
+    whose CONSTANT name := CASE WHEN job.attempts > 0 OR job.expired_leases > 0 THEN 'retries of ' ELSE '' END || job.submitted_by;
     counter CONSTANT regclass := coalesce(
-        loracomp.make_counter(loracomp.counter_name(
-            job.base_model, background,
-            (CASE WHEN is_suspect OR job.attempts > 0 THEN 'retries of ' ELSE '' END || job.submitted_by)::name
-        )),
-        to_regclass(loracomp.counter_name(job.base_model, background, '-'))
+        loracomp.make_counter(loracomp.counter_name(base, background, level, whose)),
+        to_regclass(loracomp.counter_name(base, background, 0, '-'))
     );
-    place bigint := coalesce(nextval(counter), 0);
+    next CONSTANT bigint := nextval(counter);
+    place CONSTANT bigint := greatest(
+        next,
+        1 + coalesce(pg_sequence_last_value(to_regclass(loracomp.counter_name(base, background, level, ''))), -1000 * level)
+    );
+    is_suspect CONSTANT boolean := job.expired_leases > 0;
 BEGIN
-    IF place <= claimed THEN
-        place := claimed + 1;
-        PERFORM setval(counter, place);
+    IF place > next OR is_suspect THEN
+        PERFORM setval(counter, place + CASE WHEN is_suspect THEN 63 ELSE 0 END);
     END IF;
-    IF is_suspect THEN
-        PERFORM setval(counter, place + 63);
-    END IF;
-    RETURN place - 1000::bigint * job.priority;
+    RETURN place;
 END
 $$;
 COMMENT ON FUNCTION loracomp.take_place IS
-'The place that a job gets in the queue now: in the background, or among everyday work. For place_job, wake_jobs, retry_job and set_priority.';
+'The place that a job gets in the queue now, at a priority: in the background, or among everyday work.';
 
 -- A job for later gets its place when its time has come.
 CREATE FUNCTION loracomp.place_job() RETURNS trigger
@@ -79,7 +85,7 @@ AS $$
 BEGIN
     new.background := new.kind = 'measure' OR new.priority < 0;
     new.scheduled := new.run_at > now();
-    new.place := CASE WHEN NOT new.scheduled THEN loracomp.take_place(new, new.background) END;
+    new.place := CASE WHEN NOT new.scheduled THEN loracomp.take_place(new, new.priority, new.background) END;
     RETURN new;
 END
 $$;
@@ -87,34 +93,40 @@ COMMENT ON FUNCTION loracomp.place_job IS 'Trigger: gives a new job its place in
 
 CREATE TRIGGER place_job BEFORE INSERT ON loracomp.job FOR EACH ROW EXECUTE FUNCTION loracomp.place_job();
 
--- Locks up to batch_size due jobs of a base model, in the order of their places, without those that other sessions have locked.
+-- Locks up to batch_size due jobs of a base model, in the order of their places, and skips those that other sessions have locked.
 -- A suspect, which is a job whose lease has expired, is claimed in a batch of one (may_run_alone), so that a job that kills its worker
 -- affects no other. If it comes first, a worker that holds jobs gets only what stands before it: so its jobs come to their end, and then
--- it, or another worker, takes the suspect. null: there is no job; empty: the first must wait until it may run alone.
+-- this or another worker takes the suspect. Returns null if there is no job, and {} if the first must wait until it may run alone.
 CREATE FUNCTION loracomp.pick_jobs(
-    base_model text, background boolean, batch_size integer, may_run_alone boolean, from_start boolean
+    base_model text, background boolean, batch_size integer, may_run_alone boolean, from_start boolean, kinds text[]
 ) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    head CONSTANT regclass := loracomp.make_counter(loracomp.counter_name(pick_jobs.base_model, pick_jobs.background, ''));
-    claimed CONSTANT bigint := coalesce(pg_sequence_last_value(head), 0);
-    first CONSTANT bigint := CASE WHEN pick_jobs.from_start THEN -9223372036854775808 ELSE claimed END;
+    base CONSTANT integer := (SELECT b.id FROM loracomp.base_model AS b WHERE b.name = pick_jobs.base_model);
+    -- New jobs of the lowest level stand behind all that was ever claimed.
+    claimed CONSTANT bigint := pg_sequence_last_value(to_regclass(loracomp.counter_name(base, background, 0, '')));
+    first CONSTANT bigint := coalesce(CASE WHEN NOT from_start THEN claimed END, -9223372036854775808);
     suspect record;
     last_place bigint := 9223372036854775807;
     last_id bigint := 9223372036854775807;
     picked bigint[];
     places bigint[];
+    levels integer[];
+    counter regclass;
+    after bigint;
 BEGIN
-    IF claimed = 0 THEN
-        PERFORM loracomp.make_counter(loracomp.counter_name(pick_jobs.base_model, pick_jobs.background, '-'));
+    IF claimed IS NULL THEN
+        PERFORM setval(loracomp.make_counter(loracomp.counter_name(base, background, l.level, '')), -1000 * l.level)
+        FROM generate_series(0, 10) AS l (level);
+        PERFORM loracomp.make_counter(loracomp.counter_name(base, background, 0, '-'));
     END IF;
     -- It is locked, so that workers don't wait for one that somebody else keeps locked. What has cost the fewest leases comes first: only
     -- the index of suspects has this order, and a plan that was made for an empty queue can't use another.
     SELECT j.id, j.place INTO suspect FROM loracomp.job AS j
     WHERE j.status = 'queued' AND NOT j.scheduled AND j.expired_leases > 0 AND j.base_model = pick_jobs.base_model
-        AND j.background = pick_jobs.background AND pick_jobs.batch_size > 0
+        AND j.background = pick_jobs.background AND j.kind = ANY (kinds) AND pick_jobs.batch_size > 0
     ORDER BY j.expired_leases, j.place, j.id LIMIT 1
     FOR UPDATE SKIP LOCKED;
     IF suspect.id IS NOT NULL AND NOT pick_jobs.may_run_alone THEN
@@ -122,23 +134,61 @@ BEGIN
         last_id := suspect.id;
     END IF;
     WITH locked AS MATERIALIZED (
-        SELECT j.id, j.place FROM loracomp.job AS j
+        SELECT j.id, j.place, loracomp.queue_level(j.priority, j.background) AS level FROM loracomp.job AS j
         WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = pick_jobs.base_model
             AND j.background = pick_jobs.background AND j.place >= first AND (j.place, j.id) < (last_place, last_id)
-            AND j.expired_leases = 0
+            AND j.expired_leases = 0 AND j.kind = ANY (kinds)
         ORDER BY j.place, j.id LIMIT pick_jobs.batch_size
         FOR UPDATE SKIP LOCKED
     )
-    SELECT array_agg(l.id), array_agg(l.place) INTO picked, places FROM locked AS l;
+    SELECT array_agg(l.id), array_agg(l.place), array_agg(l.level) INTO picked, places, levels FROM locked AS l;
     IF suspect.id IS NOT NULL AND (picked IS NULL OR (suspect.place, suspect.id) < (places[1], picked[1])) THEN
         RETURN CASE WHEN pick_jobs.may_run_alone THEN ARRAY[suspect.id] ELSE '{}'::bigint[] END;
     END IF;
-    IF places[cardinality(places)] > claimed THEN
-        PERFORM setval(head, places[cardinality(places)]);
-    END IF;
+    FOR level IN 0 .. 10 LOOP
+        counter := to_regclass(loracomp.counter_name(base, background, level, ''));
+        after := (
+            SELECT max(u.place - 1000 * greatest(level - u.claimed_at, 0)) FROM unnest(places, levels) AS u (place, claimed_at)
+        );
+        IF after > pg_sequence_last_value(counter) THEN
+            PERFORM setval(counter, after);
+        END IF;
+    END LOOP;
     RETURN picked;
 END
 $$;
 COMMENT ON FUNCTION loracomp.pick_jobs IS
-'Locks up to batch_size due jobs of a base model, fairly among submitters: those of everyday work, or those in the background. For '
-'claim_jobs.';
+'Locks up to batch_size due jobs of a base model, fairly among submitters: those of everyday work, or those in the background.';
+
+-- A submitter whose role is gone inserts no more jobs. Waits at most a tenth of a second for the lock, because others wait behind it. Under
+-- it nobody is using a counter, as whoever takes a place also changes a job.
+CREATE FUNCTION loracomp.drop_counters() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET lock_timeout = '100ms'
+AS $$
+DECLARE
+    unused CONSTANT regclass[] := ARRAY(
+        SELECT c.oid FROM pg_class AS c
+        WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relkind = 'S' AND c.relname ~ '^(place|room)_'
+            AND right(c.relname, 32) NOT IN (
+                SELECT md5((p.prefix || r.rolname)::name)
+                FROM (SELECT a.rolname FROM pg_roles AS a UNION ALL VALUES (''), ('-')) AS r
+                CROSS JOIN (VALUES (''), ('retries of ')) AS p (prefix)
+            )
+        LIMIT 200
+    );
+    counter regclass;
+BEGIN
+    IF unused <> '{}' THEN
+        LOCK TABLE loracomp.job IN SHARE MODE;
+        FOREACH counter IN ARRAY unused LOOP
+            EXECUTE format('DROP SEQUENCE %s', counter);
+        END LOOP;
+    END IF;
+EXCEPTION
+    WHEN lock_not_available THEN
+        NULL; -- the keeper tries again in a minute
+END
+$$;
+COMMENT ON FUNCTION loracomp.drop_counters IS 'Drops counters of submitters whose role is gone, some at a time. For maintain.';

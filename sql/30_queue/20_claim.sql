@@ -10,10 +10,12 @@
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. The worker may already hold
 -- jobs (held_ids): then no job that must run alone is claimed, and none is claimed while such a job runs. What it says counts, and
 -- not which leases it still has: if they have expired, its model may be at work on these jobs, or they have killed it since it asked.
--- A job that must run alone holds back what stands behind it (pick_jobs).
+-- A job that must run alone holds back what stands behind it (pick_jobs). A worker that draws the token itself can give the jobs back if it
+-- gets no reply (release_claim). While workers of two releases run, the older ones leave the kinds of jobs that they don't know to others.
 CREATE FUNCTION loracomp.claim_jobs(
     worker text, base_model text, batch_size integer, lease interval,
-    held_ids bigint[] DEFAULT '{}', from_start boolean DEFAULT TRUE
+    held_ids bigint[] DEFAULT '{}', from_start boolean DEFAULT TRUE, token bigint DEFAULT NULL,
+    kinds text[] DEFAULT '{predict,route,measure}'
 )
 RETURNS TABLE (
     id bigint, lease_token bigint, kind text, prompt text, choices text[], max_new_tokens integer, stop text[],
@@ -32,6 +34,8 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
+    -- Random, so that no worker can guess another worker's token and answer its jobs.
+    fence CONSTANT bigint := coalesce(claim_jobs.token, hashtextextended(gen_random_uuid()::text, 0));
     picked bigint[];
 BEGIN
     PERFORM loracomp.check_range('batch_size', claim_jobs.batch_size, 0, 100000);
@@ -44,8 +48,8 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (held_ids) AND j.expired_leases > 0) THEN
         picked := coalesce(
-            loracomp.pick_jobs(claim_jobs.base_model, FALSE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start),
-            loracomp.pick_jobs(claim_jobs.base_model, TRUE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start)
+            loracomp.pick_jobs(base_model, FALSE, batch_size, held_ids = '{}', from_start, kinds),
+            loracomp.pick_jobs(base_model, TRUE, batch_size, held_ids = '{}', from_start, kinds)
         );
     END IF;
     RETURN QUERY
@@ -57,9 +61,7 @@ BEGIN
             claimed_at = now(),
             -- Longer than timeout_s, so that the worker can still say that the job took longer.
             lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => 2 * j.timeout_s)),
-            -- One token for the whole claim, because an uncorrelated subquery is evaluated once. It is random, so that no
-            -- worker can guess another worker's token and answer its jobs.
-            lease_token = (SELECT hashtextextended(gen_random_uuid()::text, 0))
+            lease_token = fence
         WHERE j.id = ANY (picked)
         RETURNING j.*
     )
@@ -72,4 +74,4 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.claim_jobs IS
 'Claims due jobs of a base model: leases them to a worker. Every later write must show the returned lease_token. from_start: look from '
-'the start of the queue, and not only from where the last claim ended.';
+'the start of the queue, and not only from where the last claim ended. token: a random number to be the lease_token. kinds: those that the worker knows.';

@@ -3,7 +3,7 @@
 --   wake_jobs                   makes scheduled jobs due whose run_at has come
 --   rescue_jobs                 queues or fails jobs whose lease has expired
 --     retry_delay               how long they wait before the next attempt (fail_jobs calls it too)
---   maintain                    partitions for the next jobs: 68_ranges.sql
+--   maintain                    partitions for the next jobs, counters of roles that are gone: 68_ranges.sql
 --   keep_house                  elects the worker that calls the steps
 --   leave_house                 lets another worker be elected at once
 --   note_step                   what a step did last, for administrators
@@ -35,16 +35,16 @@ BEGIN
         FOR waiting IN
             WITH RECURSIVE first AS (
                 (
-                    SELECT j.scheduled, j.submitted_by, j.run_at FROM loracomp.job AS j
-                    WHERE j.status = 'queued' AND (j.scheduled OR j.background)
-                    ORDER BY j.scheduled, j.submitted_by, j.run_at LIMIT 1
+                    SELECT j.scheduled, j.background, j.submitted_by, j.run_at FROM loracomp.job AS j
+                    WHERE j.status = 'queued' AND (j.scheduled, j.background) > (FALSE, FALSE)
+                    ORDER BY j.scheduled, j.background, j.submitted_by, j.run_at LIMIT 1
                 )
                 UNION ALL
                 SELECT n.* FROM first AS f CROSS JOIN LATERAL (
-                    SELECT j.scheduled, j.submitted_by, j.run_at FROM loracomp.job AS j
-                    WHERE j.status = 'queued' AND (j.scheduled OR j.background)
-                        AND (j.scheduled, j.submitted_by) > (f.scheduled, f.submitted_by)
-                    ORDER BY j.scheduled, j.submitted_by, j.run_at LIMIT 1
+                    SELECT j.scheduled, j.background, j.submitted_by, j.run_at FROM loracomp.job AS j
+                    WHERE j.status = 'queued'
+                        AND (j.scheduled, j.background, j.submitted_by) > (f.scheduled, f.background, f.submitted_by)
+                    ORDER BY j.scheduled, j.background, j.submitted_by, j.run_at LIMIT 1
                 ) AS n
             )
             SELECT f.* FROM first AS f WHERE f.run_at <= CASE WHEN f.scheduled THEN now() ELSE of_age END
@@ -52,17 +52,17 @@ BEGIN
         LOOP
             woken := ARRAY(
                 SELECT j.id FROM loracomp.job AS j
-                WHERE j.status = 'queued' AND (j.scheduled OR j.background)
-                    AND j.scheduled = waiting.scheduled AND j.submitted_by = waiting.submitted_by
+                WHERE j.status = 'queued' AND j.scheduled = waiting.scheduled AND j.background = waiting.background
+                    AND j.submitted_by = waiting.submitted_by
                     AND j.run_at <= CASE WHEN waiting.scheduled THEN now() ELSE of_age END
-                ORDER BY j.scheduled, j.submitted_by, j.run_at LIMIT CASE WHEN handled = 0 THEN 20 ELSE 100 END
+                ORDER BY j.run_at LIMIT CASE WHEN handled = 0 THEN 20 ELSE 100 END
                 FOR UPDATE SKIP LOCKED
             );
             -- Check first, because an UPDATE of no rows would still run the triggers of the audit and of declarations.
             IF woken <> '{}' THEN
                 UPDATE loracomp.job AS j SET scheduled = FALSE, background = p.background, place = p.place
                 FROM (
-                    SELECT d.id, b.background, loracomp.take_place(d, b.background) AS place
+                    SELECT d.id, b.background, loracomp.take_place(d, d.priority, b.background) AS place
                     FROM loracomp.job AS d
                     CROSS JOIN LATERAL (SELECT d.background AND d.run_at > of_age AS background) AS b
                     WHERE d.id = ANY (woken)

@@ -2,6 +2,7 @@
 --   renew_leases                called by the worker's heartbeat
 --   release_jobs                the worker can't begin or finish: queues the jobs again without counting the attempt
 --     give_reason
+--   release_claim               the worker got no reply to a claim: releases what it may have got
 --   fail_jobs                   an attempt failed: queues the job for a retry, or ends it as failed
 --     retry_delay
 --   hold_jobs                   both, and those that record: locks the jobs whose token is still valid
@@ -69,6 +70,23 @@ $$;
 COMMENT ON FUNCTION loracomp.release_jobs IS
 'Queues jobs again that a worker can''t begin or finish, and gives their attempt back; returns the ids whose lease token was '
 'still valid.';
+
+-- Otherwise these jobs would wait until their leases expire, and then run one by one as suspects.
+CREATE FUNCTION loracomp.release_claim(token bigint) RETURNS SETOF bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET jit = off
+AS $$
+DECLARE
+    ids CONSTANT bigint[] := ARRAY(
+        SELECT j.id FROM loracomp.job AS j WHERE j.status = 'running' AND j.lease_token = release_claim.token
+    );
+BEGIN
+    RETURN QUERY SELECT r.id FROM loracomp.release_jobs(ids, array_fill(token, ARRAY[cardinality(ids)])) AS r (id);
+END
+$$;
+COMMENT ON FUNCTION loracomp.release_claim IS 'Releases the jobs of a claim to which the worker got no reply; returns their ids.';
 
 -- running -> queued for a later retry, if a retry may help and attempts are left; otherwise -> failed. Only with valid tokens.
 CREATE FUNCTION loracomp.fail_jobs(

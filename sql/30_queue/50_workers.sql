@@ -75,28 +75,32 @@ $$;
 COMMENT ON FUNCTION loracomp.report_worker IS
 'Stores that a worker is alive, its status and its counts; workers call it every few seconds.';
 
--- Reads only. Jobs that wait for a retry count, and those that the keeper has to wake or to rescue; other scheduled jobs and jobs that
--- other workers run don't.
+-- Jobs that wait for a retry count, and those that the keeper has to wake or to rescue; other scheduled jobs don't, nor jobs that other
+-- workers run. A job that somebody keeps locked does not count either, because no worker can claim it, and one would wait for ever.
 CREATE FUNCTION loracomp.queue_is_empty(base_model text) RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
-BEGIN ATOMIC
-    SELECT NOT EXISTS (
-        SELECT FROM loracomp.job AS j
-        WHERE j.status = 'queued' AND j.base_model = queue_is_empty.base_model
-            AND NOT j.scheduled
-    ) AND NOT EXISTS (
-        SELECT FROM loracomp.job AS j
-        WHERE j.status = 'queued' AND j.base_model = queue_is_empty.base_model
-            AND j.scheduled AND (j.run_at <= now() OR j.attempts > 0)
-    ) AND NOT EXISTS (
-        SELECT FROM loracomp.job AS j
-        WHERE j.status = 'running' AND j.base_model = queue_is_empty.base_model AND j.lease_expires_at < now()
-    );
-END;
+AS $$
+BEGIN
+    PERFORM FROM loracomp.job AS j
+    WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = queue_is_empty.base_model
+    LIMIT 1 FOR UPDATE SKIP LOCKED;
+    IF NOT found THEN
+        PERFORM FROM loracomp.job AS j
+        WHERE j.status = 'queued' AND j.scheduled AND j.base_model = queue_is_empty.base_model AND (j.run_at <= now() OR j.attempts > 0)
+        LIMIT 1 FOR UPDATE SKIP LOCKED;
+    END IF;
+    IF NOT found THEN
+        PERFORM FROM loracomp.job AS j
+        WHERE j.status = 'running' AND j.lease_expires_at < now() AND j.base_model = queue_is_empty.base_model
+        LIMIT 1 FOR UPDATE SKIP LOCKED;
+    END IF;
+    RETURN NOT found;
+END
+$$;
 COMMENT ON FUNCTION loracomp.queue_is_empty IS
 'Whether no job of a base model is due or waits for a retry; then a worker started with --drain ends.';
 

@@ -127,7 +127,7 @@ BEGIN
     old.expired_leases := 0;
     UPDATE loracomp.job AS j SET
         status = 'queued', attempts = 0, expired_leases = 0, run_at = now(), scheduled = FALSE,
-        place = loracomp.take_place(old, old.background), finished_at = NULL, error_code = NULL, error = NULL
+        place = loracomp.take_place(old, old.priority, old.background), finished_at = NULL, error_code = NULL, error = NULL
     WHERE j.id = retry_job.id;
     PERFORM loracomp.notify('loracomp_job', '');
     PERFORM loracomp.check_room(old.submitted_by, NULL) WHERE NOT loracomp.caller_is_admin();
@@ -137,8 +137,7 @@ $$;
 COMMENT ON FUNCTION loracomp.retry_job IS
 'Queues a failed or cancelled job again, with attempts reset to 0. Submitters may retry their own jobs, administrators all.';
 
--- Moves queued jobs in the queue; the others keep their priority. A job that goes into the background, or comes from there, gets a new
--- place among those.
+-- Moves queued jobs behind the jobs that their submitter has at the new priority; the others keep their priority.
 CREATE FUNCTION loracomp.set_priority(
     priority integer, ids bigint[] DEFAULT NULL, tags jsonb DEFAULT NULL
 ) RETURNS bigint
@@ -149,17 +148,20 @@ DECLARE
     picked CONSTANT bigint[] := loracomp.lock_jobs(set_priority.ids, set_priority.tags, '{queued}');
 BEGIN
     WITH moved AS (
-        UPDATE loracomp.job AS j SET
-            priority = set_priority.priority,
-            background = b.background,
-            place = 1000::bigint * (j.priority - set_priority.priority) + CASE
-                WHEN b.background = j.background THEN j.place
-                WHEN NOT j.scheduled THEN loracomp.take_place(old, b.background)
-            END
-        FROM loracomp.job AS old
-        CROSS JOIN LATERAL (SELECT old.kind = 'measure' OR set_priority.priority < 0 AS background) AS b
-        WHERE j.id = ANY (picked) AND old.id = j.id
-        RETURNING j.id, j.attempts, old.priority AS before
+        UPDATE loracomp.job AS j SET priority = set_priority.priority, background = p.background, place = p.place
+        FROM (
+            SELECT o.id, o.priority, b.background, CASE
+                WHEN o.scheduled THEN NULL
+                WHEN o.priority = set_priority.priority THEN o.place
+                ELSE loracomp.take_place(o, set_priority.priority, b.background)
+            END AS place
+            FROM loracomp.job AS o
+            CROSS JOIN LATERAL (SELECT o.kind = 'measure' OR set_priority.priority < 0 AS background) AS b
+            WHERE o.id = ANY (picked)
+            ORDER BY o.place, o.id
+        ) AS p
+        WHERE j.id = p.id
+        RETURNING j.id, j.attempts, p.priority AS before
     )
     INSERT INTO loracomp.audit_event (
         actor, entity, entity_id, action, old_status, new_status, attempt, reason, before, after
@@ -172,5 +174,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_priority IS
-'Changes the priority (-1000 to 1000) of those of these jobs that are queued, and returns how many; the audit keeps the old and '
+'Changes the priority (-10 to 10) of those of these jobs that are queued, and returns how many; the audit keeps the old and '
 'the new one. Submitters may do this to their own jobs, administrators to all jobs.';

@@ -1,6 +1,7 @@
 -- Ranges of job ids: each has a partition of prediction and one of audit_event, in schema loracomp_parts.
 --   job_ranges                  the ranges with their partitions
---   maintain                    makes the range of the next jobs; a step of the keeper
+--   maintain                    makes the range of the next jobs; a step of the keeper, which also drops unused counters
+--     drop_counters             18_places.sql
 --     range_width
 --     add_range
 --   past_range                  the oldest range whose jobs have all ended long ago; purge_jobs calls it
@@ -53,6 +54,7 @@ DECLARE
     needed CONSTANT bigint := (newest / width + 2) * width;
     first_id bigint;
 BEGIN
+    PERFORM loracomp.drop_counters();
     IF (SELECT max(r.end_id) FROM loracomp.job_ranges() AS r) >= needed THEN
         RETURN false;
     END IF;

@@ -210,7 +210,7 @@ def test_what_a_faulty_worker_records_breaks_no_report(place: Scene) -> None:
             )
         )
         def tried(fields: dict[str, Any]) -> None:
-            job_id = submit(place.owner, priority=1000)
+            job_id = submit(place.owner, priority=10)
             (claimed,) = wendy.execute(claim, [BASE]).fetchall()
             assert claimed["id"] == job_id
             given = {**prediction_row(job_id), **fields}
@@ -221,7 +221,7 @@ def test_what_a_faulty_worker_records_breaks_no_report(place: Scene) -> None:
             except psycopg.Error as error:
                 if error.sqlstate is None or error.sqlstate[:2] in ("XX", "57", "08", "53"):
                     faults[str(error)] = repr(fields)[:300]
-            place.owner.execute("UPDATE loracomp.job SET priority = 0 WHERE priority = 1000")
+            place.owner.execute("UPDATE loracomp.job SET priority = 0 WHERE priority = 10")
             wendy.execute("SELECT loracomp.release_jobs(%s, %s)", [[job_id], [claimed["lease_token"]]])
             if not ended(job_id):
                 place.owner.execute("SELECT loracomp.cancel_job(%s)", [job_id])

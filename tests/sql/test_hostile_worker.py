@@ -214,7 +214,7 @@ def held_jobs(place: Scene, alice: db.Connection) -> list[int]:
 
 
 WRITING = (
-    "claim_jobs", "renew_leases", "release_jobs", "record_predictions", "fail_jobs", "record_measurements", "record_evidence",
+    "claim_jobs", "renew_leases", "release_jobs", "release_claim", "record_predictions", "fail_jobs", "record_measurements", "record_evidence",
     "report_worker", "add_embeddings",
 )  # fmt: skip
 """Some calls of each of these must be taken, or the test shows little."""

@@ -40,7 +40,7 @@ from loracomp.database.tables import DIMENSIONS
 from loracomp.database.tables import job as jobs_table
 from loracomp.errors import RefusedError
 from loracomp.records import Failure, Job
-from loracomp.worker.leases import nothing_waits, release_jobs, renew_leases
+from loracomp.worker.leases import release_jobs, renew_leases, what_waits
 from loracomp.worker.recorder import fail_jobs
 from worker_helpers import wait_until
 
@@ -92,11 +92,11 @@ def test_priority_comes_before_the_time_of_the_insert(connection: Connection):
     add_jobs(connection, "first")
     for priority in (1, 2):
         add_jobs(connection, f"priority {priority}", priority=priority)
-    add_jobs(connection, "in an hour", run_at=datetime.now(UTC) + timedelta(hours=1), priority=1000)
+    add_jobs(connection, "in an hour", run_at=datetime.now(UTC) + timedelta(hours=1), priority=10)
     assert [each.prompt for each in claim(connection)] == ["priority 2", "priority 1", "first"]
 
 
-@pytest.mark.parametrize("priority", [-1, -1000])
+@pytest.mark.parametrize("priority", [-1, -10])
 def test_a_backfill_waits_behind_its_submitters_own_work_and_not_for_ever(connection: Connection, priority: int):
     bulk(connection, 300, priority=priority)
     assert len(claim(connection, 8)) == 8  # nothing else is due
@@ -111,7 +111,7 @@ def test_a_backfill_waits_behind_its_submitters_own_work_and_not_for_ever(connec
 
 
 def test_old_work_leaves_the_background_though_newer_work_stands_before_it(connection: Connection):
-    (old,) = add_jobs(connection, "old", priority=-1000)
+    (old,) = add_jobs(connection, "old", priority=-10)
     bulk(connection, 20, priority=-1)
     with connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")  # time passes, and no trigger sees it
@@ -188,6 +188,17 @@ def test_a_worker_claims_jobs_of_its_base_model_only(connection: Connection):
     add_jobs(connection, "a")
     (other,) = add_jobs(connection, "b", base_model="other")
     assert [each.id for each in claim(connection, base_model="other")] == [other]
+
+
+@pytest.mark.parametrize("expired_leases", [0, 1])
+def test_a_worker_leaves_kinds_that_it_does_not_know_to_others(connection: Connection, expired_leases: int):
+    """Those of a later release; otherwise they would use up their attempts in seconds."""
+    (unknown,) = add_jobs(connection, "a", kind="route")
+    (known,) = add_jobs(connection, "b")
+    connection.execute("UPDATE loracomp.job SET expired_leases = %s WHERE id = %s", (expired_leases, unknown))
+    older = "SELECT id FROM loracomp.claim_jobs('w', %s, 8, '1 minute', kinds => '{predict,measure}')"
+    assert [row["id"] for row in connection.execute(older, (BASE,))] == [known]
+    assert [each.id for each in claim(connection)] == [unknown]
 
 
 def test_a_claim_skips_what_another_transaction_claims(connection: Connection, database: str):
@@ -287,6 +298,59 @@ def test_a_step_of_priority_is_worth_a_thousand_turns(connection: Connection):
     assert submitters(connection, claim(connection, 200)) == {"urgent": 100, "calm": 100}
 
 
+@pytest.mark.parametrize("priority", [1, 10, -3])
+def test_whoever_comes_later_takes_turns_at_the_same_priority(connection: Connection, priority: int):
+    """And does not begin where the others began."""
+    bulk(connection, 100, "ann", priority=priority)
+    claim(connection, 30)
+    bulk(connection, 20, "bob", priority=priority)
+    assert submitters(connection, claim(connection, 20)) == {"ann": 10, "bob": 10}
+    claim(connection, 40)
+    bulk(connection, 20, "eve", priority=priority)
+    assert submitters(connection, claim(connection, 20)) == {"ann": 10, "eve": 10}
+
+
+def test_jobs_that_are_moved_take_turns_at_their_new_priority(connection: Connection):
+    bulk(connection, 50, "ann", priority=2)
+    claim(connection, 20)
+    bulk(connection, 50, "bob")
+    moved = "SELECT loracomp.set_priority(2, ids => ARRAY(SELECT id FROM loracomp.job WHERE submitted_by = 'bob'))"
+    connection.execute(moved.encode())
+    assert submitters(connection, claim(connection, 20)) == {"ann": 10, "bob": 10}
+
+
+def test_counters_go_with_the_roles_that_used_them(connection: Connection):
+    counters = "SELECT count(*) AS number FROM pg_sequences WHERE schemaname = 'loracomp_parts'"
+    connection.execute("SELECT loracomp.maintain()")
+    claim(connection)
+    before = connection.execute(counters).fetchone()["number"]
+    for name in ("postgres", "gone"):
+        bulk(connection, 2, name)
+        bulk(connection, 2, name, priority=-1)
+    connection.execute("UPDATE loracomp.queue_limit SET per_submitter = 7")
+    try:
+        bulk(connection, 1, "gone")
+    finally:
+        connection.execute("UPDATE loracomp.queue_limit SET per_submitter = NULL")
+    assert connection.execute(counters).fetchone()["number"] >= before + 3
+    connection.execute("SELECT loracomp.maintain()")
+    assert connection.execute(counters).fetchone()["number"] <= before + 2
+    bulk(connection, 2, "gone")
+    assert len(claim(connection, 16)) == 7
+
+
+def test_no_counter_is_dropped_under_an_insert_and_no_insert_waits_for_long(connection: Connection, database: str):
+    bulk(connection, 2, "gone")
+    with db.connect(database) as slow, slow.transaction():
+        bulk(slow, 2, "gone")
+        started = time.monotonic()
+        connection.execute("SELECT loracomp.maintain()")
+        bulk(connection, 2, "other")
+        assert time.monotonic() - started < 2
+        bulk(slow, 2, "gone")
+    assert len(claim(connection, 16)) == 8
+
+
 def test_a_suspect_gets_its_turn_alone_and_holds_nobody_up(connection: Connection):
     bulk(connection, 30, "ann")
     bulk(connection, 30, "bob")
@@ -320,7 +384,7 @@ def test_concurrent_claims_of_many_submitters_are_full_and_claim_each_job_once(c
 
 def test_a_job_for_later_is_claimed_when_its_time_comes(connection: Connection):
     soon = datetime.now(UTC) + timedelta(seconds=0.5)
-    (job_id,) = add_jobs(connection, "a", run_at=soon, priority=1000)
+    (job_id,) = add_jobs(connection, "a", run_at=soon, priority=10)
     assert [each.id for each in claim_when_due(connection)] == [job_id]
     assert job(connection, job_id)["claimed_at"] >= soon
 
@@ -349,7 +413,7 @@ def test_a_claim_touches_no_more_where_the_queue_is_deep(connection: Connection,
     few = touched_by_a_claim(connection)
     bulk(connection, 20_000)
     bulk(connection, 5_000, run_at=later)
-    bulk(connection, 5_000, run_at=later, priority=1000)
+    bulk(connection, 5_000, run_at=later, priority=10)
     if statistics == "up to date":
         connection.execute("ANALYZE loracomp.job")
     with db.connect(connection.info.dsn) as fresh:
@@ -404,7 +468,7 @@ def read_by_a_batch(connection: Connection) -> dict[str, int]:
 
 
 @pytest.mark.usefixtures("snapshot")
-@pytest.mark.parametrize("priority", [0, -1], ids=["everyday", "in the background"])
+@pytest.mark.parametrize("priority", [0, -10], ids=["everyday", "in the background"])
 @pytest.mark.parametrize("names", [("ann",), ("ann", "bob", "new")], ids=["one submitter", "three"])
 def test_claims_that_read_on_read_no_more_the_more_jobs_have_ended(
     connection: Connection, names: tuple[str, ...], priority: int
@@ -439,7 +503,7 @@ def test_what_joins_in_front_is_found_by_a_look_from_the_start(connection: Conne
         first = claim(connection, 8)
         assert len(claim(connection, 8, from_start=False)) == 8
     release_jobs(connection, first[:2])
-    urgent = add_jobs(connection, "urgent", submitted_by="ann", priority=900)
+    urgent = add_jobs(connection, "urgent", submitted_by="ann", priority=9)
     (stalled,) = claim(connection, 1, lease_s=0.05, worker="stalled", from_start=False)
     later = add_jobs(connection, "later", run_at=datetime.now(UTC) + timedelta(seconds=0.3))
     in_front = {*late, *urgent, *(each.id for each in first[:2])}
@@ -461,25 +525,30 @@ def test_places_are_those_of_one_base_model(connection: Connection):
 
 
 class FairQueue:
-    """What places should be: each submitter's count on, and none begins before the last place that was claimed."""
+    """What places should be: at each priority each submitter's count on, and none begins before what was claimed.
+
+    It may begin 1,000 places a step before what was claimed at lower priorities.
+    """
 
     def __init__(self) -> None:
-        self.claimed = 0
-        self.counts: dict[str, int] = {}
-        self.waiting: list[tuple[int, int]] = []
+        self.claimed: dict[int, int] = {0: 0}
+        self.counts: dict[tuple[str, int], int] = {}
+        self.waiting: list[tuple[int, int, int]] = []
 
     def insert(self, name: str, job_id: int, priority: int) -> None:
-        self.counts[name] = max(self.counts.get(name, 0), self.claimed) + 1
-        self.waiting.append((self.counts[name] - 1000 * priority, job_id))
+        before = max(place - 1000 * max(0, priority - other) for other, place in self.claimed.items())
+        place = self.counts[name, priority] = max(self.counts.get((name, priority), before), before) + 1
+        self.waiting.append((place, job_id, priority))
 
     def claim(self, most: int) -> list[int]:
         batch = sorted(self.waiting)[:most]
         self.waiting = sorted(self.waiting)[most:]
-        self.claimed = max([self.claimed, *(place for place, _ in batch)])
-        return [job_id for _, job_id in batch]
+        for place, _, priority in batch:
+            self.claimed[priority] = max(self.claimed.get(priority, place), place)
+        return [job_id for _, job_id, _ in batch]
 
 
-@pytest.mark.parametrize("priorities", [(0,), (0, 0, 0, 1, 5)], ids=["reads on", "looks from the start"])
+@pytest.mark.parametrize("priorities", [(0,), (0, 0, 0, 1, 1, 3, 10)], ids=["reads on", "looks from the start"])
 @pytest.mark.parametrize("seed", range(4))
 def test_jobs_are_claimed_as_by_a_model_of_fair_queueing(
     connection: Connection, seed: int, priorities: tuple[int, ...]
@@ -524,7 +593,7 @@ def touched_by_a_batch(connection: Connection) -> dict[str, int]:
         note("release", lambda: release_jobs(connection, jobs[6:7]))
         expire_leases(connection)
         note("rescue", lambda: claim(connection, 0))
-        note("look", lambda: nothing_waits(connection, BASE))
+        note("look", lambda: what_waits(connection, BASE))
     return touched
 
 
@@ -999,16 +1068,33 @@ def test_a_release_gives_attempt_and_place_back(connection: Connection):
     assert claim(connection, 1)[0].id == ids[0]
 
 
+def jobs_wait(connection: Connection, base_model: str = BASE) -> bool:
+    """Whether a worker that drains has to wait for jobs."""
+    jobs, rows = what_waits(connection, base_model)
+    assert not rows
+    return jobs
+
+
 def test_a_queue_with_retries_is_not_empty_and_one_with_jobs_for_later_is(connection: Connection):
     add_jobs(connection, "later", run_at=datetime.now(UTC) + timedelta(hours=1))
-    assert nothing_waits(connection, BASE)
+    assert not jobs_wait(connection)
     (job_id,) = add_jobs(connection, "now")
-    assert not nothing_waits(connection, BASE)
+    assert jobs_wait(connection)
     claimed = claim(connection)
-    assert nothing_waits(connection, BASE)
+    assert not jobs_wait(connection)
     fail_jobs(connection, claimed, [Failure(job_id, "code", "message", retry=True)])
-    assert not nothing_waits(connection, BASE)
-    assert nothing_waits(connection, "other")
+    assert jobs_wait(connection)
+    assert not jobs_wait(connection, "other")
+
+
+def test_a_job_that_somebody_keeps_locked_keeps_no_worker_from_leaving(connection: Connection, database: str):
+    locked, _ = add_jobs(connection, "a", "b")
+    with db.connect(database) as other, other.transaction():
+        other.execute("SELECT loracomp.cancel_job(%s)", (locked,))
+        assert jobs_wait(connection)
+        assert len(claim(connection)) == 1
+        assert not jobs_wait(connection)
+    assert not jobs_wait(connection)
 
 
 # --- administration

@@ -21,7 +21,7 @@ from routing_data import add_adapter
 # and for nothing.
 JOB, TRACE = "(SELECT j FROM loracomp.job AS j LIMIT 1)", "(SELECT p FROM loracomp.prediction AS p LIMIT 1)"
 WRITING = {
-    "submit_job": ["submit_job('a', idempotency_key => 'key', priority => 1000)"],
+    "submit_job": ["submit_job('a', idempotency_key => 'key', priority => 10)"],
     "submit_jobs": ["""submit_jobs('[{{"prompt": "a"}}, {{"prompt": ""}}]')"""],
     "submit_one": ["""submit_one('{{"prompt": "a"}}')"""],
     "insert_job": ["""insert_job('{{"prompt": "a"}}')"""],

@@ -23,6 +23,7 @@ EXECUTE = {
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
+        release_claim
         labelled_scores record_evidence
         queue_is_empty route_jobs read_labelled read_adapters has_unembedded take_unembedded add_embeddings
         find_base_model show_encoder check_health report_worker
@@ -65,7 +66,7 @@ EXECUTE = {
 }
 OWNERS_ALONE = """
     copy_comments longest_text
-    give_reason caller_is_admin retry_delay pick_jobs take_place counter_name make_counter
+    give_reason caller_is_admin retry_delay pick_jobs take_place queue_level counter_name make_counter drop_counters
     check_role_exists
     check_task_exists did_you_mean readable_roles
     check_tasks_exist check_name check_names with_settings
@@ -240,7 +241,7 @@ BREAKOUTS = {
     "expected": "INSERT INTO loracomp.job (prompt, expected) VALUES ('x', 'y')",
     "task": "INSERT INTO loracomp.job (prompt, task) VALUES ('x', 'rte')",
     "attempts": "INSERT INTO loracomp.job (prompt, attempts) VALUES ('x', 1)",
-    "update": "UPDATE loracomp.job SET priority = 1000",
+    "update": "UPDATE loracomp.job SET priority = 10",
     "delete": "DELETE FROM loracomp.job",
     "truncate": "TRUNCATE loracomp.job",
     "lock of rows": "SELECT id FROM loracomp.job FOR UPDATE",
@@ -304,7 +305,7 @@ def test_submitters_cannot(scene: Scene, statement: str) -> None:
         "SELECT FROM loracomp.example",
         "SELECT FROM loracomp.audit_event",
         "INSERT INTO loracomp.job (prompt) VALUES ('x')",
-        "UPDATE loracomp.job SET priority = 1000",
+        "UPDATE loracomp.job SET priority = 10",
         "TRUNCATE loracomp.job",
         "SELECT loracomp.submit_job('x')",
         "SELECT loracomp.cancel_job(1)",

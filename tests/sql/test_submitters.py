@@ -465,8 +465,8 @@ def test_a_queued_job_gets_another_priority_and_the_audit_keeps_both(connection:
     ).fetchone()
     assert event == {"before": {"priority": 0}, "after": {"priority": 10}}
     assert value(connection, "SELECT loracomp.set_priority(0, ids => ARRAY[%s::bigint])", [second]) == 0
-    with pytest.raises(psycopg.errors.CheckViolation, match="priority_must_be_between_minus_1000_and_1000"):
-        connection.execute("SELECT loracomp.set_priority(1001, ids => ARRAY[%s::bigint])", [first])
+    with pytest.raises(psycopg.errors.CheckViolation, match="priority_must_be_between_minus_10_and_10"):
+        connection.execute("SELECT loracomp.set_priority(11, ids => ARRAY[%s::bigint])", [first])
 
 
 def test_what_waits_says_how_to_start_a_worker_of_its_own_base_model(connection: Connection):

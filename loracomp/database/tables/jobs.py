@@ -59,7 +59,7 @@ job = Table(
     required(
         "priority",
         Integer,
-        "Priority from -1000 to 1000; each step is worth 1,000 places. Below 0: in the background.",
+        "Priority from -10 to 10; each step is worth 1,000 places. Below 0: in the background.",
         default="0",
     ),
     required("run_at", TIME, "Time before which the job must not start.", default="now()"),
@@ -203,7 +203,7 @@ job = Table(
         "choices IS NULL OR (temperature = 0 AND top_p = 1 AND seed IS NULL)",
     ),
     check("choices_are_scored_not_generated_leave_out_stop", "choices IS NULL OR stop = '{}'"),
-    check("priority_must_be_between_minus_1000_and_1000", "priority BETWEEN -1000 AND 1000"),
+    check("priority_must_be_between_minus_10_and_10", "priority BETWEEN -10 AND 10"),
     check(
         "idempotency_key_must_be_1_to_500_characters", "idempotency_key <> '' AND char_length(idempotency_key) <= 500"
     ),
@@ -269,8 +269,8 @@ job = Table(
         "status = 'queued' AND NOT scheduled AND expired_leases > 0",
     ),
     # Jobs that change as time passes: scheduled jobs become due, and old jobs leave the background. By submitter,
-    # because submitters take turns.
-    index("job_scheduled", "scheduled submitted_by run_at", "status = 'queued' AND (scheduled OR background)"),
+    # because submitters take turns, and because the number of their waiting jobs may be limited.
+    index("job_waiting", "scheduled background submitted_by run_at", "status = 'queued'"),
     index("job_leases", "lease_expires_at", "status = 'running'"),
     index("job_finished", "finished_at", "finished_at IS NOT NULL"),
     # By day too, because queries on views of bi filter by day; BRIN as on prediction.
