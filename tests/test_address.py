@@ -107,6 +107,6 @@ def test_no_error_and_no_log_shows_a_password(database: str, caplog: pytest.LogC
     tries = iter([False, True])
     link = Link(url, "loracomp", Event(), statement_timeout_s=5)
     with caplog.at_level(logging.DEBUG), pytest.raises(DatabaseUnavailableError, match="none such") as refused:
-        link.call(lambda connection: connection.execute("SELECT 1"), give_up=lambda: next(tries))
+        link.call(lambda connection: connection.execute("SELECT 1"), give_up=lambda _: next(tries))
     assert "none such" in caplog.text
     assert "s3cret" not in caplog.text + "".join(traceback.format_exception(refused.value))

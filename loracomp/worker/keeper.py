@@ -2,44 +2,35 @@
 
 One worker at a time is elected to do this for all workers (SQL function `keep_house`). Each step is one SQL function in
 its own transaction; it ends soon by itself and returns how much it handled. If a step fails, the other steps go on, and
-it is tried again later. Embedding is a step of every worker, because each embeds other examples.
+it is tried again later.
 """
 
 import logging
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
 
 import psycopg
 
-from loracomp.database.connections import Connection, row_of
+from loracomp.database.connections import row_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
 from loracomp.worker.link import Link
 from loracomp.worker.logfmt import logfmt, message_of
-from loracomp.worker.steps import Step, call, within
+from loracomp.worker.steps import STEP_S, Step, call, within
 
 ELECTED_S = 5.0
 """Seconds for which a worker is elected."""
 ELECT_AGAIN_S = 1.5
 """Seconds after which the elected worker renews its election, and the others check whether it has ended."""
-STEP_S = 5.0
-"""Seconds after which a step is cancelled. It ends by itself within a fifth of a second, unless something is wrong."""
 PAUSE_S = 0.05
 """Seconds between rounds that find nothing to do, however many notifications come: any login can send them."""
 ROUNDS_AT_ONCE = 10
 """How many of these rounds may follow one another without a pause. A row and its answer cause about three."""
 NOTE_EVERY_S = 10.0
 """Seconds between two records of what a step did. They are rare, because each record leaves a dead tuple."""
-FAILED_AGAIN_S, DOUBLED_AT_MOST = 1.0, 6
-"""Seconds after which a failed step is tried again. They double with each further failure, up to this many times."""
-REST_AT_MOST_S = 60.0
-"""Maximum number of seconds after which a step that found nothing to do is called again, however long it took."""
-EMBED_BUSY_S = 10.0
-"""Seconds after which a worker that holds jobs looks for examples to embed."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,25 +38,13 @@ _log = logging.getLogger(__name__)
 class Keeper:
     """Calls the steps while it is elected, in its own thread, within a `with` block."""
 
-    def __init__(
-        self,
-        link: Link,
-        *,
-        worker: str,
-        poll_s: float,
-        embed: Callable[[Connection], int],
-        busy: Callable[[], bool],
-        changed: Callable[[], object],
-    ) -> None:
+    def __init__(self, link: Link, *, worker: str, poll_s: float, changed: Callable[[], object]) -> None:
         """`poll_s`: seconds between two calls of a step that finds nothing to do.
 
-        `embed` embeds some examples, and `busy` says whether the worker holds jobs. `changed` is called after a step
-        has handled something, because jobs may be due now.
+        `changed` is called after a step has handled something, because jobs may be due now.
         """
         self._link = link
         self._worker = worker
-        self._embed = embed
-        self._busy = busy
         self._changed = changed
         self._steps = [
             Step("rescue_jobs", poll_s),
@@ -75,8 +54,6 @@ class Keeper:
             Step("measure_corrections", poll_s),
             Step("maintain", 60.0),
         ]
-        self._embedding = Step("embed", poll_s, rests=99.0)
-        """Looking for examples to embed reads all examples that have a text."""
         self._elected = False
         self._elect_at = monotonic()
         self._found = False
@@ -101,9 +78,8 @@ class Keeper:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the last call of each step found nothing to do, or failed."""
-        steps = [self._embedding, *(self._steps if self._elected else ())]
-        return all(step.handled == 0 for step in steps)
+        """Whether another worker keeps house, or the last call of each step found nothing to do or failed."""
+        return not self._elected or all(step.handled == 0 for step in self._steps)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -135,8 +111,7 @@ class Keeper:
                 self.notified.clear()
                 self._wake()
             for step in self._steps:
-                self._take(step, partial(call, step.name))
-        self._take(self._embedding, self._embed)
+                self._take(step)
 
     def _elect(self) -> None:
         given = {"worker": self._worker, "lease": timedelta(seconds=ELECTED_S)}
@@ -154,8 +129,8 @@ class Keeper:
             if step.is_woken and not step.failures:
                 step.due_at = monotonic()
 
-    def _take(self, step: Step, call: Callable[[Connection], int]) -> None:
-        """Call a step if it is due. A step that has handled something is due again at once."""
+    def _take(self, step: Step) -> None:
+        """Call a step if it is due."""
         began = monotonic()
         if self._stop.is_set() or step.due_at > began:
             return
@@ -163,31 +138,23 @@ class Keeper:
         try:
             connection = self._link.open()
             with within(connection, STEP_S):
-                step.handled = call(connection)
-            step.failures = 0
-            step.due_at = began if step.handled else monotonic() + self._pause_s(step, monotonic() - began)
+                handled = call(step.name, connection)
+            step.succeed(handled, began)
         except Exception as failure:
             if not self._link.is_alive():
                 raise  # not the fault of a step
             error = failure
             _log.warning(logfmt("step_failed", step=step.name, error=error))
-            step.handled = 0
-            step.due_at = monotonic() + FAILED_AGAIN_S * 2 ** min(step.failures, DOUBLED_AT_MOST)
-            step.failures += 1
+            step.fail()
         self._note(step, monotonic() - began, error)
         if step.handled:
             self.notified.set()  # wake_jobs must give rescued jobs a place
             self._found = True
             self._changed()
 
-    def _pause_s(self, step: Step, took_s: float) -> float:
-        """Seconds until a step that found nothing is due again."""
-        every_s = EMBED_BUSY_S if step is self._embedding and self._busy() else step.every_s
-        return max(every_s, min(step.rests * took_s, REST_AT_MOST_S))
-
     def _note(self, step: Step, took_s: float, error: Exception | None) -> None:
         """Record what a step did: every few seconds, and each time that it failed."""
-        if step is self._embedding or not (error or monotonic() >= step.noted_at + NOTE_EVERY_S):
+        if not error and monotonic() < step.noted_at + NOTE_EVERY_S:
             return
         step.noted_at = 0.0 if error else monotonic()
         given = {
@@ -208,8 +175,8 @@ class Keeper:
             now = monotonic()
             self._paused_until = max(self._paused_until, now - ROUNDS_AT_ONCE * PAUSE_S) + PAUSE_S
             self._stop.wait(max(0.0, self._paused_until - now))
-        steps = [self._embedding, *(self._steps if self._elected else ())]
-        seconds = min(self._elect_at, *(step.due_at for step in steps)) - monotonic()
+        due_at = [step.due_at for step in self._steps] if self._elected else []
+        seconds = min([self._elect_at, *due_at]) - monotonic()
         if seconds <= 0:
             return
         if self._elected:

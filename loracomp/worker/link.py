@@ -27,6 +27,8 @@ DATABASE_AWAY = (
 
 ReadOnlySqlTransaction: the server has become a standby, and a new connection may reach the primary.
 """
+NOBODY_CAN_WRITE = (pg.DiskFull, pg.ReadOnlySqlTransaction)
+"""Those of them with which the database answers, and yet no statement that writes can succeed."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,10 +70,10 @@ class Link:
             self._connection.close()
         self._connection = None
 
-    def call(self, operation: Callable[[Connection], T], give_up: Callable[[], bool] = lambda: False) -> T:
+    def call(self, operation: Callable[[Connection], T], give_up: Callable[[Exception], bool] = lambda _: False) -> T:
         """Run `operation` on the connection and return its result; repeat it with back-off while the database is away.
 
-        So `operation` may run several times. If `give_up()` is true after an error, the error is raised instead.
+        So `operation` may run several times. If `give_up(error)` is true, the error is raised instead.
         """
         delay = 0.1
         self._calling = True
@@ -80,7 +82,7 @@ class Link:
                 try:
                     return operation(self.open())
                 except DATABASE_AWAY as error:
-                    if give_up():
+                    if give_up(error):
                         raise
                     metrics.DATABASE_AWAY.inc()
                     _log.warning(logfmt("database_away", error=error, again_in_s=delay))
@@ -103,8 +105,18 @@ class Link:
 
     def is_alive(self) -> bool:
         """Whether there is an open connection that still works."""
+        return self._connection is not None and self._answers(self._connection)
+
+    def database_answers(self) -> bool:
+        """Whether the database answers, on the connection or on a new one if that is broken."""
         try:
-            return self._connection is not None and bool(self._connection.execute(QUERIES["ping"]))
+            return self._answers(self.open())
+        except DATABASE_AWAY:
+            return False
+
+    def _answers(self, connection: Connection) -> bool:
+        try:
+            return bool(connection.execute(QUERIES["ping"]))
         except DATABASE_AWAY:
             return False
 

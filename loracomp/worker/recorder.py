@@ -19,12 +19,14 @@ from loracomp.engine.inflight import InFlight, Result, lap
 from loracomp.engine.measuring import Measurement, record_evidence, record_measurements
 from loracomp.records import Failure, Job, Prediction, Routed
 from loracomp.worker.leases import Leases
-from loracomp.worker.link import Link
+from loracomp.worker.link import DATABASE_AWAY, NOBODY_CAN_WRITE, Link
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.stages import isolate_failures, job_ids
 
 _log = logging.getLogger(__name__)
 
+TRIES = 2
+"""How often results are written, while the database answers, before the jobs are held to cause the error."""
 CODE, MESSAGE = 100, 10_000
 """Most characters of a failure that the database takes. A message may quote a text of any length."""
 _NOTHING_PREDICTED = fields_of(Prediction(output="")) | {"output": None}
@@ -41,8 +43,8 @@ def record(connection: Connection, flights: Sequence[InFlight]) -> set[int]:
     with connection.transaction() if predicted and measurements else nullcontext():
         ids = record_predictions(connection, predicted)
         ids |= record_measurements(connection, [each.job for each in flights], measurements)
-    if measurements:
-        record_evidence(connection, ids)
+    if measurements:  # all of them, because an earlier call may have written some before its connection broke
+        record_evidence(connection, [each.job_id for each in measurements])
     return ids
 
 
@@ -133,7 +135,7 @@ class Recorder:
 
     def _write(self, flights: Sequence[InFlight]) -> None:
         lap(flights, "record", observed=False)
-        recorded = self._link.call(lambda connection: record(connection, flights))
+        recorded = self._call(lambda connection: record(connection, flights))
         lap(flights, "record")
         for flight in flights:
             flight.recorded = flight.job.id in recorded
@@ -147,10 +149,32 @@ class Recorder:
             return None
         return Failure(job.id, "timed_out", f"it took longer than its timeout_s of {job.timeout_s:g} s", retry=True)
 
+    def _call(self, operation: Callable[[Connection], set[int]]) -> set[int]:
+        """Run it, and again while the database is away. If it fails although the database answers, the jobs cause it.
+
+        Then it raises, after a second try: the connection may have been cut, or the server slow for a moment.
+        """
+        failures = 0
+
+        def give_up(error: Exception) -> bool:
+            nonlocal failures
+            failures += not isinstance(error, NOBODY_CAN_WRITE) and self._link.database_answers()
+            return failures == TRIES
+
+        return self._link.call(operation, give_up)
+
     def _fail(self, jobs: Sequence[Job], failures: Sequence[Failure]) -> None:
         if not failures:
             return
-        failed = self._link.call(lambda connection: fail_jobs(connection, jobs, failures))
+        try:
+            failed = self._call(lambda connection: fail_jobs(connection, jobs, failures))
+        except DATABASE_AWAY as error:
+            if len(failures) > 1:
+                for failure in failures:
+                    self._fail(jobs, [failure])
+            else:  # its lease expires
+                _log.error(logfmt("not_failed", job=failures[0].job_id, error=error))
+            return
         for failure in failures:
             if failure.job_id in failed:
                 metrics.count_failure(failure)

@@ -1,4 +1,4 @@
-"""A step of the keeper: when it is due, and the transaction in which it runs."""
+"""A step of keeping house: when it is due, and the transaction in which it runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,13 @@ from time import monotonic
 
 from loracomp.database.connections import Connection, row_of
 from loracomp.database.queries import QUERIES
+
+FAILED_AGAIN_S, DOUBLED_AT_MOST = 1.0, 6
+"""Seconds after which a step that failed is tried again. They double with each failure, so many times at most."""
+REST_AT_MOST_S = 60.0
+"""Seconds after which a step that found nothing to do is called again at least, however long it took."""
+STEP_S = 5.0
+"""Seconds after which a step is cancelled. It ends by itself within a fifth of a second, unless something is wrong."""
 
 
 @dataclass
@@ -28,6 +35,18 @@ class Step:
     """Number of failures since the step last succeeded."""
     handled: int | None = None
     """How much the last call handled; 0 if it failed, None if there was no call yet."""
+
+    def succeed(self, handled: int, began: float) -> None:
+        """Note what a call handled. If that was something, the step is due again at once."""
+        self.handled, self.failures = handled, 0
+        rest_s = min(self.rests * (monotonic() - began), REST_AT_MOST_S)
+        self.due_at = began if handled else monotonic() + max(self.every_s, rest_s)
+
+    def fail(self) -> None:
+        """Note that a call failed."""
+        self.handled = 0
+        self.due_at = monotonic() + FAILED_AGAIN_S * 2 ** min(self.failures, DOUBLED_AT_MOST)
+        self.failures += 1
 
 
 def call(name: str, connection: Connection) -> int:

@@ -1,15 +1,16 @@
 """A worker: claims jobs, lets a model answer them, and records the answers, in several threads.
 
 While the model answers some jobs (`loop.py`), others are claimed and prepared (`claimer.py`) and join them between two
-steps of the model; jobs that have ended are recorded (`recorder.py`). Two more threads are independent of these: the
-heartbeat (`heartbeat.py`) and the keeper (`keeper.py`). There are four connections: one to claim, one to record, the
-heartbeat's and the keeper's. If the worker dies, its leases expire and its jobs are queued again.
+steps of the model; jobs that have ended are recorded (`recorder.py`). Three more threads are independent of these: the
+heartbeat (`heartbeat.py`), the keeper (`keeper.py`) and the thread that embeds examples (`embedder.py`). There are five
+connections: one to claim, one to record, and one for each of these three. If the worker dies, its leases expire and its
+jobs are queued again.
 """
 
 import logging
 from contextlib import ExitStack, suppress
 from threading import Event
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import psycopg
 
@@ -18,19 +19,24 @@ from loracomp.config import Settings
 from loracomp.database.connections import Connection
 from loracomp.errors import LoracompError
 from loracomp.worker.claimer import Claimer
+from loracomp.worker.embedder import Embedder
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.handover import Handover
 from loracomp.worker.heartbeat import Heartbeat
 from loracomp.worker.keeper import Keeper
-from loracomp.worker.leases import Leases, note_released, nothing_waits, release_jobs
+from loracomp.worker.leases import Leases, note_released, release_jobs, what_waits
 from loracomp.worker.link import Link
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.loop import ModelLoop
 from loracomp.worker.presence import Presence
 from loracomp.worker.recorder import Recorder
 from loracomp.worker.stages import Engine
+from loracomp.worker.steps import REST_AT_MOST_S
 
 _log = logging.getLogger(__name__)
+
+ROWS_S = REST_AT_MOST_S + 5
+"""Seconds without any work after which a worker that drains leaves rows to others: each step was called meanwhile."""
 
 
 class Worker:
@@ -55,6 +61,7 @@ class Worker:
         self._settings = settings
         self._drain = drain
         self._began = perf_counter()
+        self._idle_since = monotonic()
         self._stopping = Event()
         name, lease_s = settings.worker_name, settings.lease_s
         self._leases = Leases(lease_s)
@@ -77,9 +84,13 @@ class Worker:
             self._link(url, "keeper"),
             worker=name,
             poll_s=settings.poll_s,
+            changed=self._claimer.wake.set,
+        )
+        self._embedder = Embedder(
+            self._link(url, "embedder"),
+            poll_s=settings.poll_s,
             embed=engine.embed,
             busy=lambda: bool(self._leases.held),
-            changed=self._claimer.wake.set,
         )
         identity = {"name": name, "base_model": base_model, "device": device}
         self._presence = Presence(identity, self._activity, lease_s, sample)
@@ -109,14 +120,24 @@ class Worker:
             # After an error of the worker or Ctrl-C, give back the jobs still held, without counting the attempt.
             stack.callback(self.release)
             stack.enter_context(self._keeper)
+            stack.enter_context(self._embedder)
             stack.enter_context(self._recorder)
             stack.callback(self.stop)
             self._loop.run()
         _log.info(logfmt("stopped", worker=self._settings.worker_name))
 
     def _is_drained(self, connection: Connection) -> bool:
-        """Whether the worker should end, because nothing is left to answer."""
-        return self._drain and self._keeper.is_idle and nothing_waits(connection, self._base_model)
+        """Whether the worker should end, because nothing is left to answer.
+
+        Rows of declarations may stay locked by somebody for ever, so the worker waits only some time for them.
+        """
+        if not self._drain:
+            return False
+        jobs_wait, rows_wait = what_waits(connection, self._base_model)
+        if jobs_wait or not (self._keeper.is_idle and self._embedder.is_idle):
+            self._idle_since = monotonic()
+            return False
+        return not rows_wait or monotonic() - max(self._idle_since, self._leases.let_go_at) > ROWS_S
 
     def stop(self) -> None:
         """Claim no more jobs, and give back those that the model has not started. `run` returns after recording."""
@@ -124,6 +145,7 @@ class Worker:
         self._claimer.wake.set()
         self._handover.stop()
         self._keeper.stop()
+        self._embedder.stop()
         self._heartbeat.report_soon()
 
     def release(self) -> bool:

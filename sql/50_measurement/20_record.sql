@@ -168,7 +168,7 @@ RETURNS TABLE (
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
-SELECT t.task_id, t.base_model_id, e.choices, e.label, m.choice_scores, statement_timestamp()
+SELECT t.task_id, t.base_model_id, m.choices, m.label, m.choice_scores, statement_timestamp()
 FROM (
     SELECT DISTINCT e.task_id, b.id AS base_model_id
     FROM loracomp.job AS j
@@ -177,7 +177,9 @@ FROM (
     WHERE j.id = ANY (labelled_scores.job_ids) AND j.kind = 'measure'
 ) AS t
 CROSS JOIN LATERAL (
-    SELECT o.example_id, o.choice_scores FROM loracomp.measurement AS o
+    SELECT o.example_id, e.choices, e.label, o.choice_scores
+    FROM loracomp.measurement AS o
+    JOIN loracomp.example AS e ON e.id = o.example_id AND e.split = 'train' AND cardinality(e.choices) <= 20
     WHERE (o.task_id, o.base_model_id) = (t.task_id, t.base_model_id) AND o.choice_scores IS NOT NULL
         AND (o.choice_normalization, o.chat_template) = (
             SELECT n.choice_normalization, n.chat_template FROM loracomp.measurement AS n
@@ -188,12 +190,11 @@ CROSS JOIN LATERAL (
     ORDER BY o.example_id
     LIMIT 256
 ) AS m
-JOIN loracomp.example AS e ON e.id = m.example_id AND e.split = 'train' AND cardinality(e.choices) <= 20
 WHERE NOT EXISTS (
     SELECT FROM loracomp.adapter AS a
     WHERE (a.task_id, a.base_model_id, a.status) = (t.task_id, t.base_model_id, 'active')
 )
-ORDER BY t.task_id, t.base_model_id, e.id;
+ORDER BY t.task_id, t.base_model_id, m.example_id;
 $$;
 COMMENT ON FUNCTION loracomp.labelled_scores IS
 'For each task without an adapter that one of these jobs has measured: choices, label and scores of its measured examples.';

@@ -75,7 +75,7 @@ def test_a_worker_embeds_what_sql_added_before_it_leaves(
 def test_a_busy_worker_embeds_too(
     connection: Connection, database: str, minilm: Encoder, monkeypatch: pytest.MonkeyPatch, gate: Path
 ) -> None:
-    monkeypatch.setattr("loracomp.worker.keeper.EMBED_BUSY_S", 0.1)
+    monkeypatch.setattr("loracomp.worker.embedder.BUSY_S", 0.1)
     (slow,) = add_jobs(connection, f"until {gate}")
     with working(database, Embedding(minilm)):
         wait_until(lambda: job(connection, slow)["status"] == "running")

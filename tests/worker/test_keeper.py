@@ -4,11 +4,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import pytest
 
-from job_data import BASE, add_jobs, claim, expire_leases, job, statuses
+from job_data import BASE, add_jobs, claim, expire_leases, job, keep, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -16,6 +17,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.worker import keeper
 from loracomp.worker.keeper import Keeper
 from loracomp.worker.link import Link
+from queue_worker import Obedient
 from worker_helpers import drain_here, wait_until, working
 
 STEPS = {"wake_jobs", "rescue_jobs", "ask_rows", "take_answers", "measure_corrections", "maintain"}
@@ -24,9 +26,7 @@ STEPS = {"wake_jobs", "rescue_jobs", "ask_rows", "take_answers", "measure_correc
 @contextmanager
 def keeping(database: str, worker: str = "one", poll_s: float = 0.05) -> Iterator[Keeper]:
     link = Link(database, f"loracomp keeper {worker}", Event(), statement_timeout_s=30)
-    with Keeper(
-        link, worker=worker, poll_s=poll_s, embed=lambda _: 0, busy=lambda: False, changed=lambda: None
-    ) as kept:
+    with Keeper(link, worker=worker, poll_s=poll_s, changed=lambda: None) as kept:
         yield kept
 
 
@@ -177,3 +177,47 @@ def test_a_worker_that_drains_asks_for_all_rows_of_a_table_first(connection: Con
     rows = connection.execute("SELECT status, count(*) FROM said WHERE id > 4990 GROUP BY status").fetchall()
     assert rows == [{"status": "answered", "count": 10}]
     connection.execute("DROP TABLE notes CASCADE; SELECT loracomp.forget_answers(a) FROM loracomp.declaration AS a")
+
+
+def test_a_worker_that_drains_does_not_wait_for_a_correction_that_somebody_leaves_open(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("loracomp.worker.worker.ROWS_S", 1)
+    connection.execute("CREATE TABLE notes (id integer PRIMARY KEY, body text)")
+    connection.execute("INSERT INTO notes SELECT i, 'note ' || i FROM generate_series(1, 3) AS i")
+    connection.execute("SELECT loracomp.create_answers('said', 'notes', '{body}', max_new_tokens => 4)")
+    try:
+        wait_until(lambda: keep(connection) or len(statuses(connection)) == 3)
+        with db.connect(database) as owner, owner.transaction():
+            owner.execute("UPDATE said SET correct = 'x' WHERE id = 2")
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(drain_here, database).result(30)
+            assert set(statuses(connection).values()) == {"succeeded"}
+            assert connection.execute("SELECT status FROM said WHERE id = 2").fetchone() == {"status": "asked"}
+        drain_here(database)
+        assert connection.execute("SELECT answer FROM said WHERE id = 2").fetchone() == {"answer": "NOTE 2"}
+    finally:
+        connection.execute("DROP TABLE notes CASCADE; SELECT loracomp.forget_answers(a) FROM loracomp.declaration AS a")
+
+
+class Slow(Obedient):
+    """Waits for the processor to embed, as long as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = Event()
+
+    def embed(self, connection: Connection) -> int:
+        self.turn.wait(60)
+        return 0
+
+
+def test_jobs_are_woken_and_rescued_while_examples_wait_to_be_embedded(connection: Connection, database: str):
+    engine = Slow()
+    with working(database, engine):
+        wait_until(lambda: elected(connection))
+        (job_id,) = add_jobs(connection, "a", run_at=datetime.now(UTC) + timedelta(seconds=0.3))
+        began = time.monotonic()
+        wait_until(lambda: job(connection, job_id)["status"] == "succeeded")
+        assert time.monotonic() - began < 5
+        engine.turn.set()

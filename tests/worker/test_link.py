@@ -69,7 +69,7 @@ def test_what_gets_no_answer_has_no_effect_later(connection: Connection, link: L
     connection.execute("CREATE TRIGGER zz_dawdle BEFORE UPDATE ON loracomp.job FOR EACH ROW EXECUTE FUNCTION dawdle()")
     try:
         with pytest.raises(psycopg.OperationalError, match="no answer within 1 s"):
-            link.call(lambda at: CALLS[call](at, held), give_up=lambda: True)
+            link.call(lambda at: CALLS[call](at, held), give_up=lambda _: True)
         wait_until(lambda: connection.execute(SESSIONS, (NAME,)).fetchone() is None, 2)
     finally:
         connection.execute("DROP FUNCTION dawdle CASCADE")
@@ -85,7 +85,7 @@ def test_tries_behind_a_lock_leave_no_sessions_that_wait(connection: Connection,
     with db.connect(database) as other, other.transaction():
         other.execute("LOCK TABLE loracomp.job IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(psycopg.OperationalError, match="no answer"):
-            link.call(lambda at: CALLS["claim"](at, ()), give_up=lambda: next(tries))
+            link.call(lambda at: CALLS["claim"](at, ()), give_up=lambda _: next(tries))
         wait_until(lambda: connection.execute(SESSIONS, (NAME,)).fetchone() is None, 2)
     assert set(statuses(connection).values()) == {"queued"}
 
@@ -93,7 +93,7 @@ def test_tries_behind_a_lock_leave_no_sessions_that_wait(connection: Connection,
 def test_an_answer_that_comes_in_spite_of_the_cancellation_counts(connection: Connection, link: Link):
     """As a commit that is under way: the statement has had its effect."""
     stubborn = "BEGIN PERFORM pg_sleep(5); EXCEPTION WHEN query_canceled THEN END"
-    link.call(lambda at: at.execute(f"DO $$ {stubborn} $$".encode()), give_up=lambda: True)
+    link.call(lambda at: at.execute(f"DO $$ {stubborn} $$".encode()), give_up=lambda _: True)
     assert link.is_alive()
 
 

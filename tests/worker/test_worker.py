@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -25,7 +26,7 @@ from loracomp.records import Job
 from loracomp.worker.claimer import Claimer
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.heartbeat import Heartbeat
-from loracomp.worker.leases import Leases
+from loracomp.worker.leases import Leases, claim_jobs
 from loracomp.worker.link import Link
 from loracomp.worker.presence import Presence
 from loracomp.worker.process import leaves_after_s
@@ -469,6 +470,74 @@ def test_a_fault_costs_the_culprit_alone(connection: Connection, database: str):
     assert {row["status"] for prompt, row in rows.items() if prompt in "abcdef"} == {"succeeded"}
 
 
+@contextmanager
+def refusing(connection: Connection, table: str, condition: str, error: str) -> Iterator[None]:
+    """The table refuses rows for which this holds, with an error that may also mean that the database is away."""
+    connection.execute(
+        f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF {condition} THEN"
+        f" RAISE EXCEPTION 'it does not go' USING ERRCODE = '{error}'; END IF; RETURN new; END $$".encode()
+    )
+    connection.execute(
+        f"CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON loracomp.{table} FOR EACH ROW"
+        " EXECUTE FUNCTION refuse()".encode()
+    )
+    try:
+        yield
+    finally:
+        connection.execute("DROP FUNCTION refuse CASCADE")
+
+
+def test_what_the_database_never_takes_costs_that_job_alone(connection: Connection, database: str):
+    """As a statement that takes too long each time: the recorder must not repeat it for ever."""
+    first, bad, last = add_jobs(connection, "a", "bad", "c", max_attempts=1)
+    with refusing(connection, "prediction", "new.output = 'BAD'", "query_canceled"):
+        drain_here(database)
+    assert statuses(connection) == {first: "succeeded", bad: "failed", last: "succeeded"}
+    assert job(connection, bad)["error"] == "QueryCanceled: it does not go"
+
+
+def test_a_failure_that_the_database_never_takes_is_left_to_its_lease(connection: Connection, database: str):
+    bad, good = add_jobs(connection, "fail", "a", max_attempts=1)
+    with refusing(connection, "job", f"new.id = {bad} AND new.status = 'failed'", "out_of_memory"):
+        with working(database):
+            wait_until(lambda: statuses(connection)[good] == "succeeded")
+            more = add_jobs(connection, "b")
+            wait_until(lambda: statuses(connection)[more[0]] == "succeeded")
+        assert statuses(connection)[bad] == "running"
+
+
+def test_a_full_disk_is_waited_for_and_costs_no_job_an_attempt(connection: Connection, database: str):
+    ids = add_jobs(connection, *"abc", max_attempts=1)
+    with working(database, batch_size=3):
+        with refusing(connection, "prediction", "true", "disk_full"):
+            wait_until(lambda: set(statuses(connection).values()) == {"running"})
+            time.sleep(1.5)
+            assert set(statuses(connection).values()) == {"running"}
+        wait_until(lambda: statuses(connection) == dict.fromkeys(ids, "succeeded"))
+
+
+def test_a_claim_whose_reply_is_lost_makes_no_suspects(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Nobody knows of the leases: their jobs would wait for a minute, and then run one by one."""
+    lost = []
+
+    def claim_and_lose(at: Connection, **arguments: Any) -> tuple[Job, ...]:
+        jobs = claim_jobs(at, **arguments)
+        if jobs and not lost:
+            lost.extend(jobs)
+            raise psycopg.OperationalError("the connection was cut after the commit")
+        return jobs
+
+    monkeypatch.setattr("loracomp.worker.claimer.claim_jobs", claim_and_lose)
+    ids = add_jobs(connection, *"abc")
+    with working(database, batch_size=3):
+        wait_until(lambda: statuses(connection) == dict.fromkeys(ids, "succeeded"), 10)
+    assert [each.id for each in lost] == ids
+    rows = [job(connection, each) for each in ids]
+    assert {(row["attempts"], row["expired_leases"]) for row in rows} == {(1, 0)}
+
+
 def test_what_postgres_cannot_store_of_an_answer_is_spelled_out(connection: Connection, database: str):
     (job_id,) = add_jobs(connection, "nul")
     drain_here(database)
@@ -845,7 +914,7 @@ def test_some_of_the_grace_time_is_kept_to_give_back_what_runs(grace_s: float, s
 
 
 @pytest.mark.session
-def test_a_worker_has_four_connections(connection: Connection, database: str):
+def test_a_worker_has_five_connections(connection: Connection, database: str):
     """While it works, when it hears of jobs, when it gives back what runs."""
     ids = add_jobs(connection, *["sleep 0.2", "a", "refuse", "b"] * 8)
     counted: list[int] = []
@@ -861,7 +930,7 @@ def test_a_worker_has_four_connections(connection: Connection, database: str):
         wait_until(counting(lambda: reported(connection) == ["stopping"]))
         process.send_signal(signal.SIGTERM)
         wait_until(counting(lambda: process.poll() is not None))
-    assert max(counted) == 4
+    assert max(counted) == 5
     assert claims(connection) == dict.fromkeys([*ids, slow], 1)
 
 
