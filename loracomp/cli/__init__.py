@@ -1,6 +1,9 @@
 """The command line. An error prints one sentence on stderr and sets the exit code (`loracomp.errors`)."""
 
+import os
 import sys
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,6 +40,7 @@ def _options(_: _Version = False) -> None:
 
 def main() -> None:
     """Run the command line, and end the process with the exit code of the error, or 0."""
+    _open_streams()
     wait_briefly()
     from loracomp.cli import commands
 
@@ -51,13 +55,23 @@ def main() -> None:
         _end(str(error), 1)
 
 
+def _open_streams() -> None:
+    """Let every text be written to stdout and stderr, whatever their encoding is and even if they are closed."""
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _end(sentence: str, exit_code: int) -> None:
     _say("error: ", "red", sentence)
     sys.exit(exit_code)
 
 
 def _say(kind: str, style: str, sentence: str) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    Console(stderr=True).print(Text.assemble((kind, style), sentence), soft_wrap=True)
+    from loracomp.cli.common import harmless, remarks
+
+    remarks.print(Text.assemble((kind, style), harmless(sentence)), soft_wrap=True)

@@ -1,6 +1,8 @@
 """Helpers of all commands: open the database, print tables or JSON."""
 
+import codecs
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 console = Console()
 """Prints results to stdout; progress and remarks go to `remarks`, on stderr."""
 remarks = Console(stderr=True)
-_OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Characters that a terminal acts on: control characters, and those that change the direction of text."""
 PROSE = ("description", "detail")
 """Columns with sentences, which a table may wrap to PROSE_WIDTH characters."""
@@ -86,12 +88,12 @@ def load_base(source: str, *, revision: str | None = None, device_map: str | Non
 
 def warn(sentence: str) -> None:
     """Print a warning on stderr."""
-    remark(harmless(f"warning: {sentence}"))
+    remark(f"warning: {sentence}")
 
 
 def remark(text: str) -> None:
-    """Print a text on stderr as it is."""
-    remarks.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print a text on stderr, made `harmless`."""
+    remarks.print(harmless(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def emit(
@@ -111,7 +113,7 @@ def emit(
     if as_json:
         emit_json(list(rows))
     elif not rows:
-        remarks.print(f"[dim]{title}: none[/dim]")
+        remarks.print(f"[dim]{_text(title)}: none[/dim]")
     elif not console.is_terminal:
         _emit_lines(rows, names)
     else:
@@ -119,19 +121,19 @@ def emit(
         same = [name for name in named if all(row[name] == rows[0][name] for row in rows)]
         emit_table(rows, [name for name in names if name not in same], title)
         if same:
-            said = ", ".join(f"{name.replace('_', ' ')} {shown(rows[0][name])}" for name in same)
+            said = ", ".join(f"{_text(name.replace('_', ' '))} {shown(rows[0][name])}" for name in same)
             console.print(f"In every row: {said}", highlight=False)
 
 
 def emit_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) -> None:
     """Print a table for people, in which only prose is wrapped. If it is too wide, print a line for each cell."""
-    console.print(f"[italic]{escape(title)}[/italic]")
+    console.print(f"[italic]{_text(title)}[/italic]")
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in names:
         numeric = all(_NUMBER.fullmatch(str(row[name])) for row in rows)
         prose = name in PROSE
         table.add_column(
-            name.replace("_", "\n"),
+            _text(name.replace("_", "\n")),
             justify="right" if numeric else "left",
             no_wrap=not prose,
             max_width=PROSE_WIDTH if prose else None,
@@ -147,16 +149,21 @@ def emit_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: s
 
 
 def say(text: str) -> None:
-    """Print a text for people; lines are wrapped only on a terminal."""
-    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)
+    """Print a text for people, made `harmless`; lines are wrapped only on a terminal."""
+    console.print(harmless(text), markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def say_or_json(text: str, value: object, as_json: bool) -> None:
-    """Print a text for people as it is, or a value as JSON."""
+    """Print a text for people (unchanged if stdout is no terminal), or a value as JSON."""
     if as_json:
         emit_json(value)
     else:
-        typer.echo(text)
+        typer.echo(harmless(text) if console.is_terminal else text)
+
+
+def print_page(text: str) -> None:
+    """Print an HTML page or an SVG picture, which are in UTF-8 wherever they are read."""
+    typer.echo(text.encode())
 
 
 def _emit_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
@@ -170,7 +177,8 @@ def _emit_records(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> No
     width = max(map(len, names))
     for row in rows:
         for name in names:
-            console.print(f"[bold]{name.replace('_', ' '):{width}}[/bold]  {shown(row[name])}", highlight=False)
+            label = _text(f"{name.replace('_', ' '):{width}}")
+            console.print(f"[bold]{label}[/bold]  {shown(row[name])}", highlight=False)
         console.print()
 
 
@@ -179,9 +187,21 @@ def _texts(value: object) -> list[str]:
 
 
 def emit_json(value: object) -> None:
-    """Print a value as JSON; types that JSON lacks (times, decimals) become text."""
-    json.dump(value, sys.stdout, default=str, ensure_ascii=False, indent=2)
+    """Print a value as JSON; what JSON lacks (times, decimals, NaN, infinity) becomes text."""
+    is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+    json.dump(_finite(value), sys.stdout, default=str, ensure_ascii=not is_utf8, indent=2)
     sys.stdout.write("\n")
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+        case float() if not math.isfinite(value):
+            return str(value)
+    return value
 
 
 def shown(value: object) -> str:
@@ -192,9 +212,14 @@ def shown(value: object) -> str:
         case float():
             return f"{value:.3f}"
         case list() | tuple():
-            return escape(harmless(", ".join(_texts(value))))
+            return _text(", ".join(_texts(value)))
         case _:
-            return escape(harmless(str(value)))
+            return _text(str(value))
+
+
+def _text(text: str) -> str:
+    """The text in rich markup."""
+    return escape(harmless(text))
 
 
 def harmless(text: str) -> str:

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from loracomp.cli.answering import may_work
 from loracomp.cli.brief import brief
-from loracomp.cli.common import AsJson, emit_json, harmless, loading, open_database, remark, remarks, say
+from loracomp.cli.common import AsJson, emit_json, loading, open_database, print_page, remark, remarks, say
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, row_of
 from loracomp.database.embedded import database_url
@@ -176,7 +176,7 @@ def _show(connection: Connection, row: dict[str, Any], as_json: bool) -> None:
 
 def _show_briefly(connection: Connection, job: int) -> None:
     for line in brief(row_of(connection, QUERIES["job_results"], {"ids": [job]})):
-        say(harmless(line))
+        say(line)
     remark(f"More: loracomp explain {job}")
 
 
@@ -194,7 +194,7 @@ def explain(
             from loracomp.web.render import render, self_contained
 
             shown = read_job(connection, job)
-            typer.echo(self_contained("job.html", **shown) if as_html else render("job.svg", **shown))
+            print_page(self_contained("job.html", **shown) if as_html else render("job.svg", **shown))
         else:
             _show(connection, _job(connection, job), as_json)
 
@@ -252,7 +252,7 @@ def _sample(connection: Connection, since: datetime | None, size: int) -> list[d
 def _show_replays(results: "list[Replay]") -> None:
     for result in results:
         if result.outcome != "equal" or len(results) == 1:
-            say(harmless(f"job {result.job}: {result.outcome}: {result.detail}"))
+            say(f"job {result.job}: {result.outcome}: {result.detail}")
     if len(results) > 1:
         counts = Counter(result.outcome for result in results)
         told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("equal", "different", "impossible"))

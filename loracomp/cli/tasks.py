@@ -9,7 +9,7 @@ import typer
 from psycopg.types.json import Jsonb
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import AsJson, emit, emit_json, open_database, remark, remarks, run_query
+from loracomp.cli.common import AsJson, emit, emit_json, open_database, remark, run_query
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, rows_of
 from loracomp.database.queries import QUERIES
@@ -121,7 +121,7 @@ def import_groups(
     )
     embedded = embed_examples(connection, encoder, task)
     for source_ref, split, stored in report.other_split[:OTHER_SPLITS_SHOWN]:
-        remarks.print(f"left out: {source_ref} ({split}) is already in split {stored}")
+        remark(f"left out: {source_ref} ({split}) is already in split {stored}")
     emit([{"task": task, **report.counts, "embedded": embedded}], title="Import", as_json=as_json)
 
 
@@ -151,7 +151,7 @@ def measure_task(
             connection, task, rows=rows, adapters=adapters, split=split, base_model=named
         )
         if queued["learnt"]:
-            remarks.print(f"left out: {queued['learnt']} rows that the task's own adapter was trained on")
+            remark(f"left out: {queued['learnt']} rows that the task's own adapter was trained on")
 
         def state(connection: Connection) -> dict[str, Any]:
             found = measurements.list_measurements(connection, task)

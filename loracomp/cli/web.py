@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loracomp.cli.common import open_database, remark, warn
+from loracomp.cli.common import open_database, print_page, remark, warn
 from loracomp.config import load_settings
 from loracomp.database.embedded import database_url
 from loracomp.errors import UsageError
@@ -23,7 +23,7 @@ def report(
     from loracomp.web.report import read_report
 
     with open_database() as connection:
-        typer.echo(self_contained("report.html", **read_report(connection, days, answers=answers, tag=tag)))
+        print_page(self_contained("report.html", **read_report(connection, days, answers=answers, tag=tag)))
 
 
 def web(

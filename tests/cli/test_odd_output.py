@@ -1,0 +1,140 @@
+"""What commands print: others' texts on a terminal, any encoding of stdout, and none."""
+
+import io
+import json
+import re
+import sys
+from importlib import import_module
+from itertools import product
+
+import pytest
+import typer
+from rich.console import Console
+from typer.main import get_command
+
+from job_data import REPORT
+from loracomp import cli
+from loracomp.cli import commands, common
+from loracomp.database import connections as db
+from loracomp.database.queries import QUERIES
+from people_data import answer, claim, load, submit
+
+TEXT = "\x1b[31mé\u202e\U0001f600[/b]\x9b2J"
+"""It colours a terminal, is no ASCII and no markup, and turns the direction of a line."""
+OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
+SHOWN = {
+    "answers list": [],
+    "adapter list": [],
+    "doctor": ["--all"],
+    "encoder show": [],
+    "explain": ["{job}"],
+    "explain --html": ["{job}", "--html"],
+    "explain --svg": ["{job}", "--svg"],
+    "model list": [],
+    "policy list": [],
+    "policy show": [TEXT],
+    "refresh": [],
+    "report": [],
+    "sql": [],
+    "task list": [],
+    "workers": [],
+}
+"""The commands that only show something, with their arguments."""
+ENCODINGS = ["ascii", "latin-1", "utf-8", "closed"]
+
+
+@pytest.fixture
+def job(connection: db.Connection, database: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A failed job, whose error a worker wrote; TEXT stands in everything else that lists show."""
+    monkeypatch.setenv("LORACOMP_DATABASE_URL", database)
+    examples = load(connection)
+    answer(connection, submit(connection, TEXT), examples, output=TEXT)
+    connection.execute("SELECT loracomp.set_policy(%s, '{}')", [TEXT])
+    connection.execute("UPDATE loracomp.policy SET description = %s", [TEXT])
+    connection.execute("UPDATE loracomp.task SET description = %s", [TEXT])
+    connection.execute(QUERIES["report_worker"], REPORT | {"name": TEXT})
+    failed = submit(connection, TEXT, max_attempts=1)
+    token = claim(connection, failed, worker=TEXT)[failed]
+    statement = "SELECT loracomp.fail_jobs(ARRAY[%s], ARRAY[%s]::bigint[], ARRAY['odd'], ARRAY[%s], ARRAY[false])"
+    connection.execute(statement, [failed, token, TEXT])
+    return failed
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, arguments: list[str], encoding: str = "utf-8") -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command whose streams have this encoding, or are closed."""
+    raw = io.BytesIO(), io.BytesIO()
+    text = "utf-8" if encoding == "closed" else encoding
+    monkeypatch.setattr(sys, "stdout", None if encoding == "closed" else io.TextIOWrapper(raw[0], text))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw[1], text))
+    monkeypatch.setattr(sys, "argv", ["loracomp", *arguments])
+    monkeypatch.setattr(cli, "app", typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False))
+    cli.app.callback()(cli._options)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if encoding == "closed":
+        sys.stdout.close()
+    # typer writes UTF-8 where a stream says that it is ASCII, and so are pages wherever they are read.
+    page = {"--html", "--svg", "report"} & {*arguments}
+    out, err = (stream.getvalue().decode("utf-8" if page or encoding == "ascii" else text) for stream in raw)
+    return int(ended.value.code or 0), out, err
+
+
+def test_all_lists_are_tried() -> None:
+    app = typer.Typer()
+    commands.register(app)
+    groups = {name: getattr(group, "commands", {}) for name, group in get_command(app).commands.items()}
+    assert {
+        f"{name} {verb}" for name, verbs in groups.items() for verb in verbs if verb in ("list", "show")
+    } <= SHOWN.keys()
+
+
+def arguments_of(name: str, job: int) -> list[str]:
+    return [*name.partition(" --")[0].split(), *(each.replace("{job}", str(job)) for each in SHOWN[name])]
+
+
+def test_no_command_passes_on_what_a_terminal_obeys_whatever_its_encoding(
+    job: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, encoding in product(SHOWN, ENCODINGS):
+        arguments = arguments_of(name, job)
+        code, out, err = printed(monkeypatch, arguments, encoding)
+        assert code == 0 or name == "doctor", (name, encoding, err)
+        assert not OBEYED.search(re.sub("[\t\r\n]", "", out + err)), (name, encoding)
+        if name not in ("report", "sql", "explain --html", "explain --svg"):
+            code, out, _ = printed(monkeypatch, [*arguments, "--json"], encoding)
+            assert code == 0 or name == "doctor", (name, encoding, err)
+            if encoding != "closed":
+                json.loads(out, parse_constant=pytest.fail)
+
+
+def test_nor_does_a_table_on_a_terminal(job: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (common, *(import_module(f"loracomp.cli.{place}") for place in commands.PLACES)):
+        if hasattr(module, "console"):
+            monkeypatch.setattr(module, "console", Console(force_terminal=True, no_color=True, width=200))
+    for name, encoding in product(["task list", "policy list", "policy show", "workers", "explain"], ENCODINGS):
+        _, out, _ = printed(monkeypatch, arguments_of(name, job), encoding)
+        assert not {"\x1b[31m", "\u202e", "\x9b"} & {*out, *re.findall(r"\x1b.{4}", out)}, (name, encoding)
+
+
+def test_the_error_at_the_end_does_not_either(job: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise cli.LoracompError(f"job 7 failed: {TEXT}")
+
+    monkeypatch.setattr("loracomp.cli.operations.run_query", fail)
+    for encoding in ENCODINGS:
+        code, out, err = printed(monkeypatch, ["workers"], encoding)
+        assert (code, out, err.startswith("error: job 7 failed: ")) == (1, "", True)
+        assert not OBEYED.search(err.strip())
+
+
+def test_json_is_json_whatever_the_numbers_and_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = {"a": [float("nan"), float("inf"), (float("-inf"),)], "b": "\ud800é\U0001f600", "c": {"d": 1e-320}}
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding, errors="backslashreplace"))
+        common.emit_json(value)
+        sys.stdout.flush()
+        read = json.loads(raw.getvalue().decode(encoding), parse_constant=pytest.fail)
+        assert read == {"a": ["nan", "inf", ["-inf"]], "b": value["b"], "c": value["c"]}
