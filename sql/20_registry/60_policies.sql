@@ -4,7 +4,7 @@
 --       check_setting           raises if a constraint of loracomp.policy refuses a setting
 --   policy_with                 a named policy with some settings replaced
 --     with_settings
---   trigger keep_default_policy   refuses to delete or rename the policy of jobs that name none
+--   trigger keep_used_policies    refuses to delete or rename the policies that loracomp itself gives to jobs
 
 -- Evaluates the constraints of the table, so that a setting's range is written in one place only. The comment of each constraint says the
 -- range in words.
@@ -118,15 +118,10 @@ BEGIN
     INSERT INTO loracomp.policy (name) VALUES (set_policy.name) ON CONFLICT (name) DO NOTHING;
     SELECT * INTO before FROM loracomp.policy AS p WHERE p.name = set_policy.name FOR UPDATE;
     after := loracomp.with_settings(before, settings, known);
-    UPDATE loracomp.policy AS p SET
-        description = after.description, router = after.router, k = after.k, temperature = after.temperature,
-        top_p = after.top_p, max_adapters = after.max_adapters, min_similarity = after.min_similarity,
-        weighting = after.weighting, strategy = after.strategy, density = after.density,
-        choice_normalization = after.choice_normalization, min_share = after.min_share,
-        gain_prior = after.gain_prior, gain_margin = after.gain_margin,
-        chat_template = after.chat_template, calibration_rows = after.calibration_rows, updated_at = now()
-    WHERE p.name = set_policy.name
-    RETURNING * INTO after;
+    EXECUTE format(
+        'UPDATE loracomp.policy AS p SET %s, updated_at = now() WHERE p.name = $2 RETURNING p.*',
+        (SELECT string_agg(format('%1$I = ($1).%1$I', s.setting), ', ') FROM unnest(known) AS s (setting))
+    ) INTO after USING after, set_policy.name;
     RETURN after;
 END
 $$;
@@ -134,8 +129,8 @@ COMMENT ON FUNCTION loracomp.set_policy IS
 'Sets the given settings of a policy, and creates the policy if it does not exist. An error names the setting and its allowed '
 'values. Traces keep the settings that jobs ran with.';
 
--- The owner may delete and rename it, because restoring another database's registry first empties the table.
-CREATE FUNCTION loracomp.keep_default_policy() RETURNS trigger
+-- The owner may delete and rename them, because restoring another database's registry first empties the table.
+CREATE FUNCTION loracomp.keep_used_policies() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
 AS $$
@@ -144,14 +139,15 @@ BEGIN
         RETURN new;
     END IF;
     IF NOT pg_has_role(current_user, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = tg_relid), 'usage') THEN
-        RAISE EXCEPTION 'policy default can be neither deleted nor renamed: jobs that name no policy use it'
-            USING ERRCODE = 'restrict_violation', HINT = 'loracomp.set_policy changes its settings';
+        RAISE EXCEPTION 'policy % can be neither deleted nor renamed: %', old.name, CASE old.name
+            WHEN 'default' THEN 'jobs that name no policy use it' ELSE 'measurements and rows that corrections answer use it'
+        END USING ERRCODE = 'restrict_violation', HINT = 'loracomp.set_policy changes its settings';
     END IF;
     RETURN coalesce(new, old);
 END
 $$;
-COMMENT ON FUNCTION loracomp.keep_default_policy IS
-'Trigger: refuses to delete or rename the policy default, except for the owner.';
+COMMENT ON FUNCTION loracomp.keep_used_policies IS
+'Trigger: refuses to delete or rename the policies default and measured, except for the owner.';
 
-CREATE TRIGGER keep_default_policy BEFORE DELETE OR UPDATE OF name ON loracomp.policy
-FOR EACH ROW WHEN (old.name = 'default') EXECUTE FUNCTION loracomp.keep_default_policy();
+CREATE TRIGGER keep_used_policies BEFORE DELETE OR UPDATE OF name ON loracomp.policy
+FOR EACH ROW WHEN (old.name IN ('default', 'measured')) EXECUTE FUNCTION loracomp.keep_used_policies();

@@ -238,19 +238,30 @@ def test_measuring_waits_for_a_worker_where_the_login_may_not_answer_itself(
 # --- policies
 
 
-def test_the_policy_of_jobs_that_name_none_stays(connection: Connection):
+@pytest.mark.parametrize("name", ["default", "measured"])
+def test_the_policies_that_loracomp_gives_to_jobs_stay(connection: Connection, name: str):
+    """Measurements and corrected rows have the policy measured; without it their jobs would be refused."""
     connection.execute("SET ROLE loracomp_admin")
     for statement in (
-        "DELETE FROM loracomp.policy",
-        "UPDATE loracomp.policy SET name = 'other' WHERE name = 'default'",
+        f"DELETE FROM loracomp.policy WHERE name = '{name}'",
+        f"UPDATE loracomp.policy SET name = 'other' WHERE name = '{name}'",
     ):
-        with pytest.raises(psycopg.errors.RestrictViolation, match="default can be neither deleted nor renamed"):
+        with pytest.raises(psycopg.errors.RestrictViolation, match=f"{name} can be neither deleted nor renamed"):
             connection.execute(statement.encode())
     connection.execute("UPDATE loracomp.policy SET k = 7 WHERE name = 'default'")
     connection.execute("UPDATE loracomp.policy SET name = 'even' WHERE name = 'uniform'")
     connection.execute("DELETE FROM loracomp.policy WHERE name = 'even'")
     connection.execute("RESET ROLE")
     assert value(connection, "SELECT k FROM loracomp.policy WHERE name = 'default'") == 7
+
+
+def test_set_policy_sets_each_column(connection: Connection):
+    """Also one that a later release adds."""
+    connection.execute("ALTER TABLE loracomp.policy ADD flavour text")
+    connection.execute("""SELECT loracomp.set_policy('mine', '{"flavour": "mint", "k": 5}')""")
+    connection.execute("""SELECT loracomp.set_policy('mine', '{"top_p": 0.5}')""")
+    row = value(connection, "SELECT (p.flavour, p.k, p.top_p)::text FROM loracomp.policy AS p WHERE p.name = 'mine'")
+    assert row == "(mint,5,0.5)"
 
 
 def test_no_column_of_the_health_report_is_a_reserved_word(connection: Connection):
