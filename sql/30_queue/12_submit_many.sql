@@ -2,6 +2,25 @@
 --   submit_jobs                 inserts the valid jobs, and returns for each other one why it was refused
 --     submit_one
 --       insert_job
+--       constraint_in_words
+
+-- Reads nothing.
+CREATE FUNCTION loracomp.constraint_in_words(name text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    words text := replace(name, '_', ' ');
+    field text;
+BEGIN
+    FOREACH field IN ARRAY loracomp.submitter_columns() LOOP
+        words := replace(words, replace(field, '_', ' '), field);
+    END LOOP;
+    RETURN words;
+END
+$$;
+COMMENT ON FUNCTION loracomp.constraint_in_words IS
+'The name of a constraint of loracomp.job as a sentence, such as: top_p must be between 0 0001 and 1.';
 
 -- Inserts one job, or finds the existing one if its idempotency key was used before. If the job is refused, it returns the reason
 -- instead of raising.
@@ -18,12 +37,8 @@ BEGIN
     job_id := loracomp.insert_job(given);
 EXCEPTION WHEN integrity_constraint_violation OR data_exception THEN
     GET STACKED DIAGNOSTICS refused = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT, rule = CONSTRAINT_NAME, field = COLUMN_NAME;
-    -- For our constraints return the name, which is a sentence, rather than Postgres's message. Names of columns keep their _.
     IF refused ~ '^(new row|insert or update) ' THEN
-        refused := replace(rule, '_', ' ');
-        FOR field IN SELECT k.name FROM jsonb_object_keys(given) AS k (name) LOOP
-            refused := replace(refused, replace(field, '_', ' '), field);
-        END LOOP;
+        refused := loracomp.constraint_in_words(rule);
     ELSIF sqlstate = '23502' AND field <> '' THEN
         refused := field || ' must be given';
     ELSIF sqlstate LIKE '22%' AND sqlstate <> '22023' THEN

@@ -123,6 +123,9 @@ BEGIN
 END
 $$;
 
+-- A SERIALIZABLE transaction does not look at hints: Postgres would then let any two transactions fail that read views of declarations
+-- and write to declared tables, whichever these are, because the hints of all tables share the pages of one index.
+--
 -- Whoever is given a function must have CREATE on its schema. Granting that on loracomp_parts, even for a moment, would change a row of the
 -- catalog for which all other declarations that are being made would wait. So read_ID is made in a schema of its own.
 CREATE FUNCTION loracomp.make_parts(d loracomp.declaration) RETURNS void
@@ -137,8 +140,8 @@ BEGIN
             r.key, r.answer, r.confidence,
             CASE
                 WHEN r.answer IS NOT NULL AND (
-                    r.status = ''asked''
-                    OR EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = %1$s AND h.key = r.key)
+                    r.status = ''waiting''
+                    OR (SELECT current_setting(''transaction_isolation'')) <> ''serializable'' AND EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = %1$s AND h.key = r.key)
                 ) THEN ''stale''
                 ELSE r.status
             END AS status,

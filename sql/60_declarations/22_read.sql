@@ -30,7 +30,9 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.read_as_owner IS 'Runs a statement with the rights of the owner of a declaration''s table; returns its JSON.';
 
-CREATE FUNCTION loracomp.next_keys(d loracomp.declaration, after text[], most integer) RETURNS jsonb
+CREATE FUNCTION loracomp.next_keys(
+    d loracomp.declaration, after text[], most integer, condition text DEFAULT 'true'
+) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -42,12 +44,13 @@ BEGIN
     END IF;
     RETURN loracomp.read_as_owner(d, format(
         'SELECT coalesce(jsonb_agg(jsonb_build_object(''key'', r.key)), ''[]'')
-        FROM (SELECT %1$s AS key FROM %2$s WHERE %3$s ORDER BY %4$s LIMIT %5$s) AS r',
-        loracomp.key_array(d), loracomp.source_sql(d), following, loracomp.key_columns(d), most
+        FROM (SELECT %1$s AS key FROM %2$s WHERE %3$s AND %6$s ORDER BY %4$s LIMIT %5$s) AS r',
+        loracomp.key_array(d), loracomp.source_sql(d), following, loracomp.key_columns(d), most, condition
     ));
 END
 $$;
-COMMENT ON FUNCTION loracomp.next_keys IS 'Keys of a declaration''s table that follow a key in the table''s order, or (null) the first ones.';
+COMMENT ON FUNCTION loracomp.next_keys IS
+'Keys of a declaration''s table that follow a key in the table''s order, or (null) the first ones. `condition` is SQL about the row s.';
 
 -- In a table with a virtual column, whose expression may take long, rows are read one by one for a tenth of a second.
 CREATE FUNCTION loracomp.read_rows(d loracomp.declaration, keys jsonb) RETURNS jsonb

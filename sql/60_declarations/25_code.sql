@@ -4,8 +4,9 @@
 -- Reading a table plans with its indexes, statistics and constraints, and may call functions that these name; policies are evaluated
 -- for an owner on whom they are forced. Such code would run in a worker's session, whose settings and statements it could change.
 -- The lock, which is VACUUM's, keeps all of this as it is until the transaction ends; writers don't wait for it. An owner who may act
--- as loracomp's owner needs no such way to run code as it.
-CREATE FUNCTION loracomp.check_code(source regclass) RETURNS void
+-- as loracomp's owner needs no such way to run code as it. A person waits for the lock, and autovacuum then gives way. The keeper does not:
+-- it must not wait, and autovacuum would never end if it gave way to each new row.
+CREATE FUNCTION loracomp.check_code(source regclass, waits boolean DEFAULT TRUE) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -16,8 +17,8 @@ DECLARE
 BEGIN
     IF NOT pg_has_role(relation.relowner, current_user, 'usage') THEN
         EXECUTE format(
-            'LOCK TABLE %s %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', CASE WHEN relation.relkind <> 'p' THEN 'ONLY' END,
-            relation.oid::regclass
+            'LOCK TABLE %s %s IN SHARE UPDATE EXCLUSIVE MODE %s', CASE WHEN relation.relkind <> 'p' THEN 'ONLY' END,
+            relation.oid::regclass, CASE WHEN NOT waits THEN 'NOWAIT' END
         );
     END IF;
     tables := ARRAY(SELECT relation.oid UNION SELECT t.relid FROM pg_partition_tree(relation.oid) AS t);

@@ -35,7 +35,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.ask_hinted IS 'Asks for rows that triggers have noted; returns how many were handled.';
 
--- A table that can't be read may be written for months. Only the oldest are looked at, because this reads them all.
+-- A table that can't be read may be written for months. A call looks at 20,000 of the oldest hints, and at as many from one drawn at random on,
+-- so that in the end it finds all that have a newer one for the same row.
 CREATE FUNCTION loracomp.thin_hints(d loracomp.declaration) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -46,14 +47,20 @@ AS $$
         ORDER BY o.not_before DESC, o.ctid DESC OFFSET 1 LIMIT 100000
     ));
     DELETE FROM loracomp.answer_hint AS h
-    WHERE h.ctid IN (
-        SELECT n.ctid FROM (
-            SELECT o.ctid, row_number() OVER (PARTITION BY o.key ORDER BY o.ctid DESC) AS ordinal FROM (
-                SELECT f.ctid, f.key FROM loracomp.answer_hint AS f
-                WHERE f.declaration_id = d.id AND f.written_in >= d.hints_from ORDER BY f.written_in LIMIT 20000
-            ) AS o
-        ) AS n WHERE n.ordinal > 1
-    );
+    WHERE h.ctid = ANY (ARRAY(
+        SELECT o.ctid
+        FROM (
+            VALUES (d.hints_from), (d.hints_from + (random() * (pg_current_xact_id()::text::bigint - d.hints_from))::bigint)
+        ) AS b (written_from)
+        CROSS JOIN LATERAL (
+            SELECT f.ctid, f.key, f.written_in FROM loracomp.answer_hint AS f
+            WHERE f.declaration_id = d.id AND f.written_in >= b.written_from ORDER BY f.written_in LIMIT 20000
+        ) AS o
+        WHERE EXISTS (
+            SELECT FROM loracomp.answer_hint AS n
+            WHERE n.declaration_id = d.id AND n.key = o.key AND (n.written_in, n.ctid) > (o.written_in, o.ctid)
+        )
+    ));
 $$;
 COMMENT ON FUNCTION loracomp.thin_hints IS
 'Deletes all but one of the hints for the same row of a declaration, and all but one of the requests for a scan.';

@@ -179,7 +179,9 @@ BEGIN
         FROM jsonb_to_recordset(found_rows) AS f (key text[], passes boolean, prompt text, fault text)
     ),
     changed AS MATERIALIZED (
-        SELECT g.*, r.key IS NOT NULL AS is_known, CASE WHEN NOT g.passes OR j.finished_at IS NULL THEN j.id END AS obsolete
+        SELECT
+            g.*, r.key IS NOT NULL AS is_known, r.example_id,
+            CASE WHEN NOT g.passes THEN r.earlier_jobs || r.job_id WHEN j.finished_at IS NULL THEN ARRAY[j.id] END AS obsolete
         FROM given AS g
         LEFT JOIN LATERAL ( -- looked up for each, as the plan may be of a time when there were few rows
             SELECT o.* FROM loracomp.answer_row AS o WHERE o.declaration_id = d.id AND o.key = g.key LIMIT 1
@@ -187,17 +189,21 @@ BEGIN
         LEFT JOIN LATERAL (SELECT o.id, o.finished_at FROM loracomp.job AS o WHERE o.id = r.job_id LIMIT 1) AS j ON TRUE
         WHERE CASE WHEN g.passes THEN
             r.prompt_hash IS DISTINCT FROM g.prompt_hash
-            OR r.status = 'asked' AND j.id IS NULL
+            OR r.status = 'waiting' AND j.id IS NULL
             OR r.status = 'skipped' AND NOT is_scan
             OR corrections_answer AND r.example_id IS NOT NULL AND r.job_id IS NOT NULL AND NOT r.uses_corrections
         ELSE r.key IS NOT NULL END
+    ),
+    free_example AS MATERIALIZED ( -- one that rows share may be that of a correction which is still open
+        SELECT e.id FROM changed AS c
+        CROSS JOIN LATERAL (SELECT o.id FROM loracomp.example AS o WHERE o.id = c.example_id LIMIT 1 FOR UPDATE SKIP LOCKED) AS e
     ),
     free AS MATERIALIZED (
         SELECT r.key FROM changed AS c
         CROSS JOIN LATERAL (
             SELECT o.key FROM loracomp.answer_row AS o WHERE o.declaration_id = d.id AND o.key = c.key LIMIT 1 FOR UPDATE SKIP LOCKED
         ) AS r
-        WHERE c.is_known
+        WHERE c.is_known AND (c.example_id IS NULL OR c.example_id IN (SELECT e.id FROM free_example AS e))
     ),
     postponed AS (
         INSERT INTO loracomp.answer_hint (declaration_id, key)
@@ -206,7 +212,7 @@ BEGIN
     ),
     handled AS MATERIALIZED (
         SELECT
-            c.*, CASE WHEN c.fault IS NOT NULL THEN 'refused' WHEN is_skipped THEN 'skipped' ELSE 'asked' END AS status,
+            c.*, CASE WHEN c.fault IS NOT NULL THEN 'refused' WHEN is_skipped THEN 'skipped' ELSE 'waiting' END AS status,
             CASE WHEN is_skipped THEN coalesce(c.fault, 'it was there before the declaration') ELSE c.fault END AS reason,
             CASE WHEN c.passes AND c.fault IS NULL AND NOT is_skipped THEN nextval('loracomp.job_id_seq') END AS job_id
         FROM changed AS c WHERE NOT c.is_known OR c.key IN (SELECT f.key FROM free AS f)
@@ -225,17 +231,20 @@ BEGIN
         FROM handled AS h WHERE h.passes
         ON CONFLICT ON CONSTRAINT a_row_has_one_answer DO UPDATE SET
             status = excluded.status, reason = excluded.reason, job_id = excluded.job_id, prompt_hash = excluded.prompt_hash,
-            uses_corrections = excluded.uses_corrections, answer = CASE excluded.status WHEN 'asked' THEN r.answer END,
+            uses_corrections = excluded.uses_corrections, answer = CASE excluded.status WHEN 'waiting' THEN r.answer END,
+            earlier_jobs = ARRAY(
+                SELECT j.id FROM loracomp.job AS j WHERE j.id = ANY (r.earlier_jobs || r.job_id) AND j.finished_at IS NOT NULL
+            ),
             changed_in = excluded.changed_in
     ),
     deleted AS (
         DELETE FROM loracomp.answer_row AS r USING handled AS h WHERE NOT h.passes AND r.declaration_id = d.id AND r.key = h.key
     )
     SELECT
-        array_agg(h.job_id ORDER BY h.job_id) FILTER (WHERE h.job_id IS NOT NULL),
-        array_agg(h.obsolete) FILTER (WHERE h.obsolete IS NOT NULL),
+        (SELECT array_agg(h.job_id ORDER BY h.job_id) FROM handled AS h WHERE h.job_id IS NOT NULL),
+        (SELECT array_agg(o.job_id) FROM handled AS h CROSS JOIN LATERAL unnest(h.obsolete) AS o (job_id)),
         (SELECT count(*) FROM postponed)
-    INTO new_jobs, obsolete, locked FROM handled AS h;
+    INTO new_jobs, obsolete, locked;
     IF obsolete <> '{}' THEN
         PERFORM loracomp.delete_jobs(obsolete);
     END IF;

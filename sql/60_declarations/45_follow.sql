@@ -1,7 +1,7 @@
 -- What became of a declaration's table since it was declared.
 --   follow_source       called before anything is asked
 --     forget_some       removes a declaration whose table or view was dropped
---     check_owner, check_text  30_declare.sql
+--     check_owner, check_text  28_check.sql
 --     check_code        25_code.sql
 
 -- A renamed table or column keeps its answers. After dump and restore, columns may have other numbers, and transactions have.
@@ -22,7 +22,7 @@ BEGIN
     IF owner <> d.owner THEN
         RAISE EXCEPTION 'table % belongs to % now, who may drop this declaration and make another', d.names[1], owner;
     END IF;
-    PERFORM loracomp.check_owner(owner), loracomp.check_code(d.source);
+    PERFORM loracomp.check_owner(owner), loracomp.check_code(d.source, waits => FALSE);
     d := loracomp.with_current_names(d);
     found_names := loracomp.source_names(d.source, d.columns || d.key_columns);
     IF num_nulls(VARIADIC found_names) > 0 THEN

@@ -3,6 +3,7 @@
 --     copy_outcomes             what became of these jobs
 --   clear_answers               of jobs that are erased: 85_administration/20_erase.sql
 --   answers_since               the answers that came since a cursor
+--     oldest_writer
 
 -- Rows of ended_job that were handled leave dead tuples, which stay while any session has an old snapshot. So ended_jobs_from passes over
 -- them: it is a transaction before which all have ended, with nothing left of theirs. That of another server, from which this one was restored,
@@ -65,7 +66,7 @@ BEGIN
     WITH outcome AS MATERIALIZED (
         SELECT
             r.declaration_id, r.key, j.finished_at, j.prompt, j.choices,
-            CASE j.status WHEN 'succeeded' THEN 'answered' WHEN 'failed' THEN 'failed' WHEN 'cancelled' THEN 'failed' ELSE 'asked' END AS status,
+            CASE j.status WHEN 'succeeded' THEN 'answered' WHEN 'failed' THEN 'failed' WHEN 'cancelled' THEN 'failed' ELSE 'waiting' END AS status,
             CASE WHEN j.finished_at IS NOT NULL THEN j.error END AS reason,
             CASE WHEN j.choices IS NULL THEN ltrim(p.output, E' \t\r\n') ELSE p.output END AS answer,
             loracomp.confidence(p.choice_scores) AS confidence,
@@ -119,6 +120,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.clear_answers IS 'Clears the answers that these jobs gave, which are being erased; returns what is kept. For erase_jobs.';
 
+-- Reads only. A transaction of another database never writes here, so one that is left open there is passed over, if loracomp's owner may see
+-- to which database it belongs.
+CREATE FUNCTION loracomp.oldest_writer() RETURNS bigint
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT coalesce(min(x.id::text::bigint), pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
+    FROM pg_snapshot_xip(pg_current_snapshot()) AS x (id)
+    WHERE NOT EXISTS (
+        SELECT FROM pg_stat_activity AS a WHERE a.backend_xid = x.id::xid AND a.datname <> current_database()
+    );
+$$;
+COMMENT ON FUNCTION loracomp.oldest_writer IS 'The oldest transaction that may still write in this database; all earlier ones have ended.';
+
 -- Reads only. It leaves out transactions that others may still commit before, so that a reader who goes on from the last cursor misses
 -- nothing. A cursor of another server, from which this one was restored, begins from the start.
 CREATE FUNCTION loracomp.answers_since(name regclass, since text DEFAULT NULL, most integer DEFAULT 1000)
@@ -134,7 +149,7 @@ DECLARE
     d loracomp.declaration;
     last bigint;
     last_key text[];
-    ended CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+    ended CONSTANT bigint := loracomp.oldest_writer();
 BEGIN
     SELECT a.* INTO d FROM loracomp.declaration AS a
     WHERE a.view = name AND has_table_privilege(loracomp.caller(), a.view, 'select');
@@ -162,7 +177,7 @@ BEGIN
         CASE WHEN r.corrections IS NULL THEN r.answered_by ELSE format('%s corrections', r.corrections) END, r.answered_at,
         jsonb_build_array(r.changed_in, r.key)::text
     FROM loracomp.answer_row AS r
-    WHERE r.declaration_id = d.id AND r.status NOT IN ('asked', 'skipped') AND r.changed_in < ended
+    WHERE r.declaration_id = d.id AND r.status NOT IN ('waiting', 'skipped') AND r.changed_in < ended
         AND (r.changed_in, r.key) > (last, last_key)
     ORDER BY r.changed_in, r.key LIMIT most;
 END

@@ -24,7 +24,9 @@ BEGIN
         WHERE a.attrelid = tg_relid AND a.attnum BETWEEN 1 AND cardinality(d.key_columns)
     ) INTO key USING old;
     expected.correct := old.correct;
-    PERFORM loracomp.write_correction(d.id, key, new.correct, changes_others => record_image_ne(old, expected));
+    IF NOT loracomp.write_correction(d.id, key, new.correct, changes_others => record_image_ne(old, expected)) THEN
+        RETURN NULL; -- so the UPDATE does not count this row
+    END IF;
     RETURN new;
 END
 $$;
@@ -52,7 +54,8 @@ BEGIN
     ) USING correct_answer.answer, correct_answer.key;
     GET DIAGNOSTICS corrected = ROW_COUNT;
     IF corrected = 0 THEN
-        RAISE EXCEPTION '% has no row %', correct_answer.name, correct_answer.key USING ERRCODE = 'no_data_found';
+        RAISE EXCEPTION '% has no row % that was asked', correct_answer.name, correct_answer.key
+            USING ERRCODE = 'no_data_found', HINT = 'a row that was just written can be corrected in a moment';
     END IF;
 END
 $$;
@@ -99,7 +102,7 @@ COMMENT ON FUNCTION loracomp.correct_row IS 'Says what is right for a row, if it
 -- The UPDATE found the row in the view, with its caller's rights. The prompt is read from the table as it is now.
 CREATE FUNCTION loracomp.write_correction(
     declaration_id integer, key text[], correct text, changes_others boolean DEFAULT FALSE
-) RETURNS void
+) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -116,10 +119,14 @@ BEGIN
         RAISE EXCEPTION 'correct must be one of the choices, and is %', left(write_correction.correct, 100)
             USING ERRCODE = 'check_violation', HINT = array_to_string(d.choices, ', ');
     END IF;
+    IF d.choices IS NULL AND (loracomp.is_blank(write_correction.correct) OR char_length(write_correction.correct) > 4000) THEN
+        RAISE EXCEPTION 'correct must be a text of 1 to 4000 characters that is not blank, and has %', char_length(write_correction.correct)
+            USING ERRCODE = 'check_violation', HINT = 'each correction is measured under many adapters, which takes long for a long text';
+    END IF;
     SELECT r.job_id INTO corrected_job FROM loracomp.answer_row AS r
     WHERE r.declaration_id = d.id AND r.key = write_correction.key FOR UPDATE;
     IF NOT found THEN
-        RAISE EXCEPTION 'this row has not been asked yet' USING HINT = 'correct it in a moment';
+        RETURN FALSE;
     END IF;
     labelled := loracomp.label_row(d, write_correction.key, write_correction.correct);
     IF labelled IS NULL AND write_correction.correct IS NOT NULL THEN
@@ -142,6 +149,8 @@ BEGIN
         loracomp.caller(), 'declaration', d.id, d.view::text, 'update',
         CASE WHEN labelled IS NULL THEN 'correction taken back' ELSE 'corrected' END, jsonb_build_object('job_id', corrected_job)
     );
+    RETURN TRUE;
 END
 $$;
-COMMENT ON FUNCTION loracomp.write_correction IS 'Writes a correction, its labelled example and its event.';
+COMMENT ON FUNCTION loracomp.write_correction IS
+'Writes a correction, its labelled example and its event. Returns false, and writes nothing, if the row has not been asked yet.';

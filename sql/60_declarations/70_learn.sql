@@ -1,6 +1,8 @@
 -- Corrections as labelled examples, by which a declaration's jobs are answered:
+--   add_own_task                the declaration's own task; create_answers calls it
 --   label_row                   makes the example of a corrected row
 --   label_again                 of all corrected rows, in other words or with other choices
+--   clear_corrections           of an example that is erased: 85_administration/20_erase.sql
 --   trigger unlabel             of answer_row: removes the example of a row that has gone, has another prompt or another correction
 --   measure_corrections         a step of the keeper: from eight corrections on, measures them
 --     has_unmeasured
@@ -8,14 +10,29 @@
 --   compare_with_corrections    an adapter that was trained on corrections, with what they are worth without it
 --   try_prompts                 the first prompts, without a declaration
 
--- Rows with the same prompt and label share an example. Its task is made with the first: only the owner's jobs may use it, and its
--- name can't be that of a task of a library. Null for no correction, and for a row whose prompt no job can have, as it is refused.
+-- Made with the declaration, because a correction that gave it its task would lock the declaration until it is committed.
+CREATE FUNCTION loracomp.add_own_task(d loracomp.declaration) RETURNS integer
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    task CONSTANT text := format('answers/%s-%s', d.view, d.id); -- no library has tasks with such names
+BEGIN
+    PERFORM loracomp.add_task(task, 'answers', format('Corrections of %s.', d.view), d.owner);
+    RETURN (SELECT t.id FROM loracomp.task AS t WHERE t.name = task);
+END
+$$;
+COMMENT ON FUNCTION loracomp.add_own_task IS
+'Adds the task whose labelled examples are a declaration''s corrections, and which only jobs of its owner may use; returns its id.';
+
+-- Rows with the same prompt and label share an example. Null for no correction, and for a row whose prompt no job can have, as it is refused.
 CREATE FUNCTION loracomp.label_row(d loracomp.declaration, key text[], correct text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     row_prompt text;
+    labelled bigint;
     task text := (SELECT t.name FROM loracomp.task AS t WHERE t.id = d.task_id);
 BEGIN
     IF label_row.correct IS NOT NULL THEN
@@ -26,16 +43,19 @@ BEGIN
     IF row_prompt IS NULL OR loracomp.is_blank(row_prompt) THEN
         RETURN NULL;
     END IF;
-    IF task IS NULL THEN
-        task := format('answers/%s-%s', d.view, d.id);
-        PERFORM loracomp.add_task(task, 'answers', format('Corrections of %s.', d.view), d.owner);
-        UPDATE loracomp.declaration AS a SET task_id = t.id FROM loracomp.task AS t WHERE a.id = d.id AND t.name = task;
+    IF task IS NULL THEN -- an administrator has deleted it
+        d.task_id := loracomp.add_own_task(d);
+        UPDATE loracomp.declaration AS a SET task_id = d.task_id WHERE a.id = d.id;
+        task := (SELECT t.name FROM loracomp.task AS t WHERE t.id = d.task_id);
     END IF;
-    PERFORM loracomp.add_example(task, row_prompt, correct, d.choices);
-    RETURN (
-        SELECT e.id FROM loracomp.example AS e JOIN loracomp.task AS t ON t.id = e.task_id
-        WHERE t.name = task AND e.content_hash = loracomp.content_hash(row_prompt, correct, d.choices)
-    );
+    LOOP -- the keeper may just be deleting the example of another row with this prompt
+        PERFORM loracomp.add_example(task, row_prompt, correct, d.choices);
+        SELECT e.id INTO labelled FROM loracomp.example AS e
+        WHERE e.task_id = d.task_id AND e.content_hash = loracomp.content_hash(row_prompt, correct, d.choices) FOR KEY SHARE;
+        IF found THEN
+            RETURN labelled;
+        END IF;
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION loracomp.label_row IS 'Adds a corrected row to the declaration''s examples; returns the example''s id.';
@@ -62,6 +82,8 @@ CREATE FUNCTION loracomp.unlabel() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
+DECLARE
+    measuring bigint[];
 BEGIN
     IF tg_op = 'UPDATE' AND new.example_id = old.example_id THEN
         UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL, drawn = FALSE, example_id = NULL
@@ -70,9 +92,10 @@ BEGIN
             WHERE e.id = old.example_id AND j.id = new.job_id
         );
     ELSIF NOT EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.example_id = old.example_id) THEN
-        PERFORM loracomp.delete_jobs(ARRAY(
-            SELECT j.id FROM loracomp.job AS j WHERE j.kind = 'measure' AND j.example_id = old.example_id
-        ));
+        measuring := ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.kind = 'measure' AND j.example_id = old.example_id);
+        IF measuring <> '{}' THEN
+            PERFORM loracomp.delete_jobs(measuring);
+        END IF;
         DELETE FROM loracomp.example AS e WHERE e.id = old.example_id;
     END IF;
     RETURN NULL;
@@ -86,6 +109,19 @@ FOR EACH ROW WHEN (
 ) EXECUTE FUNCTION loracomp.unlabel();
 CREATE TRIGGER unlabel_deleted AFTER DELETE ON loracomp.answer_row
 FOR EACH ROW WHEN (old.example_id IS NOT NULL) EXECUTE FUNCTION loracomp.unlabel();
+
+CREATE FUNCTION loracomp.clear_corrections(example_id bigint) RETURNS bigint
+LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+    WITH cleared AS (
+        UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL, drawn = FALSE, example_id = NULL
+        WHERE r.example_id = clear_corrections.example_id RETURNING r.key
+    )
+    SELECT count(*) FROM cleared;
+$$;
+COMMENT ON FUNCTION loracomp.clear_corrections IS
+'Clears the corrections whose labelled example is being erased; returns how many. For erase_example.';
 
 -- Inserts jobs in the name of the declarations' owners. A declaration that fails, as when the queue is full, is left out for ten seconds,
 -- and one that takes longer than the keeper waits, for ten minutes.
@@ -157,7 +193,7 @@ SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    d CONSTANT loracomp.declaration := loracomp.find_answers(rows_to_correct.name);
+    d CONSTANT loracomp.declaration := loracomp.lock_answers(rows_to_correct.name);
     recent CONSTANT timestamptz := now() - interval '10 minutes';
     chosen bigint[];
     known CONSTANT real := (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = 'loracomp.answer_row'::regclass);
@@ -223,19 +259,26 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     d loracomp.declaration;
-    first_rows jsonb;
+    keys jsonb;
+    position text[];
+    prompts text[] := '{}';
 BEGIN
     d := loracomp.check_source(try_prompts.source, try_prompts.prompt, try_prompts.filter);
     d.id := nextval(pg_get_serial_sequence('loracomp.declaration', 'id'));
     BEGIN
         PERFORM loracomp.make_parts(d);
-        first_rows := loracomp.read_rows(d, loracomp.next_keys(d, NULL, 500));
+        WHILE cardinality(prompts) < 3 LOOP
+            keys := loracomp.next_keys(d, position, 500, loracomp.filter_condition(d));
+            EXIT WHEN keys = '[]';
+            keys := loracomp.read_rows(d, keys);
+            prompts := prompts || ARRAY(SELECT f.prompt FROM jsonb_to_recordset(keys) AS f (prompt text) WHERE f.prompt IS NOT NULL);
+            position := ARRAY(SELECT jsonb_array_elements_text(keys -> -1 -> 'key'));
+        END LOOP;
         RAISE EXCEPTION USING ERRCODE = 'LC001';
     EXCEPTION WHEN SQLSTATE 'LC001' THEN NULL;
     END;
     RETURN QUERY
-    SELECT f.prompt FROM jsonb_to_recordset(first_rows) AS f (prompt text, passes boolean)
-    WHERE f.passes AND f.prompt IS NOT NULL LIMIT 3;
+    SELECT p.prompt FROM unnest(prompts) WITH ORDINALITY AS p (prompt, ordinal) ORDER BY p.ordinal LIMIT 3;
 END
 $$;
 COMMENT ON FUNCTION loracomp.try_prompts IS 'The first three prompts that create_answers would ask of a table; declares nothing.';

@@ -1,5 +1,6 @@
 -- Erasure: deletes examples or jobs on request, together with all rows that contain their text.
---   erase_example               an example, and the jobs that were made from it
+--   erase_example               an example, the jobs that were made from it, and the correction that it was made from
+--     clear_corrections         60_declarations/70_learn.sql
 --   erase_submitter             all jobs and declarations of a submitter
 --     erase_declaration         a declaration with its answers, keys and corrections
 --   erase_jobs                  the jobs given, or those with a tag, by their submitter or an administrator
@@ -32,6 +33,9 @@ BEGIN
     SELECT d.* FROM loracomp.delete_jobs(ARRAY(
         SELECT j.id FROM loracomp.job AS j WHERE j.example_id = old.id
     ), 'erase_example') AS d
+    UNION ALL
+    SELECT 'corrections cleared that it was made from', c.cleared, NULL
+    FROM loracomp.clear_corrections(old.id) AS c (cleared) WHERE c.cleared > 0
     UNION ALL
     SELECT 'traces that name its id kept', count(*), NULL FROM loracomp.prediction AS p
     WHERE p.example_ids @> ARRAY[old.id] OR p.calibration_examples @> ARRAY[old.id]

@@ -639,7 +639,7 @@ def test_what_becomes_of_a_job_is_shown(connection: Connection, alice: Connectio
     alice.execute("SELECT loracomp.retry_job(%s)", [retried])
     alice.execute("SELECT loracomp.erase_jobs(ids => %s)", [[erased]])
     keep(connection)
-    assert {key: row[0] for key, row in shown(alice).items()} == {1: "failed", 2: "asked", 3: "refused"}
+    assert {key: row[0] for key, row in shown(alice).items()} == {1: "failed", 2: "waiting", 3: "refused"}
     answer_all(connection)
     connection.execute("SELECT loracomp.purge_jobs('0 days', force => true)")
     assert statuses(connection) == {}

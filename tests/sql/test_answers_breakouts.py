@@ -133,7 +133,7 @@ def test_tables_that_can_have_no_declaration_say_why(connection: Connection, ali
     for table, said in refusals.items():
         with pytest.raises(psycopg.Error, match=said):
             alice.execute("SELECT loracomp.create_answers('x', %s, '{t}')", [table])
-    with pytest.raises(psycopg.Error, match="give_choices_or_max_new_tokens_not_both"):
+    with pytest.raises(psycopg.Error, match="give choices or max_new_tokens not both"):
         alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', '{a,b}', 5)")
     with pytest.raises(psycopg.Error, match="filter must be a JSON object"):
         alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', filter => '[]')")

@@ -172,6 +172,43 @@ def test_rows_that_stay_locked_hold_up_no_late_answer(connection: Connection, al
     assert value(connection, "SELECT count(*) FROM loracomp.ended_job") == 0
 
 
+def test_the_first_correction_holds_up_no_other_row(connection: Connection, alice: Connection, database: str) -> None:
+    """It made the declaration's task, and so kept the declaration locked."""
+    alice.execute("SELECT loracomp.create_answers('said', 'tickets', 'say {body}', '{urgent,so so}')")
+    work(connection)
+    with connect(database, "alice") as corrector:
+        for correction in (
+            "UPDATE said SET correct = 'so so' WHERE id = 1",
+            "SELECT loracomp.correct_row('said', '{1}', 'so so')",
+        ):
+            with corrector.transaction(force_rollback=True):
+                corrector.execute(correction.encode())
+                alice.execute("UPDATE tickets SET body = body || '!' WHERE id > 1")
+                work(connection)
+                assert [*shown(alice, "said").values()] == [("answered", "urgent")] * 6
+
+
+def test_an_example_that_an_open_correction_shares_stays(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute("UPDATE tickets SET subject = 'same' WHERE id < 3")
+    work(connection)
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+    with connect(database, "alice") as corrector, corrector.transaction():
+        corrector.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 2")
+        alice.execute("UPDATE tickets SET body = 'other' WHERE id IN (1, 3)")
+        connection.execute("SET statement_timeout = '10s'")
+        work(connection)
+        assert shown(alice) == {1: ("stale", "urgent"), **dict.fromkeys(range(2, 7), ("answered", "urgent"))}
+    work(connection)
+    assert {*shown(alice).values()} == {("answered", "urgent")}
+    shared = """
+        SELECT e.prompt FROM loracomp.answer_row AS r JOIN loracomp.example AS e ON e.id = r.example_id
+        WHERE r.correct IS NOT NULL
+    """
+    assert [row["prompt"] for row in connection.execute(shared)] == ["Ticket: same wrong"]
+
+
 def test_failed_and_released_jobs_wait_for_no_correction(
     connection: Connection, alice: Connection, database: str
 ) -> None:
@@ -183,7 +220,7 @@ def test_failed_and_released_jobs_wait_for_no_correction(
         release_jobs(worker, [released])
     keep(connection)
     failed = "SELECT status FROM loracomp.answer_row WHERE job_id = %s"
-    assert (value(connection, failed, [failing.id]), value(connection, failed, [released.id])) == ("failed", "asked")
+    assert (value(connection, failed, [failing.id]), value(connection, failed, [released.id])) == ("failed", "waiting")
 
 
 def tokens(jobs: tuple[Job, ...]) -> dict[int, int]:

@@ -165,7 +165,7 @@ class Machine(RuleBasedStateMachine):
         assert shown.keys() == {key for key, (_, mark) in self.rows.items() if mark < 3}
         for key, (status, given) in shown.items():
             body = self.rows[key][0]
-            assert status in ("waiting", "asked", "answered", "stale", "refused")
+            assert status in ("waiting", "answered", "stale", "refused")
             if status == "answered":
                 assert (status, given) == ended(body), "an old answer is not shown as the row's"
             else:

@@ -130,6 +130,41 @@ def test_nobody_else_may_use_or_see_the_examples(connection: Connection, alice: 
             connection.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 2")
 
 
+def test_rows_that_wait_fail_no_correction_of_others(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [7, 8])
+    assert alice.execute("UPDATE urgency SET correct = 'urgent'").rowcount == 6
+    with pytest.raises(errors.NoDataFound, match="urgency has no row 7 that was asked"):
+        alice.execute("SELECT loracomp.correct_answer('urgency', 7, 'urgent')")
+    assert len(labelled(connection)) == 6
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\u00a0", "x" * 4001])
+def test_a_text_that_cannot_be_measured_is_no_correction(connection: Connection, alice: Connection, text: str) -> None:
+    """Its measurement failed in each worker, or kept one busy for minutes."""
+    alice.execute("SELECT loracomp.create_answers('said', 'tickets', '{body}')")
+    work(connection)
+    with pytest.raises(errors.CheckViolation, match="correct must be a text of 1 to 4000 characters that is not blank"):
+        alice.execute("UPDATE said SET correct = %s WHERE id = 1", [text])
+    alice.execute("UPDATE said SET correct = %s WHERE id = 1", ["x" * 4000])
+    alice.execute("UPDATE said SET correct = NULL WHERE id = 1")
+
+
+def test_an_erased_example_takes_the_corrections_with_it(connection: Connection, alice: Connection) -> None:
+    alice.execute("UPDATE tickets SET subject = 'same' WHERE id < 3")
+    work(connection)
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id < 4")
+    erased = (
+        "SELECT what, rows FROM loracomp.erase_example((SELECT id FROM loracomp.example WHERE prompt LIKE '%same%'))"
+    )
+    report = {row["what"]: row["rows"] for row in connection.execute(erased)}
+    assert report["corrections cleared that it was made from"] == 2
+    corrected = {row["id"]: row["correct"] for row in alice.execute("SELECT id, correct FROM urgency WHERE id < 4")}
+    assert corrected == {1: None, 2: None, 3: "urgent"}
+    assert labelled(connection) == [("Ticket: row 3 wrong", "urgent")]
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+    assert ("Ticket: same wrong", "urgent") in labelled(connection)
+
+
 # What is learnt from corrections
 
 
@@ -159,6 +194,18 @@ def test_eight_corrections_are_measured_and_sixteen_answer(connection: Connectio
     alice.execute(ADD_TICKETS, [23, 23])
     work(connection)
     assert value(alice, "SELECT answered_by FROM urgency WHERE id = 23") == "base", "by the declaration's policy again"
+
+
+def test_corrected_rows_are_asked_again_if_the_policy_is_measured_too(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute(ADD_TICKETS, [7, 20])
+    work(connection)
+    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
+    alice.execute("SELECT loracomp.alter_answers('urgency', policy => 'measured')")
+    alice.execute("UPDATE urgency SET correct = 'urgent'")
+    work(connection)
+    assert listed(alice)["after"] == "100 % (84 to 100, 20 rows)"
 
 
 def test_a_full_queue_does_not_hold_up_embeddings(connection: Connection, database: str, alice: Connection) -> None:

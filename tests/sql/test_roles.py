@@ -15,11 +15,12 @@ EXECUTE = {
         submit_job submit_jobs cancel_job cancel_jobs set_priority erase_jobs
         retry_job wait_for_job explain_job readable_tasks readable_example
         readable_adapter attempts_of white_space is_blank submitter_columns job_from_json insert_job submit_one
-        confidence texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
+        constraint_in_words confidence texts_are_not_blank texts_are_distinct texts_length composition_text
+        seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_vote explain_route
         explain_composition explain_run estimated_rows
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
-        rows_to_correct correct_row list_answer_rows
+        rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
@@ -39,7 +40,8 @@ EXECUTE = {
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
-        readable_adapter attempts_of submitter_columns job_from_json insert_job submit_one confidence set_priority
+        readable_adapter attempts_of submitter_columns job_from_json insert_job submit_one
+        constraint_in_words confidence set_priority
         retry_job purge_jobs maintain job_ranges check_health refresh_reports
         database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model
@@ -61,7 +63,7 @@ EXECUTE = {
         check_similarities check_range check_gains check_probabilities relative_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
-        rows_to_correct correct_row list_answer_rows estimated_rows
+        rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back estimated_rows
     """,
 }
 OWNERS_ALONE = """
@@ -77,7 +79,7 @@ OWNERS_ALONE = """
     admit_jobs hold_jobs
     succeed_jobs check_server check_objects check_work check_worker_name
     find_task check_setting check_columns fill_defaults place_job hint_job notify check_room
-    keep_default_policy
+    keep_used_policies
     audit_job_update audit_job_delete audit_row keep_audit_event recount_days
     content_hash has_learnt_from draw_examples likely_tasks queue_measurements active_adapters
     expected_gains
@@ -90,10 +92,12 @@ OWNERS_ALONE = """
     prompt_pieces key_forms primary_key_of numbers_of source_names with_current_names key_columns_of source_sql
     key_array key_columns key_values filter_condition hint_statement make_parts add_triggers drop_parts
     read_as_owner next_keys read_rows first_megabyte read_prompts prompts_statement passes_sql text_size_sql check_code
-    check_source check_text check_owner check_request make_view find_answers forget_answers accuracy_of
+    check_source check_text check_owner check_request make_view find_answers lock_answers may_alter_answers
+    forget_answers accuracy_of
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
     ask_corrected due_declarations ask_or_mark ask_page ask_together follow_source forget_some copy_outcomes
-    clear_answers note_ended write_correction label_row label_again unlabel has_unmeasured forget_evidence
+    clear_answers oldest_writer clear_corrections add_own_task note_ended
+    write_correction label_row label_again unlabel has_unmeasured forget_evidence
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key

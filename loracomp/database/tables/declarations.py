@@ -87,9 +87,16 @@ answer_row = Table(
     metadata,
     required("declaration_id", Integer, "The declaration.", autoincrement=False),
     required("key", texts(), "Primary key of the row, as texts.", info=NO_STATISTICS),
-    required("status", Text, "asked, answered, refused, failed, or skipped: it was there before the declaration."),
+    required("status", Text, "waiting, answered, refused, failed, or skipped: it was there before the declaration."),
     optional("reason", Text, "Why it is refused, or failed.", info=NO_STATISTICS),
     optional("job_id", BigInteger, "Job that asks, or has asked; it may have been purged."),
+    required(
+        "earlier_jobs",
+        ARRAY(BigInteger),
+        "Jobs of earlier prompts, which go with the row.",
+        default="'{}'",
+        info=NO_STATISTICS,
+    ),
     required("prompt_hash", LargeBinary, "Sha256 of the newest prompt, with choices and round.", info=NO_STATISTICS),
     required(
         "uses_corrections", Boolean, "Whether sixteen corrections were measured when the job was made.", default="false"
@@ -109,7 +116,7 @@ answer_row = Table(
     optional("offered_at", TIME, "When it was given; for ten minutes nobody else gets it."),
     references("an_answer_belongs_to_a_declaration", "declaration_id", "loracomp.declaration.id", ondelete="CASCADE"),
     PrimaryKeyConstraint("declaration_id", "key", name="a_row_has_one_answer"),
-    one_of("status", "asked answered refused failed skipped", "answer_status_must_be_a_known_one"),
+    one_of("status", "waiting answered refused failed skipped", "answer_status_must_be_a_known_one"),
     one_of("answered_by", "base mix corrections", "answered_by_must_be_a_known_one"),
     check(
         "corrections_are_counted_if_they_answered",

@@ -47,8 +47,8 @@ AS $$
             WHEN a.scan IS NOT NULL THEN 'scanning all rows'
             ELSE 'ready'
         END,
-        s.rows, c.open, c.answered, o.stale, c.refused, c.failed, k.corrected, c.lately / 5.0,
-        make_interval(mins => ((c.open + greatest(s.rows - c.known, 0)) / nullif(c.lately / 5.0, 0))::integer),
+        s.rows, c.waiting + w.written + w.scanned, c.answered, o.stale, c.refused, c.failed, k.corrected, c.lately / 5.0,
+        make_interval(mins => ((c.waiting + w.written + greatest(s.rows - c.known, 0)) / nullif(c.lately / 5.0, 0))::integer),
         t.name, loracomp.accuracy_of(k.right_before, k.known_before), loracomp.accuracy_of(k.right_after, k.known_after),
         CASE WHEN k.corrected >= 80 AND NOT EXISTS (SELECT FROM loracomp.adapter AS o WHERE o.task_id = a.task_id)
             THEN format('%s corrections can train an adapter of their own: loracomp answers train %s', k.corrected, a.view)
@@ -60,12 +60,12 @@ AS $$
         -- Status by status, because each is then counted in the index answer_row_progress alone.
         SELECT
             sum(n.rows)::bigint AS known,
-            sum(n.rows) FILTER (WHERE u.status = 'asked')::bigint AS open,
+            sum(n.rows) FILTER (WHERE u.status = 'waiting')::bigint AS waiting,
             sum(n.rows) FILTER (WHERE u.status = 'answered')::bigint AS answered,
             sum(n.rows) FILTER (WHERE u.status = 'refused')::bigint AS refused,
             sum(n.rows) FILTER (WHERE u.status = 'failed')::bigint AS failed,
             sum(l.rows)::bigint AS lately
-        FROM unnest('{asked,answered,refused,failed,skipped}'::text[]) AS u (status)
+        FROM unnest('{waiting,answered,refused,failed,skipped}'::text[]) AS u (status)
         CROSS JOIN LATERAL (
             SELECT count(*) AS rows FROM loracomp.answer_row AS r
             WHERE list_answers.counted AND r.declaration_id = a.id AND r.status = u.status
@@ -78,9 +78,20 @@ AS $$
     ) AS c
     CROSS JOIN LATERAL (
         SELECT count(*) AS stale FROM loracomp.answer_row AS r
-        WHERE list_answers.counted AND r.declaration_id = a.id AND r.status = 'asked'
+        WHERE list_answers.counted AND r.declaration_id = a.id AND r.status = 'waiting'
             AND r.answered_at IS NOT NULL AND r.answer IS NOT NULL
     ) AS o
+    CROSS JOIN LATERAL (
+        -- Rows that were written and not looked at yet. How many a scan will find is not known, so it counts as one.
+        SELECT
+            (
+                SELECT count(DISTINCT h.key) FROM loracomp.answer_hint AS h
+                WHERE list_answers.counted AND h.declaration_id = a.id AND h.written_in >= a.hints_from AND NOT EXISTS (
+                    SELECT FROM loracomp.answer_row AS r WHERE r.declaration_id = a.id AND r.key = h.key AND r.status = 'waiting'
+                )
+            ) AS written,
+            (list_answers.counted AND (a.scan = 'rows' AND NOT a.scan_skips OR loracomp.must_scan(a)) IS TRUE)::integer AS scanned
+    ) AS w
     CROSS JOIN LATERAL (
         SELECT
             count(*) AS corrected,
@@ -98,7 +109,7 @@ AS $$
         END AS rows
     ) AS s
     WHERE (list_answers.view IS NULL OR a.view = list_answers.view)
-        AND (loracomp.caller_is_admin() OR pg_has_role(loracomp.caller(), to_regrole(quote_ident(a.owner)), 'usage'))
+        AND loracomp.may_alter_answers(a)
     ORDER BY a.id;
 $$;
 COMMENT ON FUNCTION loracomp.list_answers IS
@@ -116,17 +127,9 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d CONSTANT loracomp.declaration := (
-        SELECT a FROM loracomp.declaration AS a
-        WHERE a.view = list_answer_rows.name
-            AND (loracomp.caller_is_admin() OR pg_has_role(loracomp.caller(), to_regrole(quote_ident(a.owner)), 'usage'))
-    );
+    d CONSTANT loracomp.declaration := loracomp.find_answers(list_answer_rows.name);
 BEGIN
     PERFORM loracomp.check_range('n', list_answer_rows.n, 1, 10000);
-    IF d.id IS NULL THEN
-        RAISE EXCEPTION '% is not a declaration of yours', coalesce(list_answer_rows.name::text, 'this')
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp.list_answers() lists them';
-    END IF;
     RETURN QUERY EXECUTE format(
         'SELECT
             a.key, (SELECT left(j.prompt, 1000) FROM loracomp.job AS j WHERE j.id = a.job_id), -- it may have been purged

@@ -1,0 +1,143 @@
+-- What create_answers and alter_answers refuse. Nothing here changes anything.
+--   check_source        raises unless the caller owns the table and its rows can be answered
+--     check_owner       raises unless the table's owner may submit jobs, and loracomp's owner may act as it
+--     check_text        raises for a column of bytea
+--     check_code        25_code.sql
+--   check_request       raises if jobs with these choices, tags and so on would be refused
+
+-- Returns the declaration as far as its table decides it: owner, prompt, filter, and the numbers and names of columns.
+CREATE FUNCTION loracomp.check_source(source regclass, prompt text, filter jsonb) RETURNS loracomp.declaration
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = check_source.source);
+    d loracomp.declaration;
+    named text[];
+    col text;
+BEGIN
+    IF relation.relkind IS NULL OR relation.relkind NOT IN ('r', 'p') OR relation.relpersistence = 't'
+        OR relation.relnamespace::regnamespace::text IN ('loracomp', 'loracomp_parts', 'bi', 'pg_catalog')
+    THEN
+        RAISE EXCEPTION 'source % is not a table of yours that lasts', check_source.source
+            USING ERRCODE = 'wrong_object_type', HINT = 'for a view, keep its rows in a table, which a trigger or a job fills';
+    END IF;
+    IF EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = check_source.source) THEN
+        RAISE EXCEPTION 'table % is part of another table, whose statements would not be noticed', check_source.source
+            USING ERRCODE = 'wrong_object_type', HINT = 'declare the partitioned table; a filter can choose its rows';
+    END IF;
+    IF NOT pg_has_role(loracomp.caller(), relation.relowner, 'usage') THEN
+        RAISE EXCEPTION 'table % is not yours', check_source.source
+            USING ERRCODE = 'insufficient_privilege', HINT = format('it belongs to %I', relation.relowner::regrole::text);
+    END IF;
+    d.owner := pg_get_userbyid(relation.relowner);
+    PERFORM loracomp.check_owner(d.owner), loracomp.check_code(check_source.source);
+    d.key_columns := loracomp.primary_key_of(check_source.source);
+    IF d.key_columns = '{}' THEN
+        RAISE EXCEPTION 'table % has no primary key', check_source.source
+            USING ERRCODE = 'invalid_table_definition', HINT = 'ALTER TABLE ... ADD PRIMARY KEY';
+    END IF;
+    SELECT a.attname INTO col
+    FROM pg_attribute AS a LEFT JOIN pg_collation AS o ON o.oid = a.attcollation
+    WHERE a.attrelid = check_source.source AND a.attnum = ANY (d.key_columns)
+        AND (
+            NOT EXISTS (SELECT FROM loracomp.key_forms(a.atttypid)) OR NOT o.collisdeterministic
+            OR a.attname IN ('answer', 'confidence', 'status', 'reason', 'answered_by', 'answered_at', 'correct')
+        );
+    IF col IS NOT NULL THEN
+        RAISE EXCEPTION 'column % of the primary key has a name, type or collation that keys of answers can''t have', col
+            USING ERRCODE = 'feature_not_supported', HINT = 'numbers, texts, uuid, boolean, dates and timestamps can be; collations must '
+                'be deterministic, and names others than those of the view''s columns';
+    END IF;
+    named := ARRAY(SELECT p.col FROM loracomp.prompt_pieces(check_source.prompt) AS p WHERE p.col IS NOT NULL ORDER BY p.ordinal);
+    IF named = '{}' THEN
+        RAISE EXCEPTION 'prompt names no column'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'write the name of a column in braces, such as {subject}';
+    END IF;
+    IF jsonb_typeof(check_source.filter) IS DISTINCT FROM 'object' THEN
+        RAISE EXCEPTION 'filter must be a JSON object' USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"status": ["open", "new"]}';
+    END IF;
+    named := named || ARRAY(SELECT k.name FROM jsonb_object_keys(check_source.filter) AS k (name));
+    d.columns := loracomp.numbers_of(check_source.source, named);
+    col := named[array_position(d.columns, NULL)];
+    IF col IS NOT NULL THEN
+        RAISE EXCEPTION 'table % has no column %', check_source.source, left(col, 100)
+            USING ERRCODE = 'undefined_column', HINT = concat(
+                'names are compared as they are written; {{ and }} stand for braces',
+                loracomp.did_you_mean(col, ARRAY(
+                    SELECT a.attname::text FROM pg_attribute AS a
+                    WHERE a.attrelid = check_source.source AND a.attnum > 0 AND NOT a.attisdropped
+                ))
+            );
+    END IF;
+    PERFORM loracomp.check_text(check_source.source, d.columns);
+    d.source := check_source.source;
+    d.prompt := check_source.prompt;
+    d.filter := check_source.filter;
+    d.names := loracomp.source_names(d.source, d.columns || d.key_columns);
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_source IS
+'Raises unless the caller owns the table and its rows can be answered. Returns the declaration as far as its table decides it.';
+
+-- Reads only the catalog. A domain has the output function of its base type, also if it is a domain over another domain.
+CREATE FUNCTION loracomp.check_text(source regclass, columns smallint[]) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    col CONSTANT name := (
+        SELECT min(a.attname) FROM pg_attribute AS a JOIN pg_type AS t ON a.atttypid = t.oid OR a.atttypid = t.typarray
+        WHERE a.attrelid = check_text.source AND a.attnum = ANY (check_text.columns) AND t.typoutput = 'byteaout'::regproc
+    );
+BEGIN
+    IF col IS NOT NULL THEN
+        RAISE EXCEPTION 'column % is bytea, which is no text', col USING ERRCODE = 'wrong_object_type', HINT = 'name another column';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_text IS 'Raises if one of these columns of a table is bytea.';
+
+-- Reads only memberships. The owner must be a submitter, because the jobs run under its name. Loracomp's owner must be able to act as it, because the
+-- owner will own the declaration's view and the function that reads the rows.
+CREATE FUNCTION loracomp.check_owner(owner name) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF NOT pg_has_role(check_owner.owner, 'loracomp_submitter', 'usage') AND NOT pg_has_role(check_owner.owner, 'loracomp_admin', 'usage') THEN
+        RAISE EXCEPTION '% is not a submitter', check_owner.owner
+            USING ERRCODE = 'insufficient_privilege', HINT = format('GRANT loracomp_submitter TO %I', check_owner.owner);
+    END IF;
+    IF NOT pg_has_role(current_user, check_owner.owner, 'usage') THEN
+        RAISE EXCEPTION 'loracomp''s owner % may not act as %, whose rights read the rows', current_user, check_owner.owner
+            USING ERRCODE = 'insufficient_privilege', HINT = format('GRANT %I TO %I', check_owner.owner, current_user);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_owner IS 'Raises unless a table''s owner is a submitter as which loracomp''s owner may act.';
+
+-- It inserts a job and takes that back. The error is the name of the constraint that refused the job, which is a sentence.
+CREATE FUNCTION loracomp.check_request(d loracomp.declaration) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    constraint_name text;
+    column_name text;
+BEGIN
+    INSERT INTO loracomp.job (prompt, choices, max_new_tokens, policy, priority, tags, submitted_by)
+    VALUES ('a row', d.choices, d.max_new_tokens, d.policy, d.priority, d.tags, d.owner);
+    RAISE EXCEPTION USING ERRCODE = 'LC001';
+EXCEPTION
+    WHEN SQLSTATE 'LC001' OR configuration_limit_exceeded THEN
+        NULL;
+    WHEN check_violation OR not_null_violation THEN
+        GET STACKED DIAGNOSTICS constraint_name = CONSTRAINT_NAME, column_name = COLUMN_NAME;
+        RAISE EXCEPTION '%', CASE sqlstate
+            WHEN '23502' THEN format('%s must not be null', column_name) ELSE loracomp.constraint_in_words(constraint_name)
+        END USING ERRCODE = sqlstate;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_request IS 'Raises if a declaration''s jobs would be refused.';

@@ -1,0 +1,145 @@
+-- Changing and dropping a declaration.
+--   alter_answers
+--     lock_answers
+--     check_source, check_request     28_check.sql
+--     make_view                       30_declare.sql
+--     begin_scan                      37_scan.sql
+--     label_again                     70_learn.sql
+--   drop_answers
+--     lock_answers
+--     forget_answers                  also if the table or the view is gone, or the owner is erased
+--   each: find_answers                the declaration of a view; corrections call it too
+--     may_alter_answers               list_answers calls it too
+
+-- Reads only. A new owner of the table may too: it may drop the declaration, and make another.
+CREATE FUNCTION loracomp.may_alter_answers(d loracomp.declaration) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT loracomp.caller_is_admin() OR coalesce(pg_has_role(loracomp.caller(), to_regrole(quote_ident(d.owner)), 'usage'), FALSE)
+        OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.source AND pg_has_role(loracomp.caller(), c.relowner, 'usage'));
+$$;
+COMMENT ON FUNCTION loracomp.may_alter_answers IS
+'Whether the caller may see and change a declaration: as an administrator, or as a member of the role that owns it or its table.';
+
+-- Reads only.
+CREATE FUNCTION loracomp.find_answers(name regclass) RETURNS loracomp.declaration
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d CONSTANT loracomp.declaration := (SELECT a FROM loracomp.declaration AS a WHERE a.view = find_answers.name);
+BEGIN
+    IF d.id IS NULL OR NOT loracomp.may_alter_answers(d) THEN
+        RAISE EXCEPTION '% is not a declaration of yours', coalesce(find_answers.name::text, 'this')
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp.list_answers() lists them';
+    END IF;
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.find_answers IS 'The declaration of a view. Raises unless the caller may change it.';
+
+CREATE FUNCTION loracomp.lock_answers(name regclass) RETURNS loracomp.declaration
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    PERFORM loracomp.find_answers(lock_answers.name); -- nobody else may lock it
+    PERFORM FROM loracomp.declaration AS a WHERE a.view = lock_answers.name FOR UPDATE;
+    RETURN (SELECT loracomp.find_answers(lock_answers.name));
+END
+$$;
+COMMENT ON FUNCTION loracomp.lock_answers IS
+'The declaration of a view, locked until the transaction ends. Raises unless the caller may change it.';
+
+-- Null leaves a setting as it is. Rows whose prompt, choices or length are other ones now are asked again; those that do not pass a new filter
+-- lose their answers. Policy, priority and tags are those of the jobs that are made from now on. Prompt and filter only the table's owner may change.
+CREATE FUNCTION loracomp.alter_answers(
+    name regclass,
+    prompt text DEFAULT NULL,
+    choices text[] DEFAULT NULL,
+    max_new_tokens integer DEFAULT NULL,
+    policy text DEFAULT NULL,
+    priority integer DEFAULT NULL,
+    tags jsonb DEFAULT NULL,
+    filter jsonb DEFAULT NULL,
+    paused boolean DEFAULT NULL,
+    again boolean DEFAULT FALSE
+) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d loracomp.declaration := loracomp.with_current_names(loracomp.lock_answers(alter_answers.name));
+    checked loracomp.declaration;
+    is_reworded CONSTANT boolean := num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0;
+BEGIN
+    IF num_nonnulls(alter_answers.prompt, alter_answers.filter) > 0 THEN
+        checked := loracomp.check_source(
+            d.source, coalesce(alter_answers.prompt, d.prompt), coalesce(alter_answers.filter, d.filter)
+        );
+        d.prompt := checked.prompt;
+        d.filter := checked.filter;
+        d.columns := checked.columns;
+        d.names := checked.names;
+    END IF;
+    d.choices := coalesce(alter_answers.choices, d.choices);
+    d.max_new_tokens := coalesce(alter_answers.max_new_tokens, d.max_new_tokens);
+    d.policy := coalesce(alter_answers.policy, d.policy);
+    d.priority := coalesce(alter_answers.priority, d.priority);
+    d.tags := coalesce(alter_answers.tags, d.tags);
+    PERFORM loracomp.check_request(d);
+    UPDATE loracomp.declaration AS a SET
+        prompt = d.prompt, filter = d.filter, columns = d.columns, names = d.names, choices = d.choices,
+        max_new_tokens = d.max_new_tokens, policy = d.policy, priority = d.priority, tags = d.tags,
+        paused = coalesce(alter_answers.paused, a.paused), round = a.round + coalesce(alter_answers.again, FALSE)::integer,
+        trouble = NULL, retry_at = '-infinity'
+    WHERE a.id = d.id;
+    IF alter_answers.filter IS NOT NULL THEN
+        PERFORM loracomp.make_view(d, n.nspname, c.relname)
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = d.view;
+    END IF;
+    IF is_reworded OR alter_answers.again OR num_nonnulls(alter_answers.max_new_tokens, alter_answers.filter) > 0 THEN
+        PERFORM loracomp.begin_scan(d.id);
+    END IF;
+    IF is_reworded THEN
+        PERFORM loracomp.label_again(d);
+    END IF;
+    PERFORM loracomp.notify('loracomp_keep', '');
+END
+$$;
+COMMENT ON FUNCTION loracomp.alter_answers IS
+'Changes a declaration; null leaves a setting as it is. With `again`, all rows are asked again, behind new ones.';
+
+CREATE FUNCTION loracomp.drop_answers(name regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    PERFORM loracomp.forget_answers(loracomp.lock_answers(drop_answers.name));
+END
+$$;
+COMMENT ON FUNCTION loracomp.drop_answers IS 'Drops a declaration with its view and its answers; its waiting jobs are erased.';
+
+-- Works even if the table or the view is gone. An adapter that was trained on the corrections is retired, and stays for replay.
+CREATE FUNCTION loracomp.forget_answers(d loracomp.declaration) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    waiting CONSTANT bigint[] := ARRAY(
+        SELECT j.id FROM loracomp.answer_row AS r JOIN loracomp.job AS j ON j.id = r.job_id AND j.finished_at IS NULL
+        WHERE r.declaration_id = d.id
+    );
+BEGIN
+    PERFORM loracomp.drop_parts(d);
+    DELETE FROM loracomp.declaration AS a WHERE a.id = d.id;
+    DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
+    DELETE FROM loracomp.scan_request AS q WHERE q.declaration_id = d.id;
+    PERFORM loracomp.delete_jobs(waiting);
+    UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.task_id = d.task_id AND a.status <> 'retired';
+    DELETE FROM loracomp.task AS t
+    WHERE t.id = d.task_id AND NOT EXISTS (SELECT FROM loracomp.adapter AS a WHERE a.task_id = t.id);
+END
+$$;
+COMMENT ON FUNCTION loracomp.forget_answers IS 'Removes a declaration with all that it made.';

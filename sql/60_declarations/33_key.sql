@@ -1,0 +1,89 @@
+-- Another type for a column of the primary key of a declared table, such as bigint instead of integer.
+--   alter_key
+--     view_grants         who has which right on a view
+--     bring_view_back     makes a declaration's view again
+
+-- Reads only the catalog. Columns are named by their numbers, because their names may differ when the view is made again.
+CREATE FUNCTION loracomp.view_grants(view regclass)
+RETURNS TABLE (number smallint, privilege text, grantee text, is_grantable boolean)
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT r.number, g.privilege_type, CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END, g.is_grantable
+    FROM (
+        SELECT 0::smallint AS number, c.relacl AS acl FROM pg_class AS c WHERE c.oid = view_grants.view
+        UNION ALL
+        SELECT a.attnum, a.attacl FROM pg_attribute AS a WHERE a.attrelid = view_grants.view
+    ) AS r
+    CROSS JOIN LATERAL aclexplode(r.acl) AS g
+    WHERE g.grantee <> g.grantor;
+$$;
+COMMENT ON FUNCTION loracomp.view_grants IS 'The rights that others than its owner have on a view: on all of it (number 0), or on a column.';
+
+-- Only for a declaration whose view the caller has dropped in this transaction: after that, the keeper would forget the declaration. All rows
+-- are scanned, because a key of another type may be another text.
+CREATE FUNCTION loracomp.bring_view_back(view oid, schema name, name name) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d loracomp.declaration := (SELECT a FROM loracomp.declaration AS a WHERE a.view::oid = bring_view_back.view);
+    made regclass;
+BEGIN
+    IF d.id IS NULL OR NOT loracomp.may_alter_answers(d) OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN
+        RAISE EXCEPTION 'no view of a declaration of yours is missing' USING ERRCODE = 'no_data_found', HINT = 'call loracomp.alter_key';
+    END IF;
+    d := loracomp.with_current_names(d);
+    PERFORM loracomp.check_source(d.source, d.prompt, d.filter);
+    IF NOT has_schema_privilege(d.owner, schema::text, 'create') OR to_regclass(format('%I.%I', schema, name)) IS NOT NULL THEN
+        RAISE EXCEPTION '% can''t have a view % in schema %', d.owner, name, schema USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    made := loracomp.make_view(d, schema, name);
+    UPDATE loracomp.declaration AS a SET view = made WHERE a.id = d.id;
+    PERFORM loracomp.begin_scan(d.id);
+END
+$$;
+COMMENT ON FUNCTION loracomp.bring_view_back IS 'Makes the view of a declaration again. For alter_key.';
+
+-- It runs with the rights of its caller, who must own the table, because ALTER TABLE may run code of the table. A view that reads a column
+-- keeps the column's type, so the views of the table's declarations are dropped and made again.
+CREATE FUNCTION loracomp.alter_key(source regclass, key_column name, type regtype) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    views CONSTANT jsonb := (
+        SELECT jsonb_agg(jsonb_build_object('view', c.oid, 'schema', n.nspname, 'name', c.relname, 'grants', (
+            SELECT coalesce(jsonb_agg(g), '[]') FROM loracomp.view_grants(c.oid) AS g
+        )))
+        FROM loracomp.list_answers(counted => FALSE) AS a
+        JOIN pg_class AS c ON c.oid = a.name JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE a.source = alter_key.source
+    );
+    each record;
+    statement text;
+BEGIN
+    IF views IS NULL THEN
+        RAISE EXCEPTION 'table % has no declaration of yours', alter_key.source USING ERRCODE = 'no_data_found', HINT = 'ALTER TABLE';
+    END IF;
+    FOR each IN SELECT v.* FROM jsonb_to_recordset(views) AS v (schema name, name name) LOOP
+        EXECUTE format('DROP VIEW %I.%I', each.schema, each.name);
+    END LOOP;
+    EXECUTE format('ALTER TABLE %s ALTER %I TYPE %s', alter_key.source, key_column, alter_key.type);
+    FOR each IN SELECT v.* FROM jsonb_to_recordset(views) AS v (view oid, schema name, name name, grants jsonb) LOOP
+        PERFORM loracomp.bring_view_back(each.view, each.schema, each.name);
+        FOR statement IN
+            SELECT format(
+                'GRANT %s %s ON %I.%I TO %s %s', g.privilege, '(' || quote_ident(a.attname) || ')', each.schema, each.name, g.grantee,
+                CASE WHEN g.is_grantable THEN 'WITH GRANT OPTION' END
+            )
+            FROM jsonb_to_recordset(each.grants) AS g (number smallint, privilege text, grantee text, is_grantable boolean)
+            LEFT JOIN pg_attribute AS a ON a.attrelid = to_regclass(format('%I.%I', each.schema, each.name)) AND a.attnum = nullif(g.number, 0)
+        LOOP
+            EXECUTE statement;
+        END LOOP;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION loracomp.alter_key IS
+'Gives a column of the primary key of a declared table another type, and keeps the answers, corrections, and rights on the views.';

@@ -1,0 +1,271 @@
+"""A declaration that is changed, and a declared table whose key or owner changes."""
+
+from collections.abc import Iterator
+
+import pytest
+from psycopg import errors
+
+from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, keep, shown, tidy
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
+from people_fixtures import connect, login, value
+
+
+@pytest.fixture
+def alice(connection: Connection, database: str, logins: None) -> Iterator[Connection]:
+    """She has four tickets, three of them seen so many times as their number says."""
+    with as_alice(database) as opened:
+        opened.execute(TICKETS)
+        opened.execute("INSERT INTO tickets SELECT i, 'a', 'urgent', i FROM generate_series(1, 4) AS i")
+        yield opened
+    tidy(connection)
+
+
+# Another filter, length, and tags
+
+
+def test_with_another_filter_rows_are_asked_and_lose_their_answers(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY.replace("}')", "}', filter => '{\"seen\": [1, 2]}')"))
+    alice.execute(f"GRANT SELECT ON urgency TO {login('ana')}".encode())
+    alice.execute("ALTER TABLE tickets RENAME id TO number; ALTER TABLE tickets RENAME seen TO looked")
+    answer_all(connection)
+    alice.execute("UPDATE urgency SET correct = 'urgent'")
+    before = value(alice, "SELECT 'urgency'::regclass::oid")
+    alice.execute("""SELECT loracomp.alter_answers('urgency', filter => '{"looked": [2, 3]}')""")
+    assert shown(alice) == {2: ("answered", "urgent"), 3: ("waiting", None)}, (
+        "at once, and with the names that readers know"
+    )
+    assert len(answer_all(connection)) == 1, "the row that passes both filters keeps its answer"
+    assert shown(alice) == {2: ("answered", "urgent"), 3: ("answered", "urgent")}
+    assert value(connection, "SELECT array_agg(key ORDER BY key) FROM loracomp.answer_row") == [["2"], ["3"]]
+    assert (
+        value(connection, "SELECT count(*) FROM loracomp.example AS e JOIN loracomp.declaration AS a USING (task_id)")
+        == 1
+    )
+    assert value(alice, "SELECT 'urgency'::regclass::oid") == before
+    assert value(alice, f"SELECT has_table_privilege('{login('ana')}', 'urgency', 'select')")
+    alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 3")
+    alice.execute("SELECT loracomp.alter_answers('urgency', filter => '{}')")
+    assert len(answer_all(connection)) == 2
+    with pytest.raises(errors.UndefinedColumn, match="has no column colour"):
+        alice.execute("""SELECT loracomp.alter_answers('urgency', filter => '{"colour": 1}')""")
+
+
+def test_a_filter_takes_no_columns_away_that_the_views_owner_has_added(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute(URGENCY)
+    alice.execute(
+        "CREATE OR REPLACE VIEW urgency AS SELECT id, 'a' AS answer, 1::float8 AS confidence, 'answered' AS status,"
+        " 'b' AS reason, 'mix' AS answered_by, now() AS answered_at, 'c' AS correct, 1 AS mine FROM tickets"
+    )
+    with pytest.raises(errors.FeatureNotSupported, match=r"view public\.urgency has columns that its owner has added"):
+        alice.execute("""SELECT loracomp.alter_answers('urgency', filter => '{"seen": 1}')""")
+
+
+def test_another_length_asks_all_rows_again_and_other_tags_none(connection: Connection, alice: Connection) -> None:
+    alice.execute(
+        "SELECT loracomp.create_answers('said', 'tickets', '{body} {id}', max_new_tokens => 5, tags => '{\"a\": 1}')"
+    )
+    assert len(answer_all(connection)) == 4
+    alice.execute("UPDATE said SET correct = 'so' WHERE id = 1")
+    alice.execute("SELECT loracomp.alter_answers('said', tags => '{\"b\": 2}', priority => 3, max_new_tokens => 5)")
+    assert answer_all(connection) == []
+    alice.execute("INSERT INTO tickets VALUES (5, 'a', 'urgent')")
+    jobs = "SELECT array_agg(DISTINCT (tags, priority, max_new_tokens)::text) FROM loracomp.job WHERE status = 'queued'"
+    keep(connection)
+    assert value(connection, jobs) == ['("{""b"": 2}",3,5)']
+    answer_all(connection)
+    alice.execute("SELECT loracomp.alter_answers('said', max_new_tokens => 9)")
+    keep(connection)
+    assert value(connection, jobs) == ['("{""b"": 2}",-1,9)']
+    assert len(answer_all(connection)) == 5
+    assert value(alice, "SELECT correct FROM said WHERE id = 1") == "so", "its prompt is the same"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    {
+        "choices => '{a}'": "choices must be a list of 2 to 1000",
+        "choices => '{a,a}'": "choices must be distinct",
+        "choices => '{a,NULL}'": "choices must not be null or blank",
+        "max_new_tokens => -4": "max_new_tokens must be between 1 and 100000",
+        "tags => '[1]'": "tags must be a json object",
+        "priority => 4000": "priority must be between minus 10 and 10",
+        "policy => 'other'": "policy other does not exist",
+        "choices => '{a,b}', max_new_tokens => 4": "give choices or max_new_tokens not both",
+    }.items(),
+)
+def test_what_no_job_can_have_is_refused_by_its_name(
+    connection: Connection, alice: Connection, setting: str, message: str
+) -> None:
+    """And not with a row of loracomp.job, which nobody has written."""
+    alice.execute("SELECT loracomp.create_answers('said', 'tickets', '{body}')")
+    for call in ("create_answers('more', 'tickets', '{body}', ", "alter_answers('said', "):
+        with pytest.raises(errors.IntegrityError) as refused:
+            alice.execute(f"SELECT loracomp.{call}{setting})".encode())
+        assert refused.value.diag.message_primary == message
+        assert refused.value.diag.message_detail is None
+
+
+# The table's key, its owner, and its locks
+
+
+def test_a_key_becomes_bigint_and_keeps_answers_corrections_and_rights(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute("CREATE TABLE notes (id integer PRIMARY KEY, t text)")
+    alice.execute("INSERT INTO notes VALUES (1, 'one'), (2, 'two')")
+    for name in ("says", "means"):
+        alice.execute("SELECT loracomp.create_answers(%s, 'notes', '{t}')", [name])
+    alice.execute(f"GRANT SELECT ON says TO {login('ana')}".encode())
+    alice.execute(f"GRANT SELECT, UPDATE (correct) ON says TO {login('bob')}".encode())
+    answer_all(connection)
+    alice.execute("UPDATE says SET correct = 'three' WHERE id = 2")
+    with pytest.raises(errors.FeatureNotSupported, match="cannot alter type of a column used by a view"):
+        alice.execute("ALTER TABLE notes ALTER id TYPE bigint")
+    alice.execute("SELECT loracomp.alter_key('notes', 'id', 'bigint')")
+    alice.execute("INSERT INTO notes VALUES (10000000000, 'much')")
+    assert answer_all(connection) == ["much", "much"]
+    expected = {1: ("answered", "one"), 2: ("answered", "two"), 10**10: ("answered", "much")}
+    assert shown(alice, "says") == shown(alice, "means") == expected
+    assert value(alice, "SELECT correct FROM says WHERE id = 2") == "three"
+    with connect(database, "ana") as ana:
+        assert shown(ana, "says") == expected
+        with pytest.raises(errors.InsufficientPrivilege):
+            ana.execute("UPDATE says SET correct = 'four' WHERE id = 1")
+    with connect(database, "bob") as bob:
+        bob.execute("UPDATE says SET correct = 'four' WHERE id = 10000000000")
+        with pytest.raises(errors.NoDataFound, match=r"table public\.notes has no declaration of yours"):
+            bob.execute("SELECT loracomp.alter_key('notes', 'id', 'integer')")
+        old = value(connection, "SELECT view::oid FROM loracomp.declaration LIMIT 1")
+        with pytest.raises(errors.NoDataFound, match="no view of a declaration of yours is missing"):
+            bob.execute("SELECT loracomp.bring_view_back(%s, 'public', 'mine')", [old])
+    with pytest.raises(errors.FeatureNotSupported, match="column id of the primary key has a name, type"):
+        alice.execute("SELECT loracomp.alter_key('notes', 'id', 'real')")
+    assert shown(alice, "says") == expected
+
+
+def test_a_new_owner_of_the_table_sees_its_declaration(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute(URGENCY)
+    answer_all(connection)
+    connection.execute(f"ALTER TABLE public.tickets OWNER TO {login('bob')}".encode())
+    try:
+        connection.execute("INSERT INTO public.tickets VALUES (5, 'a', 'urgent')")
+        keep(connection)
+        with connect(database, "bob") as bob:
+            state = value(bob, "SELECT state FROM loracomp.list_answers()")
+            assert f"belongs to {login('bob')} now, who may drop this declaration and make another" in state
+            assert value(bob, "SELECT count(*) FROM loracomp.list_answer_rows('urgency')") == 4
+            bob.execute("SELECT loracomp.drop_answers('urgency')")
+        assert value(connection, "SELECT count(*) FROM loracomp.declaration") == 0
+    finally:
+        connection.execute("DROP TABLE public.tickets CASCADE")
+
+
+def test_to_declare_waits_for_a_vacuum(connection: Connection, alice: Connection, database: str) -> None:
+    """Postgres's own error named a lock, and a table that the caller had not locked."""
+    alice.execute("SET lock_timeout = '300ms'")
+    with db.connect(database) as vacuum, vacuum.transaction():
+        vacuum.execute("LOCK TABLE public.tickets IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(errors.LockNotAvailable, match="due to lock timeout"):
+            alice.execute(URGENCY)
+    alice.execute(URGENCY)
+    assert len(ask(connection)) == 4
+
+
+# What is listed and read
+
+
+def test_rows_that_nobody_has_looked_at_are_open(connection: Connection, alice: Connection) -> None:
+    """A script that waits for 0 would end at once otherwise."""
+    open_rows = "SELECT open FROM loracomp.list_answers()"
+    alice.execute(URGENCY)
+    assert value(alice, open_rows) > 0, "the rows that are there are still to be scanned"
+    answer_all(connection)
+    assert value(alice, open_rows) == 0
+    alice.execute("INSERT INTO tickets SELECT i, 'a', 'urgent' FROM generate_series(11, 1010) AS i")
+    alice.execute("UPDATE tickets SET body = 'b' WHERE id = 11")
+    assert value(alice, open_rows) == 1000
+    ask(connection)
+    alice.execute("UPDATE tickets SET body = 'c' WHERE id = 11")
+    assert value(alice, open_rows) == 1000
+    alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
+    assert value(alice, open_rows) > 1000
+    assert value(alice, "SELECT open FROM loracomp.list_answers(counted => false)") == 0
+
+
+def test_unrelated_serializable_transactions_do_not_fail(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    """Each reads the answers to one table, and writes to another."""
+    alice.execute("INSERT INTO tickets VALUES (5, 'a', 'urgent')")
+    for number in range(4):
+        alice.execute(f"CREATE TABLE notes_{number} (id integer PRIMARY KEY, t text)".encode())
+        alice.execute(f"SELECT loracomp.create_answers('says_{number}', 'notes_{number}', '{{t}}')".encode())
+        alice.execute(f"INSERT INTO notes_{number} VALUES (1, 'one')".encode())
+    answer_all(connection)
+    with connect(database, "alice") as first, connect(database, "alice") as second:
+        for each in (first, second):
+            each.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
+        assert shown(first, "says_0") == shown(second, "says_1") == {1: ("answered", "one")}
+        first.execute("INSERT INTO notes_2 VALUES (2, 'two')")
+        second.execute("UPDATE notes_3 SET t = 'two'")
+        for each in (first, second):
+            each.execute("COMMIT")
+    assert answer_all(connection) == ["two", "two"]
+
+
+def test_a_feed_waits_for_no_transaction_of_another_database(
+    connection: Connection, alice: Connection, server: str
+) -> None:
+    alice.execute(URGENCY)
+    with db.connect(server, vectors=False) as other, other.transaction():
+        other.execute("SELECT pg_current_xact_id()")
+        answer_all(connection)
+        assert value(alice, "SELECT count(*) FROM loracomp.answers_since('urgency')") == 4
+
+
+def test_prompts_are_tried_wherever_the_first_row_that_passes_is(connection: Connection, alice: Connection) -> None:
+    alice.execute("INSERT INTO tickets SELECT i, NULL, ' ', 7 FROM generate_series(5, 1600) AS i")
+    alice.execute("UPDATE tickets SET body = 'late' WHERE id = 1550")
+    tried = "SELECT array_agg(p) FROM loracomp.try_prompts('tickets', '{body}', '{\"seen\": 7}') AS p"
+    assert value(alice, tried) == ["late"]
+
+
+# What is kept of rows and hints
+
+
+def test_jobs_of_earlier_prompts_go_with_the_row(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY)
+    for body in ("first", "second", "third"):
+        alice.execute("UPDATE tickets SET body = %s WHERE id = 1", [body])
+        answer_all(connection)
+    texts = "SELECT count(*) FROM loracomp.job WHERE prompt ~ 'first|second|third'"
+    assert value(connection, texts) == 3, "their traces can be read as long as the row is there"
+    alice.execute("DELETE FROM tickets WHERE id = 1")
+    keep(connection)
+    assert value(connection, texts) == 0
+    assert value(connection, "SELECT count(*) FROM loracomp.job") == 3
+
+
+def test_hints_of_a_declaration_in_trouble_stay_few(connection: Connection, alice: Connection) -> None:
+    """Also if the oldest 20,000 are all of rows that were written once."""
+    alice.execute(URGENCY)
+    answer_all(connection)
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
+    alice.execute("INSERT INTO tickets SELECT i, 'a', 'b' FROM generate_series(11, 20010) AS i")
+    connection.execute(
+        "UPDATE loracomp.declaration SET hints_from = (SELECT min(written_in) FROM loracomp.answer_hint)"
+    )
+    for number in range(20):
+        alice.execute("UPDATE tickets SET body = %s WHERE id = 1", [f"b{number}"])
+    for _ in range(100):
+        connection.execute("SELECT loracomp.thin_hints(a) FROM loracomp.declaration AS a")
+        if value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 20001:
+            break
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 20001
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_hint WHERE key = '{1}'") == 1
