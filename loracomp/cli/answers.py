@@ -1,6 +1,6 @@
 """Commands about declarations: a table gets answers to its rows, and people correct them."""
 
-import re
+import json
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -35,7 +35,30 @@ Choice = Annotated[
 MaxNewTokens = Annotated[
     int | None, typer.Option(help="Maximum number of tokens to generate, if there are no choices.")
 ]
-Policy = Annotated[str, typer.Option(help="Name of the policy that is used until sixteen corrections are measured.")]
+POLICY = "Name of the policy that is used until sixteen corrections are measured."
+PRIORITY = "Priority of the jobs, from -10 to 10."
+Policy = Annotated[str, typer.Option(help=POLICY)]
+
+
+def _json_object(text: str) -> Jsonb:
+    given = json.loads(text)
+    if not isinstance(given, dict):
+        raise ValueError
+    return Jsonb(given)
+
+
+Filter = Annotated[
+    Jsonb | None,
+    typer.Option(
+        "--filter",
+        parser=_json_object,
+        metavar="JSON",
+        help='Which rows are answered, by column: \'{"status": ["open", "new"]}\'. Default: all rows.',
+    ),
+]
+Tags = Annotated[
+    Jsonb | None, typer.Option(parser=_json_object, metavar="JSON", help='Tags of the jobs: \'{"app": "desk"}\'.')
+]
 
 WORTH_TRAINING = 80
 """Number of corrections from which on an adapter trained on them may be better than using them directly
@@ -51,6 +74,7 @@ def try_answers(
     choice: Choice = None,
     max_new_tokens: MaxNewTokens = None,
     policy: Policy = "default",
+    row_filter: Filter = None,
     patience: Annotated[float, typer.Option(help="Seconds to wait for a worker before this process answers.")] = 1.0,
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +82,12 @@ def try_answers(
     request = {"choices": choice, "max_new_tokens": max_new_tokens, "policy": policy}
     with open_database() as connection:
         prompts = [
-            row["prompt"] for row in rows_of(connection, QUERIES["try_prompts"], {"source": source, "prompt": prompt})
+            row["prompt"]
+            for row in rows_of(
+                connection,
+                QUERIES["try_prompts"],
+                {"source": source, "prompt": prompt, "filter": row_filter or Jsonb({})},
+            )
         ]
         jobs = [
             row_of(connection, QUERIES["insert_job"], {"job": Jsonb({"prompt": each, **request})}) for each in prompts
@@ -83,15 +112,48 @@ def create_answers(
     choice: Choice = None,
     max_new_tokens: MaxNewTokens = None,
     policy: Policy = "default",
-    priority: Annotated[int, typer.Option(help="Priority of the jobs, from -10 to 10.")] = 0,
+    priority: Annotated[int, typer.Option(help=PRIORITY)] = 0,
+    tags: Tags = None,
+    row_filter: Filter = None,
     backfill: Annotated[bool, typer.Option(help="Whether to answer existing rows too.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Declare that each row of a table, old or new, gets an answer. The view NAME shows the answers."""
     request = {"choices": choice, "max_new_tokens": max_new_tokens, "policy": policy}
-    values = {"name": name, "source": source, "prompt": prompt, **request, "priority": priority, "backfill": backfill}
+    chosen = {"tags": tags or Jsonb({}), "filter": row_filter or Jsonb({}), "backfill": backfill}
+    values = {"name": name, "source": source, "prompt": prompt, **request, "priority": priority, **chosen}
     (row,) = run_query(QUERIES["create_answers"], values)
     emit([row], title="Declared", as_json=as_json)
+
+
+@answers_app.command("alter")
+def alter_answers(
+    name: Name,
+    *,
+    prompt: Annotated[
+        str | None, typer.Option(help="Another prompt. Rows whose prompt changes are asked again.")
+    ] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="A possible answer, instead of those that there are. Repeat it.")
+    ] = None,
+    max_new_tokens: MaxNewTokens = None,
+    policy: Annotated[str | None, typer.Option(help=POLICY)] = None,
+    priority: Annotated[int | None, typer.Option(help=PRIORITY)] = None,
+    tags: Tags = None,
+    row_filter: Filter = None,
+    paused: Annotated[
+        bool | None, typer.Option("--pause/--resume", help="Ask no rows for now, or ask them from now on.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Ask all rows again, behind new ones.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Change what you give of a declaration. Answers and corrections stay with rows whose prompt stays the same."""
+    request = {"choices": choice, "max_new_tokens": max_new_tokens, "policy": policy}
+    changes = {"prompt": prompt, **request, "priority": priority, "tags": tags, "filter": row_filter, "paused": paused}
+    if not again and all(value is None for value in changes.values()):
+        raise UsageError("say what to change: `loracomp answers alter --help` lists the options")
+    run_query(QUERIES["alter_answers"], {"name": name, **changes, "again": again})
+    emit([{"name": name}], title="Changed", as_json=as_json)
 
 
 @answers_app.command("list")
@@ -151,7 +213,7 @@ def train_answers(
     from loracomp.registry.adapter_store import stage_adapter
 
     declared = run_query(QUERIES["list_answers"], {"name": name, "counted": False})
-    if not declared or (task := declared[0]["task"]) is None:
+    if not declared or not declared[0]["corrected"]:
         raise NotFoundError(
             f"{name} has no corrections to train on: `loracomp answers correct {name}` shows rows to correct"
         )
@@ -160,11 +222,12 @@ def train_answers(
             f"{name} has {declared[0]['corrected']} corrections, and using them directly is better than an adapter "
             f"trained on fewer than {WORTH_TRAINING}: correct more rows, or use --force"
         )
-    folder = load_settings().home / "trained" / "-".join(re.findall(r"\w+", f"{task} {declared[0]['corrected']}"))
-    with redirect_stdout(sys.stderr), TemporaryDirectory() as start:
-        _training()(task, output=folder, **_start(task, Path(start)))
+    task = declared[0]["task"]
+    with redirect_stdout(sys.stderr), TemporaryDirectory() as folder:
+        trained = Path(folder) / "trained"
+        _training()(task, output=trained, **_start(task, Path(folder) / "start"))
         with open_database() as connection:
-            adapter = stage_adapter(connection, folder, task=task)
+            adapter = stage_adapter(connection, trained, task=task)
         measure_adapter(f"{adapter.name}@{adapter.version}")
     with open_database() as connection:
         by_itself = row_of(connection, QUERIES["compare_with_corrections"], {"adapter_id": adapter.id})

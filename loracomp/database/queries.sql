@@ -350,13 +350,23 @@ SELECT * FROM loracomp.worker_status ORDER BY status IN ('gone', 'stopped'), bas
 LISTEN loracomp_job; LISTEN loracomp_keep
 
 -- name: try_prompts
-SELECT prompt FROM loracomp.try_prompts(source => %(source)s::regclass, prompt => %(prompt)s) AS prompt
+SELECT prompt FROM loracomp.try_prompts(
+    source => %(source)s::regclass, prompt => %(prompt)s, filter => %(filter)s
+) AS prompt
 
 -- name: create_answers
 SELECT loracomp.create_answers(
     name => %(name)s, source => %(source)s::regclass, prompt => %(prompt)s, choices => %(choices)s,
-    max_new_tokens => %(max_new_tokens)s, policy => %(policy)s, priority => %(priority)s, backfill => %(backfill)s
+    max_new_tokens => %(max_new_tokens)s, policy => %(policy)s, priority => %(priority)s, tags => %(tags)s,
+    backfill => %(backfill)s, filter => %(filter)s
 ) AS name
+
+-- name: alter_answers
+SELECT loracomp.alter_answers(
+    name => %(name)s::regclass, prompt => %(prompt)s, choices => %(choices)s, max_new_tokens => %(max_new_tokens)s,
+    policy => %(policy)s, priority => %(priority)s, tags => %(tags)s, filter => %(filter)s, paused => %(paused)s,
+    again => %(again)s
+)
 
 -- name: list_answers
 -- For one declaration, or for all.

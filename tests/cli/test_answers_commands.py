@@ -61,8 +61,29 @@ def test_the_first_three_prompts_are_tried_without_a_declaration(wishes: dict[st
     assert [row["prompt"] for row in rows] == [f"More tea, number {number}: right?" for number in (1, 2, 3)]
     assert {row["output"] for row in rows} <= {"yes", "no"}
     assert [row["name"] for row in answers(wishes, "list")].count("wish_tone") == 1
+    rows = answers(
+        wishes, "try", "wishes", "{wish}", "--choice", "yes", "--choice", "no", "--filter", '{"id": [17, 18]}'
+    )
+    assert [row["prompt"] for row in rows] == [f"More tea, number {number}" for number in (17, 18)]
+    for wrong in ("{id}", "[17]"):
+        refused = run(["loracomp", "answers", "try", "wishes", "{wish}", "--filter", wrong], wishes)
+        assert refused.returncode == 2 and "--filter" in refused.stderr
     refused = run(["loracomp", "answers", "try", "wishes", "{wsh}"], wishes)
     assert refused.returncode and "has no column wsh" in refused.stderr and "wish" in refused.stderr
+
+
+def test_a_declaration_is_changed_by_name(wishes: dict[str, str]) -> None:
+    refused = run(["loracomp", "answers", "alter", "wish_tone"], wishes)
+    assert refused.returncode == 2 and "say what to change" in refused.stderr
+    assert answers(wishes, "alter", "wish_tone", "--pause", "--tags", '{"app": "tea"}') == [{"name": "wish_tone"}]
+    assert listed(wishes)["state"] == "paused"
+    answers(wishes, "alter", "wish_tone", "--resume", "--filter", '{"id": [1, 2]}')
+    assert psql(wishes, "SELECT string_agg(id::text, ',' ORDER BY id) FROM wish_tone") == "1,2"
+    answers(wishes, "alter", "wish_tone", "--filter", "{}")
+    declared = "SELECT paused, tags, filter, priority FROM loracomp.declaration"
+    assert psql(wishes, declared) == 'f|{"app": "tea"}|{}|5'
+    execute(["loracomp", "worker", "--drain"], wishes)
+    assert listed(wishes)["answered"] == 18
 
 
 def test_corrections_train_an_adapter_that_is_measured_and_activated(wishes: dict[str, str], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.types.json import Jsonb
 
 import planted
 from answers_data import TICKETS
@@ -214,10 +215,18 @@ def call_all(connection: db.Connection, functions: list[dict[str, Any]]) -> None
 def declare_and_correct(alice: db.Connection, wendy: db.Connection) -> None:
     """Rows of a table are asked, answered, corrected, changed and forgotten."""
     alice.execute(TICKETS)
-    alice.execute(QUERIES["try_prompts"], {"source": "tickets", "prompt": "{subject}"})
+    alice.execute(QUERIES["try_prompts"], {"source": "tickets", "prompt": "{subject}", "filter": Jsonb({})})
     declared = {"name": "urgency", "source": "tickets", "prompt": "{subject}", "choices": ["a", "b"], "priority": 0}
     alice.execute(
-        QUERIES["create_answers"], {**declared, "max_new_tokens": None, "policy": "default", "backfill": True}
+        QUERIES["create_answers"],
+        {
+            **declared,
+            "max_new_tokens": None,
+            "policy": "default",
+            "backfill": True,
+            "tags": Jsonb({}),
+            "filter": Jsonb({}),
+        },
     )
     for number in range(1, 5):
         alice.execute("INSERT INTO tickets (id, subject, body) VALUES (%s, 'wet', 'dry')", [number])
