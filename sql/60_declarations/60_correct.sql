@@ -76,7 +76,12 @@ AS $$
 DECLARE
     d CONSTANT loracomp.declaration := loracomp.find_answers(correct_row.name);
 BEGIN
-    PERFORM loracomp.check_code(d.source); -- an administrator may have called
+    -- The table's owner could run code here anyway, and the lock that check_code takes would hold up all other rows.
+    IF coalesce(pg_has_role(loracomp.caller(), to_regrole(quote_ident(d.owner)), 'usage'), FALSE) IS FALSE
+        OR (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = loracomp.caller())
+    THEN
+        PERFORM loracomp.check_code(d.source);
+    END IF;
     IF NOT EXISTS (
         SELECT FROM loracomp.answer_row AS r
         WHERE r.declaration_id = d.id AND r.key = correct_row.key AND r.correct IS NOT DISTINCT FROM correct_row.seen
