@@ -1,7 +1,7 @@
--- Submission, by INSERT into loracomp.job, by submit_job, or by one of 12_submit_many.sql.
+-- Submitting a job: by INSERT INTO loracomp.job, by submit_job, or by submit_jobs (12_submit_many.sql).
 --   submitter_columns           names of the columns that submitters may fill
 --   submit_job                  a job from arguments
---     insert_job                inserts a job from a JSON object, or finds the one that has its idempotency key
+--     insert_job                inserts a job from a JSON object, or finds the job with the same idempotency key
 --       job_from_json           a row of loracomp.job, with defaults
 --   triggers before the insert, in the order of their names:
 --     check_columns             refuses columns that the inserting role may not fill
@@ -13,8 +13,8 @@
 --     admit_jobs                refuses jobs that would exceed the limit of the queue: 15_limits.sql
 --     hint_job                  wakes idle workers
 --
--- What a job asks for is checked here alone, where somebody can read the error, and not again when a worker changes the job. A base
--- model's chat template or a task may go meanwhile: then a worker does without the task, or fails that job alone.
+-- A job is validated only when it is inserted, because the submitter can read the error then; nobody could when a worker updates the job.
+-- A task or a base model's chat template may be removed while the job waits. Then the worker does without the task, or fails that job.
 
 CREATE FUNCTION loracomp.submitter_columns() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -24,7 +24,7 @@ RETURN '{
 }'::text[];
 COMMENT ON FUNCTION loracomp.submitter_columns IS 'Names of the columns of loracomp.job that a submitter may fill.';
 
--- Changes nothing; raises for a name that is not a column that submitters may fill. What is left out or null gets the table's default.
+-- Changes nothing. Raises if a key of the object is not a column that submitters may fill. A missing key, or null, means the column's default.
 CREATE FUNCTION loracomp.job_from_json(given jsonb) RETURNS loracomp.job
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -55,9 +55,8 @@ $$;
 COMMENT ON FUNCTION loracomp.job_from_json IS
 'Makes a row of loracomp.job from a JSON object; a column that submitters may not fill is refused. For insert_job.';
 
--- Inserts a job with the caller's rights. If the idempotency_key was used before, it returns that job; if a column differs, it
--- raises. run_at and priority are not compared: the default of run_at differs in each call, retries change it, and set_priority changes
--- the priority.
+-- Inserts a job with the caller's rights. If the idempotency_key was used before, it returns the earlier job, or raises if a column differs.
+-- It does not compare run_at, because its default is the time of the call and retries change it; nor priority, because set_priority changes it.
 CREATE FUNCTION loracomp.insert_job(job jsonb) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
@@ -85,10 +84,10 @@ BEGIN
         END IF;
         SELECT * INTO earlier FROM loracomp.job AS j
         WHERE j.submitted_by = current_user AND j.idempotency_key = given.idempotency_key;
-        -- If the existing job was purged just now, no job is found, and the loop inserts this one.
+        -- If the earlier job was purged just now, none is found, and the next turn of the loop inserts this one.
         EXIT WHEN earlier.id IS NOT NULL;
     END LOOP;
-    -- What was left out has the values that fill_defaults filled in.
+    -- fill_defaults filled these columns of the earlier job, so fill them here too before the comparison.
     given.base_model := coalesce(given.base_model, earlier.base_model);
     given.max_new_tokens := coalesce(given.max_new_tokens, 64);
     earlier.max_new_tokens := coalesce(earlier.max_new_tokens, 64);
@@ -134,8 +133,8 @@ LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
-    -- Submitters have rights to columns alone, so LOCK TABLE would be refused.
+    -- If an installer is at work, wait for it here: a function that is called below may just be being replaced. LOCK TABLE would be refused,
+    -- because submitters have rights to some columns only.
     PERFORM FROM loracomp.job LIMIT 0;
     RETURN loracomp.insert_job(jsonb_build_object(
         'prompt', prompt, 'choices', choices, 'max_new_tokens', max_new_tokens, 'stop', stop,
@@ -151,9 +150,9 @@ COMMENT ON FUNCTION loracomp.submit_job IS
 'Inserts a job and returns its id; null means the column''s default. Called again with the same idempotency_key and arguments, it returns '
 'the same id.';
 
--- Refuses columns that the inserting role may not fill, by name. Roles have the right to insert all of them, because Postgres's
--- own error would name only the table. It runs with the rights of the inserting role, so current_user is that role. Its search
--- path is fixed, because otherwise the role could provide its own pg_has_role.
+-- Names the columns that the inserting role may not fill. Roles have the INSERT privilege on all columns, because Postgres's own error
+-- would name only the table. The trigger runs with the rights of the inserting role, so current_user is that role; its search path is
+-- fixed, because otherwise the role could put its own pg_has_role in the way.
 CREATE FUNCTION loracomp.check_columns() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
@@ -187,7 +186,7 @@ $$;
 COMMENT ON FUNCTION loracomp.check_columns IS
 'Trigger: refuses by name what the inserting role may not fill, such as a lease, an answer or another submitter.';
 
--- Its name comes before fill_defaults and place_job, which fill some of these.
+-- Triggers run in the order of their names, so this one runs before fill_defaults and place_job, which fill some of these columns.
 CREATE TRIGGER check_columns BEFORE INSERT ON loracomp.job FOR EACH ROW
 WHEN (
     num_nonnulls(
@@ -195,7 +194,7 @@ WHEN (
         new.lease_expires_at, new.finished_at, new.error_code, new.error, new.is_correct,
         new.adapter_ids, new.place
     ) > 0
-    -- Not as one row: that would not come back from a dump as it was.
+    -- Compared one by one, because pg_dump does not restore a comparison of rows as it was.
     OR new.status IS DISTINCT FROM 'queued'
     OR new.attempts IS DISTINCT FROM 0
     OR new.expired_leases IS DISTINCT FROM 0
@@ -207,8 +206,8 @@ WHEN (
 )
 EXECUTE FUNCTION loracomp.check_columns();
 
--- Fills columns that an INSERT may leave out. It runs with its owner's rights, because a submitter may not read which base model is the
--- default in every installation.
+-- Fills columns that an INSERT may leave out. It runs with its owner's rights, because not every installation lets submitters read which
+-- base model is the default.
 CREATE FUNCTION loracomp.fill_defaults() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -231,8 +230,8 @@ COMMENT ON FUNCTION loracomp.fill_defaults IS 'Trigger: fills base_model and max
 
 CREATE TRIGGER fill_defaults BEFORE INSERT ON loracomp.job FOR EACH ROW EXECUTE FUNCTION loracomp.fill_defaults();
 
--- Foreign keys refuse some of these names too, but say neither which name it was nor where the existing ones are. It runs with its owner's
--- rights, because it reads tables that a submitter may not read.
+-- Foreign keys would refuse some of these names too, but their errors suggest no name that exists. The trigger runs with its owner's rights,
+-- because it reads tables that submitters may not read.
 CREATE FUNCTION loracomp.check_names() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -287,9 +286,9 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.check_name IS 'Raises if a name is none of the known ones, with those that are like it. For check_names.';
 
--- Workers and the keeper also poll, so notifications are optional. NOTIFY holds a lock of the whole server until commit: if many jobs are
--- inserted, turn it off by ALTER DATABASE name SET loracomp.notify = 'off'. Any login can fill the server's notification queue, and NOTIFY
--- would then make the statement fail; so none is sent while the queue is more than half full.
+-- Notifications are optional, because workers and the keeper also poll. A transaction that sends one holds a lock of the whole server while it
+-- commits; where many clients insert jobs, turn notifications off by ALTER DATABASE name SET loracomp.notify = 'off'. Any login can fill the
+-- server's notification queue, and then NOTIFY fails; so nothing is sent while the queue is more than half full.
 CREATE FUNCTION loracomp.notify(channel text, payload text) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

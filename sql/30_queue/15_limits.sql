@@ -1,8 +1,8 @@
--- A limit on the number of jobs of each submitter that wait.
+-- The limit on how many jobs of one submitter may wait.
 --   set_queue_limits            sets it
 --   trigger admit_jobs          refuses an insert that exceeds it
 --     check_room                raises if it is exceeded; retry_job calls it too
---       count_queued            only if the last count leaves it open
+--       count_queued            only if the last count does not decide
 
 -- Sets the limit; jobs that already wait are not affected. null: no limit.
 CREATE FUNCTION loracomp.set_queue_limits(per_submitter bigint) RETURNS void
@@ -17,9 +17,9 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.set_queue_limits IS 'Sets how many jobs of each submitter may wait; null: any number.';
 
--- Refuses a whole INSERT if it exceeds the limit. Administrators' jobs are not limited. Statements that run at the same moment don't
--- see each other's jobs, so together they may exceed the limit. The submitter is read from the rows, because a worker inserts the jobs
--- of declarations in the name of their owners.
+-- Refuses the whole INSERT if it exceeds the limit. Administrators' jobs are not limited. Concurrent statements don't see each other's jobs,
+-- so together they may exceed the limit. The submitters are read from the rows, because the keeper inserts the jobs of declarations in the
+-- name of their owners.
 CREATE FUNCTION loracomp.admit_jobs() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -38,9 +38,9 @@ CREATE TRIGGER admit_jobs AFTER INSERT ON loracomp.job
 REFERENCING NEW TABLE AS new_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.admit_jobs();
 
--- newest is the highest id of the jobs that were just inserted; null means that an old job was queued again. A sequence remembers the id
--- up to which there is room at any rate, as each job uses one. Running jobs that are queued again without a new id may exceed the limit
--- until the next count.
+-- newest is the highest id of the jobs that were just inserted, or null if an ended job was queued again. Counting for each INSERT would be
+-- slow, so a sequence stores an id: each new job uses at least one id, so up to that id there is room. Running jobs that are queued again
+-- get no new id, so they may exceed the limit until the next count.
 CREATE FUNCTION loracomp.check_room(submitter name, newest bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

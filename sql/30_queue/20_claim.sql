@@ -1,17 +1,16 @@
--- The claim: due jobs become running, leased to one worker. It does nothing else: 25_housekeeping.sql has what keeps the queue in order.
+-- The claim leases due jobs to one worker, and does nothing else. The steps that keep the queue in order are in 25_housekeeping.sql.
 --   claim_jobs                  called by workers
 --     pick_jobs                 locks the first jobs of the queue: 18_places.sql
 --
--- A claimed job leaves a dead entry in the queue's index. Vacuum removes it, but not while any session holds an old snapshot. So a
--- claim reads on from the last claimed place, where new jobs are. What is put before it (by its priority, released, or committed late)
--- is found by a full scan of the index (from_start). That reads all dead entries, so a worker makes the next one only after twenty times
--- as long as it took, and after a minute at most.
+-- A claimed job leaves a dead entry in the queue's index. Vacuum removes it, but not while any session holds an old snapshot. A claim
+-- therefore starts at the last claimed place, because new jobs stand behind it. Some jobs stand before it: those with a higher priority,
+-- those that were released, and those whose INSERT was committed late. Only a full scan of the index (from_start) finds them. It reads all
+-- dead entries, so after a full scan a worker waits twenty times as long as it took, but at most a minute, before it makes another.
 
--- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. The worker may already hold
--- jobs (held_ids): then no job that must run alone is claimed, and none is claimed while such a job runs. What it says counts, and
--- not which leases it still has: if they have expired, its model may be at work on these jobs, or they have killed it since it asked.
--- A job that must run alone holds back what stands behind it (pick_jobs). A worker that draws the token itself can give the jobs back if it
--- gets no reply (release_claim). While workers of two releases run, the older ones leave the kinds of jobs that they don't know to others.
+-- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. If the worker already holds jobs
+-- (held_ids), it gets no job that must run alone; if one of the held jobs must run alone, it gets nothing. held_ids decides, and not the
+-- leases: a model may still be working on a job whose lease has expired. A worker that draws the token itself can give the jobs back if the
+-- reply is lost (release_claim). While workers of two releases run, the older ones leave kinds of jobs that they don't know to the others.
 CREATE FUNCTION loracomp.claim_jobs(
     worker text, base_model text, batch_size integer, lease interval,
     held_ids bigint[] DEFAULT '{}', from_start boolean DEFAULT TRUE, token bigint DEFAULT NULL,
@@ -40,7 +39,7 @@ DECLARE
 BEGIN
     PERFORM loracomp.check_range('batch_size', claim_jobs.batch_size, 0, 100000);
     PERFORM loracomp.check_range('lease', extract(EPOCH FROM claim_jobs.lease), 0, 86400);
-    -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
+    -- If an installer is at work, wait for it here: a function that is called below may just be being replaced.
     LOCK TABLE loracomp.job IN ROW EXCLUSIVE MODE;
     -- While examples are embedded by another encoder, jobs wait, because they can't be routed.
     IF EXISTS (SELECT FROM loracomp.encoder AS e WHERE NOT e.is_ready) THEN

@@ -1,7 +1,7 @@
 -- Jobs whose end another room waits for: `watched` is set when they are inserted.
 --   trigger note_ended          after an update of jobs: notes those that have ended, or were queued again
 
--- It only appends, so nobody who records an answer waits for whoever reads it.
+-- It only appends rows, so a worker that records an answer never waits for somebody who reads them.
 CREATE FUNCTION loracomp.note_ended() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp

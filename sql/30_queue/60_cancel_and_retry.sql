@@ -7,7 +7,7 @@
 --     caller, caller_is_admin, check_room, give_reason
 --   set_priority                moves queued jobs in the queue
 
--- As cancel_jobs, for one job; raises if it does not exist, is not the caller's, or has ended.
+-- Cancels one job as cancel_jobs does, but raises if the job does not exist, is not the caller's, or has ended.
 CREATE FUNCTION loracomp.cancel_job(id bigint, reason text DEFAULT 'cancelled') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -31,7 +31,7 @@ $$;
 COMMENT ON FUNCTION loracomp.cancel_job IS
 'Cancels a queued or running job at once. Submitters may cancel their own jobs, administrators all jobs.';
 
--- queued or running -> cancelled at once: the lease token of a running job becomes invalid, so its result will not be recorded.
+-- queued or running -> cancelled at once. The lease token of a running job becomes invalid, so its result will not be recorded.
 CREATE FUNCTION loracomp.cancel_jobs(
     ids bigint[] DEFAULT NULL, tags jsonb DEFAULT NULL, reason text DEFAULT 'cancelled'
 ) RETURNS bigint
@@ -53,8 +53,7 @@ BEGIN
         error_code = 'cancelled',
         error = coalesce(cancel_jobs.reason, 'cancelled')
     WHERE j.id = ANY (picked);
-    -- Tell the workers that run these jobs, so that their models stop working on them at once and not only after the next
-    -- renewal of the lease.
+    -- Tell the workers that run these jobs. Otherwise their models would work on them until the next renewal of the leases.
     PERFORM loracomp.notify('loracomp_job', 'cancelled') WHERE running;
     PERFORM loracomp.give_reason(before);
     RETURN cardinality(picked);
@@ -64,9 +63,9 @@ COMMENT ON FUNCTION loracomp.cancel_jobs IS
 'Cancels those of these jobs that are queued or running, and returns how many. Submitters may cancel their own jobs, '
 'administrators all jobs.';
 
--- Locks the jobs with these ids or with all of these tags, in the order of ids as workers do, to avoid deadlocks: those of the caller,
--- or anybody's if an administrator calls; null for states means any. The calling function runs with its owner's rights.
--- Tags are compared by equality, not by containment: {"customer": {}} would be contained in every object under customer.
+-- Locks the jobs that have these ids, or all of these tags: the caller's jobs, or anybody's if an administrator calls. null for states means
+-- any state. Jobs are locked in the order of their ids, as workers lock them, to avoid deadlocks. The calling function runs with its owner's
+-- rights. Tags are compared by equality and not by containment, because every object under "customer" contains {"customer": {}}.
 CREATE FUNCTION loracomp.lock_jobs(ids bigint[], tags jsonb, states text[] DEFAULT NULL) RETURNS bigint[]
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
@@ -98,8 +97,8 @@ $$;
 COMMENT ON FUNCTION loracomp.lock_jobs IS
 'Locks the caller''s jobs (an administrator''s call: all jobs) with these ids or tags, in these states, and returns their ids.';
 
--- failed or cancelled -> queued, due now, with its attempts reset to 0; raises in any other state. Submitters may retry their own
--- jobs, within the limits of the queue; administrators all jobs.
+-- failed or cancelled -> queued and due now, with attempts reset to 0. Raises if the job is in another state. Submitters may retry their own
+-- jobs, within the limit of the queue; administrators may retry all jobs.
 CREATE FUNCTION loracomp.retry_job(id bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -123,7 +122,7 @@ BEGIN
                 ELSE 'a worker will claim it when it is due'
             END;
     END IF;
-    old.attempts := 0; -- take_place must not count it as a retry of the queue's
+    old.attempts := 0; -- so that take_place treats it as a new job, and not as a retry
     old.expired_leases := 0;
     UPDATE loracomp.job AS j SET
         status = 'queued', attempts = 0, expired_leases = 0, run_at = now(), scheduled = FALSE,
@@ -137,7 +136,7 @@ $$;
 COMMENT ON FUNCTION loracomp.retry_job IS
 'Queues a failed or cancelled job again, with attempts reset to 0. Submitters may retry their own jobs, administrators all.';
 
--- Moves queued jobs behind the jobs that their submitter has at the new priority; the others keep their priority.
+-- Moves queued jobs behind the jobs that their submitter already has at the new priority. Jobs in other states keep their priority.
 CREATE FUNCTION loracomp.set_priority(
     priority integer, ids bigint[] DEFAULT NULL, tags jsonb DEFAULT NULL
 ) RETURNS bigint

@@ -1,9 +1,9 @@
--- Deletes jobs with their answers and traces, whatever their status. A worker that is running one of them can't record its answer any
--- more; if it is just recording it, this function waits for that. The jobs' audit events stay, because they contain only ids, states and
--- roles. One more event says who deleted how many jobs, or whose.
+-- Deletes jobs in any state with their answers and traces. A worker that is running one of them can't record its answer any more; if it is
+-- just recording the answer, this function waits for that. The jobs' audit events stay, because they contain only ids, states and roles. One
+-- more event records who deleted how many jobs, and of which submitter.
 --
--- It does not wait for reports: a refresh that has counted a job which is deleted meanwhile counts that day again the next time. Only a
--- closed day is never counted again, so functions of administrators lock report_day before they call this one.
+-- It does not wait for a refresh of the reports: if a job is deleted after the refresh counted it, the next refresh counts that day again.
+-- Only a closed day is never counted again, so administrators' functions lock report_day before they call this one.
 CREATE FUNCTION loracomp.delete_jobs(ids bigint[], reason text DEFAULT 'delete_jobs', submitter name DEFAULT NULL)
 RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql

@@ -27,6 +27,7 @@ from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.engine.calibration import Calibrator
 from loracomp.engine.engine import Engine
+from loracomp.engine.inflight import InFlight
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.errors import LoracompError, RefusedError
 from loracomp.records import Composition, Failure, Job, Prediction, Request
@@ -281,6 +282,45 @@ def test_a_stale_lease_writes_nothing(connection: Connection) -> None:
     assert record_measurements(connection, [current], [measured(current, [adapter], [2.0])]) == set()
     assert measurements(connection)[example]["gains"] == [1.0]
     assert job(connection, current.id)["status"] == "succeeded"
+
+
+def test_a_fit_reads_the_train_rows_however_many_others_were_measured_before(connection: Connection) -> None:
+    add_task(connection, "tea", adapter=False)
+    adapter = add_task(connection, "milk")
+    add_examples(connection, "tea", *(f"kept aside {number}" for number in range(260)), split="validation")
+    train = add_examples(connection, "tea", "a", "b")
+    connection.execute(
+        "INSERT INTO loracomp.measurement (example_id, base_model_id, task_id, choice_normalization, base_score,"
+        " base_is_right, adapter_ids, gains, are_right, choice_scores, chat_template)"
+        " SELECT e.id, b.id, e.task_id, 'tokens', -1, false, ARRAY[%(adapter)s::integer], '{1}', '{t}',"
+        " jsonb_build_object(%(adapter)s::text, '[0, -1, -2]'::jsonb), false"
+        " FROM loracomp.example AS e, loracomp.base_model AS b WHERE b.is_default",
+        {"adapter": adapter},
+    )
+    (job_id,) = add_jobs(
+        connection,
+        "a",
+        kind="measure",
+        choices=CHOICES,
+        expected=CHOICES[0],
+        example_id=train[0],
+        adapter_ids=[adapter],
+    )
+    found = connection.execute("SELECT * FROM loracomp.labelled_scores(%s)", [[job_id]]).fetchall()
+    assert len(found) == len(train)
+
+
+def test_evidence_is_fitted_though_the_results_were_written_before(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a connection that broke between the two."""
+    claimed, _, adapter = one_job(connection)
+    fitted: list[list[int]] = []
+    monkeypatch.setattr("loracomp.worker.recorder.record_evidence", lambda _, ids: fitted.append(list(ids)))
+    flight = InFlight(claimed, result=measured(claimed, [adapter], [1.0]))
+    assert record(connection, [flight]) == {claimed.id}
+    assert record(connection, [flight]) == set()
+    assert fitted == [[claimed.id]] * 2
 
 
 def test_a_worker_measures_nothing_but_what_its_job_names(connection: Connection) -> None:
