@@ -6,8 +6,9 @@
 --     oldest_writer
 
 -- Rows of ended_job that were handled leave dead tuples, which stay while any session has an old snapshot. So ended_jobs_from passes over
--- them: it is a transaction before which all have ended, with nothing left of theirs. That of another server, from which this one was restored,
--- counts for nothing. A row that a submitter has locked, by a correction that is left open, is passed over, and keeps its note.
+-- them: it is a transaction before which all have ended, with nothing left of theirs. It moves before this call deletes anything, because a
+-- sequence keeps its value when the transaction is undone, and the rows would come back. That of another server, from which this one was
+-- restored, counts for nothing. A row that a submitter has locked, by a correction that is left open, is passed over, and keeps its note.
 CREATE FUNCTION loracomp.take_answers() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -30,6 +31,12 @@ BEGIN
     IF noted_from > running_from THEN
         noted_from := 0;
     END IF;
+    IF running_from > noted_from + 100
+        AND NOT EXISTS (SELECT FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from AND e.written_in < running_from)
+    THEN
+        PERFORM setval('loracomp.ended_jobs_from', running_from);
+        noted_from := running_from;
+    END IF;
     SELECT array_agg(t.ctid), array_agg(DISTINCT t.job_id) INTO notes, jobs
     FROM (
         SELECT e.ctid, r.job_id FROM loracomp.ended_job AS e JOIN loracomp.answer_row AS r ON r.job_id = e.job_id
@@ -44,11 +51,6 @@ BEGIN
     written := loracomp.copy_outcomes(jobs);
     PERFORM pg_notify('loracomp_answers', a.view::text) FROM loracomp.declaration AS a
     WHERE a.id = ANY (written) AND pg_notification_queue_usage() < 0.5;
-    IF running_from > noted_from + 100
-        AND NOT EXISTS (SELECT FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from AND e.written_in < running_from)
-    THEN
-        PERFORM setval('loracomp.ended_jobs_from', running_from);
-    END IF;
     RETURN coalesce(cardinality(jobs), 0);
 END
 $$;

@@ -124,7 +124,8 @@ COMMENT ON FUNCTION loracomp.clear_corrections IS
 'Clears the corrections whose labelled example is being erased; returns how many. For erase_example.';
 
 -- Inserts jobs in the name of the declarations' owners. A declaration that fails, as when the queue is full, is left out for ten seconds,
--- and one that takes longer than the keeper waits, for ten minutes.
+-- one for which there is nothing to insert, as when no adapter is active, for a minute, and one that takes longer than the keeper waits for
+-- ten minutes.
 CREATE FUNCTION loracomp.measure_corrections() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -133,6 +134,7 @@ DECLARE
     d loracomp.declaration;
     model loracomp.base_model;
     end_at CONSTANT timestamptz := clock_timestamp() + interval '0.2 seconds';
+    queued integer;
     added integer := 0;
 BEGIN
     SELECT b.* INTO model FROM loracomp.base_model AS b WHERE b.is_default;
@@ -140,11 +142,12 @@ BEGIN
         SELECT a.* FROM loracomp.declaration AS a
         WHERE a.task_id IS NOT NULL AND a.measure_at <= clock_timestamp() ORDER BY random()
     LOOP
+        EXIT WHEN clock_timestamp() > end_at;
         BEGIN
             CONTINUE WHEN NOT loracomp.has_unmeasured(d.task_id, model.id);
             PERFORM FROM loracomp.declaration AS a WHERE a.id = d.id FOR NO KEY UPDATE SKIP LOCKED;
             CONTINUE WHEN NOT found;
-            added := added + loracomp.queue_measurements(
+            queued := loracomp.queue_measurements(
                 ARRAY(SELECT x.example_id FROM loracomp.draw_examples(d.task_id, 'train', 0, TRUE) AS x ORDER BY x.ordinal),
                 ARRAY(
                     SELECT a.id FROM loracomp.adapter AS a
@@ -153,13 +156,16 @@ BEGIN
                 ),
                 model, 'measured', 0, d.owner
             );
+            added := added + queued;
+            IF queued = 0 THEN
+                UPDATE loracomp.declaration AS a SET measure_at = clock_timestamp() + interval '1 minute' WHERE a.id = d.id;
+            END IF;
         EXCEPTION WHEN query_canceled OR OTHERS THEN -- query_canceled is none of the others
             RAISE WARNING 'the corrections of declaration % are not measured: %', d.id, sqlerrm;
             UPDATE loracomp.declaration AS a
             SET measure_at = clock_timestamp() + CASE sqlstate WHEN '57014' THEN interval '10 minutes' ELSE interval '10 seconds' END
             WHERE a.id = d.id;
         END;
-        EXIT WHEN clock_timestamp() > end_at;
     END LOOP;
     RETURN added;
 END

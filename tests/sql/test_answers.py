@@ -15,9 +15,9 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, keep, shown
+from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, keep, keep_and_claim, shown
 from conftest import create_database, drop_database, url_of
-from job_data import add_base_model, claim, statuses
+from job_data import add_base_model, claim, record, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database import schema
@@ -644,6 +644,26 @@ def test_what_becomes_of_a_job_is_shown(connection: Connection, alice: Connectio
     connection.execute("SELECT loracomp.purge_jobs('0 days', force => true)")
     assert statuses(connection) == {}
     assert shown(alice)[2] == ("answered", "two")
+
+
+def test_an_answer_is_shown_although_taking_it_was_undone(connection: Connection, alice: Connection) -> None:
+    """As when the server stops before the commit. A sequence keeps what the transaction wrote into it."""
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one')")
+    answered = keep_and_claim(connection)
+    record(
+        connection,
+        {job.id: job.lease_token for job in answered},
+        [{"job_id": job.id, "output": "urgent", "adapter_sha256": []} for job in answered],
+    )
+    for _ in range(101):  # so that the sequence is due to move on
+        connection.execute("SELECT pg_current_xact_id()")
+    for _ in range(2):
+        with connection.transaction(force_rollback=True):
+            assert value(connection, "SELECT loracomp.take_answers()") == 1
+    keep(connection)
+    assert shown(alice) == {1: ("answered", "urgent")}
+    assert not value(connection, "SELECT loracomp.rows_wait()")
 
 
 def test_without_backfill_rows_are_asked_once_they_change(connection: Connection, alice: Connection) -> None:

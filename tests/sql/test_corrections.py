@@ -241,6 +241,22 @@ def test_corrections_that_take_longer_to_queue_than_the_keeper_waits_are_left_ou
     assert value(connection, "SELECT loracomp.measure_corrections()") == 8
 
 
+def test_corrections_that_no_adapter_can_be_measured_on_keep_no_drain_waiting(
+    connection: Connection, alice: Connection
+) -> None:
+    connection.execute("UPDATE loracomp.adapter SET status = 'retired'")
+    alice.execute(ADD_TICKETS, [7, 8])
+    work(connection)
+    alice.execute(CORRECT, [1, 8])
+    work(connection)
+    assert jobs(connection, "measure") == 0
+    assert not value(connection, "SELECT loracomp.rows_wait()")
+    connection.execute("UPDATE loracomp.adapter SET status = 'active'")
+    connection.execute("UPDATE loracomp.declaration SET measure_at = measure_at - interval '1 minute'")
+    work(connection)
+    assert jobs(connection, "measure") == 8
+
+
 def test_rows_to_correct_are_drawn_and_stay_drawn(connection: Connection, alice: Connection) -> None:
     with pytest.raises(errors.InvalidParameterValue, match="n must be between 1 and 10000, and is -1"):
         alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', -1)")
