@@ -1,6 +1,7 @@
-"""Random statements on a table, claims and answers in any order: a declaration's view always fits a model of it.
+"""Random statements on a table while two workers claim and answer: a declaration's view always fits a model of it.
 
-Workers act between the statements, or all the time. LORACOMP_FUZZ multiplies the number of sequences.
+tests/system/attack/histories.py has longer histories, in which workers act between the statements. LORACOMP_FUZZ
+multiplies the number of sequences.
 """
 
 import os
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from psycopg import errors
 
-from answers_data import answer_all, as_alice
+from answers_data import as_alice
 from conftest import create_database, drop_database
 from job_data import claim, clear, record
 from loracomp.database import connections as db
@@ -121,22 +122,6 @@ class Machine(RuleBasedStateMachine):
             self.alice.execute("DELETE FROM notes")
             self.alice.execute(INSERT.encode(), spread(rows))
 
-    @rule(most=st.integers(0, 4), fraction=st.integers(0, 2))
-    def work(self, most: int, fraction: int) -> None:
-        """Claim some; of what was claimed now, answer some and leave the others to another rule."""
-        jobs = claim(self.owner, most)
-        answer(self.owner, [job for job in jobs if job.id % 3 >= fraction])
-
-    @rule()
-    def go_on(self) -> None:
-        """What was left is given back."""
-        tokens = (
-            "SELECT array_agg(id) AS ids, array_agg(lease_token) AS tokens FROM loracomp.job WHERE status = 'running'"
-        )
-        self.owner.execute(
-            f"SELECT loracomp.release_jobs(r.ids, r.tokens) FROM ({tokens}) AS r WHERE ids <> '{{}}'".encode()
-        )
-
     @rule()
     def again(self) -> None:
         self.alice.execute("SELECT loracomp.alter_answers('kinds', again => true)")
@@ -155,9 +140,8 @@ class Machine(RuleBasedStateMachine):
         assert value(self.owner, "SELECT count(*) FROM asked") <= self.to_ask
 
     def finish(self) -> None:
-        self.go_on()
-        while answer_all(self.owner):
-            self.go_on()
+        """Wait until workers have done all."""
+        raise NotImplementedError
 
     @invariant()
     def view_fits(self) -> None:
@@ -178,8 +162,6 @@ class Machine(RuleBasedStateMachine):
 
 class AmongWorkers(Machine):
     """Two workers claim and answer all the time."""
-
-    work = go_on = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +217,7 @@ def asked_of(row: Row | None) -> str | None:
 
 
 def ended(body: str | None) -> tuple[str, str | None]:
-    """Of a row with this text; `answer_all` answers with a prompt's last word."""
+    """Of a row with this text; workers answer with a prompt's last word."""
     return ("refused", None) if body in (None, " ") else ("answered", body)
 
 
@@ -254,12 +236,11 @@ def parties(server: str, template: str, logins: None) -> Iterator[dict[str, Any]
     drop_database(server, name)
 
 
-@pytest.mark.parametrize(("machine", "sequences"), [(Machine, 15), (AmongWorkers, 5)])
-def test_the_view_fits_a_model(parties: dict[str, Any], machine: type[Machine], sequences: int) -> None:
+def test_the_view_fits_a_model(parties: dict[str, Any]) -> None:
     run_state_machine_as_test(
-        type("Made", (machine,), parties),
+        type("Made", (AmongWorkers,), parties),
         settings=settings(
-            max_examples=sequences * TRIES,
+            max_examples=5 * TRIES,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -1,13 +1,17 @@
-"""A login that sends random statements, in its session and in transactions that it leaves open."""
+"""A login that sends random statements: in its session, and in transactions that it leaves open."""
 
 import random
-from collections import Counter
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis.errors import HypothesisWarning
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import Jsonb
@@ -17,7 +21,7 @@ from loracomp.database import connections as db
 from statements import OTHER_MODEL, Statement, reach_of, statements
 
 OPEN_TRANSACTIONS = 4
-PATIENCE = "-c statement_timeout=10s -c lock_timeout=2s"
+PATIENCE = "-c statement_timeout=5s -c lock_timeout=1s"
 """Options of a connection, so that RESET ALL comes back to them."""
 CLAIM = sql.SQL("SELECT id, lease_token FROM loracomp.claim_jobs('odd', %s, 4, '5 seconds')")
 FAIL = sql.SQL("SELECT loracomp.fail_jobs(%s, %s, %s, %s, '{t}')")
@@ -34,12 +38,16 @@ ODD_FIELDS: tuple[Any, ...] = (
     {"predict": 1e300},
 )
 ODD_CODES = ("x" * 16_000, "code", "", "\u202e")
+INTERNAL = ("XX", "08", "53", "58")
+EXPECTED = ("25", "40", "42501", "55P03", "57014", "57P01", "0A000")
+"""Codes of a session that may not write, of transactions that met others, of rights, locks and timeouts."""
+OF_A_TYPE = ("for type ", "out of range", "too large", "invalid byte sequence")
+"""In what a type refuses before a function is called."""
 
 
 @dataclass
 class Intruder:
-    """Random actions of a login. Transactions that it left open are also ended at random: committed, rolled back, or
-    cut off."""
+    """What a login does at random. What it left open is ended at random too: committed, rolled back, or cut off."""
 
     url: str
     role: str
@@ -48,24 +56,18 @@ class Intruder:
     said: Counter[str] = field(default_factory=Counter)
     """Number of statements by what the server answered: ok, or an error's code."""
     broken: list[str] = field(default_factory=list)
-    """Answers that no statement may get: internal errors of the server, and words of another's planted function."""
+    """Answers that no statement may get: internal errors, and refusals that don't say what is wrong with what."""
+    recent: deque[str] = field(default_factory=lambda: deque(maxlen=70))
 
-    def attack(self, count: int) -> None:
-        """Send this number of statements."""
+    def attack(self, count: int, every: int, go_on: Callable[[], bool]) -> None:
+        """Send so many statements; after each `every` of them, ask whether to go on."""
         self._random = random.Random(self.number)
         self._open: list[db.Connection] = []
         self._session = self._connect()
-
-        @seed(self.number)
-        @settings(
-            max_examples=count, deadline=None, database=None, phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        @given(statements(reach_of(self._session), self.role))
-        def sent(statement: Statement) -> None:
+        for number, statement in enumerate(drawn(statements(reach_of(self._session), self.role), count, self.number)):
+            if number and number % every == 0 and not go_on():
+                break
             self._send(statement)
-
-        sent()
         for connection in (*self._open, self._session):
             connection.close()
 
@@ -94,14 +96,15 @@ class Intruder:
         connection.close()
 
     def _execute(self, connection: db.Connection, statement: Statement) -> list[Any]:
-        query, values = statement
+        query, values, *fields = statement
+        self.recent.append(f"{query.as_string(None)} {values!r}"[:400])
         try:
             cursor = connection.execute(query, values or None)
             rows = cursor.fetchmany(100) if cursor.description else []
         except psycopg.Error as error:
             self.said[error.sqlstate or type(error).__name__] += 1
-            if (error.sqlstate or "").startswith("XX"):
-                self.broken.append(f"{error}: {query.as_string(None)} {values!r}"[:500])
+            if wrong := fault(error, fields[0] if fields else None):
+                self.broken.append(f"{wrong}: {self.recent[-1]}")
             if connection.info.transaction_status == TransactionStatus.INERROR and self._random.random() < 0.5:
                 connection.rollback()
         except (UnicodeError, ValueError, OverflowError):
@@ -112,7 +115,7 @@ class Intruder:
         return []
 
     def _work(self) -> None:
-        """Claim the attackers' own jobs, and record an answer that is odd in one place, or an odd failure."""
+        """Claim jobs of those who attack, and give them an answer that is odd in one place, or an odd failure."""
         for job in self._execute(self._session, (CLAIM, (OTHER_MODEL,))):
             if self._random.random() < 0.7:
                 row = prediction_row(job["id"])
@@ -127,8 +130,36 @@ class Intruder:
         return db.connect(self.url, vectors=False)
 
 
-def attack(url: str, role: str, number: int, statements: int) -> Intruder:
-    """Let a login attack, in a separate process; returns the server's answers."""
-    intruder = Intruder(url, role, number)
-    intruder.attack(statements)
-    return Intruder(url, role, number, intruder.said, intruder.broken)
+def drawn(strategy: st.SearchStrategy[Any], most: int, number: int) -> list[Any]:
+    """Values of a strategy by a seed, about as many."""
+    values: list[Any] = []
+
+    @seed(number)
+    @settings(
+        max_examples=most, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(strategy)
+    def draw(value: Any) -> None:
+        values.append(value)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HypothesisWarning)  # a strategy that has long texts has a long repr
+        draw()
+    return values
+
+
+def fault(error: psycopg.Error, fields: frozenset[str] | None) -> str | None:
+    """What is wrong with an answer. A refused call must name a constraint, a column or an argument, or be in our words.
+
+    `fields`: the arguments of what was called; None if that is not ours.
+    """
+    code, diagnosis = error.sqlstate or "", error.diag
+    message = diagnosis.message_primary or str(error)
+    if code.startswith(INTERNAL) and not code.startswith("53400"):
+        return f"{code} {message}"
+    if not code or fields is None or code.startswith(EXPECTED) or any(each in message for each in OF_A_TYPE):
+        return None
+    named = diagnosis.constraint_name or diagnosis.column_name or any(field in message for field in fields)
+    ours = code in ("P0001", "P0002") or diagnosis.message_hint
+    return None if named or ours else f"{code} {message[:150]}"

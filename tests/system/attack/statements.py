@@ -4,24 +4,27 @@ What may be called and read is taken from the catalog, so that a new function or
 """
 
 import json
+import re
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeAlias
 
 from hypothesis import strategies as st
 from psycopg import sql
 
+from loracomp.database import tables
 from loracomp.database.connections import Connection
 from odd_values import KINDS, ODD, bigs, documents, integers, jsons, lists, short_lists, texts
 
-Statement = tuple[sql.SQL | sql.Composed, Any]
-"""With its parameters."""
+Statement: TypeAlias = tuple[sql.SQL | sql.Composed, Any] | tuple[sql.SQL | sql.Composed, Any, frozenset[str] | None]
+"""With its parameters, and what a refusal has to name one of, if it is a call or an INSERT of ours."""
 
+# A worker's login may be elected to keep house and do nothing, as docs/security.md says.
 FUNCTIONS = """
-SELECT p.oid::regproc::text AS name,
+SELECT p.oid::regproc::text AS name, coalesce(p.proargnames[:p.pronargs], '{}') AS arguments,
     ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY AS u (t, n) ORDER BY n) AS types
 FROM pg_proc AS p
 WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') AND has_function_privilege(p.oid, 'EXECUTE')
-    AND p.prorettype <> 'trigger'::regtype
+    AND p.prorettype <> 'trigger'::regtype AND p.proname <> 'keep_house'
 ORDER BY p.oid::regprocedure::text
 """
 RELATIONS = """
@@ -34,7 +37,7 @@ ORDER BY 1, 2
 SETTINGS = """
 SELECT name, vartype, enumvals FROM pg_settings
 WHERE context = 'user' AND name !~ '^(debug|log|trace)_'
-    AND name NOT IN ('statement_timeout', 'client_encoding', 'zero_damaged_pages', 'session_authorization')
+    AND name NOT IN ('statement_timeout', 'zero_damaged_pages', 'session_authorization')
 ORDER BY name
 """
 OWN_SETTINGS = ("loracomp.notify", "loracomp.reason", "loracomp.purging", "role")
@@ -103,9 +106,25 @@ def calls(reach: Reach, role: str) -> st.SearchStrategy[Statement]:
             kinds[1] = st.sampled_from((OTHER_MODEL, "", "toy'"))
         arguments = sql.SQL(", ").join(sql.SQL("%s::" + kind) for kind in function["types"])
         statement = sql.SQL("SELECT * FROM {}({})").format(sql.SQL(function["name"]), arguments)
-        return st.tuples(*(st.one_of(st.none(), kind) for kind in kinds)).map(lambda values: (statement, values))
+        fields = fields_of(function)
+        return st.tuples(*(st.one_of(st.none(), kind) for kind in kinds)).map(lambda given: (statement, given, fields))
 
     return st.sampled_from(reach.functions).flatmap(call)
+
+
+HELPERS = re.compile(
+    r"loracomp\.(explain_(?!job)\w+|texts_\w+|check_(?!health)\w+|shorten|masked_\w+|may_read|composition_text"
+    r"|seconds_between|compute_seconds)"
+)
+"""What views and functions call with the caller's rights; it is not public, and need not name a field."""
+
+
+def fields_of(function: dict[str, Any]) -> frozenset[str] | None:
+    """What a refusal of a call has to name one of."""
+    if HELPERS.fullmatch(function["name"]):
+        return None
+    settings = tables.policy.columns.keys() if "loracomp.policy" in function["types"] else ()
+    return frozenset([*function["arguments"], *settings])
 
 
 READS: tuple[LiteralString, ...] = (
@@ -150,7 +169,18 @@ def locks(reach: Reach) -> st.SearchStrategy[Statement]:
 
 def settings(reach: Reach) -> st.SearchStrategy[Statement]:
     """A setting of the session that anybody may change, to something that may be odd."""
-    odd = (*ODD, "SQL, DMY", "Europe/Berlin", "sql_standard", '""', "pg_temp, public")
+    odd = (
+        *ODD,
+        "SQL, DMY",
+        "UTF8",
+        "LATIN1",
+        "SQL_ASCII",
+        "EUC_JP",
+        "Europe/Berlin",
+        "sql_standard",
+        '""',
+        "pg_temp, public",
+    )
 
     def change(setting: dict[str, Any]) -> st.SearchStrategy[Statement]:
         kinds = {
@@ -252,11 +282,15 @@ COLUMNS = {
 
 def _inserted(drawn: tuple[dict[str, Any], int]) -> Statement:
     row = {"prompt": "why?", **drawn[0]}
-    return sql.SQL("INSERT INTO loracomp.job ({}) SELECT {} FROM generate_series(1, {})").format(
-        sql.SQL(", ").join(map(sql.Identifier, row)),
-        sql.SQL(", ").join([sql.Placeholder()] * len(row)),
-        sql.Literal(drawn[1]),
-    ), tuple(row.values())
+    return (
+        sql.SQL("INSERT INTO loracomp.job ({}) SELECT {} FROM generate_series(1, {})").format(
+            sql.SQL(", ").join(map(sql.Identifier, row)),
+            sql.SQL(", ").join([sql.Placeholder()] * len(row)),
+            sql.Literal(drawn[1]),
+        ),
+        tuple(row.values()),
+        frozenset(row),
+    )
 
 
 jobs = st.tuples(

@@ -273,14 +273,15 @@ def load_shipped(url: str) -> None:
 
 @contextmanager
 def own_server(model: str = "none") -> Iterator[Server]:
-    """A server with a template database: migrated, with a library. Writes are safe, as in production."""
+    """A server with a template database: migrated, with a library; bare: without. Writes are safe, as in production."""
     with tempfile.TemporaryDirectory(prefix="loracomp-faults-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "postgres"
         server = Server(data, embedded.start(data), model)
-        url = create_database(server.url, "fault_template")
-        schema.initialize(url)
-        (load_shipped if model == "real" else load_made_up)(url)
         try:
+            if model != "bare":
+                url = create_database(server.url, "fault_template")
+                schema.initialize(url)
+                (load_shipped if model == "real" else load_made_up)(url)
             yield server
         finally:
             embedded.stop(data)

@@ -1,0 +1,713 @@
+"""Random histories of a declared table beside a plain model of it: what the view, counts and feeds show must follow.
+
+A history has a table of random types, keys, partitions and policies. Its moves are all statements that write rows,
+changes of the table, of the declaration and of sessions, and workers that act between them. Answers are a prompt's
+last word, so the model knows each.
+"""
+
+import json
+import random
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import errors, sql
+
+from answers_data import answer_all
+from conftest import create_database, drop_database
+from job_data import add_base_model, claim, keep, record
+from loracomp.database import connections as db
+from loracomp.database import embedded
+from loracomp.database.connections import Connection
+from rounds import Round
+from town import Ground, connect, login
+
+MOVES = 60
+Key = tuple[int, str]
+"""The number of its first column's value in VALUES, and its second column."""
+
+VALUES: dict[str, tuple[str, ...]] = {
+    "smallint": ("0", "-1", "32767", "-32768", "7", "10", "2", "100"),
+    "integer": ("0", "-1", "2147483647", "-2147483648", "7", "10", "2", "100"),
+    "bigint": ("0", "-1", "9223372036854775807", "-9223372036854775808", "7", "10", "2", "100"),
+    "numeric": ("0", "-0.5", "1e-40", "NaN", "Infinity", "1e400", "2.50", "100"),
+    "text": ("", " ", "{a,b}", 'quote " \' \\', "%s %I {0}", "\u202e\u0130", "null", "x" * 2500),
+    "character varying": ("", " ", "{a,b}", 'quote " \' \\', "%s %I {0}", "\u202e\u0130", "NULL", "x" * 2500),
+    "character(40)": ("", "a", "{a,b}", 'quote " \' \\', "%s %I {0}", "\u202e\u0130", "NULL", "x" * 40),
+    "name": ("a", "b", "{a,b}", "pg_catalog", "%s", "A b", "NULL", "x" * 60),
+    "uuid": tuple(f"{digit * 8}-{digit * 4}-{digit * 4}-{digit * 4}-{digit * 12}" for digit in "01289abf"),
+    "boolean": ("true", "false"),
+    "date": ("2024-02-29", "4713-01-01 BC", "5874897-12-31", "infinity", "-infinity", "1999-12-31",
+             "2000-01-02", "0001-01-01"),
+    "timestamp without time zone": (
+        "2024-02-29 01:02:03.000001", "4713-01-01 00:00:00 BC", "294276-12-31 23:59:59", "infinity", "-infinity",
+        "1999-12-31 23:59:59.999999", "2000-01-02 00:00:00", "0001-01-01 00:00:00",
+    ),
+    "timestamp with time zone": (
+        "2024-02-29 01:02:03.000001+00", "4713-01-01 00:00:00+00 BC", "294276-12-31 23:59:59+00", "infinity",
+        "-infinity",
+        "1999-12-31 23:59:59.999999+14", "2000-03-26 02:30:00+02", "0001-01-01 00:00:00+00",
+    ),
+}  # fmt: skip
+"""Of each type that a key may have."""
+OTHER_VALUES: dict[str, tuple[str, ...]] = {
+    "double precision": ("0.1", "0.30000000000000004", "NaN", "1e-310"),
+    "real": ("0.1", "1e-40", "Infinity", "3.4028235e+38"),
+    "interval": ("1 day", "1 year 2 mons", "-01:00:00", "178000000 years"),
+    "jsonb": ("{}", '"a"', "[1, 2]", "null"),
+    "text[]": ("{}", "{a,b}", '{"a,b"}', "{NULL}"),
+    "inet": ("10.0.0.1", "::1", "10.0.0.0/8", "127.0.0.1"),
+}
+"""Of types that only a filter's column may have, as they are written in a session without settings."""
+SPELLED_AGAIN = {"numeric": "{k} + 0.000", "character(40)": "{k} || ' '", "timestamp with time zone": "{k} + '0 s'"}
+"""How the same key may be written in other letters."""
+SESSION: dict[str, tuple[str, ...]] = {
+    "DateStyle": ("ISO, DMY", "SQL, DMY", "German", "Postgres, MDY"),
+    "IntervalStyle": ("sql_standard", "iso_8601", "postgres_verbose"),
+    "extra_float_digits": ("-15", "0", "3"),
+    "bytea_output": ("escape",),
+    "standard_conforming_strings": ("off",),
+    "TimeZone": ("America/New_York", "Asia/Kathmandu", "UTC"),
+    "search_path": ("pg_temp, public", '""', "loracomp, public"),
+    "default_transaction_isolation": ("serializable", "repeatable read"),
+    "client_encoding": ("LATIN1", "UTF8"),
+    "xmlbinary": ("hex",),
+    "array_nulls": ("off",),
+    "row_security": ("off", "on"),
+    "quote_all_identifiers": ("on",),
+    "enable_seqscan": ("off",),
+    "plan_cache_mode": ("force_generic_plan",),
+    "transform_null_equals": ("on",),
+    "lc_numeric": ("C",),
+}
+DATABASE_SETTINGS = (
+    "DateStyle",
+    "IntervalStyle",
+    "extra_float_digits",
+    "TimeZone",
+    "array_nulls",
+    "transform_null_equals",
+)
+"""Of these, what a database's owner may set for all sessions, workers' too."""
+NAMES = ("k", 'odd "key"', "{k}", "%s", "Key", "select", "\u0130\u202e", "s", "a")
+BODIES = (None, " ", "x", "y", "z")
+PARTS = ("a", "b", "c")
+
+
+@dataclass
+class Row:
+    body: str | None
+    mark: int
+
+    @property
+    def ended(self) -> tuple[str, str | None]:
+        """Status and answer, when nothing is left to do."""
+        return ("refused", None) if self.body is None or not self.body.strip() else ("answered", self.body)
+
+
+@dataclass
+class Correction:
+    text: str
+    body: str | None
+    """Of the row when it was corrected."""
+    is_drawn: bool
+    is_sure: bool = True
+    """Whether the row's body was never another since."""
+
+
+@dataclass
+class History:
+    """A table, its model, and what was done to both."""
+
+    ground: Ground
+    number: int
+    done: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    rows: dict[Key, Row] = field(default_factory=dict)
+    corrections: dict[Key, Correction] = field(default_factory=dict)
+    feed: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    cursor: str | None = None
+    is_paused: bool = False
+    is_feed_whole: bool = True
+
+    def begin(self, url: str) -> None:
+        self.url = url
+        draw = self.draw = random.Random(self.number)
+        self.kind, self.mark_kind = draw.choice([*VALUES]), draw.choice([*VALUES, *OTHER_VALUES])
+        self.values = VALUES[self.kind]
+        self.marks = (VALUES | OTHER_VALUES)[self.mark_kind][:4]
+        self.size = len(self.values) // 2
+        self.partitioned = draw.choice(("", "", "LIST (%s)", "HASH (%s)"))
+        self.secured = draw.random() < 0.4
+        self.choices = draw.choice((None, ["x", "y", "z"]))
+        self.passing = set(range(max(1, len(self.marks) - 1)))
+        names = draw.sample(NAMES, 4)
+        self.names = dict(zip(("k", "p", "body", "mark"), names, strict=True))
+        self.names |= {
+            "table": draw.choice(("notes", 'Odd "table" {0} %s', "s")),
+            "view": draw.choice(("kinds", 'odd view {0} "%s"')),
+        }
+        self.word = "Note"
+        self.session: dict[str, str] = {}
+        self.open()
+        with db.connect(url) as owner:
+            add_base_model(owner)
+            owner.execute(f"GRANT CREATE ON SCHEMA public TO {login('alice')}".encode())
+        self.create()
+
+    def open(self) -> None:
+        self.owner, self.alice = db.connect(self.url, vectors=False), connect(self.url, "alice")
+        self.owner.execute("SET statement_timeout = '20s'")
+
+    def close(self) -> None:
+        self.owner.close()
+        self.alice.close()
+
+    # --- statements
+
+    def written(self, text: LiteralString, *, escaped: bool = True, **more: Any) -> sql.Composed:
+        """A statement with the names of now; `escaped` if it has parameters, so that %% stands for % in a name."""
+        names: dict[str, sql.Composable] = {
+            name: sql.Identifier("public", each) if name in ("table", "view") else sql.Identifier(each)
+            for name, each in self.names.items()
+        }
+        for name, each in {**names, **more}.items():
+            text_of = each.as_string()
+            names[name] = sql.SQL(text_of.replace("%", "%%") if escaped and name not in ("again", "split") else text_of)
+        return sql.SQL(text).format(**names, kind=sql.SQL(self.kind), mark_kind=sql.SQL(self.mark_kind))
+
+    def write(self, text: LiteralString, *values: Any, after: dict[Key, Row] | None = None, **more: Any) -> list[Any]:
+        """Run a statement of alice's; if it succeeds, the model's rows are these."""
+        statement = self.written(text, escaped=bool(values), **more)
+        self.done.append(f"{statement.as_string(None)} {[*values]!r}"[:600])
+        self.counts["statements"] += 1
+        cursor = self.alice.execute(statement, values or None)
+        if after is not None:
+            self.note(after)
+        return cursor.fetchall() if cursor.description else []
+
+    def note(self, after: dict[Key, Row]) -> None:
+        for key in [*self.corrections]:
+            if key not in after or not self.passes(after[key]) or after[key].body != self.corrections[key].body:
+                self.corrections[key].is_sure = False
+        self.rows = after
+
+    def passes(self, row: Row) -> bool:
+        return row.mark in self.passing
+
+    def create(self) -> None:
+        """The table with its policy, and the declaration."""
+        split = self.partitioned % ("{p}" if "LIST" in self.partitioned else "{k}") if self.partitioned else ""
+        self.write(
+            "CREATE TABLE {table} ({k} {kind}, {p} text, {body} text, {mark} {mark_kind}, PRIMARY KEY ({k}, {p}))"
+            " {split}",
+            split=self.written(f"PARTITION BY {split}", escaped=False) if split else sql.SQL(""),  # type: ignore[arg-type]
+        )
+        if "LIST" in self.partitioned:
+            self.write("CREATE TABLE part_a PARTITION OF {table} FOR VALUES IN ('a')")
+            self.write("CREATE TABLE part_b PARTITION OF {table} DEFAULT")
+        elif self.partitioned:
+            for rest in range(2):
+                self.write(
+                    "CREATE TABLE {part} PARTITION OF {table} FOR VALUES WITH (MODULUS 2, REMAINDER {rest})",
+                    part=sql.Identifier(f"part_{rest}"), rest=sql.Literal(rest),
+                )  # fmt: skip
+        if self.secured:
+            self.write(
+                "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;"
+                "CREATE POLICY sees ON {table} USING ({p} <> 'b'); GRANT SELECT ({k}, {p}) ON {table} TO {bob}",
+                bob=sql.Identifier(login("bob")),
+            )
+        self.declare()
+
+    def declare(self) -> None:
+        braces = re.sub(r"([{}])", r"\1\1", self.names["body"])
+        if braces != self.names["body"]:  # a name with braces can't be written in a prompt
+            self.write("ALTER TABLE {table} RENAME COLUMN {body} TO {to}", to=sql.Identifier("plain body"))
+            self.names["body"] = "plain body"
+        named = {each: sql.Identifier("public", self.names[each]).as_string() for each in ("view", "table")}
+        condition = json.dumps({self.names["mark"]: [self.marks[each] for each in sorted(self.passing)]})
+        self.write(
+            "SELECT loracomp.create_answers(%s, %s::regclass, %s, choices => %s, filter => %s::jsonb)",
+            named["view"], named["table"], f"{self.word}: {{{self.names['body']}}}", self.choices, condition,
+        )  # fmt: skip
+        self.write("GRANT SELECT ON {view} TO {bob}", bob=sql.Identifier(login("bob")))
+        self.names |= {
+            "view_k": self.names["k"],
+            "view_p": self.names["p"],
+        }  # they stay, whatever the table's columns become
+        self.corrections, self.feed, self.cursor, self.is_paused = {}, {}, None, False
+
+    # --- moves: rows
+
+    def some(self) -> dict[Key, Row]:
+        keys = [*product(range(self.size), PARTS)]
+        return {key: self.row() for key in self.draw.sample(keys, self.draw.randint(1, min(5, len(keys))))}
+
+    def row(self) -> Row:
+        return Row(self.draw.choice(BODIES), self.draw.randrange(len(self.marks)))
+
+    def given(self, rows: dict[Key, Row]) -> str:
+        """As JSON, which no setting changes."""
+        return json.dumps([
+            {"k": self.values[k], "p": p, "body": row.body, "mark": self.marks[row.mark]}
+            for (k, p), row in rows.items()
+        ])  # fmt: skip
+
+    GIVEN: LiteralString = (
+        "SELECT g.k::{kind}, g.p, g.body, g.mark::{mark_kind} FROM jsonb_to_recordset(%s::text::jsonb)"
+        " AS g (k text, p text, body text, mark text)"
+    )
+
+    def insert(self) -> None:
+        rows = self.some()
+        try:
+            self.write(
+                "INSERT INTO {table} ({k}, {p}, {body}, {mark}) " + self.GIVEN, self.given(rows), after=self.rows | rows
+            )
+        except errors.UniqueViolation:
+            assert rows.keys() & self.rows.keys(), "no key was there"
+
+    def upsert(self) -> None:
+        rows = self.some()
+        self.write(
+            "INSERT INTO {table} ({k}, {p}, {body}, {mark}) " + self.GIVEN
+            + " ON CONFLICT ({k}, {p}) DO UPDATE SET {body} = excluded.{body}, {mark} = excluded.{mark}",
+            self.given(rows), after=self.rows | rows,
+        )  # fmt: skip
+
+    def copy(self) -> None:
+        rows = {key: row for key, row in self.some().items() if key not in self.rows}
+        statement = self.written("COPY {table} ({k}, {p}, {body}, {mark}) FROM STDIN", escaped=False)
+        self.done.append(f"{statement.as_string(None)} {rows}")
+        with self.alice.cursor().copy(statement) as writing:
+            for (k, p), row in rows.items():
+                writing.write_row((self.values[k], p, row.body, self.marks[row.mark]))
+        self.note(self.rows | rows)
+
+    def merge(self) -> None:
+        rows = self.some()
+        gone = {key for key, row in rows.items() if row.body == " " and key in self.rows}
+        self.write(
+            "MERGE INTO {table} AS n USING (" + self.GIVEN + ") AS g (k, p, body, mark) ON n.{k} = g.k AND n.{p} = g.p"
+            " WHEN MATCHED AND g.body = ' ' THEN DELETE"
+            " WHEN MATCHED THEN UPDATE SET {body} = g.body, {mark} = g.mark"
+            " WHEN NOT MATCHED THEN INSERT ({k}, {p}, {body}, {mark}) VALUES (g.k, g.p, g.body, g.mark)",
+            self.given(rows), after={key: row for key, row in (self.rows | rows).items() if key not in gone},
+        )  # fmt: skip
+
+    def move_by_cte(self) -> None:
+        """Rows are deleted and inserted again with another body, in one statement."""
+        old, new = self.draw.sample(PARTS, 2)
+        if any((key[0], new) in self.rows for key in self.rows if key[1] == old):
+            return
+        after = {(key[0], new if key[1] == old else key[1]): row for key, row in self.rows.items()}
+        self.write(
+            "WITH gone AS (DELETE FROM {table} WHERE {p} = %s RETURNING *)"
+            " INSERT INTO {table} ({k}, {p}, {body}, {mark}) SELECT g.{k}, %s, g.{body}, g.{mark} FROM gone AS g",
+            old, new, after=after,
+        )  # fmt: skip
+
+    def update(self) -> None:
+        part, body = self.draw.choice(PARTS), self.draw.choice(BODIES)
+        after = {key: Row(body, row.mark) if key[1] == part else row for key, row in self.rows.items()}
+        self.write("UPDATE {table} SET {body} = %s WHERE {p} = %s", body, part, after=after)
+
+    def mark_all(self) -> None:
+        mark = self.draw.randrange(len(self.marks))
+        after = {key: Row(row.body, mark) for key, row in self.rows.items()}
+        self.write("UPDATE {table} SET {mark} = %s::text::{mark_kind}", self.marks[mark], after=after)
+
+    def move_keys(self) -> None:
+        """Keys take each other's places by way of others, so that no statement meets one that is there."""
+        if "HASH" in self.partitioned and self.kind.startswith("character("):
+            return
+        by = self.draw.randint(1, self.size)
+        for shift in (lambda k: k + self.size, lambda k: (k - self.size + by) % self.size):
+            old = sorted({key[0] for key in self.rows})
+            moved = [shift(k) for k in old]
+            self.write(
+                "UPDATE {table} AS n SET {k} = g.new"
+                " FROM (SELECT o::{kind}, w::{kind} FROM unnest(%s::text[], %s::text[])"
+                " AS u (o, w)) AS g (old, new) WHERE n.{k} = g.old",
+                [self.values[k] for k in old], [self.values[k] for k in moved],
+                after={(shift(k), p): row for (k, p), row in self.rows.items()},
+            )  # fmt: skip
+
+    def spell_again(self) -> None:
+        if again := SPELLED_AGAIN.get(self.kind):
+            self.write("UPDATE {table} SET {k} = {again}", again=self.written(again, escaped=False))  # type: ignore[arg-type]
+
+    def delete(self) -> None:
+        part = self.draw.choice(PARTS)
+        after = {key: row for key, row in self.rows.items() if key[1] != part}
+        self.write("DELETE FROM {table} WHERE {p} = %s", part, after=after)
+
+    def truncate(self) -> None:
+        if self.draw.random() < 0.3:
+            self.write("TRUNCATE {table}", after={})
+
+    def roll_back(self) -> None:
+        """A transaction, or the part of one after a savepoint, is undone."""
+        before = dict(self.rows)
+        with self.alice.transaction():
+            self.update()
+            kept = dict(self.rows)
+            with self.alice.transaction(force_rollback=True):
+                self.delete()
+                self.upsert()
+            self.note(kept)
+        with self.alice.transaction(force_rollback=True):
+            self.mark_all()
+        self.note(kept if before else self.rows)
+
+    # --- moves: the table, the declaration, sessions
+
+    def rename(self) -> None:
+        what = self.draw.choice(("table", "view", "k", "p", "body", "mark"))
+        to = self.draw.choice(["notes", "kinds", *NAMES, 'new "name" %s'])
+        if not to.isascii() and "client_encoding" in self.session:
+            return
+        if (
+            to in self.names.values()
+            or (what in ("table", "view") and to.startswith("part_"))
+            or (what == "body" and "{" in to)
+        ):
+            return
+        target = sql.Identifier(to)
+        if what == "view":
+            self.write("ALTER VIEW {view} RENAME TO {to}", to=target)
+        elif what == "table":
+            self.write("ALTER TABLE {table} RENAME TO {to}", to=target)
+        else:
+            self.write(
+                "ALTER TABLE {table} RENAME COLUMN {was} TO {to}", was=sql.Identifier(self.names[what]), to=target
+            )
+        self.names[what] = to
+
+    def set_session(self) -> None:
+        name = self.draw.choice([*SESSION])
+        if name == "client_encoding" and not "".join([*self.names.values(), *self.values, *self.marks]).isascii():
+            return  # psycopg could not send them
+        self.session[name] = self.draw.choice(SESSION[name])
+        self.write("SELECT set_config(%s, %s, false)", name, self.session[name])
+
+    def set_database(self) -> None:
+        name = self.draw.choice(DATABASE_SETTINGS)
+        text = self.draw.choice(SESSION[name])
+        self.done.append(f"ALTER DATABASE SET {name} = '{text}', and new sessions")
+        change = sql.SQL("ALTER DATABASE {} SET {} = {}")
+        self.owner.execute(
+            change.format(sql.Identifier(self.owner.info.dbname), sql.Identifier(name), sql.Literal(text))
+        )
+        self.close()
+        self.open()
+        self.session = {}
+
+    def analyze(self) -> None:
+        self.write("ANALYZE {table}")
+
+    def reword(self) -> None:
+        self.settle()
+        self.word = "Memo" if self.word == "Note" else "Note"
+        self.write(
+            "SELECT loracomp.alter_answers({name}, prompt => %s)",
+            f"{self.word}: {{{self.names['body']}}}",
+            name=self.name,
+        )
+
+    @property
+    def name(self) -> sql.Literal:
+        return sql.Literal(sql.Identifier("public", self.names["view"]).as_string())
+
+    def again(self) -> None:
+        self.write("SELECT loracomp.alter_answers({name}, again => true)", name=self.name)
+
+    def pause(self) -> None:
+        self.is_paused = not self.is_paused
+        self.write("SELECT loracomp.alter_answers({name}, paused => %s)", self.is_paused, name=self.name)
+
+    def declare_again(self) -> None:
+        if self.draw.random() < 0.3:
+            self.write("SELECT loracomp.drop_answers({name})", name=self.name)
+            self.declare()
+
+    def correct(self) -> None:
+        """Some rows that are answered, drawn by us or not."""
+        answered = [key for key, (status, _) in self.shown().items() if status == "answered"]
+        drawn: set[Key] = set()
+        if self.draw.random() < 0.6:
+            found = self.write(
+                "SELECT key FROM loracomp.rows_to_correct({name}, %s)", self.draw.randint(1, 40), name=self.name
+            )
+            drawn = {self.key_of(row["key"]) for row in found}
+        some = [*drawn] or self.draw.sample(answered, min(3, len(answered)))
+        for key in some:
+            if key not in answered:
+                continue
+            text = self.draw.choice(("x", "y", "z"))
+            self.write(
+                "UPDATE {view} SET correct = %s WHERE {view_k} = %s::text::{kind} AND {view_p} = %s",
+                text,
+                self.values[key[0]],
+                key[1],
+            )
+            self.corrections[key] = Correction(text, self.rows[key].body, key in drawn)
+
+    def take_back(self) -> None:
+        if self.corrections:
+            key = self.draw.choice(sorted(self.corrections))
+            if self.corrections.pop(key).is_sure:
+                self.write(
+                    "UPDATE {view} SET correct = NULL WHERE {view_k} = %s::text::{kind} AND {view_p} = %s",
+                    self.values[key[0]],
+                    key[1],
+                )
+
+    def key_of(self, key: list[str]) -> Key:
+        """Of a key as loracomp writes it."""
+        read = "timezone('UTC', %s::timestamp)" if self.kind == "timestamp with time zone" else "%s::text::{kind}"
+        place = self.written("SELECT array_position(%s::text[]::{kind}[], " + read + ") AS k")
+        (row,) = self.owner.execute(place, [[*self.values], key[0]])
+        return row["k"] - 1, key[1]
+
+    # --- moves: workers, readers
+
+    def work(self) -> None:
+        """Claim some; answer some of them, and leave the others to another move."""
+        jobs = claim(self.owner, self.draw.randint(0, 4))
+        some = [job for job in jobs if self.draw.random() < 0.7 and job.kind == "predict"]
+        self.done.append(f"a worker claims {len(jobs)} and answers {len(some)}")
+        record(self.owner, {job.id: job.lease_token for job in some}, [answered(job) for job in some])
+
+    def keep(self) -> None:
+        self.done.append("the keeper works")
+        keep(self.owner)
+
+    def purge(self) -> None:
+        self.done.append("jobs are purged")
+        self.owner.execute("SELECT loracomp.purge_jobs('0 seconds', force => true)")
+
+    def read_feed(self) -> None:
+        """Go on where the last reading ended; nothing comes out of order."""
+        while True:
+            columns = "key, status, answer, cursor"
+            rows = self.write(
+                f"SELECT {columns} FROM loracomp.answers_since({{name}}, %s, %s)",
+                self.cursor,
+                self.draw.randint(1, 9),
+                name=self.name,
+            )
+            at = [json.loads(row["cursor"]) for row in rows]
+            assert [each[0] for each in at] == sorted(each[0] for each in at), f"out of order: {at}"
+            for row in rows:
+                self.feed[json.dumps(row["key"])] = (row["status"], row["answer"])
+                self.cursor = row["cursor"]
+            if not rows:
+                return
+
+    def restore(self) -> None:
+        """Dump, and go on with the restored database."""
+        if self.draw.random() > 0.15 or (programs := folder_of_programs(self.owner)) is None:
+            return
+        # A restored declaration finds its columns by the names that the keeper has last seen.
+        self.owner.execute("SELECT loracomp.begin_scan(a.id) FROM loracomp.declaration AS a")
+        self.settle()
+        self.done.append("pg_dump, pg_restore into another database")
+        self.counts["restores"] += 1
+        self.close()
+        before = psycopg.conninfo.conninfo_to_dict(self.url)["dbname"]
+        name = f"{str(before).split('_r')[0]}_r{self.counts['restores']}"
+        with TemporaryDirectory() as folder:
+            dump = Path(folder) / "dump"
+            subprocess.run([programs / "pg_dump", "-Fc", "-f", dump, self.url], check=True)
+            self.url = create_database(self.ground.server, name)
+            subprocess.run([programs / "pg_restore", "--exit-on-error", "-d", self.url, dump], check=True)
+        if "_r" in str(before):
+            drop_database(self.ground.server, str(before))
+        self.open()
+        self.session = {}
+        self.settle()
+
+    # --- what must hold
+
+    def shown(self, reader: Connection | None = None) -> dict[Key, tuple[str, str | None]]:
+        rows = (reader or self.alice).execute(
+            self.written(
+                "SELECT array_position(%s::text[]::{kind}[], {view_k}) AS k, {view_p} AS p, status, answer FROM {view}"
+            ),
+            [[*self.values]],
+        )
+        return {(row["k"] - 1, row["p"]): (row["status"], row["answer"]) for row in rows}
+
+    def fits(self) -> None:
+        """What the view shows at any time."""
+        shown = self.shown()
+        expected = {key for key, row in self.rows.items() if self.passes(row)}
+        assert shown.keys() == expected, f"rows shown and not there: {shown.keys() ^ expected}"
+        for key, (status, given) in shown.items():
+            assert status in ("waiting", "asked", "answered", "stale", "refused"), (key, status)
+            if status == "answered":
+                assert (status, given) == self.rows[key].ended, (
+                    f"the old answer {given!r} is shown for {key}: {self.rows[key]}"
+                )
+            else:
+                assert (given is not None) == (status == "stale"), (key, status, given)
+
+    def settle(self) -> None:
+        """When nothing is left to do, everything is as the model says."""
+        if self.is_paused:
+            self.pause()
+        self.done.append("workers finish")
+        self.owner.execute("UPDATE loracomp.declaration SET retry_at = '-infinity'")
+        deadline = time.monotonic() + 20
+        while True:
+            self.owner.execute(
+                "SELECT loracomp.release_jobs(r.ids, r.tokens)"
+                " FROM (SELECT array_agg(id) AS ids, array_agg(lease_token) AS tokens"
+                " FROM loracomp.job WHERE status = 'running') AS r WHERE ids <> '{}'"
+            )
+            self.owner.execute("UPDATE loracomp.job SET run_at = now() WHERE run_at > now() AND status = 'queued'")
+            answer_all(self.owner)
+            expected = {key: row.ended for key, row in self.rows.items() if self.passes(row)}
+            if self.shown() == expected or time.monotonic() > deadline:
+                break
+        shown = self.shown()
+        wrong = {
+            key: (shown.get(key), expected.get(key))
+            for key in shown.keys() | expected.keys()
+            if shown.get(key) != expected.get(key)
+        }
+        assert not wrong, (
+            f"shown and expected: {wrong}; {self.owner.execute('SELECT trouble FROM loracomp.declaration').fetchall()}"
+        )
+        with connect(self.url, "bob") as bob:
+            seen = {key: each for key, each in expected.items() if not self.secured or key[1] != "b"}
+            assert self.shown(bob) == seen, "what a reader under row security sees"
+        self.check_corrections(expected)
+        self.check_counts(expected)
+        self.check_feed(expected)
+        self.counts["settled"] += 1
+
+    def check_corrections(self, expected: dict[Key, tuple[str, str | None]]) -> None:
+        rows = self.alice.execute(
+            self.written(
+                "SELECT array_position(%s::text[]::{kind}[], {view_k}) AS k, {view_p} AS p, correct FROM {view}"
+            ),
+            [[*self.values]],
+        )
+        kept = {(row["k"] - 1, row["p"]): row["correct"] for row in rows if row["correct"] is not None}
+        for key, made in [*self.corrections.items()]:
+            if made.is_sure:
+                assert kept.get(key) == made.text, f"the correction of {key} is lost or another: {kept.get(key)!r}"
+            elif key in expected and self.rows[key].body != made.body:
+                assert key not in kept, f"the correction of {key} outlived its prompt"
+        assert kept.keys() <= self.corrections.keys(), "nobody corrected this"
+        self.corrections = {key: made for key, made in self.corrections.items() if key in kept}
+        for key, made in self.corrections.items():
+            made.is_drawn = made.is_drawn and made.is_sure
+            made.body = self.rows[key].body
+
+    def check_counts(self, expected: dict[Key, tuple[str, str | None]]) -> None:
+        counts = (
+            "rows, open, answered, stale, refused, failed, corrected, state, before"  # psycopg reads no odd intervals
+        )
+        (row,) = self.write(f"SELECT {counts} FROM loracomp.list_answers({{name}})", name=self.name)
+        statuses = Counter(status for status, _ in expected.values())
+        told = {name: row[name] for name in ("rows", "open", "answered", "stale", "refused", "failed", "corrected")}
+        assert told == {
+            "rows": len(expected), "open": 0, "answered": statuses["answered"], "stale": 0,
+            "refused": statuses["refused"],
+            "failed": 0, "corrected": len(self.corrections),
+        }, f"list_answers says {told}; there are {statuses} and {len(self.corrections)} corrections"  # fmt: skip
+        assert row["state"] == "ready", row["state"]
+        known, share = before_of(row["before"])
+        sure = [made for key, made in self.corrections.items() if made.is_drawn and made.is_sure]
+        right = sum(made.text == made.body for made in sure)
+        assert len(sure) <= known <= len(self.corrections), (
+            f"before says {row['before']}; {len(sure)} drawn rows are corrected"
+        )
+        if known == len(sure) and share is not None:
+            assert share == round(100 * right / known), f"before says {row['before']}; {right} of {known} were right"
+
+    def check_feed(self, expected: dict[Key, tuple[str, str | None]]) -> None:
+        deadline = time.monotonic() + 20  # another database's transaction may hold it back for a while
+        while True:
+            self.read_feed()
+            told = {self.key_of(json.loads(key)): each for key, each in self.feed.items()}
+            missing = {key: (told.get(key), each) for key, each in expected.items() if told.get(key) != each}
+            if not missing:
+                return
+            assert time.monotonic() < deadline, f"answers_since told and should have told: {missing}"
+            time.sleep(0.05)
+
+
+def answered(job: Any) -> dict[str, Any]:
+    return {"job_id": job.id, "output": job.prompt.split()[-1]}
+
+
+def before_of(text: str) -> tuple[int, int | None]:
+    """Rows known and percent right, of an accuracy in words."""
+    if found := re.fullmatch(r"not yet known \((\d+) of 20 rows\)", text):
+        return int(found[1]), None
+    found = re.fullmatch(r"(\d+) % \(\d+ to \d+, (\d+) rows\)", text)
+    assert found, text
+    return int(found[2]), int(found[1])
+
+
+def folder_of_programs(connection: Connection) -> Path | None:
+    """Where pg_dump of the server's release is."""
+    release = connection.info.server_version // 10000
+    for folder in (embedded.psql_path().parent, Path(f"/usr/lib/postgresql/{release}/bin")):
+        program = folder / "pg_dump"
+        if program.exists() and f" {release}." in subprocess.check_output([program, "--version"], text=True):
+            return folder
+    return None
+
+
+def moves_of(history: History) -> list[Callable[[], None]]:
+    h = history
+    rows = [
+        h.insert, h.upsert, h.copy, h.merge, h.move_by_cte, h.update, h.mark_all, h.move_keys, h.spell_again, h.delete,
+        h.truncate,
+    ]  # fmt: skip
+    return [
+        *rows, *rows, h.roll_back, h.rename, h.rename, h.set_session, h.set_session, h.set_database, h.analyze,
+        h.reword, h.again, h.pause, h.declare_again, h.correct, h.correct, h.take_back, h.work, h.work, h.work,
+        h.keep, h.purge, h.read_feed, h.settle, h.restore,
+    ]  # fmt: skip
+
+
+def histories(ground: Ground, seed: int, size: float = 1) -> Round:
+    """One history. Its log of statements is what a failure is told with."""
+    made = Round()
+    history = History(ground, seed)
+    with ground.empty() as url:
+        history.begin(url)
+        try:
+            moves = moves_of(history)
+            for _ in range(round(size * MOVES)):
+                history.draw.choice(moves)()
+                history.fits()
+            history.settle()
+        except (AssertionError, psycopg.Error, subprocess.CalledProcessError) as error:
+            about = (
+                f"key {history.kind}, filter {history.mark_kind}, partitions {history.partitioned}, {history.session}"
+            )
+            made.failures.append(f"{type(error).__name__}: {error} ({about})")
+            made.failures += history.done[-40:]
+        finally:
+            history.close()
+            if history.counts["restores"]:
+                drop_database(ground.server, str(psycopg.conninfo.conninfo_to_dict(history.url)["dbname"]))
+    made.counts.update(history.counts)
+    made.counts.update(histories=1, rounds=1)
+    return made

@@ -1,0 +1,205 @@
+"""What is served beside what transformers and PEFT compute: tiny random models of every causal architecture.
+
+The reference is a plain pass of PEFT's model over one row, without padding, sharing, masks or a cache.
+"""
+
+import random
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import Unigram
+from transformers import PreTrainedTokenizerFast
+
+from loracomp.composition.trial import try_adapters
+from loracomp.errors import JobError, RefusedError
+from loracomp.model.loading import CAUSAL, BaseModel
+from loracomp.model.trial import try_out
+from loracomp.records import Answer, Composition, Request
+from model_fixtures import LETTERS, MERGES, TINY_CONTEXT, Fetching, letter_tokenizer, peft_twin, random_adapter
+from rounds import Round
+from tiny_models import as_added, made
+from town import Ground
+
+DTYPES = (torch.float32, torch.float32, torch.bfloat16, torch.float16)
+CLOSE = {torch.float32: 2e-3, torch.bfloat16: 0.6, torch.float16: 0.15}
+"""Largest difference in nats of a choice's log-likelihood, for each token."""
+ADAPTERS = 3
+WORDS = ("a", "tea is", "Is it so?", "e" * 90, "x y z " * 30, "0", "line\nline\n", "q", "Answer: ")
+
+
+def models(_: Ground, seed: int, size: float = 1) -> Round:
+    """One architecture, whatever the size: one type of numbers, one tokenizer, random adapters and neighbours."""
+    kinds = sorted(CAUSAL)
+    kind, draw = kinds[seed % len(kinds)], random.Random(seed)
+    dtype = draw.choice(DTYPES)
+    told = Round()
+    told.counts.update(architectures=1, rounds=1)
+    if (model := made(kind)) is None:
+        told.counts["not made"] += 1
+        return told
+    tokenizer = draw.choice((letter_tokenizer, sentence_pieces))()
+    base = as_added(model.to(dtype), tokenizer)
+    try:
+        try_out(base)
+        modules = try_adapters(base)
+    except RefusedError:
+        told.counts["refused"] += 1
+        return told
+    with quiet():
+        told.failures += [f"{kind}, {dtype}: {line}" for line in compared(base, modules, draw, told)]
+    return told
+
+
+def compared(base: BaseModel, modules: dict[str, tuple[int, int]], draw: random.Random, told: Round) -> list[str]:
+    """Requests in batches of random neighbours, each beside its plain passes."""
+    linear = {
+        name: shape
+        for name, shape in modules.items()
+        if not isinstance(base.model.get_submodule(name), torch.nn.Embedding)
+    }
+    linear = {name: linear[name] for name in wrapped_by_peft(base.model, linear)}
+    if not linear:
+        told.counts["nothing for PEFT"] += 1
+        return []
+    some = draw.sample(sorted(linear), draw.randint(1, len(linear)))
+    adapters = [
+        random_adapter(
+            {name: linear[name] for name in (linear, some)[number % 2]}, rank=draw.choice((1, 2, 5)), seed=number
+        )
+        for number in range(ADAPTERS)
+    ]
+    requests = [request(base, draw, adapters) for _ in range(draw.randint(3, 9))]
+    answers = Fetching(base, lambda ids: [adapters[id_] for id_ in ids]).predict(requests)
+    found = []
+    with peft_twin(base.model, adapters) as twin:
+        for each, answer in zip(requests, answers, strict=True):
+            told.counts["answers compared"] += 1
+            found += [f"{line}; {each}"[:700] for line in differences(base, twin, each, answer)]
+    return found
+
+
+def wrapped_by_peft(model: Any, names: Iterable[str]) -> list[str]:
+    """PEFT leaves out some that stand beside a mixture of experts. Weights that are no module's it can't mix."""
+    found = []
+    for name in names:
+        twin = get_peft_model(model, LoraConfig(r=1, target_modules=[name]))
+        layer = twin.get_base_model().get_submodule(name)
+        if hasattr(layer, "lora_A") and not getattr(twin.peft_config["default"], "target_parameters", None):
+            found.append(name)
+        twin.unload()
+    return found
+
+
+def request(base: BaseModel, draw: random.Random, adapters: Sequence[Any]) -> Request:
+    """A question of a random length and mix; some fill the context."""
+    prompt = " ".join(draw.choices(WORDS, k=draw.choice((1, 1, 3, 8))))[: TINY_CONTEXT - 60]
+    ids = draw.sample(range(len(adapters)), draw.randint(0, len(adapters)))
+    mix = Composition(
+        adapter_ids=tuple(ids), adapter_sha256=tuple(adapters[id_].sha256 for id_ in ids),
+        weights=tuple(draw.uniform(0.2, 1) for _ in ids), strategy="cat",
+    )  # fmt: skip
+    if draw.random() < 0.5:
+        choices = tuple(
+            draw.sample(("yes", "no", "x", "perhaps not", "es", "tea is hot", "0", "z" * 20), draw.randint(2, 5))
+        )
+        return Request(prompt=prompt, choices=choices, max_new_tokens=None, composition=mix)
+    return Request(prompt=prompt, choices=None, max_new_tokens=draw.choice((1, 2, 9, 30)), composition=mix)
+
+
+@torch.inference_mode()
+def differences(base: BaseModel, twin: Any, request: Request, answer: Answer | JobError) -> Iterator[str]:
+    """How an answer differs from plain passes of PEFT's model."""
+    if isinstance(answer, JobError):
+        yield f"{answer.code}: {answer}"
+        return
+    with mixed(twin, request.composition):
+        if request.choices is None:
+            yield from other_text(base, twin, request, answer)
+            return
+        for choice, score in zip(request.choices, answer.choice_scores or (), strict=True):
+            start, rest = tokens_of(base.tokenizer, request.prompt, choice)
+            expected = plain_score(twin, start, rest)
+            if not abs(score - expected) <= CLOSE[base.model.dtype] * len(rest):
+                yield f"choice {choice!r} has {score:.4f}, plainly {expected:.4f}"
+
+
+def other_text(base: BaseModel, twin: Any, request: Request, answer: Answer) -> Iterator[str]:
+    """In 16 bits two tokens may be equally likely within rounding, so only float32 is compared, up to near ties."""
+    if base.model.dtype != torch.float32:
+        return
+    tokens = list(base.tokenizer(request.prompt, add_special_tokens=False)["input_ids"])
+    start = len(tokens)
+    ends = {base.tokenizer.eos_token_id, *as_list(base.model.generation_config.eos_token_id)}
+    while len(tokens) < start + (request.max_new_tokens or 0):
+        logits = twin(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].float()
+        (best, second), (token, _) = logits.topk(2)
+        if best - second < 1e-3:
+            return
+        if int(token) in ends:
+            break
+        tokens.append(int(token))
+    expected = base.tokenizer.decode(tokens[start:])
+    if answer.output.strip() != expected.strip():
+        yield f"wrote {answer.output!r}, plainly {expected!r}"
+
+
+def as_list(setting: Any) -> list[Any]:
+    return setting if isinstance(setting, list) else [setting]
+
+
+@contextmanager
+def mixed(twin: Any, mix: Composition) -> Iterator[None]:
+    """Within this context PEFT's model has the mix: no adapter, or the exact weighted sum of some."""
+    if not mix.adapter_ids:
+        with twin.disable_adapter():
+            yield
+        return
+    twin.add_weighted_adapter([str(id_) for id_ in mix.adapter_ids], [*mix.weights], "mix", combination_type="cat")
+    twin.set_adapter("mix")
+    twin.to(twin.dtype)
+    try:
+        yield
+    finally:
+        twin.set_adapter("0")
+        twin.delete_adapter("mix")
+
+
+def plain_score(twin: Any, start: list[int], rest: list[int]) -> float:
+    logits = twin(input_ids=torch.tensor([start + rest]), use_cache=False).logits[0].float().log_softmax(-1)
+    return float(sum(logits[len(start) + place - 1, token] for place, token in enumerate(rest)))
+
+
+def tokens_of(tokenizer: Any, prompt: str, choice: str) -> tuple[list[int], list[int]]:
+    """By lm-evaluation-harness's rule: what follows the prompt's tokens in both together belongs to the choice."""
+    context = prompt.rstrip()
+    gap = prompt[len(context) :] or " "
+    encode: Callable[[str], list[int]] = lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"])  # noqa: E731
+    start, whole = encode(context), encode(context + gap + choice)
+    if whole[: len(start)] == start and len(whole) > len(start):
+        return start, whole[len(start) :]
+    return start, encode(gap + choice)
+
+
+def sentence_pieces() -> PreTrainedTokenizerFast:
+    """Pieces as SentencePiece has them: a word's first piece holds the space before it, a text begins with one."""
+    size = 2 + len(LETTERS) + len(MERGES)
+    whole = ["\u2581yes", "\u2581no", "\u2581is", "\u2581te", "es", "\u2581x", "\u2581"]
+    letters = [letter for letter in LETTERS if letter != " "]
+    pieces = ["<unk>", "<eos>", *whole, *letters][:size]
+    raw = Tokenizer(Unigram([(piece, -1.0 if len(piece) > 1 else -4.0) for piece in pieces], unk_id=0))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    raw.decoder = decoders.Metaspace(prepend_scheme="always")
+    return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", eos_token="<eos>", pad_token="<eos>")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what PEFT and transformers say about each other's names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
