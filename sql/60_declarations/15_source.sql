@@ -125,8 +125,8 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.key_values IS 'SQL for the values of the key''s columns, as a list; `key` is SQL for the key as an array of texts.';
 
--- Values are compared as their column's type does, so that true is t and 2.50 is 2.5. Values of types that keys can't have are
--- compared as text.
+-- Values are compared as their column's type does, so that true is t and 2.50 is 2.5. Values of other types are compared as text, which
+-- must be the same in every session.
 CREATE FUNCTION loracomp.filter_condition(d loracomp.declaration) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -141,6 +141,7 @@ BEGIN ATOMIC
     ), 'true')
     FROM jsonb_each((d).filter) AS f
     LEFT JOIN pg_attribute AS a ON a.attrelid = (d).source AND a.attname = f.key
-    LEFT JOIN pg_type AS t ON t.oid = a.atttypid AND EXISTS (SELECT FROM loracomp.key_forms(t.oid));
+    LEFT JOIN pg_type AS t ON t.oid = a.atttypid
+        AND (EXISTS (SELECT FROM loracomp.key_forms(t.oid)) OR t.oid = ANY ('{float4,float8,interval}'::regtype[]));
 END;
 COMMENT ON FUNCTION loracomp.filter_condition IS 'SQL for whether the row s passes a declaration''s filter.';

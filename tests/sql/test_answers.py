@@ -510,18 +510,22 @@ def test_a_filter_on_letters_that_are_filled_up_with_blanks(connection: Connecti
 
 
 def test_a_filter_compares_as_the_columns_type_does(connection: Connection, alice: Connection) -> None:
-    """However a session writes dates."""
+    """However a session writes dates and numbers."""
     alice.execute(
-        "CREATE TABLE notes (id integer PRIMARY KEY, t text, ok boolean, price numeric, day date, tags jsonb)"
+        "CREATE TABLE notes (id integer PRIMARY KEY, t text, ok boolean, price numeric, day date, tags jsonb,"
+        " share double precision DEFAULT 0.1 + 0.2, every interval DEFAULT '1 year 2 mons')"
     )
-    wanted = '{"ok": true, "price": [2.50, "7"], "day": "2026-02-01", "tags": "[]"}'
+    wanted = (
+        '{"ok": true, "price": [2.50, "7"], "day": "2026-02-01", "tags": "[]", "share": 0.30000000000000004,'
+        ' "every": "14 months"}'
+    )
     alice.execute("SELECT loracomp.create_answers('says', 'notes', '{t}', filter => %s)", [wanted])
     alice.execute(
         "INSERT INTO notes VALUES (1, 'one', true, 2.5, '2026-02-01', '[]'), (2, 'two', false, 7, '2026-02-01', '[]'),"
         " (3, 'three', true, 7.00, '2026-02-01', '[]'), (4, 'four', true, 7, '2026-01-02', '[]')"
     )
     assert sorted(answer_all(connection)) == ["one", "three"]
-    alice.execute("SET datestyle = 'SQL, DMY'")
+    alice.execute("SET datestyle = 'SQL, DMY'; SET extra_float_digits = -15; SET intervalstyle = sql_standard")
     assert shown(alice, "says") == {1: ("answered", "one"), 3: ("answered", "three")}
 
 
