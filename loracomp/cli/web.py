@@ -1,5 +1,7 @@
 """Commands that make pages: a report, and the server of pages."""
 
+import socket
+from contextlib import suppress
 from secrets import token_hex
 from typing import Annotated
 
@@ -40,6 +42,7 @@ def web(
         raise UsageError("the web pages need the extra `web`: pip install 'loracomp[web]'") from None
     settings = load_settings()
     secret = settings.web_secret or token_hex(32)
+    sockets = [_listening(host, port)]
     with open_database() as connection:
         asks, role = connection.pgconn.used_password, connection.info.user
     if host not in ("127.0.0.1", "::1", "localhost"):
@@ -49,6 +52,14 @@ def web(
         remark(
             f"The database asks for no password, so the pages do: log in as {role} with {Seal(secret).local_password}"
         )
-    uvicorn.run(
-        make_app(database_url(settings), secret), host=host, port=port, log_level="warning", server_header=False
-    )
+    app = make_app(database_url(settings), secret)
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run(sockets)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UsageError(f"cannot listen on port {port} of {host}: {error.strerror}; name another --port") from None

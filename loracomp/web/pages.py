@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from loracomp.database.connections import Connection, allowed_rows, rows_of
@@ -35,7 +35,13 @@ _KEY = TypeAdapter(list[str])
 def make_app(url: str, secret: str) -> Starlette:
     """The server's application for the database with this URL. Processes with the same secret accept each other's
     sessions."""
-    return Starlette(routes=routes(url, secret), middleware=[Middleware(BaseHTTPMiddleware, dispatch=_with_headers)])
+    app = Starlette(
+        routes=routes(url, secret),
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=_with_headers)],
+        exception_handlers={Exception: _failed},  # without it such a response would lack the headers
+    )
+    app.router.redirect_slashes = False  # these redirects go to whatever host the request names
+    return app
 
 
 def routes(url: str, secret: str) -> list[Route]:
@@ -52,7 +58,7 @@ def routes(url: str, secret: str) -> list[Route]:
         Route("/correct/{name:path}", page(next_to_correct)),
         Route("/correct/{name:path}", page(correct), methods=["POST"]),
         Route("/jobs", page(job)),
-        Route("/jobs/{id:int}", page(job)),
+        Route("/jobs/{id}", page(job)),
         Route("/adapters", page(adapters)),
         Route("/report", page(report)),
         *(Route(f"/{name}", partial(_file, name=name, kind=kind)) for name, kind in files.items()),
@@ -65,6 +71,10 @@ async def _with_headers(request: Request, answer: RequestResponseEndpoint) -> Re
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     return response
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return PlainTextResponse("Internal Server Error", 500, HEADERS)
 
 
 def _file(_: Request, name: str, kind: str) -> Response:
@@ -113,8 +123,7 @@ def overview(visit: Visit) -> Response:
 
 def job(visit: Visit) -> Response:
     """Show how a job was answered. Its number is in the path, or was typed into the form."""
-    typed = _number(visit.request.query_params.get("id", "").strip())
-    number = visit.request.path_params.get("id", typed)
+    number = _number(visit.request.path_params.get("id") or visit.request.query_params.get("id", "").strip())
     if number is None:
         raise NotFoundError("type the number of a job")
     with visit.database() as connection:

@@ -22,6 +22,10 @@ from loracomp.errors import DatabaseUnavailableError, RefusedError
 
 LASTS_S = 12 * 3600
 """Seconds after which a visitor has to log in again."""
+REFUSED = (
+    "the database refuses this role or password, or takes no more connections at the moment; where it asks for no "
+    "password, use the one that `loracomp web` printed"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +68,26 @@ def connected(url: str, session: Session, seal: Seal, *, writes: bool = False) -
     """A transaction as the visitor's own role, with ten seconds for each statement; read-only unless it `writes`.
 
     Raises DatabaseUnavailableError if the database does not accept role and password, and RefusedError if it asks for
-    no password and this is not `seal.local_password`.
+    no password and this is not `seal.local_password`. Without that password both say the same, because a database that
+    asks for none would tell which roles exist.
     """
     if not session.password or "\0" in session.role + session.password:
         raise RefusedError(
             "role and password must be given"
         )  # libpq would replace an empty password with one from its environment
     own = {"user": session.role, "password": session.password, "passfile": devnull}
+    is_local = compare_digest(session.password.encode(), seal.local_password.encode())
     try:
         opened = connect(url, application_name="loracomp web", vectors=False, instead=own)
     except DatabaseUnavailableError as error:
         # Show only the server's own message. Its address stands before it, which visitors should not learn.
         said = str(error).partition("FATAL:")[2].partition("\n")[0].strip()
+        if said and not is_local:
+            said = REFUSED
         raise DatabaseUnavailableError(said or "the database cannot be reached") from None
     with translated_errors(), opened as connection:
-        had_password = connection.pgconn.used_password
-        if not had_password and not compare_digest(session.password.encode(), seal.local_password.encode()):
-            raise RefusedError("this database asks for no password: use the one that `loracomp web` printed")
+        if not connection.pgconn.used_password and not is_local:
+            raise RefusedError(REFUSED)
         connection.autocommit, connection.read_only = False, not writes
         with connection.transaction():
             connection.execute(QUERIES["begin_page"])

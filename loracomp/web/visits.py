@@ -72,7 +72,7 @@ class Visit:
             max_age=LASTS_S,
             httponly=True,
             samesite="strict",
-            secure=self.request.url.scheme == "https",
+            secure=self.request.scope["scheme"] == "https",
         )
 
 
@@ -108,8 +108,8 @@ async def _form(request: Request) -> dict[str, str]:
 
 def _answer(handler: Handler, visit: Visit, public: bool) -> Response:
     if not public and not visit.session.role:
-        target = visit.request.url.path + ("?" + visit.request.url.query if visit.request.url.query else "")
-        return RedirectResponse(f"/login?next={quote(target)}", 303)
+        path, query = visit.request.scope["path"], visit.request.scope["query_string"].decode("latin-1")
+        return RedirectResponse(f"/login?next={quote(f'{path}?{query}' if query else path)}", 303)
     try:
         return handler(visit)
     except LoracompError as error:

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import socket
 import sys
 from importlib import import_module
 from itertools import product
@@ -138,3 +139,14 @@ def test_json_is_json_whatever_the_numbers_and_texts(monkeypatch: pytest.MonkeyP
         sys.stdout.flush()
         read = json.loads(raw.getvalue().decode(encoding), parse_constant=pytest.fail)
         assert read == {"a": ["nan", "inf", ["-inf"]], "b": value["b"], "c": value["c"]}
+
+
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_pages_on_a_port_in_use_say_so(job: int, monkeypatch: pytest.MonkeyPatch, host: str, family: int) -> None:
+    with socket.create_server((host, 0), family=family) as taken:
+        port = taken.getsockname()[1]
+        code, out, err = printed(monkeypatch, ["web", "--host", host, "--port", str(port)])
+    assert (code, out) == (2, "")
+    assert re.fullmatch(
+        rf"error: cannot listen on port {port} of {host}: Address .* in use.*; name another --port\n", err
+    )

@@ -1,0 +1,108 @@
+"""Requests that no browser makes: every route with odd paths, methods, headers and bodies.
+
+No request fails inside the server, each response has the security headers, and none sends anybody elsewhere.
+"""
+
+import re
+from itertools import product
+
+import pytest
+from starlette.testclient import TestClient
+
+from loracomp.web.pages import make_app, routes
+from loracomp.web.visits import HEADERS
+from pages_data import SECRET, fields, log_in
+from people_fixtures import Scene, login
+
+PATHS = sorted({route.path for route in routes("", SECRET)})
+PARTS = [
+    "", "0", "-1", "1e3", "9" * 5000, str(2**63), "%00", "%0d%0aSet-Cookie:%20a=b", "%ff", "%2e%2e%2f", "%D9%A3",
+    "a" * 8000, "/", "//evil.example", "no.such", "%22%3E%3Cscript%3E", "pg_catalog.pg_class", "'", "%20",
+]  # fmt: skip
+QUERIES = [
+    "id=", "id=" + "9" * 5000, "id=1&id=2", "id=%00", "after=x", "after=%5B%22%00%22%5D", "after=" + "%5B" * 5000,
+    "after=%5B%22%5Cu0000%22%5D", "after=%5B%22%5Cud800%22%5D", "done=%5B%5D&said=99999999999999999999",
+    "skip=" + "9" * 18, "said=-1", "%ff=%ff", "next=//evil.example", "&" * 5000,
+]  # fmt: skip
+METHODS = ["HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"]
+FORGED = [
+    {"Host": "evil.example"}, {"Host": "evil.example/x?y#z"}, {"Host": ""}, {"Host": "@evil.example:99999"},
+    {"X-Forwarded-Host": "evil.example"}, {"Cookie": "loracomp_session=" + "A" * 50_000},
+    {"Cookie": "=;=;loracomp_session"}, {"Content-Type": "application/json"}, {"Content-Length": "5"},
+    {"Range": "bytes=0-1"}, {"Accept": b"\xff"},
+]  # fmt: skip
+BODIES = [
+    b"", b"token", b"&" * 200_000, b"token=%ff&what=%00", b"\xff" * 1000, b"token=a&" * 21, b"{}", b"[" * 90_000,
+    b"a=" + b"x" * 10_000_000,
+]  # fmt: skip
+
+
+@pytest.fixture
+def client(scene: Scene) -> TestClient:
+    """A browser in which adam has logged in, who may see everything."""
+    client = TestClient(make_app(scene.url, SECRET), follow_redirects=False, raise_server_exceptions=False)
+    assert log_in(client, "adam") == 303
+    return client
+
+
+def check(client: TestClient, method: str, path: str, **given: object) -> None:
+    response = client.request(method, path, **given)  # type: ignore[arg-type]
+    about = (method, path[:80], str(given)[:80])
+    assert response.status_code < 500, about
+    is_file = path.partition("?")[0].endswith((".css", ".js")) and response.status_code == 200
+    for name, value in HEADERS.items():
+        assert response.headers[name] == value or (is_file and name == "Cache-Control"), about
+    assert re.match(r"/(?![/\\])|$", response.headers.get("location", "")), about
+    assert not {"evil.example"} & {response.headers.get("location", ""), response.headers.get("set-cookie", "")}, about
+    assert "set-cookie" not in response.headers or response.headers["set-cookie"].startswith("loracomp_session="), about
+
+
+def filled(path: str, part: str) -> str:
+    return re.sub(r"\{.*\}", lambda _: part, path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_request_fails_inside(client: TestClient, path: str) -> None:
+    for part in PARTS if "{" in path else [""]:
+        check(client, "GET", filled(path, part))
+        check(client, "GET", filled(path, part) + "/")
+    for query, method in product(QUERIES, ["GET", "POST"]):
+        check(client, method, f"{filled(path, 'urgency')}?{query}")
+    for method in METHODS:
+        check(client, method, filled(path, "1"))
+    for body in BODIES:
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        check(client, "POST", filled(path, "1"), content=body, headers=form)
+    assert login("adam") in client.get("/").text, "still logged in"
+    for headers in FORGED:
+        check(client, "GET", filled(path, "1"), headers=headers)
+        check(client, "GET", filled(path, "1") + "/", headers={"Host": "evil.example"})
+
+
+def test_what_fails_inside_has_the_headers_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("loracomp.web.visits.render", fail)
+    client = TestClient(make_app(scene.url, SECRET), raise_server_exceptions=False)
+    response = client.get("/login")
+    assert (response.status_code, response.text) == (500, "Internal Server Error")
+    assert {name: response.headers.get(name) for name in HEADERS} == HEADERS
+
+
+def test_a_wrong_password_does_not_tell_which_roles_exist(scene: Scene) -> None:
+    """Where the database asks for no password; its own refusals are shown with the right password alone."""
+
+    def told(role: str) -> str:
+        client = TestClient(make_app(scene.url, SECRET), follow_redirects=False)
+        form = fields(client.get("/login").text) | {"role": role, "password": "wrong"}
+        response = client.post("/login", data=form)
+        assert response.status_code == 403
+        return re.sub(r'name="token" value="\w+"', "", response.text).replace(role, "ROLE")
+
+    scene.owner.execute(f"ALTER ROLE {login('nobody')} NOLOGIN")
+    try:
+        pages = {told(role) for role in (login("alice"), login("nobody"), "loracomp_worker", "no such role", "x" * 500)}
+    finally:
+        scene.owner.execute(f"ALTER ROLE {login('nobody')} LOGIN")
+    assert len(pages) == 1
