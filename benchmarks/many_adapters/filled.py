@@ -54,7 +54,7 @@ class Filled:
 
 
 def fill_adapters(connection: db.Connection, adapters: int) -> Filled:
-    """Tasks t0, t1, ... with an active adapter, examples and measurements each, and answered jobs."""
+    """Tasks t0, t1, ..., each with an active adapter, examples and measurements; and answered jobs."""
     library = fill(connection, adapters, adapters * A_TASK, ANSWERED + BATCH, of_each=1)
     connection.execute("SELECT loracomp.build_embedding_index()")
     connection.execute("SELECT loracomp.tune_routing()")

@@ -34,7 +34,7 @@ def pgvector(connection: db.Connection, library: Library) -> Search:
 
 
 def chromadb(_: db.Connection, library: Library) -> Search:
-    """A collection in memory, which is asked for a batch at a time."""
+    """A collection in memory, which is queried in batches."""
     import chromadb as chroma  # noqa: PLC0415  of an extra, which no other part needs
 
     client = chroma.EphemeralClient(chroma.Settings(anonymized_telemetry=False))
