@@ -35,7 +35,7 @@ def test_an_analyst_gets_all_but_what_people_wrote(analyst: db.Connection) -> No
     assert shown["declared"] is None  # he may not list declarations
     for said in (
         "Ended jobs by day",
-        "Time until answered",
+        "Time to answer",
         "95th percentile",
         "Failed jobs by reason",
         "95 % intervals",

@@ -155,7 +155,7 @@ def test_a_worker_whose_encoder_is_no_longer_the_databases_ends_and_costs_no_job
 def test_an_idle_worker_hears_of_a_job_and_finds_it_without_hearing(
     connection: Connection, database: str, listen: bool, poll_s: float
 ):
-    """It looks by itself after 30 s at the earliest, or all the time."""
+    """The worker looks for jobs by itself after 30 s at the earliest, or all the time."""
     with running(database, LISTEN=listen, POLL_S=poll_s) as process:
         (first,) = add_jobs(connection, "a")
         wait_until(lambda: job(connection, first)["status"] == "succeeded")

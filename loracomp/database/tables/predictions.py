@@ -270,7 +270,7 @@ composite_type(
     "The prediction of a worker for a job, with the token of its lease; an argument of record_predictions.",
 )
 
-# How many predictions each router has: without it reports are planned for a half per cent of them.
+# Statistics of the routers. Without them, the planner expects only half a per cent of the predictions in reports.
 also("CREATE STATISTICS loracomp.prediction_router ON (policy_settings ->> 'router') FROM loracomp.prediction")
 
 for _name, _values, _comment in (

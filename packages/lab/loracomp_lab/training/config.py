@@ -33,8 +33,8 @@ class TrainingConfig(BaseModel):
     epochs: float | None = Field(
         None,
         gt=0,
-        description=f"Passes over the rows; may be a fraction. Defaults to 1, or to more if {ENOUGH_ROWS} rows are not "
-        "seen otherwise.",
+        description="Passes over the rows; may be a fraction. Defaults to 1, or to as many as are needed to see "
+        f"{ENOUGH_ROWS} rows.",
     )
     max_rows: int | None = Field(
         None, ge=1, description="Maximum number of rows to train on, drawn by seed. Defaults to all."
