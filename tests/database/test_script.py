@@ -120,7 +120,7 @@ def test_the_difference_makes_what_an_upgrade_by_init_makes(
 def test_releases_that_this_program_does_not_have_are_named() -> None:
     with pytest.raises(NotFoundError, match=r"no release 0\.9 before this one: --from is one of 1\.0"):
         script.schema_script("0.9")
-    with pytest.raises(UsageError, match=r"has its own schema alone: install loracomp 7\.0 for --to"):
+    with pytest.raises(UsageError, match=r"knows only its own schema: install loracomp 7\.0 for --to"):
         script.schema_script(to="7.0")
 
 

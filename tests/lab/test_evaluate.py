@@ -268,7 +268,7 @@ def test_tables_for_pipes(run, data, engine):
         (["e", "--tasks", "rte", "--policies", "base"], NotFoundError, "no validation rows .* loracomp task import"),
         (["e", "--tasks", "nix", "--policies", "base", "--data", "."], NotFoundError, "no catalogue entry 'nix'"),
         (["e", "--tasks", "rte", "--policies", "base", "--data", "/nowhere"], NotFoundError, "/nowhere/rte"),
-        (["e", "--tasks", ",", "--policies", "base"], UsageError, "at least one each"),
+        (["e", "--tasks", ",", "--policies", "base"], UsageError, "at least one task"),
     ],
 )
 def test_bad_input_is_a_sentence(connection, run, arguments, error, words):

@@ -287,7 +287,7 @@ def test_the_command_shows_and_asks(
     refused = CliRunner().invoke(cli.app, ["encoder", "set", shorter_source], input="n\n")
     assert refused.exit_code == 1
     assert "Change the encoder without them?" in refused.output
-    assert "the change leaves them out: facts 1" in " ".join(refused.output.split())
+    assert "jobs will not retrieve them: facts 1" in " ".join(refused.output.split())
     (before,) = run("encoder", "show")
     assert (before["name"], before["state"]) == (minilm.name, "ready")
     (now,) = run("encoder", "set", shorter_source, "--yes")

@@ -501,7 +501,7 @@ def test_adapters_are_weighed_by_how_likely_they_make_the_labelled_examples(
     total = 1 + np.exp(-2)
     assert weights == pytest.approx({"t1": 1 / total, "t0": np.exp(-2) / total})
     job_id = stored(connection, shared, at, choices=CHOICES)
-    assert "weights by labelled rows" in explained(connection, job_id)
+    assert "weights from labelled rows" in explained(connection, job_id)
     note(["ham", "neither", "spam"], found, read="yesterday")
     assert len({*ask(connection, shared, at)["adapter_weights"]}) == 2, "a slower worker's fit of earlier scores"
     note(["ham", "neither", "spam"], found)
