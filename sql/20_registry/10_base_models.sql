@@ -4,7 +4,7 @@
 --     find_base_model
 --   find_base_model             by name, or the default
 
--- Adds a base model, or changes the source of a known one; raises if the name belongs to other weights.
+-- Adds a base model, or replaces what is known of one but for its weights; raises if the name belongs to other weights.
 -- The first base model becomes the default. A later one becomes the default if make_default is true, in place of the former default.
 CREATE FUNCTION loracomp.register_base_model(
     name text,
@@ -45,8 +45,9 @@ BEGIN
         register_base_model.has_chat_template
     )
     ON CONFLICT ON CONSTRAINT base_model_name_is_taken DO UPDATE SET
-        source = excluded.source, revision = excluded.revision, is_default = b.is_default OR becomes_default,
-        has_chat_template = excluded.has_chat_template
+        source = excluded.source, revision = excluded.revision, architecture = excluded.architecture,
+        context_length = excluded.context_length, parameter_count = excluded.parameter_count, modules = excluded.modules,
+        is_default = b.is_default OR becomes_default, has_chat_template = excluded.has_chat_template
     RETURNING b.id INTO base_model_id;
     RETURN base_model_id;
 END

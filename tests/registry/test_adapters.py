@@ -550,9 +550,13 @@ def test_a_base_models_name_stands_for_its_weights(connection):
     first = register_base_model(connection, tiny_description())
     second = register_base_model(connection, tiny_description(name="second", fingerprint="b" * 64))
     assert find_base_model(connection).name == "tiny"  # the first is the default
-    moved = tiny_description(source="elsewhere/tiny")
+    about = {"architecture": "Other", "context_length": 512, "parameter_count": 7, "has_chat_template": True}
+    moved = replace(tiny_description(source="elsewhere/tiny"), revision="new", modules={"lm_head": (8, 4)}, **about)
     assert register_base_model(connection, moved) == first
-    assert find_base_model(connection).source == "elsewhere/tiny"
+    columns = "source, revision, modules, architecture, context_length, parameter_count, has_chat_template"
+    row = connection.execute(f"SELECT {columns} FROM loracomp.base_model WHERE id = %s", [first]).fetchone()
+    assert row == {"source": "elsewhere/tiny", "revision": "new", "modules": {"lm_head": [8, 4]}, **about}
+    register_base_model(connection, tiny_description(source="elsewhere/tiny"))
     with pytest.raises(RefusedError, match=r"tiny is registered with other weights .* under another name"):
         register_base_model(connection, tiny_description(fingerprint="b" * 64))
     again = tiny_description(name="second", fingerprint="b" * 64)
