@@ -18,6 +18,8 @@ from loracomp.model.text import Generated, Prompt, Text, draw, end_tokens
 
 ALIKE = 64
 """Texts share their first tokens if at least this many are equal; for fewer, the extra forward pass costs more."""
+REGAINED = 8
+"""After memory ran out, the budget of tokens grows by one in so many of the tokens of each text that ends."""
 Ready = Callable[[], AbstractContextManager[None]]
 """Makes a context for one forward pass, in which each row goes through the model with its own adapters."""
 Stack = Callable[[Sequence[Text], int], Ready]
@@ -50,7 +52,7 @@ class Texts:
         self._forward = Forward(model)
         self._tokenizer = tokenizer
         self._stack = stack
-        self._budget = token_budget
+        self._largest_budget = self._budget = token_budget
         self._pass_tokens = pass_tokens
         self._shares_prefixes = shares_prefixes
         self._end_tokens = end_tokens(model, tokenizer)
@@ -86,6 +88,7 @@ class Texts:
     def _remove_ended(self) -> list[Text]:
         ended = [text for text in (*self._running, *self._waiting) if text.ended]
         self._stop_running(ended)
+        self._regain_budget(ended)
         self._waiting = deque(text for text in self._waiting if text not in ended)
         return ended
 
@@ -208,6 +211,11 @@ class Texts:
             texts[0].error = out_of_memory()
         self._budget = min(self._budget, len(together) * max(text.longest for text in together) // 2)
         self._put_back(texts)
+
+    def _regain_budget(self, ended: Sequence[Text]) -> None:
+        """Slowly, so that memory rarely runs out again where it is always short."""
+        tokens = sum(text.longest for text in ended if text.error is None)
+        self._budget = min(self._largest_budget, self._budget + -(-tokens // REGAINED))
 
     def _put_back(self, texts: Sequence[Text]) -> None:
         self._stop_running(texts)

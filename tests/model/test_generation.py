@@ -182,6 +182,24 @@ def test_where_memory_runs_out_fewer_run_and_all_come_out_the_same(model, tokeni
     assert [text.result() for text in found] == expected
 
 
+def test_as_many_run_again_after_memory_has_run_out_once(model, tokenizer):
+    rows = []
+
+    def allocate(_module, args, _output):
+        rows.append(len(args[0]))
+        if len(rows) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1024.00 TiB.")
+
+    model.model.embed_tokens.register_forward_hook(allocate)
+    texts = Texts(model, tokenizer, token_budget=4 * 9)
+    for seed in range(80):
+        texts.add(prompt(seed, length=5, new=4))
+    run_all(texts)
+    assert max(rows[:3]) == 4
+    assert max(rows[4:12]) < 4, "fewer at first"
+    assert max(rows[-20:]) == 4
+
+
 def test_a_text_too_large_alone_fails_alone(model, tokenizer):
     def allocate(_module, args, _output):
         if args[0].shape[1] > 20:
