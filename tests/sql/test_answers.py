@@ -513,7 +513,7 @@ def test_a_filter_compares_as_the_columns_type_does(connection: Connection, alic
     """However a session writes dates and numbers."""
     alice.execute(
         "CREATE TABLE notes (id integer PRIMARY KEY, t text, ok boolean, price numeric, day date, tags jsonb,"
-        " share double precision DEFAULT 0.1 + 0.2, every interval DEFAULT '1 year 2 mons')"
+        " share double precision DEFAULT 0.1::float8 + 0.2::float8, every interval DEFAULT '1 year 2 mons')"
     )
     wanted = (
         '{"ok": true, "price": [2.50, "7"], "day": "2026-02-01", "tags": "[]", "share": 0.30000000000000004,'
