@@ -96,11 +96,6 @@ KEEP ?=
 faults: install ## kills workers, servers and connections, and counts lost and doubled jobs; JOBS=500 RUNS=3 for more, MODEL=real once
 	PYTHONPATH=.:tests $(BIN)/python tests/system/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL) $(if $(KEEP),--keep $(KEEP))
 
-<<<<<<< HEAD
-STATEMENTS ?= 2000
-attack: install ## three logins send random statements while workers serve another submitter; reports what was late, lost or broken
-	PYTHONPATH=.:tests:tests/system/faults OMP_NUM_THREADS=1 $(BIN)/python tests/system/attack --statements $(STATEMENTS)
-=======
 MINUTES ?= 60
 PART ?=
 SEED ?=
@@ -108,7 +103,6 @@ TOGETHER ?= 1
 attack: install ## random attacks, failures, histories and models, for MINUTES=60; PART=name SEED=number repeats a round: tests/system/attack/README.md
 	PYTHONPATH=.:tests:tests/system/faults OMP_NUM_THREADS=1 $(BIN)/python tests/system/attack --minutes $(MINUTES) --together $(TOGETHER) \
 	    $(if $(PART),--part $(PART)) $(if $(SEED),--seed $(SEED))
->>>>>>> a0f35ecf (Attack in five ways, by make attack and for a minute in make test)
 
 SIZE ?= 60
 FAILOVERS ?= 3
