@@ -87,6 +87,7 @@ KINDS = {
     "double precision": st.sampled_from(NUMBERS),
     "boolean": st.sampled_from(["true", "false", "null"]),
     "interval": st.sampled_from(['"0"', '"-1 day"', '"178000000 years"', '"-178000000 years"', "null"]),
+    "timestamp with time zone": st.sampled_from(['"now"', '"infinity"', '"-infinity"', '"294276-12-31"', "null"]),
     "jsonb": documents,
     "text[]": listed(TEXTS),
     "integer[]": listed(WHOLE),

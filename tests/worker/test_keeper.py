@@ -193,7 +193,7 @@ def test_a_worker_that_drains_does_not_wait_for_a_correction_that_somebody_leave
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(drain_here, database).result(30)
             assert set(statuses(connection).values()) == {"succeeded"}
-            assert connection.execute("SELECT status FROM said WHERE id = 2").fetchone() == {"status": "asked"}
+            assert connection.execute("SELECT status FROM said WHERE id = 2").fetchone() == {"status": "waiting"}
         drain_here(database)
         assert connection.execute("SELECT answer FROM said WHERE id = 2").fetchone() == {"answer": "NOTE 2"}
     finally:
