@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import importlib.util
 import io
+import json
 import shutil
 import sys
 import tempfile
@@ -28,6 +29,11 @@ from loracomp.errors import NotFoundError, RefusedError, UsageError
 PACKAGE = "package:"
 # Files to download from the hub. No pickles (*.bin, *.pt) and no code (*.py), because these could run code.
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+DECIDING_FILES = [
+    "config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
+    "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json", "added_tokens.json",
+]  # fmt: skip
+"""Files beside a base model's weights that change what it computes: positions, the tokenizer, where a text ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,19 @@ def fingerprint(resolved: ResolvedSource, inner: Sequence[str] = ()) -> str:
         with file.open("rb") as stream:
             hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()
+
+
+def base_model_fingerprint(resolved: ResolvedSource) -> str:
+    """Sha256 in hex of everything that decides what a base model computes.
+
+    For a GGUF file that is the file. For a folder it is the weight files and those of DECIDING_FILES that it has.
+    """
+    weights = fingerprint(resolved)
+    if resolved.is_gguf:
+        return weights
+    files = [resolved.path / name for name in DECIDING_FILES]
+    digests = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files if file.is_file()]
+    return hashlib.sha256(json.dumps([weights, *digests]).encode()).hexdigest()
 
 
 def weight_files(resolved: ResolvedSource, inner: Sequence[str] = ()) -> list[Path]:

@@ -10,7 +10,7 @@ from loracomp.records import BaseModelDescription, KnownBaseModel
 def register_base_model(connection: Connection, model: BaseModelDescription, *, make_default: bool = False) -> int:
     """Register a base model under its name; returns its id. The first one becomes the default.
 
-    Raises RefusedError if the name belongs to other weights.
+    Raises RefusedError if the name belongs to other weights, settings or another tokenizer.
     """
     values = vars(model) | {"modules": Jsonb(model.modules), "make_default": make_default}
     return int(row_of(connection, QUERIES["register_base_model"], values)["id"])

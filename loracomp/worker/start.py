@@ -49,9 +49,9 @@ def _load_registered(registered: KnownBaseModel, settings: Settings, device: str
     )
     if base.fingerprint != registered.fingerprint:
         raise RefusedError(
-            f"base model {registered.name}: {registered.source} holds other weights here (fingerprint "
-            f"{base.fingerprint[:12]}) than those registered ({registered.fingerprint[:12]}); "
-            "provide the registered weights, or register these under another name"
+            f"base model {registered.name}: {registered.source} has other weights, settings or another tokenizer here "
+            f"(fingerprint {base.fingerprint[:12]}) than those registered ({registered.fingerprint[:12]}); "
+            "provide the registered files, or register these under another name"
         )
     return base
 

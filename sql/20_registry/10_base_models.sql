@@ -4,7 +4,7 @@
 --     find_base_model
 --   find_base_model             by name, or the default
 
--- Adds a base model, or replaces what is known of one but for its weights; raises if the name belongs to other weights.
+-- Adds a base model, or replaces what is known of one; raises if the name belongs to one with another fingerprint.
 -- The first base model becomes the default. A later one becomes the default if make_default is true, in place of the former default.
 CREATE FUNCTION loracomp.register_base_model(
     name text,
@@ -27,9 +27,9 @@ DECLARE
 BEGIN
     SELECT * INTO known FROM loracomp.base_model b WHERE b.name = register_base_model.name FOR UPDATE;
     IF known.fingerprint <> register_base_model.fingerprint THEN
-        RAISE EXCEPTION 'base model % is registered with other weights (fingerprint %..., these are %...)',
+        RAISE EXCEPTION 'base model % is registered with other weights, settings or another tokenizer (fingerprint %..., these are %...)',
             known.name, left(known.fingerprint, 12), left(register_base_model.fingerprint, 12)
-            USING HINT = 'register these weights under another name';
+            USING HINT = 'register it under another name';
     END IF;
     becomes_default := make_default OR NOT EXISTS (SELECT FROM loracomp.base_model b WHERE b.is_default);
     IF becomes_default THEN
@@ -53,7 +53,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.register_base_model IS
-'Registers a base model and returns its id. A name that belongs to other weights is refused. The first base model becomes the default.';
+'Registers a base model and returns its id. A name that belongs to another fingerprint is refused. The first base model becomes the default.';
 
 -- Makes a registered base model the default for jobs that name none, in place of the former default.
 CREATE FUNCTION loracomp.set_default_base_model(name text) RETURNS void

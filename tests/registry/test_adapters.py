@@ -557,7 +557,10 @@ def test_a_base_models_name_stands_for_its_weights(connection):
     row = connection.execute(f"SELECT {columns} FROM loracomp.base_model WHERE id = %s", [first]).fetchone()
     assert row == {"source": "elsewhere/tiny", "revision": "new", "modules": {"lm_head": [8, 4]}, **about}
     register_base_model(connection, tiny_description(source="elsewhere/tiny"))
-    with pytest.raises(RefusedError, match=r"tiny is registered with other weights .* under another name"):
+    with pytest.raises(
+        RefusedError,
+        match=r"tiny is registered with other weights, .* under another name",
+    ):
         register_base_model(connection, tiny_description(fingerprint="b" * 64))
     again = tiny_description(name="second", fingerprint="b" * 64)
     assert register_base_model(connection, again, make_default=True) == second

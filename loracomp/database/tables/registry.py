@@ -47,7 +47,7 @@ base_model = Table(
         "source", Text, "Where it was loaded from: hub id, folder, GGUF file, or package:NAME of an installed package."
     ),
     optional("revision", Text, "Revision on the hub; null if the source has none."),
-    required("fingerprint", Text, "Sha256 of the original weight files."),
+    required("fingerprint", Text, "Sha256 of its weights, settings and tokenizer as they came."),
     required("architecture", Text, "Class of the model in transformers, such as LlamaForCausalLM."),
     required("context_length", Integer, "Maximum number of tokens of prompt and answer together."),
     required("parameter_count", BigInteger, "Number of parameters of the model."),
