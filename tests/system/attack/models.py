@@ -19,7 +19,7 @@ from loracomp.composition.trial import try_adapters
 from loracomp.errors import JobError, RefusedError
 from loracomp.model.loading import CAUSAL, BaseModel
 from loracomp.model.trial import try_out
-from loracomp.records import Answer, Composition, Request
+from loracomp.records import Composition, Prediction, Request
 from model_fixtures import LETTERS, MERGES, TINY_CONTEXT, Fetching, letter_tokenizer, peft_twin, random_adapter
 from rounds import Round
 from tiny_models import as_added, made
@@ -112,7 +112,7 @@ def request(base: BaseModel, draw: random.Random, adapters: Sequence[Any]) -> Re
 
 
 @torch.inference_mode()
-def differences(base: BaseModel, twin: Any, request: Request, answer: Answer | JobError) -> Iterator[str]:
+def differences(base: BaseModel, twin: Any, request: Request, answer: Prediction | JobError) -> Iterator[str]:
     """How an answer differs from plain passes of PEFT's model."""
     if isinstance(answer, JobError):
         yield f"{answer.code}: {answer}"
@@ -128,7 +128,7 @@ def differences(base: BaseModel, twin: Any, request: Request, answer: Answer | J
                 yield f"choice {choice!r} has {score:.4f}, plainly {expected:.4f}"
 
 
-def other_text(base: BaseModel, twin: Any, request: Request, answer: Answer) -> Iterator[str]:
+def other_text(base: BaseModel, twin: Any, request: Request, answer: Prediction) -> Iterator[str]:
     """In 16 bits two tokens may be equally likely within rounding, so only float32 is compared, up to near ties."""
     if base.model.dtype != torch.float32:
         return
@@ -143,7 +143,7 @@ def other_text(base: BaseModel, twin: Any, request: Request, answer: Answer) -> 
         if int(token) in ends:
             break
         tokens.append(int(token))
-    expected = base.tokenizer.decode(tokens[start:])
+    expected = base.tokenizer.decode(tokens[start:], skip_special_tokens=True)
     if answer.output.strip() != expected.strip():
         yield f"wrote {answer.output!r}, plainly {expected!r}"
 
