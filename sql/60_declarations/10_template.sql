@@ -1,6 +1,6 @@
--- Computes only: the pieces of a prompt, and how the columns of a key are written as texts and read again.
---   prompt_pieces       the pieces of a prompt: literal text, and names of columns
---   key_forms           SQL that writes and reads a value of a type that a key may have
+-- Splits a prompt into pieces, and says how the columns of a key are written as text and read back. Nothing here reads a table of users.
+--   prompt_pieces       splits a prompt into literal text and column names
+--   key_forms           SQL that writes a key column as text and reads it back
 
 -- {column} names a column exactly as it is written in the catalog; {{ and }} stand for braces.
 CREATE FUNCTION loracomp.prompt_pieces(prompt text)
@@ -24,10 +24,10 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.prompt_pieces IS 'The pieces of a declaration''s prompt, in order: literal texts, and names of columns.';
+COMMENT ON FUNCTION loracomp.prompt_pieces IS 'Splits a declaration''s prompt into literal text and column names, in order.';
 
--- Each form has one %s, for the value. Equal keys must be equal texts in every session, so times are written in ISO format and UTC,
--- and numbers without zeros at their end. Only types of Postgres's own are allowed, because no code of a user may run when a key is
+-- Each form has one %s, which stands for the value. Equal keys must be equal as text in every session, so times are written in ISO format
+-- and UTC, and numbers without trailing zeros. Only Postgres's built-in types are allowed, because no user's code may run when a key is
 -- written or read.
 CREATE FUNCTION loracomp.key_forms(type oid) RETURNS TABLE (written text, read text)
 LANGUAGE sql STABLE
@@ -50,4 +50,4 @@ BEGIN ATOMIC
     );
 END;
 COMMENT ON FUNCTION loracomp.key_forms IS
-'How a key''s value is written as text, and read from it, as formats; no row for a type that keys may not have.';
+'Formats that write a value of a type as text and read it back; no row if a key can''t have this type.';

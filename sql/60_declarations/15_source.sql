@@ -1,10 +1,10 @@
--- A declaration's table, as the catalog has it now, and SQL that names it. These functions only read the catalog.
+-- Looks a declaration's table up in the catalog, and writes SQL that reads it. These functions only read the catalog.
 --   primary_key_of      numbers of the columns of a table's primary key
---   numbers_of          numbers of the columns with these names
---   source_names        names of the table and of the declaration's columns
---   with_current_names  a declaration, with the names that its table and columns have now
+--   numbers_of          numbers of columns, by their names
+--   source_names        names of a table and of some of its columns
+--   with_current_names  a declaration with the current names of its table and columns
 --   key_columns_of      the columns of a declaration's key
---   SQL for a statement that calls the table's rows s:
+--   SQL expressions about a row of the table, which the statement calls s:
 --     source_sql        the table, for FROM
 --     key_array         the key of a row, as answer_row has it
 --     key_columns       the columns of the key
@@ -44,10 +44,10 @@ AS $$
         ORDER BY c.ordinal
     );
 $$;
-COMMENT ON FUNCTION loracomp.source_names IS 'The name of a table, then those of these of its columns; null for a column that was dropped.';
+COMMENT ON FUNCTION loracomp.source_names IS 'The name of a table, followed by the names of these columns; null for a dropped column.';
 
--- The prompt and the filter name columns, so they change with them; a column that was dropped keeps its name. After dump and restore
--- columns may have other numbers, so they are found by name.
+-- The prompt and the filter contain column names, so they are rewritten when a column is renamed. A dropped column keeps its last name. After
+-- a dump and restore the columns may have other numbers, so they are found by name.
 CREATE FUNCTION loracomp.with_current_names(d loracomp.declaration) RETURNS loracomp.declaration
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -79,7 +79,7 @@ BEGIN
     RETURN d;
 END
 $$;
-COMMENT ON FUNCTION loracomp.with_current_names IS 'A declaration with the names that its table and its columns have now.';
+COMMENT ON FUNCTION loracomp.with_current_names IS 'A declaration with the current names of its table and columns.';
 
 CREATE FUNCTION loracomp.key_columns_of(d loracomp.declaration)
 RETURNS TABLE (ordinal bigint, name name, written text, read text)
@@ -91,9 +91,9 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL loracomp.key_forms(a.atttypid) AS f;
 END;
 COMMENT ON FUNCTION loracomp.key_columns_of IS
-'The columns of a declaration''s key, in order, with the forms of key_forms; one that was dropped, or has a type that keys may not have, is missing.';
+'The columns of a declaration''s key, in order, with their key_forms. A column that was dropped, or whose type a key can''t have, is missing.';
 
--- A table's children by inheritance have keys of their own, so they are left out.
+-- Tables that inherit from this one have keys of their own, so they are left out.
 CREATE FUNCTION loracomp.source_sql(d loracomp.declaration) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -125,7 +125,7 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.key_values IS 'SQL for the values of the key''s columns, as a list; `key` is SQL for the key as an array of texts.';
 
--- Values are compared as their column's type does, so that true is t and 2.50 is 2.5. Values of other types are compared as text, which
+-- Values are compared by the type of their column, so true equals t, and 2.50 equals 2.5. Columns of other types are compared as text, which
 -- must be the same in every session.
 CREATE FUNCTION loracomp.filter_condition(d loracomp.declaration) RETURNS text
 LANGUAGE sql STABLE

@@ -1,27 +1,27 @@
--- What stands in schema loracomp_parts, which loracomp init leaves in place: users' views and triggers depend on it. Nobody else may
--- use the schema, so no object in it can be named by a user.
+-- Makes the objects in schema loracomp_parts. `loracomp init` leaves them in place, because users' views and triggers depend on them. Nobody
+-- has USAGE on the schema, so no user can name an object in it.
 --   for all declarations
---     hint                function of triggers on tables: notes which rows were written
+--     hint                trigger function of declared tables: notes which rows were written
 --       hint_statement    SQL that notes them
---     sees_statement      SQL that asks whether a row can be seen
---     sees_row            whether the reader of a view may see a row; it runs with the reader's rights
---     correct             function of the trigger on views: UPDATE ... SET correct; in 60_correct.sql
+--     sees_statement      SQL that asks whether row security shows a row
+--     sees_row            runs it with the rights of the view's reader
+--     correct             trigger function of the views, for UPDATE ... SET correct: 60_correct.sql
 --   for each declaration
---     answers_ID          view: its answers, for the owner of the table, whose view reads it; the declaration's number is written in it,
---                         so that no plan of a reader looks at hints of others
+--     answers_ID          the answers, for the table's owner, whose view reads this view. It contains the declaration's number as a constant,
+--                         so that a reader's plan looks at no other declaration's hints
 --     read_ID             runs a statement with the rights of the table's owner
---   made, renewed and dropped by
---     make_parts          answers_ID and read_ID
---     add_triggers        triggers on the table and its partitions
---     drop_parts          all of these
+--   functions that make, renew and drop these
+--     make_parts          makes answers_ID and read_ID
+--     add_triggers        makes the triggers on the table and its partitions
+--     drop_parts          drops all of these
 --
--- Our own rights are never used to read a user's table. hint and correct do run with them: they read no more than the rows of the
--- statement that fired them, and convert only key columns, whose types are Postgres's own (key_forms).
+-- A user's table is never read with the rights of loracomp's owner. hint and correct do run with these rights, but they read only the rows of
+-- the statement that fired them, and convert only key columns, whose types are built in (key_forms).
 
--- Reads only the catalog. The SQL reads the transition tables, old_row and new_row; $1 is the transaction. Null if the key's columns are not
--- those that were declared: then all rows are to be read. An updated row counts if a column that the prompt, the filter or the key names
--- has changed, or any column if one of these is virtual, because transition tables have no values of virtual columns. Rows are compared as bytes,
--- because a comparison of values may be code of a user.
+-- Reads only the catalog. The SQL reads the transition tables old_row and new_row; $1 is the transaction. Returns null if the key no longer has
+-- the declared columns: all rows must then be read. An updated row counts if a column of the prompt, the filter or the key has changed. If one
+-- of these columns is virtual, a change of any column counts, because transition tables have no values of virtual columns. Rows are compared as
+-- bytes, because comparing values may run a user's code.
 CREATE FUNCTION loracomp.hint_statement(declaration_id integer, operation text) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -66,8 +66,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.hint_statement IS 'SQL by which a declaration''s trigger notes the rows that an INSERT, UPDATE or DELETE has written.';
 
--- The application's statement must not fail, and must not wait long: if hints can't be written, all rows are to be read. If that can't be
--- noted either, as while loracomp is upgraded, the daily scan finds the rows; an upgrade ends with a scan too.
+-- The application's statement must not fail and must not wait long. If hints can't be written, a full scan is requested instead. If that fails
+-- too, for example while loracomp is being upgraded, the daily scan finds the rows; an upgrade also ends with a scan.
 CREATE OR REPLACE FUNCTION loracomp_parts.hint() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -99,7 +99,7 @@ END
 $$;
 REVOKE ALL ON FUNCTION loracomp_parts.hint FROM public;
 
--- Reads only the catalog. Names are those that the table and its key have when the view is read: another table may have the old ones.
+-- Reads only the catalog. It uses the current names of the table and its key, because another table may have got the old name.
 CREATE OR REPLACE FUNCTION loracomp_parts.sees_statement(declaration_id integer) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -123,11 +123,11 @@ BEGIN
 END
 $$;
 
--- A SERIALIZABLE transaction does not look at hints: Postgres would then let any two transactions fail that read views of declarations
--- and write to declared tables, whichever these are, because the hints of all tables share the pages of one index.
+-- A SERIALIZABLE transaction doesn't look at hints. The hints of all tables share the pages of one index, so if it did, Postgres would make
+-- transactions fail that read any declaration's view while others write to any declared table.
 --
--- Whoever is given a function must have CREATE on its schema. Granting that on loracomp_parts, even for a moment, would change a row of the
--- catalog for which all other declarations that are being made would wait. So read_ID is made in a schema of its own.
+-- Postgres requires that a function's new owner has CREATE on its schema. Granting that on loracomp_parts, even for a moment, would update a
+-- catalog row that other create_answers calls would wait for. So read_ID is first made in a schema of its own.
 CREATE FUNCTION loracomp.make_parts(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -176,10 +176,10 @@ BEGIN
     );
 END
 $make$;
-COMMENT ON FUNCTION loracomp.make_parts IS 'Makes or renews what a declaration has in schema loracomp_parts.';
+COMMENT ON FUNCTION loracomp.make_parts IS 'Makes or renews a declaration''s objects in schema loracomp_parts.';
 
--- Triggers are for statements: those for each row would make a partitioned table pay for each. A statement fires the triggers of the table
--- that it names, so each partition has its own; one that was made since the last call gets them now.
+-- The triggers fire once a statement, because row triggers would make partitioned tables slow. A statement fires only the triggers of the
+-- table that it names, so each partition has triggers too; partitions that were added since the last call get theirs now.
 CREATE FUNCTION loracomp.add_triggers(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -207,9 +207,9 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION loracomp.add_triggers IS 'Makes the triggers that a declaration''s table and its partitions don''t have yet.';
+COMMENT ON FUNCTION loracomp.add_triggers IS 'Makes the triggers that a declaration''s table and its partitions still lack.';
 
--- Works even if the table or the view is gone.
+-- It works even if the table or the view is gone.
 CREATE FUNCTION loracomp.drop_parts(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -232,4 +232,4 @@ BEGIN
     );
 END
 $$;
-COMMENT ON FUNCTION loracomp.drop_parts IS 'Drops a declaration''s view, its triggers, and what it has in schema loracomp_parts.';
+COMMENT ON FUNCTION loracomp.drop_parts IS 'Drops a declaration''s view, its triggers, and its objects in schema loracomp_parts.';

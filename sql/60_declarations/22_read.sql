@@ -1,14 +1,15 @@
 -- Reads rows of a declared table with the rights of its owner, for ask_rows, corrections and try_prompts.
---   next_keys             the next keys in the table's order
---   read_rows             the first of the rows with these keys, with their prompts
---     first_megabyte      as many of the keys as have little text together
---     read_prompts        the rows with these keys; one that can't be read has the reason as its fault
---     prompts_statement
+--   next_keys             the next keys in key order
+--   read_rows             rows by their keys, with their prompts
+--     first_megabyte      as many of the keys as have a megabyte of text together
+--     read_prompts        reads them; a row that can't be read gets the reason as its fault
+--       prompts_statement
 --   each: read_as_owner   runs SQL with the rights of the table's owner
 --
--- Keys and rows are passed as JSON arrays of objects: {"key": ["17"]}. A declaration must have its current names (with_current_names).
+-- Keys and rows are passed as JSON arrays of objects: {"key": ["17"]}. The declaration must have
+-- its current names (with_current_names).
 
--- Whatever else the statement may have done, such as a change of settings, is undone.
+-- Any side effect of the statement, such as a changed setting, is undone.
 CREATE FUNCTION loracomp.read_as_owner(
     d loracomp.declaration, statement text, argument jsonb DEFAULT NULL
 ) RETURNS jsonb
@@ -50,9 +51,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.next_keys IS
-'Keys of a declaration''s table that follow a key in the table''s order, or (null) the first ones. `condition` is SQL about the row s.';
+'The keys that follow a key in key order, or the first ones (null). `condition` is SQL about the row s.';
 
--- In a table with a virtual column, whose expression may take long, rows are read one by one for a tenth of a second.
+-- The expression of a virtual column may be slow, so such rows are read one by one, for a tenth of a second in all.
 CREATE FUNCTION loracomp.read_rows(d loracomp.declaration, keys jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -74,8 +75,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.read_rows IS
-'Rows of a declaration''s table as a JSON array: key, prompt, whether the row is there and passes the filter, and the fault of one that '
-'can''t be read. The last of the keys may be left for the next call.';
+'Rows of a declaration''s table as a JSON array: key, prompt, whether the row exists and passes the filter, and the reason (fault) if it '
+'can''t be read. Rows of the last keys may be missing; they are left for the next call.';
 
 CREATE FUNCTION loracomp.first_megabyte(d loracomp.declaration, keys jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
@@ -94,9 +95,9 @@ BEGIN
     ), keys);
 END
 $$;
-COMMENT ON FUNCTION loracomp.first_megabyte IS 'The first of these keys whose rows have a megabyte of text together, and at least one.';
+COMMENT ON FUNCTION loracomp.first_megabyte IS 'The first of these keys, at least one, whose rows have at most a megabyte of text together.';
 
--- If some rows can't be read together, each half of them is tried, down to single rows.
+-- If the rows can't be read together, each half is tried alone, down to single rows.
 CREATE FUNCTION loracomp.read_prompts(d loracomp.declaration, statement text, keys jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -113,7 +114,7 @@ EXCEPTION
             RETURN loracomp.read_prompts(d, statement, jsonb_path_query_array(keys, '$[0 to $last]', jsonb_build_object('last', half - 1)))
                 || loracomp.read_prompts(d, statement, jsonb_path_query_array(keys, '$[$first to last]', jsonb_build_object('first', half)));
         END IF;
-        -- The view's readers must not learn the values that an error quotes.
+        -- The error may quote values, which the view's readers must not see.
         RETURN jsonb_build_array((keys -> 0) || jsonb_build_object('passes', true, 'fault', format(
             'its prompt can''t be made: %s', left(regexp_replace(sqlerrm, '".*"', '...'), 200)
         )));
@@ -121,8 +122,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.read_prompts IS 'Rows of a declaration''s table with their prompts, as read_rows returns them.';
 
--- Each row is looked up by its key, so that no expression of a virtual column is evaluated for another. A text that is too long is not
--- read, if that can be known.
+-- Each row is looked up by its key, so that virtual columns of other rows are not evaluated. A text that is known to be too long is not read.
 CREATE FUNCTION loracomp.prompts_statement(d loracomp.declaration) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -156,7 +156,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.prompts_statement IS 'SQL that reads the rows with the keys $1, with their prompts.';
 
--- answer_row has keys in an index, whose entries are limited.
+-- The key is limited because answer_row has it in an index, whose entries have a maximum size.
 CREATE FUNCTION loracomp.passes_sql(d loracomp.declaration) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -166,8 +166,8 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.passes_sql IS 'SQL for whether the row s, whose key is k, can have an answer and passes a declaration''s filter.';
 
--- It reads no value, which may be a hundred times as long as it is stored. The length is known of texts alone; other values may be compressed,
--- so what is stored of them counts twice. Nothing is known of virtual columns.
+-- It doesn't read the values, because a compressed value may be a hundred times as long as its stored form. Postgres knows the length of texts
+-- only. For other types the stored size counts twice, and virtual columns are left out.
 CREATE FUNCTION loracomp.text_size_sql(d loracomp.declaration) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -182,4 +182,4 @@ BEGIN ATOMIC
     FROM loracomp.prompt_pieces((d).prompt) AS t
     JOIN pg_attribute AS a ON a.attrelid = (d).source AND a.attname = t.col AND a.attgenerated <> 'v';
 END;
-COMMENT ON FUNCTION loracomp.text_size_sql IS 'SQL for about how many bytes of text the row s brings into its prompt.';
+COMMENT ON FUNCTION loracomp.text_size_sql IS 'SQL for the approximate number of bytes that the columns of the row s add to its prompt.';

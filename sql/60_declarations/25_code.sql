@@ -1,11 +1,11 @@
--- No code of those who own tables may run in the session of a worker.
---   check_code          refuses tables that name such code; check_source and follow_source call it
+-- Keeps code of a table's owner from running in a worker's session.
+--   check_code          refuses tables with such code; check_source, follow_source and corrections call it
 
--- Reading a table plans with its indexes, statistics and constraints, and may call functions that these name; policies are evaluated
--- for an owner on whom they are forced. Such code would run in a worker's session, whose settings and statements it could change.
--- The lock, which is VACUUM's, keeps all of this as it is until the transaction ends; writers don't wait for it. An owner who may act
--- as loracomp's owner needs no such way to run code as it. A person waits for the lock, and autovacuum then gives way. The keeper does not:
--- it must not wait, and autovacuum would never end if it gave way to each new row.
+-- To plan a query, Postgres may call functions that the table's indexes, statistics and constraints name; and if row security is forced on the
+-- owner, it calls functions in the policies. Such a function would run in a worker's session and could change its settings. The lock is the one
+-- that VACUUM takes: until the transaction ends, nobody can add such code, and writers don't wait. It isn't taken if the owner may act as
+-- loracomp's owner anyway. A person's call waits for the lock, and autovacuum then gives way. The keeper doesn't wait, because one table must not
+-- hold up the others, and because autovacuum would never finish if it gave way to each new row.
 CREATE FUNCTION loracomp.check_code(source regclass, waits boolean DEFAULT TRUE) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -49,4 +49,4 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_code IS 'Raises if reading a table may call functions that no superuser owns; locks it so that it stays so.';
+COMMENT ON FUNCTION loracomp.check_code IS 'Raises if reading a table may call functions that are not owned by a superuser. Locks the table against adding any.';

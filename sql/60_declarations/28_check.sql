@@ -1,7 +1,7 @@
--- What create_answers and alter_answers refuse. Nothing here changes anything.
+-- What create_answers and alter_answers refuse. These functions change nothing.
 --   check_source        raises unless the caller owns the table and its rows can be answered
---     check_owner       raises unless the table's owner may submit jobs, and loracomp's owner may act as it
---     check_text        raises for a column of bytea
+--     check_owner       raises unless the table's owner may submit jobs and loracomp's owner may act as the table's owner
+--     check_text        raises if a column is bytea
 --     check_code        25_code.sql
 --   check_request       raises if jobs with these choices, tags and so on would be refused
 
@@ -99,8 +99,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.check_text IS 'Raises if one of these columns of a table is bytea.';
 
--- Reads only memberships. The owner must be a submitter, because the jobs run under its name. Loracomp's owner must be able to act as it, because the
--- owner will own the declaration's view and the function that reads the rows.
+-- Reads only memberships. The table's owner must be a submitter, because the jobs are submitted under its name. Loracomp's owner must be able to
+-- act as the table's owner, because it makes a view and a function that the table's owner will own.
 CREATE FUNCTION loracomp.check_owner(owner name) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -116,9 +116,9 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_owner IS 'Raises unless a table''s owner is a submitter as which loracomp''s owner may act.';
+COMMENT ON FUNCTION loracomp.check_owner IS 'Raises unless a table''s owner is a submitter, and loracomp''s owner may act as it.';
 
--- It inserts a job and takes that back. The error is the name of the constraint that refused the job, which is a sentence.
+-- It inserts a job and rolls that back. The error is the name of the constraint that refused the job, because these names are sentences.
 CREATE FUNCTION loracomp.check_request(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -1,12 +1,12 @@
--- Declaring that the rows of a table get answers.
+-- Declares that the rows of a table get answers.
 --   create_answers
 --     check_source, check_request     28_check.sql
 --     make_parts, add_triggers        20_parts.sql
---     make_view                       alter_answers and alter_key call it too
+--     make_view                       alter_answers and bring_view_back call it too
 --     add_own_task                    70_learn.sql
 
--- A row that row security hides from the reader is left out. A view that is there keeps its oid, its grants and the names of its columns; a
--- new one never replaces a view, which might be somebody else's.
+-- The view leaves out rows that row security hides from the reader. If the declaration has its view already, the view keeps its oid, its grants
+-- and its column names. Otherwise no existing view is replaced, because it might be somebody else's.
 CREATE FUNCTION loracomp.make_view(d loracomp.declaration, schema name, name name) RETURNS regclass
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -103,7 +103,7 @@ BEGIN
     IF d.names <> loracomp.source_names(d.source, d.columns || d.key_columns) THEN
         RAISE EXCEPTION 'table % was renamed meanwhile', d.names[1] USING HINT = 'try again';
     END IF;
-    -- Only now, because its view is unique: two sessions that wrote rows without one would wait for each other.
+    -- The row is inserted last, because its view must be unique, and two sessions that inserted first would wait for each other.
     INSERT INTO loracomp.declaration (
         id, view, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, max_new_tokens, policy, priority, tags, task_id,
         scan, scan_skips

@@ -1,4 +1,4 @@
--- Changing and dropping a declaration.
+-- Changes and drops declarations.
 --   alter_answers
 --     lock_answers
 --     check_source, check_request     28_check.sql
@@ -7,11 +7,12 @@
 --     label_again                     70_learn.sql
 --   drop_answers
 --     lock_answers
---     forget_answers                  also if the table or the view is gone, or the owner is erased
---   each: find_answers                the declaration of a view; corrections call it too
---     may_alter_answers               list_answers calls it too
+--     forget_answers                  the keeper and erase_submitter call it too
+--   lock_answers                      find_answers, and locks the declaration
+--     find_answers                    the declaration of a view; correct_row and list_answer_rows call it too
+--       may_alter_answers             list_answers and bring_view_back call it too
 
--- Reads only. A new owner of the table may too: it may drop the declaration, and make another.
+-- Reads only. The owner of the table counts too, because the table may have got another owner, who must be able to drop the declaration.
 CREATE FUNCTION loracomp.may_alter_answers(d loracomp.declaration) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
@@ -52,8 +53,8 @@ $$;
 COMMENT ON FUNCTION loracomp.lock_answers IS
 'The declaration of a view, locked until the transaction ends. Raises unless the caller may change it.';
 
--- Null leaves a setting as it is. Rows whose prompt, choices or length are other ones now are asked again; those that do not pass a new filter
--- lose their answers. Policy, priority and tags are those of the jobs that are made from now on. Prompt and filter only the table's owner may change.
+-- Null leaves a setting as it is. Rows whose prompt, choices or length differ now are asked again, and rows that no longer pass the filter lose
+-- their answers. Policy, priority and tags apply to jobs that are made from now on. Only the table's owner may change the prompt or the filter.
 CREATE FUNCTION loracomp.alter_answers(
     name regclass,
     prompt text DEFAULT NULL,
@@ -121,7 +122,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.drop_answers IS 'Drops a declaration with its view and its answers; its waiting jobs are erased.';
 
--- Works even if the table or the view is gone. An adapter that was trained on the corrections is retired, and stays for replay.
+-- It works even if the table or the view is gone. An adapter that was trained on the corrections is retired, but kept for replay.
 CREATE FUNCTION loracomp.forget_answers(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -142,4 +143,4 @@ BEGIN
     WHERE t.id = d.task_id AND NOT EXISTS (SELECT FROM loracomp.adapter AS a WHERE a.task_id = t.id);
 END
 $$;
-COMMENT ON FUNCTION loracomp.forget_answers IS 'Removes a declaration with all that it made.';
+COMMENT ON FUNCTION loracomp.forget_answers IS 'Removes a declaration with its view, triggers, answers, corrections and waiting jobs.';

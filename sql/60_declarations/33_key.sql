@@ -1,9 +1,9 @@
--- Another type for a column of the primary key of a declared table, such as bigint instead of integer.
+-- Changes the type of a key column of a declared table, for example from integer to bigint.
 --   alter_key
---     view_grants         who has which right on a view
+--     view_grants         reads who has which privilege on a view
 --     bring_view_back     makes a declaration's view again
 
--- Reads only the catalog. Columns are named by their numbers, because their names may differ when the view is made again.
+-- Reads only the catalog. It returns column numbers, because column names may differ after the view is made again.
 CREATE FUNCTION loracomp.view_grants(view regclass)
 RETURNS TABLE (number smallint, privilege text, grantee text, is_grantable boolean)
 LANGUAGE sql STABLE
@@ -18,10 +18,10 @@ AS $$
     CROSS JOIN LATERAL aclexplode(r.acl) AS g
     WHERE g.grantee <> g.grantor;
 $$;
-COMMENT ON FUNCTION loracomp.view_grants IS 'The rights that others than its owner have on a view: on all of it (number 0), or on a column.';
+COMMENT ON FUNCTION loracomp.view_grants IS 'The privileges on a view that its owner has granted to others: on the whole view (number 0), or on a column.';
 
--- Only for a declaration whose view the caller has dropped in this transaction: after that, the keeper would forget the declaration. All rows
--- are scanned, because a key of another type may be another text.
+-- Works only in the transaction that dropped the view: once that is committed, the keeper removes the declaration. All rows are scanned afterwards,
+-- because a key of another type may be written as another text.
 CREATE FUNCTION loracomp.bring_view_back(view oid, schema name, name name) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -45,8 +45,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.bring_view_back IS 'Makes the view of a declaration again. For alter_key.';
 
--- It runs with the rights of its caller, who must own the table, because ALTER TABLE may run code of the table. A view that reads a column
--- keeps the column's type, so the views of the table's declarations are dropped and made again.
+-- It runs with the caller's rights, because ALTER TABLE may run code of the table's owner; the caller must own the table. Postgres doesn't change
+-- the type of a column that a view uses, so the views of the table's declarations are dropped and made again.
 CREATE FUNCTION loracomp.alter_key(source regclass, key_column name, type regtype) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -86,4 +86,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.alter_key IS
-'Gives a column of the primary key of a declared table another type, and keeps the answers, corrections, and rights on the views.';
+'Changes the type of a key column of a declared table, and keeps the answers, the corrections, and the privileges on the views.';

@@ -1,6 +1,6 @@
--- Hints: keys of rows that triggers have noted (20_parts.sql), from the oldest on.
---   ask_hinted          asks for these rows
---   thin_hints          keeps one hint a row, and one request for a scan, while nothing can be asked
+-- Hints are keys of rows that were written; triggers note them (20_parts.sql). The oldest are handled first.
+--   ask_hinted          asks these rows
+--   thin_hints          deletes duplicate hints and scan requests while nothing can be asked
 
 -- Handled hints leave dead tuples, which stay while any session has an old snapshot. So hints_from passes over them: transactions before
 -- the oldest one that runs have ended, so no hint of theirs can still come. It is moved seldom, because each move leaves a dead tuple as well.
@@ -33,10 +33,10 @@ BEGIN
     RETURN handled;
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_hinted IS 'Asks for rows that triggers have noted; returns how many were handled.';
+COMMENT ON FUNCTION loracomp.ask_hinted IS 'Asks rows that triggers have noted; returns the number of rows handled.';
 
--- A table that can't be read may be written for months. A call looks at 20,000 of the oldest hints, and at as many from one drawn at random on,
--- so that in the end it finds all that have a newer one for the same row.
+-- A table that can't be read may be written to for months. A call looks at the 20,000 oldest hints, and at 20,000 from a random place on, so that
+-- repeated calls find every hint that has a newer one for the same row.
 CREATE FUNCTION loracomp.thin_hints(d loracomp.declaration) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -1,10 +1,10 @@
--- Scans of all rows of a table, page by page: for rows that were there before the declaration, and for what triggers have missed.
---   ask_scanned         asks for the next page
---     must_scan         whether a scan is to begin
---     begin_scan        alter_answers calls it too
+-- Full scans of a table, page by page, find rows that were there before the declaration, and rows that the triggers missed.
+--   ask_scanned         asks the rows of the next page
+--     must_scan         whether a scan must begin
+--     begin_scan        begins it; alter_answers and bring_view_back call it too
 --     scan_is_due       whether the next page may be read
 
--- Reads only. The next page waits until a job from the middle of the last one is claimed, so that the queue stays short.
+-- Reads only. The next page waits until a job from the middle of the last page is claimed, so that the queue stays short.
 CREATE FUNCTION loracomp.scan_is_due(d loracomp.declaration) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -14,8 +14,8 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.scan_is_due IS 'Whether the next page of a declaration''s scan may be read.';
 
--- Reads only. A scan that is under way is finished first: it might never end if rows went unnoticed all the time. Once a day all rows are read,
--- because triggers don't see what logical replication or ALTER TABLE writes, or a partition that is attached.
+-- Reads only. A scan that is under way is finished first, because it might never end if each new request started it again. A scan runs at least
+-- once a day, because triggers don't see what logical replication or ALTER TABLE writes, or a partition that is attached.
 CREATE FUNCTION loracomp.must_scan(d loracomp.declaration) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -24,7 +24,7 @@ BEGIN ATOMIC
         WHERE q.declaration_id = (d).id AND q.not_before < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
     ));
 END;
-COMMENT ON FUNCTION loracomp.must_scan IS 'Whether all rows of a declaration''s table are to be read again.';
+COMMENT ON FUNCTION loracomp.must_scan IS 'Whether a full scan of a declaration''s table must begin.';
 
 CREATE FUNCTION loracomp.begin_scan(declaration_id integer) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
@@ -42,9 +42,9 @@ BEGIN
     RETURN d;
 END
 $$;
-COMMENT ON FUNCTION loracomp.begin_scan IS 'Begins a scan of all rows of a declaration''s table from the start.';
+COMMENT ON FUNCTION loracomp.begin_scan IS 'Begins a full scan of a declaration''s table.';
 
--- A scan reads the table in the order of its key, and then the answers, because rows of some of them may be gone.
+-- A scan reads the table in key order, and then the answers, because the rows of some answers may be gone.
 CREATE FUNCTION loracomp.ask_scanned(d loracomp.declaration) RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -81,4 +81,4 @@ BEGIN
     RETURN jsonb_array_length(page.asked_rows);
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_scanned IS 'Asks for the next page of a scan of all rows; returns how many rows were handled.';
+COMMENT ON FUNCTION loracomp.ask_scanned IS 'Asks the rows of the next page of a full scan; returns the number of rows handled.';

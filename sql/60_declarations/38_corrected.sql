@@ -1,10 +1,10 @@
--- Corrected rows, which are asked again once the corrections answer, so that people see what they have brought.
+-- Corrected rows are asked again once corrections are used for answering, so that people see how much the corrections help.
 --   ask_corrected
 --     must_ask_corrected
---       corrections_answer    from sixteen measured corrections on, until there is an adapter of the declaration's own
+--       corrections_answer    true from sixteen measured corrections on, until the declaration has an adapter of its own
 
--- Reads only. An adapter of the declaration's own was activated because it was measured to be better than the corrections without it;
--- the policy `measured` would weigh it like all others.
+-- Reads only. The declaration's own adapter was activated because it was measured to be better than the corrections alone, but the policy
+-- `measured` would weigh it like any other adapter. So with such an adapter the declaration's own policy is used.
 CREATE FUNCTION loracomp.corrections_answer(d loracomp.declaration) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
@@ -30,9 +30,9 @@ BEGIN ATOMIC
         WHERE r.declaration_id = (d).id AND r.example_id IS NOT NULL AND r.job_id IS NOT NULL AND NOT r.uses_corrections
     ) AND loracomp.corrections_answer(d);
 END;
-COMMENT ON FUNCTION loracomp.must_ask_corrected IS 'Whether corrected rows of a declaration are to be asked again, because corrections answer now.';
+COMMENT ON FUNCTION loracomp.must_ask_corrected IS 'Whether corrected rows of a declaration must be asked again, because corrections are used for answering now.';
 
--- Each corrected row is answered without its own label, so the new answer tells what the others brought.
+-- Each corrected row is answered without its own label, so its new answer shows how much the other corrections help.
 CREATE FUNCTION loracomp.ask_corrected(d loracomp.declaration) RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -52,4 +52,4 @@ BEGIN
     RETURN (loracomp.ask_page(d, loracomp.read_rows(d, corrected), is_scan => FALSE)).handled;
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_corrected IS 'Asks corrected rows again once corrections answer; returns how many were handled.';
+COMMENT ON FUNCTION loracomp.ask_corrected IS 'Asks corrected rows again once corrections are used for answering; returns the number of rows handled.';

@@ -1,23 +1,23 @@
--- Asking: rows that are new or have changed become jobs. What somebody has locked is passed over, and what fails is the trouble of one row
--- or one declaration.
+-- Asking a row means making a job of it. New and changed rows are asked. Locked rows are skipped, and a failure affects only one row or one
+-- declaration.
 --   ask_rows                    a step of the keeper
---     due_declarations          where something is to be done
---     ask_or_mark               one of them; if it fails, the reason is kept, and it is tried again later
---       follow_source           what became of the table: 45_follow.sql
+--     due_declarations          declarations that have something to do
+--     ask_or_mark               asks rows of one of them; notes the reason if that fails, and when to try again
+--       follow_source           checks what became of the table: 45_follow.sql
 --       ask_hinted              rows that triggers have noted: 36_hints.sql
---       ask_corrected           corrected rows, once the corrections answer: 38_corrected.sql
---       ask_scanned             a page of the scan of all rows: 37_scan.sql
+--       ask_corrected           corrected rows, once corrections are used for answering: 38_corrected.sql
+--       ask_scanned             a page of a full scan: 37_scan.sql
 --         each: read_rows       22_read.sql
---         each: ask_page        as many of these rows as can be asked together
+--         each: ask_page        asks as many of these rows as can be asked together
 --           ask_together
 --
--- A page has 200 rows, and at most a megabyte of text. A call begins no page after 0.2 s. If reading rows of a table takes more than a second,
--- as a virtual column can make it, the declaration is left out for five times as long; if the keeper's timeout ends it, for ten minutes.
+-- A page has at most 200 rows and a megabyte of text. A call begins no new page after 0.2 s. If reading a table's rows takes more than a second,
+-- for example because of a virtual column, the declaration is left out for five times as long; if the keeper's timeout ends it, for ten minutes.
 
 CREATE FUNCTION loracomp.ask_rows() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
--- As in claim_jobs, statements are planned once a session, for index scans that stop early.
+-- As in claim_jobs, each statement is planned once a session, and for index scans that stop early.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
@@ -39,9 +39,9 @@ BEGIN
     RETURN handled;
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks for rows of declarations that are new or have changed; returns how many were handled. For the keeper.';
+COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks new and changed rows of declarations; returns the number of rows handled. For the keeper.';
 
--- Reads only. Owners take turns, so that none waits long while another has many tables, or much to ask.
+-- Reads only. Owners take turns, so that nobody waits long because another owner has many tables or many rows.
 CREATE FUNCTION loracomp.due_declarations() RETURNS TABLE (id integer, turn bigint)
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -56,10 +56,10 @@ AS $$
         )
     );
 $$;
-COMMENT ON FUNCTION loracomp.due_declarations IS 'Declarations for which something is to be done, with the turn of each among those of its owner.';
+COMMENT ON FUNCTION loracomp.due_declarations IS 'Declarations that have something to do, each with its turn among the declarations of its owner.';
 
--- What one source of rows has asked stays if the next one fails. If the queue is full, or somebody has locked something, it is tried
--- again soon.
+-- If one source of rows fails, the rows that an earlier source has asked stay asked. If the queue is full, or something is locked, the
+-- declaration is tried again after a second, otherwise after ten.
 CREATE FUNCTION loracomp.ask_or_mark(d loracomp.declaration) RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -111,10 +111,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_or_mark IS
-'Asks for rows of a declaration and returns how many were handled; if that fails, notes the reason and when it is tried again.';
+'Asks rows of a declaration and returns the number of rows handled. If that fails, notes the reason and when to try again.';
 
--- If a page can't be asked, half of it is tried, and so on down to a single row; the other rows wait for the next call. If a job without
--- the text of that row would be accepted, the row is refused.
+-- If a page can't be asked, its first half is tried, and so on down to a single row; the other rows wait for the next call. If a job without that
+-- row's text would be accepted, the text is at fault, and the row is refused.
 CREATE FUNCTION loracomp.ask_page(
     d loracomp.declaration,
     found_rows jsonb,
@@ -154,11 +154,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_page IS
-'Asks for the first of these rows that can be asked together. Returns them, how many were handled now, and a job from the middle of the new ones.';
+'Asks as many of these rows, from the first on, as can be asked together. Returns these rows, the number handled, and a job from the middle of '
+'the new ones.';
 
--- A row is asked if its prompt is not the newest one that was asked, or if its job is gone without an outcome. Without backfill, the
--- first scan skips the rows that it finds; one that was written since is asked, because a hint says so. A correction that somebody leaves
--- open locks its row: the row is left out, and gets another hint.
+-- A row is asked if its prompt has changed since it was asked last, or if its job is gone without an outcome. Without backfill, the first scan
+-- skips the rows that it finds; a row that is written afterwards has a hint, and is asked. A correction in an open transaction locks its row and
+-- the example that rows with the same prompt share: such rows are left out now, and get another hint.
 CREATE FUNCTION loracomp.ask_together(
     d loracomp.declaration, found_rows jsonb, is_scan boolean, OUT middle_job bigint, OUT locked integer
 )
@@ -194,7 +195,7 @@ BEGIN
             OR corrections_answer AND r.example_id IS NOT NULL AND r.job_id IS NOT NULL AND NOT r.uses_corrections
         ELSE r.key IS NOT NULL END
     ),
-    free_example AS MATERIALIZED ( -- one that rows share may be that of a correction which is still open
+    free_example AS MATERIALIZED (
         SELECT e.id FROM changed AS c
         CROSS JOIN LATERAL (SELECT o.id FROM loracomp.example AS o WHERE o.id = c.example_id LIMIT 1 FOR UPDATE SKIP LOCKED) AS e
     ),
@@ -252,5 +253,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_together IS
-'Inserts jobs for the rows whose prompt is new, and deletes the answers to rows that are gone or don''t pass the filter. Returns a job from '
-'the middle of the new ones, and how many rows somebody has locked.';
+'Inserts jobs for rows whose prompt is new, and deletes the answers of rows that are gone or don''t pass the filter. Returns a job from '
+'the middle of the new ones, and the number of rows that were locked.';

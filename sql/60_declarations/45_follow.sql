@@ -1,10 +1,10 @@
--- What became of a declaration's table since it was declared.
---   follow_source       called before anything is asked
+-- Checks what has happened to a declared table since the last call: renamed, dropped, given away, restored.
+--   follow_source       called before rows are asked
 --     forget_some       removes a declaration whose table or view was dropped
 --     check_owner, check_text  28_check.sql
 --     check_code        25_code.sql
 
--- A renamed table or column keeps its answers. After dump and restore, columns may have other numbers, and transactions have.
+-- If a table or a column is renamed, its answers stay. After a dump and restore, columns may have other numbers, and transactions do.
 CREATE FUNCTION loracomp.follow_source(d loracomp.declaration) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -51,9 +51,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.follow_source IS
-'The declaration as its table is now; null if it is being forgotten. Raises if the table may not be read.';
+'The declaration with its table''s current names; null if the table or the view is gone. Raises if the table must not be read.';
 
--- Millions of answers are deleted by many calls. Returns null.
+-- Each call deletes at most 2,000 answers, because there may be millions. Returns null.
 CREATE FUNCTION loracomp.forget_some(d loracomp.declaration) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -81,4 +81,4 @@ EXCEPTION WHEN dependent_objects_still_exist THEN -- pg_restore --clean of the u
     RAISE EXCEPTION 'the table or view of this declaration was dropped, but %: drop that, then declare again', users;
 END
 $$;
-COMMENT ON FUNCTION loracomp.forget_some IS 'Deletes answers of a declaration whose table or view is gone, and the declaration with the last of them.';
+COMMENT ON FUNCTION loracomp.forget_some IS 'Deletes answers of a declaration whose table or view is gone; the last call deletes the declaration too.';

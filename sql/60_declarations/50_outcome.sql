@@ -1,18 +1,18 @@
--- What became of declarations' jobs, copied to answer_row, where it stays when the jobs are purged.
+-- Copies the outcomes of declarations' jobs to answer_row, where they stay when the jobs are purged.
 --   take_answers                a step of the keeper; purge_jobs calls it too
---     copy_outcomes             what became of these jobs
---   clear_answers               of jobs that are erased: 85_administration/20_erase.sql
---   answers_since               the answers that came since a cursor
+--     copy_outcomes             copies the outcomes of these jobs
+--   clear_answers               clears answers of jobs that are erased: 85_administration/20_erase.sql
+--   answers_since               answers that came after a cursor
 --     oldest_writer
 
--- Rows of ended_job that were handled leave dead tuples, which stay while any session has an old snapshot. So ended_jobs_from passes over
--- them: it is a transaction before which all have ended, with nothing left of theirs. It moves before this call deletes anything, because a
--- sequence keeps its value when the transaction is undone, and the rows would come back. That of another server, from which this one was
--- restored, counts for nothing. A row that a submitter has locked, by a correction that is left open, is passed over, and keeps its note.
+-- Handled rows of ended_job leave dead tuples, which VACUUM can't remove while any session has an old snapshot. So reading begins at
+-- ended_jobs_from: all transactions before it have ended, and their rows are handled. It moves before this call deletes anything, because a
+-- sequence keeps its value if the transaction is rolled back, and the rows would come back. After a restore from another server its value is
+-- meaningless, and reading begins at 0. A row that a correction in an open transaction has locked is skipped, and stays in ended_job.
 CREATE FUNCTION loracomp.take_answers() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
--- As in claim_jobs, statements are planned once a session, for index scans that stop early.
+-- As in claim_jobs, each statement is planned once a session, and for index scans that stop early.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
@@ -55,9 +55,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.take_answers IS
-'Copies what became of declarations'' jobs to answer_row, and notifies listeners; returns of how many jobs. For the keeper.';
+'Copies the outcomes of declarations'' jobs to answer_row, and notifies listeners; returns the number of jobs. For the keeper.';
 
--- A row that was corrected before it had an answer to its prompt gets its first answer here.
+-- A row that was corrected before its prompt was answered gets its first_answer here.
 CREATE FUNCTION loracomp.copy_outcomes(ids bigint[]) RETURNS integer[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -103,9 +103,9 @@ BEGIN
     RETURN written;
 END
 $$;
-COMMENT ON FUNCTION loracomp.copy_outcomes IS 'Copies what became of these jobs to answer_row; returns the declarations.';
+COMMENT ON FUNCTION loracomp.copy_outcomes IS 'Copies the outcomes of these jobs to answer_row; returns the declarations that they belong to.';
 
--- Keys and corrections stay, because they are the user's own; they go when the row of the table is deleted.
+-- Keys and corrections stay, because they are the user's own data. They go when the row is deleted from the table.
 CREATE FUNCTION loracomp.clear_answers(jobs bigint[]) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -120,10 +120,10 @@ AS $$
     SELECT 'rows of declarations kept, with their keys and corrections', count(*), string_agg(DISTINCT a.view::text, ', ')
     FROM cleared AS c JOIN loracomp.declaration AS a ON a.id = c.declaration_id HAVING count(*) > 0;
 $$;
-COMMENT ON FUNCTION loracomp.clear_answers IS 'Clears the answers that these jobs gave, which are being erased; returns what is kept. For erase_jobs.';
+COMMENT ON FUNCTION loracomp.clear_answers IS 'Clears the answers of jobs that are being erased; returns what is kept. For erase_jobs.';
 
--- Reads only. A transaction of another database never writes here, so one that is left open there is passed over, if loracomp's owner may see
--- to which database it belongs.
+-- Reads only. A transaction of another database can't write here, so it is ignored, provided that loracomp's owner may see which database it
+-- belongs to.
 CREATE FUNCTION loracomp.oldest_writer() RETURNS bigint
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
@@ -136,8 +136,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.oldest_writer IS 'The oldest transaction that may still write in this database; all earlier ones have ended.';
 
--- Reads only. It leaves out transactions that others may still commit before, so that a reader who goes on from the last cursor misses
--- nothing. A cursor of another server, from which this one was restored, begins from the start.
+-- Reads only. Answers are ordered by transaction, so an answer is left out while an older transaction may still commit: a reader who goes on from
+-- the last cursor then misses nothing. A cursor from the server that this one was restored from starts from the beginning.
 CREATE FUNCTION loracomp.answers_since(name regclass, since text DEFAULT NULL, most integer DEFAULT 1000)
 RETURNS TABLE (
     key text[], status text, answer text, confidence double precision, reason text, answered_by text,
@@ -184,4 +184,4 @@ BEGIN
     ORDER BY r.changed_in, r.key LIMIT most;
 END
 $$;
-COMMENT ON FUNCTION loracomp.answers_since IS 'Answers and refusals that came since a cursor (null: all), each with the cursor to go on from.';
+COMMENT ON FUNCTION loracomp.answers_since IS 'Answers and refusals that came after a cursor (null: all), each with the cursor to go on from.';

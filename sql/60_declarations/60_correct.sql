@@ -1,11 +1,11 @@
--- Corrections: what a person says the right answer is.
---   trigger correct             of declarations' views: UPDATE ... SET correct
---   correct_answer              of one row, by its key
---   correct_row                 of one row, if it still is as somebody has seen it
+-- Corrections: the right answers, as people say.
+--   trigger correct             of declarations' views, for UPDATE ... SET correct
+--   correct_answer              corrects a row by its key
+--   correct_row                 corrects a row unless it has changed since somebody saw it
 --     each: write_correction
 
--- The view's first columns are the key, even if they were renamed; they keep their types. Other columns, which the view's owner may have
--- added, are only compared, as bytes, because converting them may run the owner's code.
+-- The view's first columns are the key, even if they were renamed, and they have the key's types. The view's owner may have added other columns.
+-- These are compared as bytes, because converting them may run the owner's code.
 CREATE OR REPLACE FUNCTION loracomp_parts.correct() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -32,7 +32,7 @@ END
 $$;
 REVOKE ALL ON FUNCTION loracomp_parts.correct FROM public;
 
--- It updates the view with the caller's rights, so it may correct what an UPDATE of the view may.
+-- It updates the view with the caller's rights, so it can correct the rows that the caller could correct by UPDATE.
 CREATE FUNCTION loracomp.correct_answer(name regclass, key text, answer text) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -59,12 +59,12 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.correct_answer(regclass, text, text) IS 'Says what is right for a row, by its key; null takes that back.';
+COMMENT ON FUNCTION loracomp.correct_answer(regclass, text, text) IS 'Corrects the answer to a row, by its key; null withdraws the correction.';
 
 CREATE FUNCTION loracomp.correct_answer(name regclass, key bigint, answer text) RETURNS void
 LANGUAGE sql VOLATILE
 RETURN loracomp.correct_answer(name, key::text, answer);
-COMMENT ON FUNCTION loracomp.correct_answer(regclass, bigint, text) IS 'Says what is right for a row, by its key; null takes that back.';
+COMMENT ON FUNCTION loracomp.correct_answer(regclass, bigint, text) IS 'Corrects the answer to a row, by its key; null withdraws the correction.';
 
 -- It does not use the view, which its owner may have changed so that it runs code with the rights of whoever updates it.
 CREATE FUNCTION loracomp.correct_row(
@@ -76,7 +76,7 @@ AS $$
 DECLARE
     d CONSTANT loracomp.declaration := loracomp.find_answers(correct_row.name);
 BEGIN
-    -- The table's owner could run code here anyway, and the lock that check_code takes would hold up all other rows.
+    -- Others must not run the table owner's code. For the owner it is not checked, because the lock of check_code would hold up all other rows.
     IF coalesce(pg_has_role(loracomp.caller(), to_regrole(quote_ident(d.owner)), 'usage'), FALSE) IS FALSE
         OR (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = loracomp.caller())
     THEN
@@ -102,9 +102,9 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.correct_row IS 'Says what is right for a row, if it still is as it was seen; null takes that back.';
+COMMENT ON FUNCTION loracomp.correct_row IS 'Corrects the answer to a row, unless the row has changed since it was seen; null withdraws the correction.';
 
--- The UPDATE found the row in the view, with its caller's rights. The prompt is read from the table as it is now.
+-- The caller has made sure that the row may be corrected. The prompt is read from the table as it is now.
 CREATE FUNCTION loracomp.write_correction(
     declaration_id integer, key text[], correct text, changes_others boolean DEFAULT FALSE
 ) RETURNS boolean
@@ -137,7 +137,7 @@ BEGIN
     IF labelled IS NULL AND write_correction.correct IS NOT NULL THEN
         RAISE EXCEPTION 'this row is not asked, so there is nothing to correct' USING ERRCODE = 'no_data_found', HINT = 'the view has the reason';
     END IF;
-    -- If the answer is that to another prompt, the first one is yet to come: take_answers notes it.
+    -- If the answer belongs to another prompt, take_answers notes the first answer to this one when it comes.
     UPDATE loracomp.answer_row AS r SET
         correct = write_correction.correct, example_id = labelled,
         first_answer = CASE

@@ -1,16 +1,17 @@
--- Corrections as labelled examples, by which a declaration's jobs are answered:
---   add_own_task                the declaration's own task; create_answers calls it
---   label_row                   makes the example of a corrected row
---   label_again                 of all corrected rows, in other words or with other choices
---   clear_corrections           of an example that is erased: 85_administration/20_erase.sql
---   trigger unlabel             of answer_row: removes the example of a row that has gone, has another prompt or another correction
---   measure_corrections         a step of the keeper: from eight corrections on, measures them
+-- Corrections become labelled examples, which later jobs of the declaration are answered with.
+--   add_own_task                adds the declaration's own task; create_answers calls it
+--   label_row                   adds the example of a corrected row
+--     add_own_task
+--   label_again                 does this for all corrected rows, after the prompt or the choices have changed
+--   clear_corrections           clears corrections whose example is erased: 85_administration/20_erase.sql
+--   trigger unlabel             of answer_row: removes the example when the row is deleted, asked with another prompt or corrected otherwise
+--   measure_corrections         a step of the keeper: measures corrections if there are eight or more
 --     has_unmeasured
---   rows_to_correct             which rows are worth correcting first
---   compare_with_corrections    an adapter that was trained on corrections, with what they are worth without it
---   try_prompts                 the first prompts, without a declaration
+--   rows_to_correct             draws rows for people to correct
+--   compare_with_corrections    accuracy of an adapter trained on corrections, beside that of the corrections without it
+--   try_prompts                 the first prompts of a table, without a declaration
 
--- Made with the declaration, because a correction that gave it its task would lock the declaration until it is committed.
+-- The task is added together with the declaration. If the first correction added it, that would lock the declaration until it is committed.
 CREATE FUNCTION loracomp.add_own_task(d loracomp.declaration) RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -25,7 +26,7 @@ $$;
 COMMENT ON FUNCTION loracomp.add_own_task IS
 'Adds the task whose labelled examples are a declaration''s corrections, and which only jobs of its owner may use; returns its id.';
 
--- Rows with the same prompt and label share an example. Null for no correction, and for a row whose prompt no job can have, as it is refused.
+-- Rows with the same prompt and label share an example. Returns null if there is no correction, or if the row is refused because of its prompt.
 CREATE FUNCTION loracomp.label_row(d loracomp.declaration, key text[], correct text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -60,8 +61,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.label_row IS 'Adds a corrected row to the declaration''s examples; returns the example''s id.';
 
--- A correction that is none of the new choices goes, and so does that of a row that has nothing to ask in the new words. The answers to the
--- old prompt are not the first ones to the new; take_answers notes those.
+-- A correction that is not one of the new choices is deleted, and so is the correction of a row whose new prompt is empty. take_answers notes the
+-- first answers to the new prompt.
 CREATE FUNCTION loracomp.label_again(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -77,7 +78,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.label_again IS 'Makes the examples of a declaration''s corrected rows again, after its prompt or choices changed.';
 
--- A correction belongs to one exact prompt, so it goes with it. Jobs that measure the example have its text, so they are erased too.
+-- A correction belongs to one exact prompt, so it is deleted with it. Jobs that measure the example contain its text, so they are deleted too.
 CREATE FUNCTION loracomp.unlabel() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -101,7 +102,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION loracomp.unlabel IS 'Trigger: removes the example of a row that has gone, has another prompt or another correction.';
+COMMENT ON FUNCTION loracomp.unlabel IS 'Trigger: removes the example of a row that is deleted, asked with another prompt or corrected otherwise.';
 
 CREATE TRIGGER unlabel_changed AFTER UPDATE ON loracomp.answer_row
 FOR EACH ROW WHEN (
@@ -123,9 +124,9 @@ $$;
 COMMENT ON FUNCTION loracomp.clear_corrections IS
 'Clears the corrections whose labelled example is being erased; returns how many. For erase_example.';
 
--- Inserts jobs in the name of the declarations' owners. A declaration that fails, as when the queue is full, is left out for ten seconds,
--- one for which there is nothing to insert, as when no adapter is active, for a minute, and one that takes longer than the keeper waits for
--- ten minutes.
+-- Inserts jobs in the name of the declarations' owners. A declaration that fails, for example because the queue is full, is left out for ten
+-- seconds; one for which there is nothing to insert, for example because no adapter is active, for a minute; and one that takes longer than the
+-- keeper waits, for ten minutes.
 CREATE FUNCTION loracomp.measure_corrections() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -173,7 +174,7 @@ $$;
 COMMENT ON FUNCTION loracomp.measure_corrections IS
 'Inserts the missing measurements of declarations with eight corrections or more; returns how many jobs. For the keeper.';
 
--- Reads only. One whose measurement has failed is not tried again.
+-- Reads only. An example whose measurement has failed is not measured again.
 CREATE FUNCTION loracomp.has_unmeasured(task_id integer, base_model_id integer) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -188,10 +189,9 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.has_unmeasured IS 'Whether a task has eight embedded examples, and one that is not measured.';
 
--- Marks the rows that it draws at random, so that their accuracy is that of all rows. While a changed row is asked again, its answer is
--- that to its old prompt, so it is not drawn. Drawn rows that were not corrected yet come
--- first. Corrections of the least confident rows teach less (docs/decisions.md). The declaration is locked, so two visitors
--- don't get the same. Without a visitor a call repeats what was drawn and is not corrected.
+-- Rows are drawn at random, and marked as drawn, so that their accuracy is an estimate for all rows. Corrections of the least confident rows would
+-- help less (docs/decisions.md). A changed row is not drawn until it is answered again. Rows that were drawn and not corrected yet come first. The
+-- declaration is locked, so that two visitors don't get the same rows.
 CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16, visitor text DEFAULT NULL)
 RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, job_id bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -213,7 +213,7 @@ BEGIN
         LIMIT rows_to_correct.n
     );
     IF chosen = '{}' THEN
-        -- Of more than 100,000 rows it reads part of the table's pages, drawn at random, unless these have too few rows.
+        -- If there are more than 100,000 rows, random pages are read first, and all rows only if these have too few.
         FOREACH percent IN ARRAY ARRAY[least(100, 1e7 / greatest(known, 1)), 100] LOOP
             chosen := ARRAY(
                 SELECT o.job_id
@@ -235,14 +235,14 @@ BEGIN
         drawn = TRUE, visitor = rows_to_correct.visitor, offered_at = CASE WHEN rows_to_correct.visitor IS NOT NULL THEN now() END
     WHERE r.job_id = ANY (chosen);
     RETURN QUERY
-    -- A job may have been purged; each is looked up, as a join might read all of them.
+    -- A job may have been purged. Each is looked up, because a join might read all jobs.
     SELECT r.key, (SELECT j.prompt FROM loracomp.job AS j WHERE j.id = r.job_id), r.answer, r.confidence, r.job_id
     FROM loracomp.answer_row AS r WHERE r.job_id = ANY (chosen) ORDER BY r.confidence, r.key;
 END
 $$;
-COMMENT ON FUNCTION loracomp.rows_to_correct IS 'Rows that are worth correcting, drawn at random. A visitor''s rows nobody else gets for ten minutes.';
+COMMENT ON FUNCTION loracomp.rows_to_correct IS 'Rows for people to correct, drawn at random. Nobody else gets a visitor''s rows for ten minutes.';
 
--- Reads only. The rows are those that the adapter was not trained on; their answers by corrections left their own label out.
+-- Reads only. It compares rows that the adapter was not trained on. They were answered by corrections without their own label.
 CREATE FUNCTION loracomp.compare_with_corrections(adapter_id integer)
 RETURNS TABLE (examples bigint, accuracy double precision, other_accuracy double precision)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
@@ -256,9 +256,9 @@ AS $$
     JOIN loracomp.measurement AS m ON m.example_id = r.example_id AND m.base_model_id = a.base_model_id
     WHERE a.id = compare_with_corrections.adapter_id AND a.id = ANY (m.adapter_ids);
 $$;
-COMMENT ON FUNCTION loracomp.compare_with_corrections IS 'How many corrected rows an adapter answers right, and how many the corrections without it.';
+COMMENT ON FUNCTION loracomp.compare_with_corrections IS 'Accuracy of an adapter on held-out corrections, beside that of the corrections without it.';
 
--- For create_answers, without making anything: what it made is undone.
+-- What it makes to read the rows is rolled back.
 CREATE FUNCTION loracomp.try_prompts(source regclass, prompt text, filter jsonb DEFAULT '{}') RETURNS SETOF text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp

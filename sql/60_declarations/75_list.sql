@@ -1,10 +1,12 @@
--- What declarations have done so far:
+-- Lists declarations with their progress, and the rows of one.
 --   list_answers
---     accuracy_of               a share with its interval, in words
---     estimated_rows            of a table; queue_health reads it too
+--     may_alter_answers         32_alter.sql
+--     accuracy_of               an accuracy with its interval, in words
+--     estimated_rows            estimates a table's rows; queue_health reads it too
 --   list_answer_rows            a page of a declaration's rows
+--     find_answers              32_alter.sql
 
--- Reads nothing. Not in SQL, which would look for bi.wilson_interval before it is there.
+-- Reads nothing. It is written in PL/pgSQL, because an SQL function would need bi.wilson_interval to exist already.
 CREATE FUNCTION loracomp.accuracy_of(hits bigint, n bigint) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = loracomp, pg_temp
@@ -18,7 +20,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.accuracy_of IS 'A share in percent with its 95 % interval, in words; not yet known below twenty rows.';
 
--- Reads only the catalog and statistics. Before the first ANALYZE reltuples is unknown, so the count of live rows is looked at too.
+-- Reads only the catalog and statistics. Before the first ANALYZE reltuples is unknown, so the count of live tuples is used too.
 CREATE FUNCTION loracomp.estimated_rows(source regclass) RETURNS bigint
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
@@ -28,9 +30,9 @@ AS $$
         SELECT estimated_rows.source UNION SELECT p.relid FROM pg_partition_tree(estimated_rows.source) AS p
     );
 $$;
-COMMENT ON FUNCTION loracomp.estimated_rows IS 'About how many rows a table has, with its partitions.';
+COMMENT ON FUNCTION loracomp.estimated_rows IS 'Estimated number of rows of a table with its partitions.';
 
--- Reads only. It counts the answers, unless only what corrections brought is wanted.
+-- Reads only.
 CREATE FUNCTION loracomp.list_answers(view regclass DEFAULT NULL, counted boolean DEFAULT TRUE) RETURNS TABLE (
     name regclass, source regclass, prompt text, state text, rows bigint, open bigint, answered bigint, stale bigint,
     refused bigint, failed bigint, corrected bigint, per_minute double precision, time_left interval,
@@ -57,7 +59,7 @@ AS $$
     FROM loracomp.declaration AS a
     LEFT JOIN loracomp.task AS t ON t.id = a.task_id
     CROSS JOIN LATERAL (
-        -- Status by status, because each is then counted in the index answer_row_progress alone.
+        -- Each status is counted alone, because the index answer_row_progress is then enough.
         SELECT
             sum(n.rows)::bigint AS known,
             sum(n.rows) FILTER (WHERE u.status = 'waiting')::bigint AS waiting,
@@ -82,7 +84,7 @@ AS $$
             AND r.answered_at IS NOT NULL AND r.answer IS NOT NULL
     ) AS o
     CROSS JOIN LATERAL (
-        -- Rows that were written and not looked at yet. How many a scan will find is not known, so it counts as one.
+        -- Rows that were written and not looked at yet. How many rows a scan will find is not known, so it counts as one.
         SELECT
             (
                 SELECT count(DISTINCT h.key) FROM loracomp.answer_hint AS h
@@ -95,7 +97,7 @@ AS $$
     CROSS JOIN LATERAL (
         SELECT
             count(*) AS corrected,
-            -- People correct what is wrong, so only rows drawn at random tell how many are right.
+            -- People mostly correct wrong answers, so only rows that were drawn at random count.
             count(*) FILTER (WHERE r.drawn AND r.first_answer = r.correct) AS right_before,
             count(*) FILTER (WHERE r.drawn AND r.first_answer IS NOT NULL) AS known_before,
             count(*) FILTER (WHERE r.drawn AND r.answer = r.correct AND r.answered_by = 'corrections') AS right_after,
@@ -113,11 +115,11 @@ AS $$
     ORDER BY a.id;
 $$;
 COMMENT ON FUNCTION loracomp.list_answers IS
-'The caller''s declarations (an administrator''s call: all) with their progress. While rows that were there are still looked at, their '
-'number is an estimate. Without counted, numbers of rows are 0 but for the corrected ones, and no answer is read.';
+'The caller''s declarations (for an administrator: all) with their progress. During a full scan, the number of rows is an estimate. '
+'Without `counted`, only corrected rows are counted, and the other numbers are 0.';
 
--- Reads only. It does not use the declaration's view, which its owner may have changed so that it runs code with its reader's rights.
--- Keys are read as values of the types that the table's columns have, all of them Postgres's own, so that 2 comes before 10.
+-- Reads only. It doesn't use the declaration's view, because its owner may have changed it so that it runs code with the reader's rights. Keys are
+-- ordered by the types of the table's columns, which are built in, so that 2 comes before 10.
 CREATE FUNCTION loracomp.list_answer_rows(name regclass, after text[] DEFAULT NULL, n integer DEFAULT 50)
 RETURNS TABLE (
     key text[], prompt text, answer text, confidence double precision, status text, reason text, answered_by text,
@@ -143,4 +145,4 @@ BEGIN
     ) USING list_answer_rows.after, list_answer_rows.n;
 END
 $$;
-COMMENT ON FUNCTION loracomp.list_answer_rows IS 'Rows of a declaration that were asked, in the order of the table''s key, from after a key on.';
+COMMENT ON FUNCTION loracomp.list_answer_rows IS 'A page of the rows of a declaration that were asked, in key order, after a key.';

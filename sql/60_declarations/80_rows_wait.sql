@@ -1,5 +1,5 @@
--- Reads only. A worker with --drain waits until this is false. A declaration that waits for a person to mend its table does not count, but one that
--- is tried again within a second does: the table may just be being vacuumed.
+-- Reads only. A worker with --drain waits until this is false. A declaration that needs a person to repair its table doesn't count. One that is
+-- tried again within a second does, because its table may just be locked by VACUUM.
 CREATE FUNCTION loracomp.rows_wait() RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp

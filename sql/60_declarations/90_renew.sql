@@ -1,7 +1,6 @@
--- Declarations outlive an upgrade, because their views, triggers and functions are in other schemas. What is made for each is made again as this
--- release makes it, and all rows are scanned once the transactions that run now have ended, because triggers could note nothing meanwhile.
--- A declaration that can't be renewed, such as that of an owner whose role was renamed, must not stop the upgrade; ask_rows says what is
--- wrong with it.
+-- Declarations survive an upgrade, because their views, triggers and functions are in other schemas. Their parts are made again by this release's
+-- functions. A full scan follows once all transactions that run now have ended, because triggers can't note rows during the upgrade. If a
+-- declaration can't be renewed, for example because its owner's role was renamed, the upgrade goes on, and ask_rows notes the reason.
 DO $$
 DECLARE
     d loracomp.declaration;

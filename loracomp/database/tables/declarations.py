@@ -1,4 +1,4 @@
-"""Declarations by which a table gets its answers, the answers, and what the keeper still has to do for them."""
+"""Declarations that a table's rows get answers, the answers, and what the keeper still has to do for them."""
 
 from sqlalchemy import (
     ARRAY,
@@ -38,40 +38,51 @@ declaration = Table(
     "declaration",
     metadata,
     Column("id", Integer, Identity(always=True), primary_key=True, comment="Internal number; people use the view."),
-    required("view", REGCLASS, "View with the answers; it has the declaration's name."),
+    required("view", REGCLASS, "View that shows the answers; its name is the declaration's name."),
     required("source", REGCLASS, "Table whose rows are answered."),
     required(
-        "source_oid", OID, "Its oid; another one after dump and restore, and then columns may have other numbers."
+        "source_oid",
+        OID,
+        "Oid of the table. It differs from source after dump and restore; columns may then have other numbers.",
     ),
     required(
-        "owner", RoleName(), "Owner of the table: its rows are read, and jobs submitted, with this role's rights."
+        "owner",
+        RoleName(),
+        "Owner of the table. Rows are read with this role's rights, and jobs are submitted in its name.",
     ),
     required("prompt", Text, "Template of the prompts, in which {column} stands for a column's value."),
-    required(
-        "columns", ARRAY(SmallInteger), "Numbers of the columns that the prompt names, then of those of the filter."
-    ),
+    required("columns", ARRAY(SmallInteger), "Numbers of the columns in the prompt, followed by those in the filter."),
     required("key_columns", ARRAY(SmallInteger), "Numbers of the columns of the primary key."),
-    required("names", texts(), "Names of the table, of `columns` and of `key_columns` when the keeper last saw them."),
-    required("filter", JSONB, "JSON object: which value as text, or which values, a column has in rows to answer."),
-    optional("choices", texts(), "Possible answers; null: text is generated."),
-    optional("max_new_tokens", Integer, "Most tokens to generate; 64 by default if there are no choices."),
-    required("policy", Text, "Policy of the jobs.", default="'default'"),
-    required("priority", Integer, "Priority of the jobs of new rows; rows that were there wait below 0.", default="0"),
-    required("tags", JSONB, "Tags of the jobs.", default="'{}'"),
-    required("round", Integer, "How often all rows were to be asked again.", default="0"),
-    optional("task_id", Integer, "Task whose labelled examples are the corrections."),
-    required("paused", Boolean, "Whether nothing is asked until alter_answers says so.", default="false"),
-    optional("trouble", Text, "Why nothing could be asked; tried again at retry_at."),
-    required("retry_at", TIME, "Before this time nothing is asked.", default="'-infinity'"),
-    optional("scan", Text, "What a scan of all rows reads now: rows or answers; null: no scan is under way."),
+    required("names", texts(), "Names of the table, of `columns` and of `key_columns`, as the keeper last saw them."),
     required(
-        "scan_skips", Boolean, "Whether rows that the scan finds are not asked until they change.", default="false"
+        "filter",
+        JSONB,
+        "JSON object that says which rows are answered: for each column, the value or the list of values allowed.",
     ),
-    optional("scan_position", texts(), "Key of the last row that the scan has read; null: none."),
-    optional("scan_job", BigInteger, "A job of the scan's last page, which waits until this job is claimed."),
+    optional("choices", texts(), "Possible answers; null: text is generated."),
+    optional(
+        "max_new_tokens", Integer, "Maximum number of tokens to generate; defaults to 64 if there are no choices."
+    ),
+    required("policy", Text, "Policy of the jobs.", default="'default'"),
+    required(
+        "priority",
+        Integer,
+        "Priority of the jobs of new rows; jobs of existing rows have a priority below 0.",
+        default="0",
+    ),
+    required("tags", JSONB, "Tags of the jobs.", default="'{}'"),
+    required("round", Integer, "How many times alter_answers asked all rows again.", default="0"),
+    optional("task_id", Integer, "Task whose labelled examples are the corrections."),
+    required("paused", Boolean, "Whether asking rows is paused.", default="false"),
+    optional("trouble", Text, "Why the rows could not be asked; tried again at retry_at."),
+    required("retry_at", TIME, "No row is asked before this time.", default="'-infinity'"),
+    optional("scan", Text, "What the full scan reads now: rows or answers; null: no scan is running."),
+    required("scan_skips", Boolean, "Whether the scan skips rows until they change (no backfill).", default="false"),
+    optional("scan_position", texts(), "Key of the last row that the scan has read; null: none yet."),
+    optional("scan_job", BigInteger, "A job from the scan's last page. The next page waits until this job is claimed."),
     required("scanned_at", TIME, "When the last scan began.", default="now()"),
-    required("hints_from", BigInteger, "Hints of transactions before this one have been handled.", default="0"),
-    required("measure_at", TIME, "Before this time no correction is measured.", default="'-infinity'"),
+    required("hints_from", BigInteger, "All hints of transactions before this one are handled.", default="0"),
+    required("measure_at", TIME, "No correction is measured before this time.", default="'-infinity'"),
     references("declaration_task_must_exist", "task_id", "loracomp.task.id", ondelete="SET NULL"),
     one_of("scan", "rows answers", "scan_must_be_a_known_one"),
     check("only_a_scan_of_rows_skips", "NOT scan_skips OR scan IS NOT NULL"),
@@ -79,41 +90,55 @@ declaration = Table(
     shallow("filter"),
     shallow("tags"),
     index("a_view_shows_one_declaration", "view", unique=True),
-    comment="Declarations by which a table gets its answers. create_answers makes one.",
+    comment="Declarations that a table's rows get answers. create_answers adds one.",
 )
 
 answer_row = Table(
     "answer_row",
     metadata,
     required("declaration_id", Integer, "The declaration.", autoincrement=False),
-    required("key", texts(), "Primary key of the row, as texts.", info=NO_STATISTICS),
-    required("status", Text, "waiting, answered, refused, failed, or skipped: it was there before the declaration."),
-    optional("reason", Text, "Why it is refused, or failed.", info=NO_STATISTICS),
-    optional("job_id", BigInteger, "Job that asks, or has asked; it may have been purged."),
+    required("key", texts(), "Primary key of the row, each column as text.", info=NO_STATISTICS),
+    required(
+        "status",
+        Text,
+        "waiting, answered, refused, failed, or skipped (the row was there before a declaration without backfill).",
+    ),
+    optional("reason", Text, "Why the row is refused or skipped, or why its job failed.", info=NO_STATISTICS),
+    optional("job_id", BigInteger, "The row's newest job; it may have been purged."),
     required(
         "earlier_jobs",
         ARRAY(BigInteger),
-        "Jobs of earlier prompts, which go with the row.",
+        "Jobs of earlier prompts; they are deleted with the row.",
         default="'{}'",
         info=NO_STATISTICS,
     ),
-    required("prompt_hash", LargeBinary, "Sha256 of the newest prompt, with choices and round.", info=NO_STATISTICS),
     required(
-        "uses_corrections", Boolean, "Whether sixteen corrections were measured when the job was made.", default="false"
+        "prompt_hash",
+        LargeBinary,
+        "SHA-256 of the newest prompt with its choices, length and round.",
+        info=NO_STATISTICS,
     ),
-    optional("answer", Text, "The answer; while another is asked, the old one.", info=NO_STATISTICS),
-    optional("confidence", Double, "Probability of the best choice."),
+    required("uses_corrections", Boolean, "Whether corrections were used for the newest job.", default="false"),
+    optional("answer", Text, "The answer; the old one while a new one is on its way.", info=NO_STATISTICS),
+    optional("confidence", Double, "Probability of the chosen answer, from 0 to 1."),
     optional("answered_by", Text, "What answered: base, mix or corrections."),
-    optional("corrections", Integer, "How many corrections answered; null if they did not."),
+    optional("corrections", Integer, "How many corrections were used for the answer; null: none."),
     optional("answered_at", TIME, "When it was answered."),
-    required("changed_in", BigInteger, "Transaction that last wrote the outcome; for answers_since.", default="0"),
-    optional("correct", Text, "The right answer, as a person says.", info=NO_STATISTICS),
-    optional("first_answer", Text, "The first answer to the corrected prompt without corrections.", info=NO_STATISTICS),
-    # No foreign key, because its check would run for each answer.
-    optional("example_id", BigInteger, "Example of the declaration's task that the correction made."),
-    required("drawn", Boolean, "Whether rows_to_correct drew the row at random.", default="false"),
-    optional("visitor", Text, "Who corrects the row: a name that rows_to_correct was given."),
-    optional("offered_at", TIME, "When it was given; for ten minutes nobody else gets it."),
+    required(
+        "changed_in", BigInteger, "Transaction that last wrote the outcome. answers_since orders by it.", default="0"
+    ),
+    optional("correct", Text, "The right answer, as a person corrected it.", info=NO_STATISTICS),
+    optional(
+        "first_answer",
+        Text,
+        "First answer to the corrected prompt that was given without corrections.",
+        info=NO_STATISTICS,
+    ),
+    # No foreign key, because it would be checked at each answer.
+    optional("example_id", BigInteger, "Labelled example that was made from the correction."),
+    required("drawn", Boolean, "Whether rows_to_correct has drawn the row at random.", default="false"),
+    optional("visitor", Text, "Visitor whom rows_to_correct gave the row."),
+    optional("offered_at", TIME, "When the visitor got the row. Nobody else gets it for ten minutes."),
     references("an_answer_belongs_to_a_declaration", "declaration_id", "loracomp.declaration.id", ondelete="CASCADE"),
     PrimaryKeyConstraint("declaration_id", "key", name="a_row_has_one_answer"),
     one_of("status", "waiting answered refused failed skipped", "answer_status_must_be_a_known_one"),
@@ -133,7 +158,7 @@ answer_row = Table(
     # list_answers counts in it, without the rows themselves.
     index("answer_row_progress", "declaration_id status answered_at"),
     index("answer_row_drawn", "declaration_id visitor", "drawn"),
-    comment="The answer to each row of a declaration's table. The declaration's view shows it.",
+    comment="Answers to the rows of declared tables. Each declaration's view shows its own.",
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -141,11 +166,11 @@ answer_hint = Table(
     "answer_hint",
     metadata,
     required("declaration_id", Integer, "The declaration.", autoincrement=False),
-    required("written_in", BigInteger, "Transaction that wrote the row.", default=THIS_TRANSACTION),
+    required("written_in", BigInteger, "Transaction that wrote the row of the table.", default=THIS_TRANSACTION),
     required("key", texts(), "Key of a row that may have changed.", info=NO_STATISTICS),
     index("answer_hint_order", "declaration_id written_in"),
     index("answer_hint_key", "declaration_id key"),
-    comment="Rows of declared tables that were written and are still to be asked. Triggers on the tables append.",
+    comment="Rows of declared tables that were written and not looked at yet. Triggers on the tables insert them.",
     postgresql_with=APPENDED_TO,
 )
 
@@ -153,11 +178,11 @@ scan_request = Table(
     "scan_request",
     metadata,
     required("declaration_id", Integer, "The declaration.", autoincrement=False),
-    required("not_before", BigInteger, "The scan begins once no transaction up to this one is running.", default="0"),
+    required("not_before", BigInteger, "The scan begins when all transactions up to this one have ended.", default="0"),
     index("scan_request_declaration", "declaration_id"),
-    comment="Scans of all rows that are to be made, because the table was emptied or hints could not be written.",
+    comment="Requests for a full scan, made because a table was truncated or hints could not be written.",
     postgresql_with=APPENDED_TO,
 )
 
-# A sequence, because a row would leave a dead tuple each time.
-ended_jobs_from = counter("ended_jobs_from", "Transaction from which on take_answers reads ended_job.")
+# A sequence, because updating a row would leave a dead tuple each time.
+ended_jobs_from = counter("ended_jobs_from", "take_answers reads ended_job from this transaction on.")
