@@ -43,7 +43,7 @@ Policy = Annotated[str, typer.Option(help=POLICY)]
 def _json_object(text: str) -> Jsonb:
     given = json.loads(text)
     if not isinstance(given, dict):
-        raise ValueError
+        raise ValueError("it must be a JSON object")
     return Jsonb(given)
 
 
@@ -53,7 +53,7 @@ Filter = Annotated[
         "--filter",
         parser=_json_object,
         metavar="JSON",
-        help='Which rows are answered, by column: \'{"status": ["open", "new"]}\'. Default: all rows.',
+        help='Which rows are answered, by column: \'{"status": ["open", "new"]}\'; {} means all rows.',
     ),
 ]
 Tags = Annotated[
