@@ -3,6 +3,7 @@
 No request fails inside the server, each response has the security headers, and none sends anybody elsewhere.
 """
 
+import asyncio
 import re
 from itertools import product
 
@@ -106,3 +107,16 @@ def test_a_wrong_password_does_not_tell_which_roles_exist(scene: Scene) -> None:
     finally:
         scene.owner.execute(f"ALTER ROLE {login('nobody')} LOGIN")
     assert len(pages) == 1
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_form_is_no_error(scene: Scene) -> None:
+    events = iter([{"type": "http.request", "body": b"token=", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> dict[str, object]:
+        return next(events)
+
+    async def send(_: object) -> None:
+        """Nobody is there."""
+
+    scope = {"type": "http", "method": "POST", "path": "/login", "query_string": b"", "headers": [], "scheme": "http"}
+    asyncio.run(make_app(scene.url, SECRET)(scope, receive, send))
