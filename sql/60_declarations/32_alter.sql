@@ -1,15 +1,15 @@
 -- Changes and drops declarations.
 --   alter_answers
---     lock_answers
+--     lock_declaration
 --     check_source, check_request     28_check.sql
 --     make_view                       30_declare.sql
 --     begin_scan                      37_scan.sql
 --     label_again                     70_learn.sql
 --   drop_answers
---     lock_answers
+--     lock_declaration
 --     forget_answers                  the keeper and erase_submitter call it too
---   lock_answers                      find_answers, and locks the declaration
---     find_answers                    the declaration of a view; correct_row and list_answer_rows call it too
+--   lock_declaration                  find_declaration, and locks the declaration
+--     find_declaration                the declaration of a view; correct_row and list_answer_rows call it too
 --       may_alter_answers             list_answers and bring_view_back call it too
 
 -- Reads only. The owner of the table counts too, because the table may have got another owner, who must be able to drop the declaration.
@@ -24,33 +24,33 @@ COMMENT ON FUNCTION loracomp.may_alter_answers IS
 'Whether the caller may see and change a declaration: as an administrator, or as a member of the role that owns it or its table.';
 
 -- Reads only.
-CREATE FUNCTION loracomp.find_answers(name regclass) RETURNS loracomp.declaration
+CREATE FUNCTION loracomp.find_declaration(name regclass) RETURNS loracomp.declaration
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d CONSTANT loracomp.declaration := (SELECT a FROM loracomp.declaration AS a WHERE a.view = find_answers.name);
+    d CONSTANT loracomp.declaration := (SELECT a FROM loracomp.declaration AS a WHERE a.view = find_declaration.name);
 BEGIN
     IF d.id IS NULL OR NOT loracomp.may_alter_answers(d) THEN
-        RAISE EXCEPTION '% is not a declaration of yours', coalesce(find_answers.name::text, 'this')
+        RAISE EXCEPTION '% is not a declaration of yours', coalesce(find_declaration.name::text, 'this')
             USING ERRCODE = 'no_data_found', HINT = 'loracomp.list_answers() lists them';
     END IF;
     RETURN d;
 END
 $$;
-COMMENT ON FUNCTION loracomp.find_answers IS 'The declaration of a view. Raises unless the caller may change it.';
+COMMENT ON FUNCTION loracomp.find_declaration IS 'The declaration of a view. Raises unless the caller may change it.';
 
-CREATE FUNCTION loracomp.lock_answers(name regclass) RETURNS loracomp.declaration
+CREATE FUNCTION loracomp.lock_declaration(name regclass) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    PERFORM loracomp.find_answers(lock_answers.name); -- nobody else may lock it
-    PERFORM FROM loracomp.declaration AS a WHERE a.view = lock_answers.name FOR UPDATE;
-    RETURN (SELECT loracomp.find_answers(lock_answers.name));
+    PERFORM loracomp.find_declaration(lock_declaration.name); -- nobody else may lock it
+    PERFORM FROM loracomp.declaration AS a WHERE a.view = lock_declaration.name FOR UPDATE;
+    RETURN (SELECT loracomp.find_declaration(lock_declaration.name));
 END
 $$;
-COMMENT ON FUNCTION loracomp.lock_answers IS
+COMMENT ON FUNCTION loracomp.lock_declaration IS
 'The declaration of a view, locked until the transaction ends. Raises unless the caller may change it.';
 
 -- Null leaves a setting as it is. Rows whose prompt, choices or length differ now are asked again, and rows that no longer pass the filter lose
@@ -71,7 +71,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d loracomp.declaration := loracomp.with_current_names(loracomp.lock_answers(alter_answers.name));
+    d loracomp.declaration := loracomp.with_current_names(loracomp.lock_declaration(alter_answers.name));
     checked loracomp.declaration;
     is_reworded CONSTANT boolean := num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0;
 BEGIN
@@ -117,7 +117,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    PERFORM loracomp.forget_answers(loracomp.lock_answers(drop_answers.name));
+    PERFORM loracomp.forget_answers(loracomp.lock_declaration(drop_answers.name));
 END
 $$;
 COMMENT ON FUNCTION loracomp.drop_answers IS 'Drops a declaration with its view and its answers; its waiting jobs are erased.';

@@ -74,7 +74,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d CONSTANT loracomp.declaration := loracomp.find_answers(correct_row.name);
+    d CONSTANT loracomp.declaration := loracomp.find_declaration(correct_row.name);
 BEGIN
     -- Others must not run the table owner's code. For the owner it is not checked, because the lock of check_code would hold up all other rows.
     IF coalesce(pg_has_role(loracomp.caller(), to_regrole(quote_ident(d.owner)), 'usage'), FALSE) IS FALSE

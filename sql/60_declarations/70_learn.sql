@@ -199,7 +199,7 @@ SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    d CONSTANT loracomp.declaration := loracomp.lock_answers(rows_to_correct.name);
+    d CONSTANT loracomp.declaration := loracomp.lock_declaration(rows_to_correct.name);
     recent CONSTANT timestamptz := now() - interval '10 minutes';
     chosen bigint[];
     known CONSTANT real := (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = 'loracomp.answer_row'::regclass);

@@ -92,7 +92,7 @@ OWNERS_ALONE = """
     prompt_pieces key_forms primary_key_of numbers_of source_names with_current_names key_columns_of source_sql
     key_array key_columns key_values filter_condition hint_statement make_parts add_triggers drop_parts
     read_as_owner next_keys read_rows first_megabyte read_prompts prompts_statement passes_sql text_size_sql check_code
-    check_source check_text check_owner check_request make_view find_answers lock_answers may_alter_answers
+    check_source check_text check_owner check_request make_view find_declaration lock_declaration may_alter_answers
     forget_answers accuracy_of
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
     ask_corrected due_declarations ask_or_mark ask_page ask_together follow_source forget_some copy_outcomes

@@ -80,7 +80,7 @@ def start_evaluation(
         "seed": seed,
         "tags": Jsonb(tags),
     }
-    return rows_of(connection, _STATEMENTS["ask_rows"], values)
+    return rows_of(connection, _STATEMENTS["submit_rows"], values)
 
 
 def _check_settings(connection: Connection, name: str, settings: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ WHERE NOT EXISTS (
 )
 ORDER BY t.place
 
--- name: ask_rows
+-- name: submit_rows
 -- Inserts a job for each drawn row and policy that has none; the first n rows are always among the first n + 1. The idempotency key keeps
 -- two calls at the same time from asking a row twice.
 WITH drawn AS MATERIALIZED (
