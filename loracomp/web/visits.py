@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote
 
 from psycopg.errors import InsufficientPrivilege
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from loracomp.database.connections import Connection
@@ -96,10 +96,13 @@ async def _form(request: Request) -> dict[str, str]:
     """The fields of a form, each once. If a form is longer than any of ours can be, its fields are ignored, so its
     token is refused."""
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > LONGEST_FORM:
-            return {}
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > LONGEST_FORM:
+                return {}
+    except ClientDisconnect:  # nobody reads the response
+        return {}
     try:
         return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=20))
     except ValueError:

@@ -127,17 +127,15 @@ ORDER BY t.family, t.name;
 END;
 COMMENT ON FUNCTION loracomp.list_tasks IS 'Tasks with their numbers of examples, embeddings and active adapters.';
 
--- Reads memberships, and the roles of all tasks: the rule of may_read, for many tasks at once. OFFSET 0 makes Postgres check each role
--- once, and not once for each of its tasks.
+-- Reads memberships, and the roles of all tasks. OFFSET 0 makes Postgres check each role once, and not once for each of its tasks.
 CREATE FUNCTION loracomp.readable_roles(reader name) RETURNS SETOF name
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT d.reader_role
     FROM (SELECT DISTINCT t.reader_role FROM loracomp.task AS t WHERE t.reader_role IS NOT NULL OFFSET 0) AS d
-    CROSS JOIN (SELECT loracomp.is_admin(reader) AS admin OFFSET 0) AS r
-    WHERE r.admin OR pg_has_role(to_regrole(quote_ident(reader)), to_regrole(quote_ident(d.reader_role)), 'member');
+    WHERE loracomp.may_read(reader, d.reader_role);
 END;
-COMMENT ON FUNCTION loracomp.readable_roles IS 'The reader_roles of tasks that a role may know of, and that its jobs may use.';
+COMMENT ON FUNCTION loracomp.readable_roles IS 'The reader_roles of tasks that a role may know of.';
 
 -- Reads only, with its owner's rights, because row security shows tasks only to administrators.
 CREATE FUNCTION loracomp.readable_tasks() RETURNS TABLE (name text, family text, description text)
@@ -149,7 +147,7 @@ AS $$
     WHERE t.reader_role IS NULL OR t.reader_role IN (SELECT loracomp.readable_roles(loracomp.caller()))
     ORDER BY t.family, t.name;
 $$;
-COMMENT ON FUNCTION loracomp.readable_tasks IS 'Tasks that the caller''s jobs may use; their names can be given as tasks or exclude_tasks.';
+COMMENT ON FUNCTION loracomp.readable_tasks IS 'Tasks that the caller''s jobs may use; their names can be given as exclude_tasks.';
 
 -- Changes nothing; null passes. A task that the caller may not read is treated as unknown.
 CREATE FUNCTION loracomp.check_tasks_exist(field text, names text[]) RETURNS void

@@ -71,7 +71,7 @@ OWNERS_ALONE = """
     give_reason caller_is_admin retry_delay pick_jobs take_place queue_level counter_name make_counter drop_counters
     check_role_exists
     check_task_exists did_you_mean readable_roles
-    check_tasks_exist check_name look_up_names with_settings
+    check_tasks_exist check_name check_names with_settings
     checked_embedding check_encoder set_encoder start_routing lock_encoder usable_tasks narrowed_tasks
     search_exactly nearest_examples routing_inputs route_query
     compose_tasks trace_tasks fallback_reason
