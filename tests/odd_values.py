@@ -1,12 +1,18 @@
 """Hostile values of every type that something public takes, for tests and trials."""
 
 import json
+import re
 from typing import Any
 
 from hypothesis import strategies as st
 
 from loracomp.database import tables
 
+HELPERS = re.compile(
+    r"loracomp\.(explain_(?!job)\w+|texts_\w+|check_(?!health)\w+|shorten|masked_\w+|may_read|composition_text"
+    r"|seconds_between|compute_seconds|relative_share)"
+)
+"""What views and functions call with the caller's rights. It is not public, so its refusals need name no field."""
 INJECTIONS = (
     "'; DROP TABLE loracomp.job; --",
     '"; SELECT pg_sleep(100); --',

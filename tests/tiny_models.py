@@ -31,6 +31,13 @@ LATENT = """
 """
 """Multi-head latent attention, whose keys and values have as many heads as its queries."""
 OWN = {kind: {"num_key_value_heads": 4} for kind in LATENT.split()}
+SCORED_WRONGLY = "camembert data2vec-text roberta xlm-roberta"
+GENERATED_WRONGLY = "bart bigbird_pegasus blenderbot marian mbart pegasus plbart roformer whisper"
+OTHERS_REFUSED = """
+    blenderbot-small cpmant dory mvp openai-gpt prophetnet roberta-prelayernorm rwkv trocr
+    xlm xlm-roberta-xl xlnet xlstm
+"""
+"""Architectures that are refused, because they would be served otherwise than by plain passes."""
 LARGEST = 3_000_000
 """Parameters of a model that is small enough; the others have parts that these settings don't name."""
 

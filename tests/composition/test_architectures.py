@@ -7,17 +7,11 @@ from loracomp.composition.trial import try_adapters
 from loracomp.errors import RefusedError
 from loracomp.model.loading import CAUSAL
 from loracomp.model.trial import try_out
-from tiny_models import as_added, made, tiny
+from tiny_models import GENERATED_WRONGLY, OTHERS_REFUSED, SCORED_WRONGLY, as_added, made, tiny
 
-SCORED_WRONGLY = "camembert data2vec-text roberta xlm-roberta"
-GENERATED_WRONGLY = "bart bigbird_pegasus blenderbot marian mbart pegasus plbart roformer whisper"
 FIT = "biogpt deepseek_v3 phi3 xglm"
 PARTLY_FIT = ("deepseek_v4", "inkling_text", "llama4_text", "phimoe")
 """Groups of inputs for one weight; an embedding that normalises what it gives; routers that give two tensors."""
-OTHERS_REFUSED = """
-    blenderbot-small cpmant dory mvp openai-gpt prophetnet roberta-prelayernorm rwkv trocr
-    xlm xlm-roberta-xl xlnet xlstm
-"""
 NAMED = [*f"{SCORED_WRONGLY} {GENERATED_WRONGLY} {FIT}".split()]
 
 

@@ -5,7 +5,6 @@ LORACOMP_FUZZ multiplies the number of tries, which is small.
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from psycopg.types.json import Jsonb
 from demo_fixtures import ROOT
 from job_data import BASE, RECORD_ROW, prediction_row
 from loracomp.database import tables
-from odd_values import KINDS, bigs, documents, floats, integers, jsons, lists, short_lists, texts, times
+from odd_values import HELPERS, KINDS, bigs, documents, floats, integers, jsons, lists, short_lists, texts, times
 from people_data import submit
 from people_fixtures import LOGINS, Scene, login, value, values
 
@@ -36,12 +35,6 @@ WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') AND p.pronargs > 
     AND g.privilege_type = 'EXECUTE' AND g.grantee <> p.proowner AND g.grantee::regrole::text = %s
 ORDER BY p.oid::regproc::text
 """
-HELPERS = re.compile(
-    r"loracomp\.(explain_(?!job)\w+|texts_\w+|check_(?!health)\w+|shorten|masked_\w+|may_read|composition_text"
-    r"|seconds_between|compute_seconds)"
-)
-"""What views and functions call with the caller's rights; it is not public."""
-
 quick = settings(
     max_examples=9 * TRIES,
     deadline=None,

@@ -22,10 +22,11 @@ from loracomp.model.trial import try_out
 from loracomp.records import Composition, Prediction, Request
 from model_fixtures import LETTERS, MERGES, TINY_CONTEXT, Fetching, letter_tokenizer, peft_twin, random_adapter
 from rounds import Round
-from tiny_models import as_added, made
+from tiny_models import GENERATED_WRONGLY, OTHERS_REFUSED, SCORED_WRONGLY, as_added, made
 from town import Ground
 
 DTYPES = (torch.float32, torch.float32, torch.bfloat16, torch.float16)
+REFUSED = f"{SCORED_WRONGLY} {GENERATED_WRONGLY} {OTHERS_REFUSED}".split()
 CLOSE = {torch.float32: 2e-3, torch.bfloat16: 0.6, torch.float16: 0.15}
 """Largest difference in nats of a choice's log-likelihood, for each token."""
 ADAPTERS = 3
@@ -47,8 +48,10 @@ def models(_: Ground, seed: int, size: float = 1) -> Round:
     try:
         try_out(base)
         modules = try_adapters(base)
-    except RefusedError:
+    except RefusedError as error:
         told.counts["refused"] += 1
+        if kind not in REFUSED and dtype == torch.float32:
+            told.failures.append(f"{kind} is refused: {error}")
         return told
     with quiet():
         told.failures += [f"{kind}, {dtype}: {line}" for line in compared(base, modules, draw, told)]

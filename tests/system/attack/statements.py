@@ -4,7 +4,6 @@ What may be called and read is taken from the catalog, so that a new function or
 """
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any, LiteralString, TypeAlias
 
@@ -13,7 +12,7 @@ from psycopg import sql
 
 from loracomp.database import tables
 from loracomp.database.connections import Connection
-from odd_values import KINDS, ODD, bigs, documents, integers, jsons, lists, short_lists, texts
+from odd_values import HELPERS, KINDS, ODD, bigs, documents, integers, jsons, lists, short_lists, texts
 
 Statement: TypeAlias = tuple[sql.SQL | sql.Composed, Any] | tuple[sql.SQL | sql.Composed, Any, frozenset[str] | None]
 """With its parameters, and what a refusal has to name one of, if it is a call or an INSERT of ours."""
@@ -110,13 +109,6 @@ def calls(reach: Reach, role: str) -> st.SearchStrategy[Statement]:
         return st.tuples(*(st.one_of(st.none(), kind) for kind in kinds)).map(lambda given: (statement, given, fields))
 
     return st.sampled_from(reach.functions).flatmap(call)
-
-
-HELPERS = re.compile(
-    r"loracomp\.(explain_(?!job)\w+|texts_\w+|check_(?!health)\w+|shorten|masked_\w+|may_read|composition_text"
-    r"|seconds_between|compute_seconds)"
-)
-"""What views and functions call with the caller's rights; it is not public, and need not name a field."""
 
 
 def fields_of(function: dict[str, Any]) -> frozenset[str] | None:
