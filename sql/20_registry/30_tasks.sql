@@ -28,8 +28,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.add_task IS 'Adds a task. Returns false and changes nothing if the name exists.';
 
--- Changes whose jobs may use a task: those of the role's members, or everybody's if it is null. Raises if there is no such
--- task.
+-- Changes whose jobs may use a task: those of the role's members and administrators, or everybody's if it is null. Raises if there is
+-- no such task.
 CREATE FUNCTION loracomp.restrict_task(task text, reader_role name) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -40,7 +40,7 @@ BEGIN
     UPDATE loracomp.task AS t SET reader_role = restrict_task.reader_role WHERE t.id = target;
 END
 $$;
-COMMENT ON FUNCTION loracomp.restrict_task IS 'Lets only jobs of the role''s members use the task; null: everybody''s jobs may.';
+COMMENT ON FUNCTION loracomp.restrict_task IS 'Lets only jobs of the role''s members and of administrators use the task; null: everybody''s jobs may.';
 
 -- Deletes examples of a task, of one split or of all, with their embeddings. Traces keep their ids.
 CREATE FUNCTION loracomp.delete_examples(task text, split text DEFAULT NULL) RETURNS bigint
@@ -127,15 +127,17 @@ ORDER BY t.family, t.name;
 END;
 COMMENT ON FUNCTION loracomp.list_tasks IS 'Tasks with their numbers of examples, embeddings and active adapters.';
 
--- Reads memberships, and the roles of all tasks. OFFSET 0 makes Postgres check each role once, and not once for each of its tasks.
+-- Reads memberships, and the roles of all tasks: the rule of may_read, for many tasks at once. OFFSET 0 makes Postgres check each role
+-- once, and not once for each of its tasks.
 CREATE FUNCTION loracomp.readable_roles(reader name) RETURNS SETOF name
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT d.reader_role
     FROM (SELECT DISTINCT t.reader_role FROM loracomp.task AS t WHERE t.reader_role IS NOT NULL OFFSET 0) AS d
-    WHERE loracomp.may_read(reader, d.reader_role);
+    CROSS JOIN (SELECT loracomp.is_admin(reader) AS admin OFFSET 0) AS r
+    WHERE r.admin OR pg_has_role(to_regrole(quote_ident(reader)), to_regrole(quote_ident(d.reader_role)), 'member');
 END;
-COMMENT ON FUNCTION loracomp.readable_roles IS 'The reader_roles of tasks that a role may know of.';
+COMMENT ON FUNCTION loracomp.readable_roles IS 'The reader_roles of tasks that a role may know of, and that its jobs may use.';
 
 -- Reads only, with its owner's rights, because row security shows tasks only to administrators.
 CREATE FUNCTION loracomp.readable_tasks() RETURNS TABLE (name text, family text, description text)
@@ -147,7 +149,7 @@ AS $$
     WHERE t.reader_role IS NULL OR t.reader_role IN (SELECT loracomp.readable_roles(loracomp.caller()))
     ORDER BY t.family, t.name;
 $$;
-COMMENT ON FUNCTION loracomp.readable_tasks IS 'Tasks that the caller''s jobs may use; their names can be given as exclude_tasks.';
+COMMENT ON FUNCTION loracomp.readable_tasks IS 'Tasks that the caller''s jobs may use; their names can be given as tasks or exclude_tasks.';
 
 -- Changes nothing; null passes. A task that the caller may not read is treated as unknown.
 CREATE FUNCTION loracomp.check_tasks_exist(field text, names text[]) RETURNS void

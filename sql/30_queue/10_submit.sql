@@ -6,7 +6,7 @@
 --   triggers before the insert, in the order of their names:
 --     check_columns             refuses columns that the inserting role may not fill
 --     fill_defaults             fills columns that were left out
---     names_exist               refuses names that don't exist (check_names)
+--     look_up_names             refuses names that don't exist; runs after fill_defaults, which fills one of them
 --       check_name, check_tasks_exist
 --     place_job                 gives the job its place in the queue: 18_places.sql
 --   triggers after the insert:
@@ -169,7 +169,7 @@ BEGIN
         'status', 'queued', 'attempts', 0, 'expired_leases', 0, 'scheduled', FALSE,
         'submitted_by', current_user, 'created_at', now(), 'background', FALSE, 'watched', FALSE
     );
-    IF pg_has_role(current_user, 'loracomp_admin', 'usage') THEN
+    IF loracomp.is_admin(current_user) THEN
         yours := yours || '{task,expected,example_id}';
     END IF;
     SELECT string_agg(c.name, ', ' ORDER BY c.name) INTO wrong
@@ -232,7 +232,7 @@ CREATE TRIGGER fill_defaults BEFORE INSERT ON loracomp.job FOR EACH ROW EXECUTE 
 
 -- Foreign keys would refuse some of these names too, but their errors suggest no name that exists. The trigger runs with its owner's rights,
 -- because it reads tables that submitters may not read.
-CREATE FUNCTION loracomp.check_names() RETURNS trigger
+CREATE FUNCTION loracomp.look_up_names() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
@@ -265,11 +265,11 @@ BEGIN
     RETURN new;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_names IS
+COMMENT ON FUNCTION loracomp.look_up_names IS
 'Trigger: refuses a new job that names a base model, a policy or a task that does not exist, or asks for a chat template where the base '
 'model has none.';
 
-CREATE TRIGGER names_exist BEFORE INSERT ON loracomp.job FOR EACH ROW EXECUTE FUNCTION loracomp.check_names();
+CREATE TRIGGER look_up_names BEFORE INSERT ON loracomp.job FOR EACH ROW EXECUTE FUNCTION loracomp.look_up_names();
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.check_name(field text, given text, known text[]) RETURNS void
@@ -284,7 +284,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_name IS 'Raises if a name is none of the known ones, with those that are like it. For check_names.';
+COMMENT ON FUNCTION loracomp.check_name IS 'Raises if a name is none of the known ones, with those that are like it. For look_up_names.';
 
 -- Notifications are optional, because workers and the keeper also poll. A transaction that sends one holds a lock of the whole server while it
 -- commits; where many clients insert jobs, turn notifications off by ALTER DATABASE name SET loracomp.notify = 'off'. Any login can fill the

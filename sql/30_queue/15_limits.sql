@@ -27,7 +27,7 @@ AS $$
 BEGIN
     IF EXISTS (SELECT FROM loracomp.queue_limit AS l WHERE l.per_submitter IS NOT NULL) THEN
         PERFORM loracomp.check_room(n.submitted_by, max(n.id)) FROM new_job AS n
-        GROUP BY n.submitted_by HAVING NOT loracomp.may_read(n.submitted_by, 'loracomp_admin');
+        GROUP BY n.submitted_by HAVING NOT loracomp.is_admin(n.submitted_by);
     END IF;
     RETURN NULL;
 END

@@ -57,9 +57,7 @@ COMMENT ON FUNCTION loracomp.check_encoder IS
 'True, or an error if the database''s encoder or its input format is not the one that made the vectors (null: not checked), or if '
 'the examples are being embedded by another one.';
 
--- Changes nothing. Roles are looked up by to_regrole, because pg_has_role raises for the name of a dropped role. OFFSET 0, so
--- that a role is looked up once, and not for each of its tasks. Not readable_roles: an administrator may know of all tasks, but
--- his jobs use only those of his roles.
+-- Changes nothing.
 CREATE FUNCTION loracomp.usable_tasks(base_model text, submitter name, or_measured boolean) RETURNS integer[]
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -76,14 +74,7 @@ BEGIN ATOMIC
         ))
     )
     AND to_regrole(quote_ident(submitter)) IS NOT NULL
-    AND (
-        t.reader_role IS NULL
-        OR t.reader_role IN (
-            SELECT r.name
-            FROM (SELECT DISTINCT o.reader_role AS name FROM loracomp.task AS o OFFSET 0) AS r
-            WHERE pg_has_role(to_regrole(quote_ident(submitter)), to_regrole(quote_ident(r.name)), 'member')
-        )
-    );
+    AND (t.reader_role IS NULL OR t.reader_role IN (SELECT loracomp.readable_roles(submitter)));
 END;
 COMMENT ON FUNCTION loracomp.usable_tasks IS
 'Tasks that a submitter''s jobs may use, in order of their ids: with an active adapter for the base model (or, if wanted, '

@@ -164,6 +164,7 @@ loracomp.masked_adapter,
 loracomp.compute_seconds
 TO loracomp_analyst, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
+loracomp.is_admin,
 loracomp.composition_text,
 loracomp.confidence,
 loracomp.seconds_between,

@@ -16,7 +16,7 @@ EXECUTE = {
         retry_job wait_for_job explain_job readable_tasks readable_example
         readable_adapter attempts_of white_space is_blank submitter_columns job_from_json insert_job submit_one
         constraint_in_words confidence texts_are_not_blank texts_are_distinct texts_length composition_text
-        seconds_between shorten
+        seconds_between shorten is_admin
         explain_state explain_next explain_request explain_answer explain_vote explain_route
         explain_composition explain_run estimated_rows
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
@@ -34,7 +34,7 @@ EXECUTE = {
     "loracomp_analyst": """
         route task_weights policy_with wilson_interval
         task_probabilities similarity_weights uniform_weights measured_weights labelled_weights
-        check_similarities check_range composition_text seconds_between may_read masked_tasks
+        check_similarities check_range composition_text seconds_between is_admin may_read masked_tasks
         caller masked_adapter compute_seconds confidence check_gains check_probabilities relative_share
         answers_since estimated_rows
     """,
@@ -55,7 +55,7 @@ EXECUTE = {
         erase_jobs add_embeddings
         tune_routing route task_weights policy_with wilson_interval
         task_probabilities similarity_weights uniform_weights measured_weights labelled_weights
-        caller may_read masked_tasks masked_adapter compute_seconds
+        caller is_admin may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_vote explain_route
@@ -71,7 +71,7 @@ OWNERS_ALONE = """
     give_reason caller_is_admin retry_delay pick_jobs take_place queue_level counter_name make_counter drop_counters
     check_role_exists
     check_task_exists did_you_mean readable_roles
-    check_tasks_exist check_name check_names with_settings
+    check_tasks_exist check_name look_up_names with_settings
     checked_embedding check_encoder set_encoder start_routing lock_encoder usable_tasks narrowed_tasks
     search_exactly nearest_examples routing_inputs route_query
     compose_tasks trace_tasks fallback_reason

@@ -210,14 +210,20 @@ def test_an_example_without_direction_is_never_retrieved(connection: db.Connecti
 
 
 @pytest.mark.parametrize(
-    ("member", "reader_role", "sees"),
-    [(True, "Their own", True), (False, "Their own", False), (True, "vanished", False)],
+    ("member_of", "reader_role", "sees"),
+    [
+        ("Their own", "Their own", True),
+        ("another", "Their own", False),
+        ("Their own", "vanished", False),
+        ("loracomp_admin", "Their own", True),
+    ],
 )
 def test_a_job_retrieves_what_its_submitter_may_read(
-    connection: db.Connection, member: bool, reader_role: str, sees: bool
+    connection: db.Connection, member_of: str, reader_role: str, sees: bool
 ) -> None:
-    connection.execute('CREATE ROLE "Their own"')
-    connection.execute('CREATE ROLE "Su-bmitter"' + (' IN ROLE "Their own"' if member else ""))
+    """Administrators may read every task."""
+    connection.execute('CREATE ROLE "Their own"; CREATE ROLE another')
+    connection.execute(f'CREATE ROLE "Su-bmitter" IN ROLE "{member_of}"'.encode())
     add_examples(connection, add_task(connection, "hidden", reader_role=reader_role), QUERY)
     row = route_one(connection, submitted_by="Su-bmitter")
     assert ("hidden" in row["example_tasks"]) == ("hidden" in row["composed_tasks"]) == sees
