@@ -171,7 +171,7 @@ class Answering:
     def _ready_for(self, texts: Sequence[Text], tokens: int) -> Ready:
         mixes = [text.item.mix for text in texts]
         # A text is tried again alone because an adapter may overflow, so the stack must have no adapters of others.
-        if any(text.alone for text in texts) or not self._text_adapters.covers(mixes):
+        if any(text.in_own_pass for text in texts) or not self._text_adapters.covers(mixes):
             self._text_adapters = self._stack_of(mixes)
         return self._text_adapters.ready(mixes, tokens)
 

@@ -151,8 +151,8 @@ class Texts:
 
     def _passes(self, texts: Sequence[Text]) -> Iterator[tuple[int, list[Text]]]:
         """The texts of each pass, after the number of their first tokens that are computed once for all of them."""
-        alone, others = [text for text in texts if text.alone], [text for text in texts if not text.alone]
-        yield from ((0, [text]) for text in alone)
+        own, others = [text for text in texts if text.in_own_pass], [text for text in texts if not text.in_own_pass]
+        yield from ((0, [text]) for text in own)
         rest: list[Text] = []
         for common, group in self._alike(others):
             if common:
@@ -198,11 +198,11 @@ class Texts:
             for row, token in zip(sampled, drawn, strict=True):
                 tokens[row] = token
         for text, token, is_finite in zip(texts, tokens, finite, strict=True):
-            text.alone = not (is_finite or text.alone)
-            text.finite = bool(is_finite) or text.alone
+            text.in_own_pass = not (is_finite or text.in_own_pass)
+            text.finite = bool(is_finite) or text.in_own_pass
             if is_finite:
                 text.tokens.append(token)
-        self._put_back([text for text in texts if text.alone])
+        self._put_back([text for text in texts if text.in_own_pass])
 
     def _make_room(self, texts: Sequence[Text]) -> None:
         """After memory ran out: these texts wait until fewer are running, and then read all their tokens again."""

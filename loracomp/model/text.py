@@ -66,7 +66,7 @@ class Text:
         self.finite = True
         self.error: JobError | None = None
         """Why generation can't go on."""
-        self.alone = False
+        self.in_own_pass = False
         """Whether its next forward pass has only this text and its own adapters, because its logits were not finite."""
         # On the CPU, so that a seed draws the same text on every device.
         self.generator = torch.Generator().manual_seed(prompt.seed)

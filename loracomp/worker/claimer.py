@@ -18,7 +18,7 @@ from loracomp.worker.handover import Handover
 from loracomp.worker.leases import Leases, claim_jobs, note_released, release_claim, release_jobs
 from loracomp.worker.link import DATABASE_AWAY, Link
 from loracomp.worker.logfmt import logfmt
-from loracomp.worker.stages import Engine, isolate_failures, job_ids
+from loracomp.worker.stages import EngineInterface, isolate_failures, job_ids
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Claimer:
     def __init__(
         self,
         link: Link,
-        engine: Engine,
+        engine: EngineInterface,
         leases: Leases,
         handover: Handover,
         *,
@@ -94,15 +94,15 @@ class Claimer:
     def _claim_and_prepare(self, held: frozenset[Job]) -> Sequence[InFlight]:
         """Claim and prepare jobs for the model, as long as there is room; none if no job is due."""
         settings = self._settings
-        room = min(settings.batch_size, settings.held_batches * settings.batch_size - len(held))
-        if room <= 0:
+        most = min(settings.batch_size, settings.held_batches * settings.batch_size - len(held))
+        if most <= 0:
             return ()
         started = perf_counter()
-        jobs = self._link.call(lambda connection: self._claim(connection, room, held), self._is_stopping)
+        jobs = self._link.call(lambda connection: self._claim(connection, most, held), self._is_stopping)
         if not jobs:
             return ()
         self._leases.hold(jobs)
-        if len(jobs) < room:  # with a full batch more jobs are queued, so claiming them at once gains nothing
+        if len(jobs) < most:  # with a full batch more jobs are queued, so claiming them at once gains nothing
             self._handover.expect()
         metrics.count_claim(jobs)
         flights = [InFlight(job, partial(self._leases.wants, job), started) for job in jobs]

@@ -9,22 +9,22 @@ from loracomp.worker.claimer import Claimer
 from loracomp.worker.handover import Handover
 from loracomp.worker.leases import Leases
 from loracomp.worker.recorder import Recorder
-from loracomp.worker.stages import FAULT_OF_THE_WORKER, Engine, blame
+from loracomp.worker.stages import FAULT_OF_THE_WORKER, EngineInterface, blame
 
 
 class ModelLoop:
     """Runs the engine in the calling thread, while the claimer brings more jobs from another thread."""
 
     def __init__(
-        self, engine: Engine, leases: Leases, handover: Handover, claimer: Claimer, recorder: Recorder
+        self, engine: EngineInterface, leases: Leases, handover: Handover, claimer: Claimer, recorder: Recorder
     ) -> None:
         self._engine = engine
         self._leases = leases
         self._handover = handover
         self._claimer = claimer
         self._recorder = recorder
-        self._suspects: deque[InFlight] = deque()
-        """Jobs of a step that raised an error; the engine gets them one at a time."""
+        self._one_by_one: deque[InFlight] = deque()
+        """Jobs of a step that raised an error, which the engine gets again one at a time."""
         self.is_in_a_step = False
         """Whether the model is computing."""
 
@@ -47,11 +47,11 @@ class ModelLoop:
     def _answer(self, flights: Sequence[InFlight]) -> None:
         """Let the model answer these jobs and those that arrive meanwhile. Each is recorded when it ends."""
         self._join(flights)
-        while self._engine or self._suspects:
+        while self._engine or self._one_by_one:
             if not self._engine:
-                self._engine.add(self._suspects.popleft())
+                self._engine.add(self._one_by_one.popleft())
             self._recorder.add(self._step())
-            if not self._suspects:
+            if not self._one_by_one:
                 self._join(self._handover.take())
 
     def _join(self, flights: Sequence[InFlight]) -> None:
@@ -62,8 +62,8 @@ class ModelLoop:
         self._recorder.add([flight for flight in flights if flight not in going_on])
 
     def _step(self) -> Sequence[InFlight]:
-        """Run a step of the engine. If it raises an error, each of its jobs is tried again alone, so that only the job
-        that caused it fails."""
+        """Run a step of the engine. If it raises an error, each of its jobs is tried again by itself, so that only the
+        job that caused it fails."""
         self._leases.go_on()
         self.is_in_a_step = True
         try:
@@ -77,5 +77,5 @@ class ModelLoop:
             self.is_in_a_step = False
         if len(left) == 1:
             return left
-        self._suspects.extend(left)
+        self._one_by_one.extend(left)
         return ()

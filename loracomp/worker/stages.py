@@ -17,7 +17,7 @@ FAULT_OF_THE_WORKER = (SchemaMismatchError, psycopg.ProgrammingError)
 """Errors such as missing SQL functions or privileges: every job would fail, so the worker ends instead."""
 
 
-class Engine(Protocol):
+class EngineInterface(Protocol):
     """The part of `loracomp.engine.engine.Engine` that a worker uses.
 
     `prepare` and `embed` each run in another thread than the other methods. If `prepare` raises, it is called again for

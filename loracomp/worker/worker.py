@@ -30,7 +30,7 @@ from loracomp.worker.logfmt import logfmt
 from loracomp.worker.loop import ModelLoop
 from loracomp.worker.presence import Presence
 from loracomp.worker.recorder import Recorder
-from loracomp.worker.stages import Engine
+from loracomp.worker.stages import EngineInterface
 from loracomp.worker.steps import REST_AT_MOST_S
 
 _log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Worker:
     def __init__(
         self,
         url: str,
-        engine: Engine,
+        engine: EngineInterface,
         *,
         base_model: str,
         settings: Settings,
