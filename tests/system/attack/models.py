@@ -90,7 +90,10 @@ def wrapped_by_peft(model: Any, names: Iterable[str]) -> list[str]:
     """PEFT leaves out some that stand beside a mixture of experts. Weights that are no module's it can't mix."""
     found = []
     for name in names:
-        twin = get_peft_model(model, LoraConfig(r=1, target_modules=[name]))
+        try:
+            twin = get_peft_model(model, LoraConfig(r=1, target_modules=[name]))
+        except ValueError:  # it wants modules of experts together
+            continue
         layer = twin.get_base_model().get_submodule(name)
         if hasattr(layer, "lora_A") and not getattr(twin.peft_config["default"], "target_parameters", None):
             found.append(name)
