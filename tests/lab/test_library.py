@@ -168,14 +168,14 @@ def test_cards_say_whose_rows_are_not_the_hubs_splits(built):
     rows = record("hellaswag", describe_base_model(str(built / "tiny"), cache_dir=built))
     rows["leaks"] = {"rows_left_out": 2, "rows_sharing_a_text": 7, "compared_with": ["rte"]}
     note = load_entry("hellaswag").data_note
-    assert "in the hub's validation split it meets rows that it has learnt" in note
+    assert "The hub's validation split therefore contains rows that the library was trained on" in note
     assert "split train" in adapter_card(rows)
     assert note not in adapter_card(rows)
     rows["data"]["read_from"] = "folder"
     card = adapter_card(rows)
     assert f"- Which rows: {note}\n" in card
     assert "split train" not in card
-    assert "with a validation row, but not all texts: 7 rows of the split, which were kept\n" in card
+    assert "- Kept: 7 rows that share one text (a premise, a passage, a heading) with a validation row, " in card
 
 
 def test_an_administrator_who_owns_nothing_may_load_and_import(connection, database, built, settings, minilm):

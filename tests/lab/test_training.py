@@ -224,7 +224,7 @@ def test_the_folder_is_a_peft_folder_of_bfloat16_factors(trained, folders):
     assert len(factors) == 2 * 2 * 3  # A and B, layers, modules
     card = (output / "README.md").read_text()
     assert "# vowels (letters)" in card
-    assert f"- Rows: 3296 seen, of 220; their digest: {record['data']['digest']}" in card
+    assert f"- Rows: 220, with digest {record['data']['digest']}; seen 3296 times in all" in card
     assert "licence of the data, as it is usually given (not verified): none" in card
     assert "- learning rate: 0.01\n" in card
     assert "- target modules: q_proj, v_proj, down_proj\n" in card
@@ -380,7 +380,7 @@ def test_rows_that_leak_are_not_learnt(folders, tmp_path):
     record = learn(VOWELS, folders, config, tmp_path / "out", str(tmp_path / "vowels"))
     # "so so" + a of its own task; no word + b stands in another.
     assert record["leaks"] == {"rows_left_out": 2, "rows_sharing_a_text": 0, "compared_with": ["sst2", "vowels"]}
-    leaks = "- Left out as leaks: 2 rows, whose text is also in a validation split of sst2, vowels\n"
+    leaks = "- Left out as leaks: 2 rows, because their texts are also in a validation split of sst2, vowels\n"
     assert leaks in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -495,7 +495,7 @@ def test_ones_own_files_are_trained_on_as_they_are_imported(train_command, folde
 def test_a_task_with_too_few_examples_to_train_on_says_what_to_do(connection, train_command, folders, tmp_path):
     register_base_model(connection, base_of(folders))
     output = ["--output", str(tmp_path / "out")]
-    with pytest.raises(NotFoundError, match="nix is no catalogue entry, and the database has no such task"):
+    with pytest.raises(NotFoundError, match="nix is neither a catalogue entry nor a task in the database"):
         train_command("nix", *output)
     add_task(connection, "letters")
     connection.execute(

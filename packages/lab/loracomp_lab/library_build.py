@@ -102,13 +102,14 @@ def library_card(folder: Path) -> str:
         [
             "# Library",
             "",
-            f"LoRA adapters for {manifest.base_model.name}, with up to {EXAMPLES_A_TASK} training examples a task, and",
-            f"{MEASURED_A_TASK} that training kept aside to measure the adapters on, as",
-            f"embeddings by {manifest.encoder.name}, hashes and references, without their text.",
-            "Rows whose text is also in a validation split, of the same task or another one, were left out of both.",
-            "Accuracy is on rows of the train split that were kept aside from training, "
-            "by summed log-likelihood (acc).",
-            "Licences of the data are those usually given for it, not verified.",
+            f"LoRA adapters for {manifest.base_model.name}. For each task, the library also contains up to",
+            f"{EXAMPLES_A_TASK} training examples, and {MEASURED_A_TASK} train rows that training kept aside,",
+            "on which the adapters were measured. It stores examples and rows without their texts:",
+            f"only their embeddings by {manifest.encoder.name}, their hashes and references to their origin.",
+            "Rows whose text is also in a validation split, of the same task or of another one, were left out.",
+            "Accuracies are on train rows that were kept aside from training; the answer is the choice with the "
+            "highest summed log-likelihood (acc).",
+            "The licences are the ones that are usually given for the data; nobody has verified them.",
             "",
             "| task | family | data | licence of the data | started from | rows seen | rank | base model | adapter "
             "| held-out phrasings: base model | adapter |",
@@ -121,10 +122,14 @@ def library_card(folder: Path) -> str:
 
 
 def _notes(records: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Lines of the card that name the tasks whose rows do not come from the hub's splits."""
+    """Return the lines of the card on tasks whose rows do not come from the hub's splits."""
     origins = {task: record["data"].get("read_from") for task, record in records.items() if record}
     notes = [f"- {task}: {note}" for task, origin in origins.items() if (note := data_note(task, origin))]
-    return ["Rows that are not from the splits that the catalogue names:", "", *notes, ""] if notes else []
+    return (
+        ["The rows of these tasks do not come from the splits that the catalogue names:", "", *notes, ""]
+        if notes
+        else []
+    )
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Measuring:
         missing = {digest: self._missing(each, scores[digest], likely) for digest, each in by_digest.items()}
         todo = [digest for digest in list(by_digest)[:first] if missing[digest]]
         if not todo and path.is_file():
-            self._write(path, by_digest, scores)  # removes what no longer holds
+            self._write(path, by_digest, scores)  # removes outdated scores
         for start in range(0, len(todo), SCORED_TOGETHER):
             batch = todo[start : start + SCORED_TOGETHER]
             pairs = [(digest, name) for digest in batch for name in missing[digest]]

@@ -111,7 +111,7 @@ def _source(task: str, data: str | None, config: TrainingConfig) -> tuple["Sourc
         known = [row for row in rows_of(connection, QUERIES["list_tasks"]) if row["name"] == task]
         if not known:
             raise NotFoundError(
-                f"{task} is no catalogue entry, and the database has no such task: `loracomp task list` shows its tasks"
+                f"{task} is neither a catalogue entry nor a task in the database; `loracomp task list` shows the tasks"
             )
         base = find_base_model(connection, load_settings().base_model)
         rows = rows_of(connection, QUERIES["stored_examples"], {"task": task})

@@ -72,22 +72,23 @@ def _data(record: dict[str, Any]) -> list[str]:
     lines = [
         f"- {dataset}, {origin}; licence of the data, as it is usually given (not verified): {data['licence']}",
         *([f"- Which rows: {note}"] if (note := data_note(record["task"], read_from)) else []),
-        f"- Rows: {record['rows_seen']} seen, of {data['rows']}; their digest: {data['digest']}",
-        f"- Left out as longer than {record['hyper_parameters']['max_tokens']} tokens: {data['rows_too_long']} rows",
+        f"- Rows: {data['rows']}, with digest {data['digest']}; seen {record['rows_seen']} times in all",
+        f"- Left out because they are longer than {record['hyper_parameters']['max_tokens']} tokens: "
+        f"{data['rows_too_long']} rows",
     ]
     if leaks := record.get("leaks"):
         left_out, sharing = leaks["rows_left_out"], leaks["rows_sharing_a_text"]
         compared = ", ".join(leaks["compared_with"]) or "none"
         lines += [
-            f"- Left out as leaks: {left_out} rows, whose text is also in a validation split of {compared}",
-            "- Rows that share one text (a premise, a passage, a heading) with a validation row, but not all "
-            f"texts: {sharing} rows of the split, which were kept",
+            f"- Left out as leaks: {left_out} rows, because their texts are also in a validation split of {compared}",
+            f"- Kept: {sharing} rows that share one text (a premise, a passage, a heading) with a validation row, "
+            "but differ from it in another text",
         ]
     return [*lines, *_phrasings(record)]
 
 
 def _phrasings(record: dict[str, Any]) -> list[str]:
-    """A line on the phrasings in which the rows were written; none if the catalogue has no phrasings for the task."""
+    """Return a line on the phrasings in which the rows were written, or none if the task has no phrasings."""
     share = record["hyper_parameters"].get("phrased", 0.0)
     shares = share if isinstance(share, list) else [share]
     if not any(shares) or not (phrasings := phrasings_of(record["task"])):
@@ -95,8 +96,8 @@ def _phrasings(record: dict[str, Any]) -> list[str]:
     said = ", then ".join(f"{each:.0%}" for each in shares)
     held_out = sum(each.held_out for each in phrasings.templates)
     return [
-        f"- Words: {said} of the rows in one of {len(phrasings.templates) - held_out} templates and with one of "
-        f"several names for each choice, drawn again in each epoch; {held_out} templates are held out"
+        f"- Words: {said} of the rows were written in one of {len(phrasings.templates) - held_out} templates, with one "
+        f"of several names for each choice; both were drawn again in each epoch. {held_out} templates are held out"
     ]
 
 

@@ -1,4 +1,4 @@
-"""The validated settings that decide the result of a training: hyper-parameters, and which rows are used."""
+"""The validated settings that decide the result of a training run: hyper-parameters, and which rows are used."""
 
 from typing import Annotated, Any, TypeAlias
 
@@ -8,12 +8,11 @@ from loracomp.errors import UsageError, wrong_fields
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 ENOUGH_ROWS = 640
-"""Number of rows that a training sees if the number of passes is not given; the rows of a small task are seen several
-times."""
+"""Number of rows seen in training if `epochs` is not given; if a task has fewer rows, each is seen several times."""
 
 
 class TrainingConfig(BaseModel):
-    """Settings of the training of one LoRA adapter. The same settings, data and seed give the same adapter."""
+    """Settings for training one LoRA adapter. The same settings, data and seed give the same adapter."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,7 +21,7 @@ class TrainingConfig(BaseModel):
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "v_proj"),
         min_length=1,
-        description="Linear layers to adapt, by the last part of their names. Defaults to q_proj and v_proj.",
+        description="Linear layers to adapt, each named by the last part of its name. Defaults to q_proj and v_proj.",
     )
     layers: tuple[int, ...] | None = Field(
         None, min_length=1, description="Layers to adapt, counted from 0 (PEFT's layers_to_transform). Defaults to all."
@@ -33,23 +32,29 @@ class TrainingConfig(BaseModel):
     epochs: float | None = Field(
         None,
         gt=0,
-        description="Passes over the rows; may be a fraction. Defaults to 1, or to as many as are needed to see "
-        f"{ENOUGH_ROWS} rows.",
+        description="Number of passes over the rows, which may be a fraction. Defaults to 1; if the task has fewer "
+        f"than {ENOUGH_ROWS} rows, to as many passes as it takes to see {ENOUGH_ROWS} rows.",
     )
     max_rows: int | None = Field(
         None, ge=1, description="Maximum number of rows to train on, drawn by seed. Defaults to all."
     )
     max_words: int | None = Field(
-        None, ge=8, description="The middle of longer texts is cut out, to save time. Defaults to no limit."
+        None,
+        ge=8,
+        description="Maximum number of words of a text; the middle of longer texts is cut out, to save time. "
+        "Defaults to no limit.",
     )
     phrased: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = Field(
         0.75,
-        description="Share of the rows that are written in one of the entry's phrasings, if it has any; the others use "
-        "its own template. Several values: one for each epoch, the last for all later ones. Defaults to 0.75.",
+        description="Share of the rows that are written in one of the entry's phrasings, if it has any; the other rows "
+        "use the entry's own template. Several values apply to one epoch each, and the last one to all later epochs. "
+        "Defaults to 0.75.",
     )
-    max_tokens: int = Field(512, ge=8, description="Longer rows (prompt and choice) are left out. Defaults to 512.")
+    max_tokens: int = Field(
+        512, ge=8, description="Maximum tokens of a prompt with a choice; longer rows are left out. Defaults to 512."
+    )
     held_out: int = Field(
-        200, ge=0, description="Train rows kept aside for scoring, at most a fifth of all. Defaults to 200."
+        200, ge=0, description="Number of train rows kept aside for scoring, at most a fifth of all. Defaults to 200."
     )
     length_exponent: float = Field(
         0.5,

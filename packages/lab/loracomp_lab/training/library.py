@@ -34,15 +34,16 @@ def train_library(
 ) -> Iterator[TaskOutcome]:
     """Train the adapters of a recipe that are missing in `library`/adapters, one after another; yields each outcome.
 
-    `data` is a folder with a folder of JSON lines for each task. `load_base` returns a fresh base model; a training
-    changes it, so it can't be used twice. Called again, an interrupted training continues. If a task fails, the tasks
-    that start from its adapter fail too. Raises NotFoundError if `data` lacks the folder of a task.
+    `data` is a folder with a folder of JSON lines for each task. `load_base` returns a fresh base model. A training run
+    changes the model, so each run needs a fresh one. If this function is called again after an interruption, it
+    continues the interrupted run. If a task fails, the tasks that start from its adapter fail too. Raises NotFoundError
+    if `data` lacks the folder of a task.
     """
     needed = dict.fromkeys(name for each in recipe.values() for name in each.entry.entries)
     if missing := [name for name in needed if not (data / name).is_dir()]:
         raise NotFoundError(f"data {data} has no folder {', '.join(missing)}: it needs one folder for each task")
     outcomes: dict[str, TaskOutcome] = {}
-    fresh = cache(load_base)  # can be used until a training changes it
+    fresh = cache(load_base)  # can be used until a training run changes it
     for task, each in recipe.items():
         start = outcomes.get(each.start_from or "")
         if start and start.outcome == "failed":

@@ -146,7 +146,7 @@ def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _check_same(found: dict[str, Any], plan: dict[str, Any], output: Path) -> None:
-    # "leaks" need not be equal, because leaking rows already change the rows' digest, and nothing else in it matters.
+    # "leaks" need not be equal: leaking rows already change the digest of the rows, and the rest does not matter.
     different = [key for key in plan if key != "leaks" and found.get(key) != plan[key]]
     if different:
         # Other settings change the rows too, so name a difference in rows only if it is the only difference.

@@ -34,10 +34,11 @@ def choice_loss(scores: Sequence[Tensor], rows: Sequence[TrainingRow], config: T
     likelihood per token.
 
     `scores` has the log-likelihoods [choices] of each row's choices in nats, from the scoring used in serving. The
-    cross-entropy divides them by tokens^length_exponent. Undivided, long choices differ by tens of nats, and a few rows
-    that can't be learnt would dominate each step. Divided by tokens (T-Few, arXiv 2205.05638, section 3.2) they differ
-    by hundredths, and rows that are already right have the same gradient as uncertain ones. A sum of n terms varies
-    with the square root of n, hence the default exponent 0.5.
+    cross-entropy divides them by tokens^length_exponent. Without a division, long choices would differ by tens of nats,
+    and a few rows that can't be learnt would dominate each step. If they were divided by the number of tokens (T-Few,
+    arXiv 2205.05638, section 3.2), they would differ by hundredths, and rows that are already right would have the same
+    gradient as uncertain ones. The default exponent is 0.5, because a sum of n terms varies with the square root of
+    n.
     """
     return torch.stack([_row_loss(score, row, config) for score, row in zip(scores, rows, strict=True)]).mean()
 
