@@ -123,8 +123,8 @@ def _rates(bench: Workbench, predictor: Fetching, base: BaseModel, turns: int) -
     }
     seconds = take_turns(runs, turns)
     details = per_second(seconds, sum(request.max_new_tokens or 0 for request in requests))
-    what = f"{count} texts of {SHORTEST} to {LONGEST} tokens, a mix each: tokens/s"
-    against = f"batches of {CLAIMED} to their end"
+    what = f"{count} texts of {SHORTEST} to {LONGEST} tokens, each with its own mix: tokens/s"
+    against = f"batches of {CLAIMED} that run until all their texts end"
     return [
         compare("texts", what, against, ">= 1.6", ratios=over(seconds, "batches", "steps"), details=details),
         compare(
@@ -150,7 +150,16 @@ def _arrivals(bench: Workbench, predictor: Fetching, base: BaseModel, turns: int
     what = f"{count} such texts at random times: mean wait"
     ratios = [ours / theirs for ours, theirs in zip(waits["steps"], waits["batches"], strict=True)]
     details = {f"{name}, s": mean(each) for name, each in waits.items()}
-    return [compare("arrivals", what, f"batches of {CLAIMED} to their end", "<= 0.5", ratios=ratios, details=details)]
+    return [
+        compare(
+            "arrivals",
+            what,
+            f"batches of {CLAIMED} that run until all their texts end",
+            "<= 0.5",
+            ratios=ratios,
+            details=details,
+        )
+    ]
 
 
 def _batches_of_arrivals(

@@ -45,7 +45,7 @@ def library_size(bench: Workbench, turns: int) -> Measured:
 def _of_size(bench: Workbench, seconds: Seconds, large: str, reading_ms: float = 0.0) -> Figure:
     sizes, shipped = bench.sizes, len(bench.library)
     what = (
-        f"{shipped} -> {sizes.library:,} adapters in the database, a batch's {sizes.used} "
+        f"{sizes.library:,} adapters in the database instead of {shipped}, the {sizes.used} adapters of a batch "
         f"{'in memory' if large == 'loaded' else 'read again'}: jobs/s"
     )
     details = per_second({each: seconds[each] for each in ("22", large)}, sizes.batch) | {"reading, ms": reading_ms}

@@ -140,10 +140,10 @@ def latency(bench: Workbench, turns: int) -> Measured:
 def against_engine(
     bench: Workbench, jobs: Sequence[Sequence[dict[str, Any]]], batch_size: int, every_s: float
 ) -> tuple[Seconds, dict[str, float]]:
-    """Seconds of a worker, whose results are polled every `every_s` seconds, and of the engine alone; and the times of
-    the worker's steps.
+    """Return how many seconds a worker took and how many the engine alone took, and the times of the worker's steps.
 
-    The engine gets batches of `batch_size`. There are jobs for each turn.
+    The worker's results are polled every `every_s` seconds. The engine gets batches of `batch_size`. `jobs` has a list
+    of jobs for each turn.
     """
     engines = [Alone(bench, each, batch_size) for each in jobs]
     ids: list[int] = []

@@ -1,4 +1,4 @@
-"""Libraries of any size: tasks of their own, made from the embeddings of the shipped library."""
+"""Makes libraries of any size. Their tasks are made up from the embeddings of the shipped library."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

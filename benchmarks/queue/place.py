@@ -160,8 +160,8 @@ def one(url: str, statement: str, *, rows: bool = True) -> Any:
 def settle(url: str) -> None:
     """Wait (at most two minutes) until the disk has written earlier data, because commits are slower until then.
 
-    Virtual disks go on writing after a checkpoint. It has finished when, within a second, hardly any commit takes
-    twice as long as most.
+    Virtual disks go on writing after a checkpoint. The disk has finished when, within a second, at most a tenth of the
+    commits take twice as long as the median.
     """
     one(url, "CHECKPOINT", rows=False)
     with suppress(AssertionError), psycopg.connect(url, autocommit=True) as connection:
