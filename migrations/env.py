@@ -1,7 +1,7 @@
 """Lets alembic compare a database with the tables' modules, and render migrations as SQL for the installer's script.
 
-Migrations run only as a part of that script, which drops functions and views before them and creates them again
-afterwards.
+Migrations run only inside that script. It drops all functions and views before it runs the migrations, and creates them
+again afterwards.
 """
 
 from typing import Any

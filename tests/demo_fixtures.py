@@ -21,7 +21,7 @@ INSTALLED = Path(sys.executable).parent
 def demo() -> Iterator[dict[str, str]]:
     """Environment of a shell in which the demo has run once, on an embedded server of its own."""
     with place_for_a_server() as data:
-        # The dequantised base model is this machine's, because making it takes ten seconds; test_models.py tests that.
+        # Share this machine's dequantised base model, because it takes ten seconds to make; test_models.py makes one.
         models = load_settings().home / "models"
         models.mkdir(parents=True, exist_ok=True)
         (data.parent / "models").symlink_to(models)

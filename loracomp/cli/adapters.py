@@ -111,7 +111,10 @@ def measure_adapter(
     base_model: BaseModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure an adapter on examples that are already measured. If it is interrupted, run it again to continue."""
+    """Measure an adapter on the examples on which other adapters were measured before.
+
+    If the command is interrupted, run it again to continue.
+    """
     from loracomp.registry.measurements import list_measurements
 
     with open_database() as connection:

@@ -61,8 +61,8 @@ def add_model(
                 modules = try_adapters(model)
             if lacking := sorted(model.modules.keys() - modules.keys()):
                 warn(
-                    f"adapters cannot change {len(lacking)} modules of this model, such as {lacking[0]}. "
-                    "loracomp will refuse adapters that change them"
+                    f"loracomp cannot apply adapters to {len(lacking)} modules of this model, such as {lacking[0]}, "
+                    "and will refuse adapters for them"
                 )
             model = replace(model, modules=modules)
         register_base_model(connection, replace(model, name=name or model.name), make_default=default)

@@ -204,7 +204,9 @@ def _url(folder: Path) -> str:
     port, sockets = (folder / "postmaster.pid").read_text().splitlines()[3:5]
     if Path(sockets) != folder and not _is_private(Path(sockets), folder):
         # The folder for temporary files may have been cleaned up, and another login may have created the folder again.
-        raise ConnectionRefusedError(f"{sockets}, where its socket was, is gone, or others may enter it")
+        raise ConnectionRefusedError(
+            f"{sockets}, the folder of the server's socket, is gone, or other users may enter it"
+        )
     return f"postgresql://postgres@/postgres?host={quote(sockets, safe='/')}&port={port}"
 
 

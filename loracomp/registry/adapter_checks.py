@@ -44,7 +44,7 @@ LARGEST_CHANGE = 1e6
 ROUNDING = 2**-7
 """Largest relative difference between a base model's weight and its copy: both may have been rounded to bfloat16."""
 SMALLEST = 2**-24
-"""The same limit as an absolute difference, for weights so small that float16 rounds them to zero."""
+"""Largest absolute difference between a base model's weight and its copy, for weights that float16 rounds to zero."""
 
 # Settings that do not change what the stored factors mean. Any other setting must be absent, null, false or empty.
 HARMLESS = """

@@ -162,7 +162,7 @@ class Claimer:
             unanswered.extend(leased)
 
     def _is_stopping(self, _error: Exception) -> bool:
-        """Whether to give up rather than to wait for the database."""
+        """Whether to give up instead of waiting for the database."""
         return self._stopping.is_set()
 
     def _patience_s(self, flights: Sequence[InFlight]) -> float:

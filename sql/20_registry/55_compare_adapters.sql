@@ -64,4 +64,4 @@ $$;
 COMMENT ON FUNCTION loracomp.compare_adapters IS
 'Compares two adapters, or an adapter with the base model (other_id null), on a task (null: the first one''s), over the examples on '
 'which both are measured: mean difference of their gains in nats, on how many examples the first is better and worse, the p value '
-'of the exact two-sided sign test, and the share that each answers right (null without choices).';
+'of the exact two-sided sign test, and the share that each answers correctly (null without choices).';

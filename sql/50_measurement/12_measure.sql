@@ -3,11 +3,11 @@
 --     likely_tasks, draw_examples, has_learnt_from
 --     queue_measurements        inserts the missing jobs
 --       has_learnt_from
---   measure_adapter             measures one adapter on the examples that are already measured
+--   measure_adapter             measures one adapter on the examples on which others were measured before
 --     likely_tasks, queue_measurements
 
--- Inserts jobs in the caller's name, with its owner's rights. If the task has an adapter, examples that it was trained on are left out, so that all
--- adapters are compared on the same rows.
+-- Inserts jobs in the caller's name, with its owner's rights. If the task has an adapter, examples that it was trained on are left out, so
+-- that all adapters are compared on the same rows.
 CREATE FUNCTION loracomp.measure_task(
     task text,
     rows integer DEFAULT NULL,
@@ -73,7 +73,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.measure_task IS
 'Inserts jobs that measure how much adapters improve answers to a task''s examples: a job of kind measure for each example, under '
-'the task''s own adapter and those of the nearest tasks. Examples that its own adapter was trained on are left out and counted.';
+'the task''s own adapter and the adapters of the nearest tasks. Examples that the task''s own adapter was trained on are left out and '
+'counted.';
 
 -- Inserts jobs in the caller's name, with its owner's rights.
 CREATE FUNCTION loracomp.measure_adapter(
@@ -126,8 +127,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.measure_adapter IS
-'Inserts jobs that measure an adapter, active or not, on already measured examples of its own task, the nearest tasks and tasks '
-'without an adapter. Examples that it was trained on are left out and counted.';
+'Inserts jobs that measure an adapter, active or not, on the examples on which other adapters were measured before. These are examples '
+'of its own task, of the nearest tasks and of tasks without an adapter. Examples that the adapter was trained on are left out and counted.';
 
 -- Inserts a job for each example that is not yet measured under all the adapters. It leaves out measurements that are done or queued, and
 -- examples that an adapter was trained on. It also leaves out examples whose prompt the table job would refuse, because one of them would

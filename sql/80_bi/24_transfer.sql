@@ -45,8 +45,8 @@ COMMENT ON COLUMN bi.transfer.n IS 'Number of measured examples, none of which t
 COMMENT ON COLUMN bi.transfer.mean_gain IS
 'Mean gain: log-probability of the right answer under the adapter minus the base model''s, in nats.';
 COMMENT ON COLUMN bi.transfer.standard_error IS 'Standard error of mean_gain; null if n is 1.';
-COMMENT ON COLUMN bi.transfer.accuracy IS 'Share of examples that the adapter answers right, among those with choices; null if none has choices.';
-COMMENT ON COLUMN bi.transfer.base_accuracy IS 'Share of the same examples that the base model alone answers right.';
+COMMENT ON COLUMN bi.transfer.accuracy IS 'Share of the examples with choices that the adapter answers correctly; null if none has choices.';
+COMMENT ON COLUMN bi.transfer.base_accuracy IS 'Share of the same examples that the base model alone answers correctly.';
 COMMENT ON COLUMN bi.transfer.measured_at IS 'Time of the newest of these measurements.';
 COMMENT ON COLUMN bi.transfer.adapter_status IS
 'staged: checked, but not used yet. active: used for jobs. retired: no longer used, but kept for replay.';

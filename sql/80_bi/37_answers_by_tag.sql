@@ -30,8 +30,8 @@ COMMENT ON FUNCTION loracomp.set_reported_tags IS
 'Sets the keys of the tags that analysts may see in bi, together with the choices that were the answers to jobs with such tags. {}: no '
 'tags.';
 
--- Reads only, with its owner's rights. One row for each tag, for joins with bi.prediction. It needs no security_barrier, which would make
--- these joins slow, because each value is looked up by a listed key, so that a reader's condition never sees the value of another key.
+-- Reads only, with its owner's rights. One row for each tag, for joins with bi.prediction. Each value is looked up by a listed key, so a
+-- reader's condition never sees the value of another key. The view therefore needs no security_barrier, which would make these joins slow.
 CREATE VIEW bi.job_tag AS
 SELECT
     j.id AS job_id,

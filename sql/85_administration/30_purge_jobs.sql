@@ -1,9 +1,9 @@
 -- Deletes ended jobs of whole days, oldest first, with their predictions and audit events. Call it until it returns 0. If all jobs of a
 -- partition have ended long enough ago and fit into one batch, the partitions with their answers and events are dropped. Before it deletes
--- jobs, it computes the reports of their days for the last time (close_days). It therefore deletes only days that ended at least an hour
--- ago in UTC, because until then a transaction may still be ending jobs on the day. With force, it also deletes jobs of later days, and the
--- reports lose those. An age below an hour needs force as well, because a typing error such as a minus sign would delete answers that
--- nobody has read.
+-- jobs, it computes the reports of their days for the last time (close_days). It therefore deletes only jobs of days (in UTC) that were
+-- over at least an hour ago: until then, a transaction that began on such a day may still be ending jobs. With force, it also deletes jobs
+-- of later days, and the reports lose these jobs. An age below an hour needs force as well, because a typing error such as a minus sign
+-- would otherwise delete answers that nobody has read.
 CREATE FUNCTION loracomp.purge_jobs(
     older_than interval, batch integer DEFAULT 10000, force boolean DEFAULT false
 ) RETURNS integer

@@ -124,7 +124,7 @@ AS $$
         FROM others AS o JOIN ours AS n ON n.oid = o.schema WHERE n.nspname <> 'loracomp_parts' -- where each owner of declared tables has a function
         UNION ALL
         SELECT format(
-            '%s of %s is called by %s%s: %s, then drop it', o.what, o.of, min(u.object), ' and other objects of loracomp, ' || nullif(count(*) - 1, 0),
+            '%s, owned by %s, is called by %s%s: %s, then drop it', o.what, o.of, min(u.object), ' and other objects of loracomp, ' || nullif(count(*) - 1, 0),
             CASE WHEN bool_or(u.is_a_tables) THEN 'drop these and create them again as `loracomp sql` does'
                 ELSE 'run `loracomp init --again`' END
         )

@@ -177,7 +177,7 @@ def test_an_installation_that_calls_somebody_elses_overloads(url: str, owner: Co
     owner.execute(row["definition"].replace("md5((submitter)::text)", "public.md5(submitter)").encode())
     status, words = health(owner)["schemas"]
     assert status == "fail"
-    called = rf"function public\.md5\(name\) of {other} is called by function counter_name"
+    called = rf"function public\.md5\(name\), owned by {other}, is called by function counter_name"
     assert re.match(rf"{called}.*: run `loracomp init --again`, then drop it$", words)
     owner.execute("ALTER TABLE loracomp.policy ADD CONSTRAINT taken_over CHECK (public.left(name::name, 1) = '')")
     assert (

@@ -111,7 +111,9 @@ def test_modules_that_adapters_cannot_change_are_not_registered_and_adapters_of_
     without = {f"model.layers.{layer}.self_attn.v_proj" for layer in (0, 1)}
     monkeypatch.setattr(tried, lambda base: {name: of for name, of in base.modules.items() if name not in without})
     run("model", "add", str(saved(tmp_path / "tiny", tiny_llama())))
-    assert "adapters cannot change 2 modules of this model, such as model.layers.0.self_attn.v_proj" in said[0]
+    assert (
+        "loracomp cannot apply adapters to 2 modules of this model, such as model.layers.0.self_attn.v_proj" in said[0]
+    )
     connection.execute("SELECT loracomp.add_task('rte')")
     for number, targets in enumerate((["q_proj"], ["q_proj", "v_proj"])):
         write_adapter(tmp_path / str(number), model=tiny_llama(), target_modules=targets)

@@ -67,7 +67,7 @@ class Protocol(RuleBasedStateMachine):
         self.tokens: set[int] = set()
 
     def held(self, batch: Batch) -> set[int]:
-        """Of the batch, what the model says its worker still holds."""
+        """Return the ids of the jobs of a batch that, according to the model, the batch's worker still holds."""
         return {job.id for job in batch.jobs if self.expected[job.id].token == job.lease_token}
 
     # --- submitters

@@ -49,7 +49,7 @@ TRAINED = {"tasks_seen": ["tea"]}
 
 
 def add_task(connection: Connection, name: str, *, training: dict[str, Any] | None = None, adapter: bool = True) -> int:
-    """A task, with an active adapter unless said otherwise; the adapter's id."""
+    """Add a task and, unless `adapter` is false, an active adapter of it; returns the adapter's id or 0."""
     connection.execute("SELECT loracomp.add_task(%s)", [name])
     return add_adapter(connection, name, training or {}) if adapter else 0
 

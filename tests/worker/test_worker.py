@@ -77,7 +77,7 @@ def wait_for_a_heartbeat(connection: Connection, running_job: int) -> None:
 
 
 def make_due_until(connection: Connection, job_id: int) -> None:
-    """Let it be tried again at once, until it is answered."""
+    """Make the job due again whenever it waits for another attempt, until it is answered."""
     wait_until(lambda: make_due(connection) or job(connection, job_id)["status"] == "succeeded")
 
 

@@ -37,7 +37,7 @@ def main() -> None:
     keep(home / "secret_key")
     password = keep(home / "password")
     os.environ |= {"SUPERSET_HOME": str(home), "SUPERSET_CONFIG_PATH": str(HERE / "superset_config.py")}
-    warnings.simplefilter("ignore")  # warnings of Superset about its libraries
+    warnings.simplefilter("ignore")  # Superset warns about its own libraries
     prepare(options.database or as_analyst(options.embedded), password)
     address = f"http://127.0.0.1:{options.port}/superset/dashboard/loracomp/"
     print(f"\n{address}\nuser admin, password {password}; up in some seconds, until Ctrl-C\n", flush=True)

@@ -28,20 +28,20 @@ RAISES = "DO $$ BEGIN RAISE 'planted' USING ERRCODE = 'data_exception'; END $$"
 HANGS = "SELECT pg_sleep(600)"
 WAYS = ("raises", "hangs", "is lost before", "is lost after")
 CALLS = [name for name, made in vars(stages.Engine).items() if callable(made) and not name.startswith("_")]
-"""What a worker calls of an engine."""
+"""The methods of an engine that a worker calls."""
 SLOW_S = 4.0
-"""Seconds that a call which hangs takes: longer than statements may take."""
+"""Seconds for which a hanging call hangs, which is longer than a statement may take."""
 PLANTED_A_ROUND = 5
 WARM = 9
-"""How often Bob is served first; after eight corrections they are measured."""
+"""How often Bob is served before the failures: after eight corrections, the corrections are measured."""
 FIRED_S = 4.0
 TOLD_S = 10.0
-"""Seconds within which a failure is told: it takes three to cancel a statement that hangs."""
+"""Seconds within which a failure must be reported. Cancelling a statement that hangs takes three of them."""
 
 
 @dataclass
 class Plan:
-    """What fails, in which way, and whether it has."""
+    """What is to fail, in which way, and whether it has failed."""
 
     name: str = ""
     way: str = ""
@@ -49,10 +49,10 @@ class Plan:
     """Names of all statements that were seen."""
     fired: Event = field(default_factory=Event)
     where: str = ""
-    """The thread, and the calls in it, that met the failure."""
+    """The thread that met the failure, and its call stack."""
 
     def take(self, name: str) -> str:
-        """The way in which this statement is to fail now."""
+        """Return the way in which this statement is to fail now; empty if it is not to fail."""
         if name != self.name or self.fired.is_set():
             return ""
         calls = [f"{each.name}:{each.lineno}" for each in traceback.extract_stack(limit=14)[:-2]]
@@ -62,7 +62,7 @@ class Plan:
 
 
 def steps(ground: Ground, seed: int, size: float = 1) -> Round:
-    """Some failures, one after the other. After each Bob is served in time, and the failure is told somewhere."""
+    """Plant some failures, one after the other. After each, Bob must be served in time, and the failure be reported."""
     made, plan = Round(), Plan()
     with failing(plan), town_of(ground) as town:
         for _ in range(round(size * WARM)):
@@ -74,7 +74,7 @@ def steps(ground: Ground, seed: int, size: float = 1) -> Round:
         pairs = [(name, way) for name in sorted(plan.sent) for way in WAYS]
         pairs += [(call, way) for call in CALLS for way in WAYS[:2]]
         pairs.sort(key=lambda pair: crc32(repr(pair).encode()))
-        offset = seed * PLANTED_A_ROUND  # rounds of neighbouring seeds take other ones
+        offset = seed * PLANTED_A_ROUND  # so that rounds with neighbouring seeds plant other failures
         for place in range(round(size * PLANTED_A_ROUND)):
             if made.failures:
                 break
@@ -87,7 +87,7 @@ def steps(ground: Ground, seed: int, size: float = 1) -> Round:
 
 
 def fail(town: Town, plan: Plan, name: str, way: str, made: Round) -> None:
-    """Let one fail, bring about that it is called, and look."""
+    """Let a statement or call fail, make the worker use it, and check what follows."""
     town.watch.lines.clear()
     plan.name, plan.way = name, way
     plan.fired.clear()

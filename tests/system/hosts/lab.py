@@ -127,7 +127,8 @@ class Lab:
 
     @contextmanager
     def analyst(self, arena: Arena, host: Host, query: str) -> Iterator[Callable[[], list[str]]]:
-        """A login of an analyst's on the standby, which runs a query without end; gives what it was answered so far."""
+        """Run a query without end on the standby, with an analyst's login. Yields a function that returns the lines
+        printed so far."""
         login = f"analyst_of_{self.database(arena)}"
         with arena.connect() as connection:
             connection.execute(f"CREATE ROLE {login} LOGIN IN ROLE loracomp_analyst".encode())
@@ -139,14 +140,17 @@ class Lab:
             process = subprocess.Popen(command, stdout=out)
         try:
             yield lambda: said.read_text().splitlines()
-            assert process.poll() is None, "the analyst was thrown out"
+            assert process.poll() is None, "the analyst's connection was lost"
         finally:
             process.kill()
             process.wait()
 
 
 def answered_a_second(arena: Arena, seconds: float) -> float:
-    """Of all workers together, while the queue is never empty; from each worker's first to its last batch."""
+    """Return how many jobs all workers together answered per second, from each worker's first batch to its last.
+
+    The queue is never empty meanwhile.
+    """
     since = arena.one("SELECT clock_timestamp()")
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
