@@ -81,8 +81,9 @@ class Engine:
     def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
         """Do all steps before the base model: encode, route (or plan what to measure), load adapters.
 
-        A job that was purged meanwhile fails. The connection must be in autocommit mode, so that no transaction stays
-        open. Raises SchemaMismatchError if the database has another encoder now.
+        A job that was purged meanwhile, or whose adapters to measure were all deleted, fails. The connection must be in
+        autocommit mode, so that no transaction stays open. Raises SchemaMismatchError if the database has another
+        encoder now.
         """
         routed = [flight.job for flight in flights if flight.job.kind != measuring.KIND]
         vectors = self._turns.run(partial(self._encode, flights, routed))
@@ -94,7 +95,7 @@ class Engine:
         vector_of = dict(zip(routed, vectors, strict=True))
         for flight in flights:
             if (decision := decisions.get(flight.job.id)) is None:
-                flight.fail(JobError("the job was purged while it ran", code="job_purged"))
+                flight.fail(_gone(flight.job))
                 continue
             flight.decision = decision
             flight.requests = requests_of(flight.job, decision)
@@ -221,6 +222,13 @@ class Engine:
             encoder=f"{self.encoder.name}/{self.encoder.input_version}",
             code_version=__version__,
         )
+
+
+def _gone(job: Job) -> JobError:
+    """Why nothing was decided for a job."""
+    if job.kind == measuring.KIND:
+        return JobError("the adapters that it was to measure were deleted while it ran", code="adapters_deleted")
+    return JobError("the job was purged while it ran", code="job_purged")
 
 
 def encode(encoder: Encoder, jobs: Sequence[Job]) -> npt.NDArray[np.float32]:

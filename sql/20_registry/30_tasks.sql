@@ -128,14 +128,14 @@ END;
 COMMENT ON FUNCTION loracomp.list_tasks IS 'Tasks with their numbers of examples, embeddings and active adapters.';
 
 -- Reads memberships, and the roles of all tasks: the rule of may_read, for many tasks at once. OFFSET 0 makes Postgres check each role
--- once, and not once for each of its tasks.
+-- once, and not once for each of its tasks; is_admin is called once, because it is in a subquery.
 CREATE FUNCTION loracomp.readable_roles(reader name) RETURNS SETOF name
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT d.reader_role
     FROM (SELECT DISTINCT t.reader_role FROM loracomp.task AS t WHERE t.reader_role IS NOT NULL OFFSET 0) AS d
-    CROSS JOIN (SELECT loracomp.is_admin(reader) AS admin OFFSET 0) AS r
-    WHERE r.admin OR pg_has_role(to_regrole(quote_ident(reader)), to_regrole(quote_ident(d.reader_role)), 'member');
+    WHERE (SELECT loracomp.is_admin(reader))
+        OR pg_has_role(to_regrole(quote_ident(reader)), to_regrole(quote_ident(d.reader_role)), 'member');
 END;
 COMMENT ON FUNCTION loracomp.readable_roles IS 'The reader_roles of tasks that a role may know of, and that its jobs may use.';
 

@@ -7,9 +7,9 @@
 --     retry_delay
 --   hold_jobs                   both, and those that record: locks the jobs whose token is still valid
 
--- Extends leases whose token is still valid, until the job's timeout_s is over, counted from its claim. It does not wait for
--- locks: a job that another session has locked (for example a submitter who is cancelling it) is reported as still held if its
--- token is valid, and is renewed by the next heartbeat.
+-- Extends leases whose token is still valid. A job is renewed until its timeout_s is over, counted from its claim, and the last renewal may
+-- reach beyond that by the length of a lease, but never beyond twice timeout_s. It does not wait for locks: a job that another session has
+-- locked (for example a submitter who is cancelling it) is reported as still held if its token is valid, and is renewed by the next heartbeat.
 CREATE FUNCTION loracomp.renew_leases(ids bigint[], tokens bigint[], lease interval) RETURNS SETOF bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -42,8 +42,8 @@ BEGIN ATOMIC
     SELECT h.id FROM held AS h WHERE now() < h.latest;
 END;
 COMMENT ON FUNCTION loracomp.renew_leases IS
-'Renews leases until each job''s timeout_s is over, and returns the ids of the jobs that the worker still holds; it has lost the '
-'others.';
+'Renews the leases of jobs whose timeout_s is not over, and returns the ids of the jobs that the worker still holds; it has lost the '
+'others. A renewed lease may last longer than timeout_s, but at most twice as long, counted from the claim.';
 
 -- running -> queued if the token is still valid; the attempt is given back, and the job keeps its place in the queue.
 CREATE FUNCTION loracomp.release_jobs(ids bigint[], tokens bigint[]) RETURNS SETOF bigint

@@ -175,6 +175,8 @@ COMMENT ON FUNCTION loracomp.measured_weights IS
 'max_adapters of them. Except for the first, it drops those whose share is below min_share. The weights of kept adapters are their '
 'gains (minus the margin, if the margin is negative), scaled to a sum of 1; the weights of other adapters are 0.';
 
+-- It takes no settings: max_adapters, gain_margin and min_share do not apply. So up to 64 adapters are composed, because expected_gains
+-- returns no more.
 CREATE FUNCTION loracomp.labelled_weights(worths double precision[]) RETURNS double precision[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC

@@ -11,8 +11,9 @@
 --         each: ask_page        asks as many of these rows as can be asked together
 --           ask_together
 --
--- A page has at most 200 rows and a megabyte of text. A call begins no new page after 0.2 s. If reading a table's rows takes more than a second,
--- for example because of a virtual column, the declaration is left out for five times as long; if the keeper's timeout ends it, for ten minutes.
+-- A page has at most 200 rows and a megabyte of text. A call begins no new declaration after 0.2 s, and no new page of a declaration after
+-- 0.2 s that were spent on it. If reading a table's rows takes more than a second, for example because of a virtual column, the declaration is
+-- left out for five times as long; if the keeper's timeout ends it, for ten minutes.
 
 CREATE FUNCTION loracomp.ask_rows() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER

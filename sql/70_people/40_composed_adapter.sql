@@ -34,7 +34,7 @@ LEFT JOIN LATERAL loracomp.readable_adapter(x.adapter_id) AS a ON TRUE;
 COMMENT ON VIEW loracomp.composed_adapter IS 'Adapters that were composed for each job, with their weights.';
 COMMENT ON COLUMN loracomp.composed_adapter.ordinal IS 'Position in the composition; 1 has the largest weight.';
 COMMENT ON COLUMN loracomp.composed_adapter.task IS 'Task that the adapter was trained for.';
-COMMENT ON COLUMN loracomp.composed_adapter.weight IS 'Weight of the adapter, 0 to 1; the weights of a job sum to 1.';
+COMMENT ON COLUMN loracomp.composed_adapter.weight IS 'Weight of the adapter, 0 to 1. The weights of a job sum to 1, unless the job itself gave them.';
 COMMENT ON COLUMN loracomp.composed_adapter.adapter_id IS 'Id of the adapter.';
 COMMENT ON COLUMN loracomp.composed_adapter.adapter IS 'Name of the adapter; null if the adapter was deleted or is hidden from the reader.';
 COMMENT ON COLUMN loracomp.composed_adapter.version IS 'Version of the adapter; null if the name is null.';

@@ -33,7 +33,12 @@ policy = Table(
         "Nucleus sampling: the most probable tasks are kept until their probabilities add up to this.",
         default="0.95",
     ),
-    required("max_adapters", Integer, "Most adapters in a composition.", default="8"),
+    required(
+        "max_adapters",
+        Integer,
+        "Most adapters in a composition. Does not apply to jobs that labelled examples of their task calibrate.",
+        default="8",
+    ),
     required(
         "min_similarity",
         Double,
@@ -65,7 +70,8 @@ policy = Table(
     required(
         "min_share",
         Double,
-        "Tasks with a smaller weight are left out, and the others' weights are normalised again; the first task stays.",
+        "Tasks with a smaller weight are left out, and the others' weights are normalised again; the first task stays. "
+        "Does not apply to jobs that labelled examples of their task calibrate.",
         default="0",
     ),
     required(
@@ -77,7 +83,8 @@ policy = Table(
     required(
         "gain_margin",
         Double,
-        "With weighting measured, an adapter is used only if its expected gain, in nats, is above this.",
+        "With weighting measured, an adapter is used only if its expected gain, in nats, is above this. Does not apply "
+        "to jobs that labelled examples of their task calibrate.",
         default="0",
     ),
     required(
