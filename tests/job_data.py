@@ -176,11 +176,11 @@ def record_predictions(connection: Connection, jobs: Sequence[Job], flights: Seq
 TRACE = (
     "example_ids", "example_tasks", "similarities", "tasks", "probabilities", "weights",
     "composed_tasks", "adapter_ids", "adapter_sha256", "adapter_weights", "policy_settings", "fallback",
-    "eligible_task_count", "expected_gains", "chat_template", "calibration_examples",
+    "searched_task_count", "expected_gains", "chat_template", "calibration_examples",
 )  # fmt: skip
 """Columns of loracomp.route_trace, in their order."""
 _NO_ARRAYS = (
-    "policy_settings", "fallback", "eligible_task_count", "expected_gains", "chat_template",
+    "policy_settings", "fallback", "searched_task_count", "expected_gains", "chat_template",
     "calibration_examples",
 )  # fmt: skip
 

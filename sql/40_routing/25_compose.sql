@@ -82,7 +82,7 @@ COMMENT ON FUNCTION loracomp.trace_tasks IS
 -- Changes nothing and reads no table.
 CREATE FUNCTION loracomp.fallback_reason(
     settings loracomp.policy,
-    is_pinned boolean,
+    gives_weights boolean,
     own_task integer,
     embedding public.halfvec,
     eligible integer[],
@@ -92,7 +92,7 @@ CREATE FUNCTION loracomp.fallback_reason(
 ) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
-    WHEN is_pinned THEN 'a given task has no active adapter, or may not be used'
+    WHEN gives_weights THEN 'a given task has no active adapter, or may not be used'
     WHEN (settings).router = 'base' THEN 'router is base'
     WHEN searched = '{}' THEN 'no eligible task'
     WHEN (settings).router = 'own_task' AND own_task IS NULL THEN 'job names no task'

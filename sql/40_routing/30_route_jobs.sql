@@ -25,9 +25,9 @@ RETURNS TABLE (
     choices_to_calibrate text[],
     chat_template boolean,
     own_task integer,
-    is_pinned boolean,
-    pinned_tasks integer[],
-    pinned_weights double precision[],
+    gives_weights boolean,
+    given_tasks integer[],
+    given_weights double precision[],
     settings loracomp.policy,
     policy_snapshot jsonb,
     eligible integer[],
@@ -53,7 +53,7 @@ BEGIN ATOMIC
             ARRAY(
                 SELECT t.id FROM unnest(j.tasks) WITH ORDINALITY AS n (name, ordinal)
                 LEFT JOIN loracomp.task AS t ON t.name = n.name ORDER BY n.ordinal
-            ) AS pinned_tasks,
+            ) AS given_tasks,
             -- Jobs with a system text are not calibrated, because the labelled rows would have to be scored again under it.
             CASE WHEN (u.settings).router = 'retrieval' AND j.system_text IS NULL THEN j.choices END
                 AS choices_to_calibrate,
@@ -90,7 +90,7 @@ BEGIN ATOMIC
         ) AS c ON TRUE
     )
     SELECT
-        g.id, g.base_model, g.choices_to_calibrate, g.chat_template, g.own_task, g.weights IS NOT NULL, g.pinned_tasks,
+        g.id, g.base_model, g.choices_to_calibrate, g.chat_template, g.own_task, g.weights IS NOT NULL, g.given_tasks,
         g.weights, g.settings, g.policy_snapshot, s.eligible, s.searched, s.exact, s.adapter_ids, s.adapter_tasks
     FROM given AS g
     JOIN scope AS s USING (base_model, submitted_by, measured, exclude_tasks, named_tasks);
@@ -223,8 +223,8 @@ AS $$
         JOIN loracomp.routing_inputs(route_jobs.job_ids) AS a USING (job_id)
         -- If the job gives weights for its tasks, nothing is retrieved.
         CROSS JOIN LATERAL loracomp.route_query(
-            g.embedding, CASE WHEN a.is_pinned THEN '{}' ELSE a.searched END,
-            a.exact OR a.is_pinned, a.settings, a.adapter_ids, a.adapter_tasks, a.choices_to_calibrate
+            g.embedding, CASE WHEN a.gives_weights THEN '{}' ELSE a.searched END,
+            a.exact OR a.gives_weights, a.settings, a.adapter_ids, a.adapter_tasks, a.choices_to_calibrate
         ) AS r
     )
     SELECT
@@ -233,9 +233,9 @@ AS $$
         trace::loracomp.route_trace
     FROM routed AS r
     CROSS JOIN LATERAL loracomp.compose_tasks(
-        r.base_model, CASE WHEN r.is_pinned THEN 'retrieval' ELSE (r.settings).router END,
-        CASE WHEN NOT r.is_pinned THEN r.task_ids WHEN r.pinned_tasks <@ r.eligible THEN r.pinned_tasks END,
-        coalesce(r.pinned_weights, r.weights), r.eligible, r.own_task
+        r.base_model, CASE WHEN r.gives_weights THEN 'retrieval' ELSE (r.settings).router END,
+        CASE WHEN NOT r.gives_weights THEN r.task_ids WHEN r.given_tasks <@ r.eligible THEN r.given_tasks END,
+        coalesce(r.given_weights, r.weights), r.eligible, r.own_task
     ) AS c
     CROSS JOIN LATERAL loracomp.trace_tasks(r.task_ids, r.probabilities, r.gains, c.task_ids, c.adapter_weights) AS t
     CROSS JOIN LATERAL (
@@ -256,9 +256,9 @@ AS $$
             c.adapter_weights,
             r.policy_snapshot AS policy_settings,
             CASE WHEN c.names = '{}' THEN loracomp.fallback_reason(
-                r.settings, r.is_pinned, r.own_task, r.embedding, r.eligible, r.searched, r.similarities, r.gains
+                r.settings, r.gives_weights, r.own_task, r.embedding, r.eligible, r.searched, r.similarities, r.gains
             ) END AS fallback,
-            cardinality(r.searched) AS eligible_task_count,
+            cardinality(r.searched) AS searched_task_count,
             CASE (r.settings).weighting WHEN 'measured' THEN t.expected_gains END AS expected_gains,
             r.chat_template,
             r.calibration_examples

@@ -44,8 +44,8 @@ SELECT
     p.encoder,
     p.code_version,
     j.exclude_tasks,
-    j.tasks AS pinned_tasks,
-    j.weights AS pinned_weights,
+    j.tasks AS given_tasks,
+    j.weights AS given_weights,
     j.tags,
     j.idempotency_key,
     j.submitted_by,
@@ -56,7 +56,7 @@ SELECT
     j.temperature,
     j.top_p,
     CASE WHEN j.kind = 'predict' AND j.choices IS NULL AND j.temperature > 0 THEN coalesce(j.seed, j.id) END AS seed,
-    p.eligible_task_count,
+    p.searched_task_count,
     p.expected_gains,
     p.chat_template,
     j.system_text,
@@ -74,8 +74,8 @@ COMMENT ON COLUMN loracomp.job_trace.base_model IS 'Base model that answered, or
 COMMENT ON COLUMN loracomp.job_trace.correct IS 'Whether the answer equals `expected`; null if `expected` is null.';
 COMMENT ON COLUMN loracomp.job_trace.own_task IS
 'Task of the example that the job was made from; null for other jobs.';
-COMMENT ON COLUMN loracomp.job_trace.pinned_tasks IS
+COMMENT ON COLUMN loracomp.job_trace.given_tasks IS
 'Tasks whose adapters may be used; null: all tasks that the submitter may use.';
-COMMENT ON COLUMN loracomp.job_trace.pinned_weights IS
+COMMENT ON COLUMN loracomp.job_trace.given_weights IS
 'Weights of the adapters of `tasks`, in that order, used instead of retrieval; null: retrieval decides.';
 SELECT loracomp.copy_comments('loracomp.job_trace', 'loracomp.job_result', 'loracomp.prediction', 'loracomp.job');

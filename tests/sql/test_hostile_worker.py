@@ -113,7 +113,7 @@ ANSWER: dict[str, Any] = {
     "output_tokens": 1, "batch_size": 1, "timings": {"encode": 5, "route": 2, "load": 1, "predict": 9, "share": 4, "record": 2},
     "example_ids": [1, 2], "example_tasks": ["rte", "mnli"], "similarities": [0.9, 0.8], "tasks": ["rte", "mnli"],
     "probabilities": [0.6, 0.4], "weights": [0.6, 0.4], "composed_tasks": ["rte", "mnli"], "adapter_ids": [1, 2],
-    "adapter_sha256": ["a" * 64, "b" * 64], "adapter_weights": [0.6, 0.4], "eligible_task_count": 2,
+    "adapter_sha256": ["a" * 64, "b" * 64], "adapter_weights": [0.6, 0.4], "searched_task_count": 2,
 }  # fmt: skip
 TYPES = """
 SELECT t.typname AS name, array_agg(a.attname ORDER BY a.attnum) AS fields,

@@ -907,7 +907,7 @@ def test_each_job_of_a_batch_gets_what_is_its_own_and_what_all_share(connection:
             "output": None,
             "policy_settings": {"name": "other"},
             "fallback": "no eligible task",
-            "eligible_task_count": 0,
+            "searched_task_count": 0,
         },
         {
             "output": "no",
@@ -922,7 +922,7 @@ def test_each_job_of_a_batch_gets_what_is_its_own_and_what_all_share(connection:
     assert record_predictions(connection, batch, rows) == set(ids)
     assert record_predictions(connection, batch, []) == set()
     found = connection.execute("SELECT * FROM loracomp.prediction ORDER BY job_id").fetchall()
-    empty = {"choice_index": None, "choice_scores": None, "fallback": None, "eligible_task_count": None}
+    empty = {"choice_index": None, "choice_scores": None, "fallback": None, "searched_task_count": None}
     empty |= {
         name: [] for name in ("example_ids", "example_tasks", "similarities", "tasks", "probabilities", "weights")
     }

@@ -98,7 +98,7 @@ def test_trace_has_all_of_job_and_prediction(connection: db.Connection, examples
         "SELECT column_name AS name FROM information_schema.columns "
         "WHERE table_schema = 'loracomp' AND table_name IN ('job', 'prediction')"
     )
-    renamed = {"confidence", "own_task", "correct", "pinned_tasks", "pinned_weights"}
+    renamed = {"confidence", "own_task", "correct", "given_tasks", "given_weights"}
     assert {row["name"] for row in rows} - left_out == set(found) - renamed
 
 

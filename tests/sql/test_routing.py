@@ -82,15 +82,34 @@ def test_the_trace_is_whole(connection: db.Connection) -> None:
     assert row["fallback"] is None
 
 
+def test_the_trace_is_filled_in_the_order_of_its_type(connection: db.Connection) -> None:
+    """Because Postgres assigns a row to a type by position, columns of one type could be swapped unnoticed."""
+    (row,) = connection.execute("SELECT prosrc FROM pg_proc WHERE proname = 'route_jobs'")
+    _, _, rest = row["prosrc"].partition("-- The columns of loracomp.route_trace, in their order.")
+    filled, _, _ = rest.partition(") AS trace")
+    depth, items = 0, [""]
+    for character in filled:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += character
+    names = [item.replace(".", " ").split()[-1] for item in items]
+    columns = connection.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'loracomp.route_trace'::regclass ORDER BY attnum"
+    )
+    assert names == [column["attname"] for column in columns]
+
+
 def test_a_policy_leaves_small_shares_out_and_the_trace_counts_what_was_eligible(connection: db.Connection) -> None:
     set_policy(connection, min_share=0.1, temperature=1, top_p=1)
     row = route_one(connection)
-    assert (row["composed_tasks"], row["eligible_task_count"]) == (TASKS, 3)
+    assert (row["composed_tasks"], row["searched_task_count"]) == (TASKS, 3)
     set_policy(connection, min_share=0.3)
     row = route_one(connection)
     assert (row["composed_tasks"], row["policy_settings"]["min_share"]) == (["near", "middle"], 0.3)
     assert sum(row["adapter_weights"]) == pytest.approx(1)
-    assert route_one(connection, exclude_tasks=["far"])["eligible_task_count"] == 2
+    assert route_one(connection, exclude_tasks=["far"])["searched_task_count"] == 2
 
 
 def test_the_policy_is_kept_as_it_was(connection: db.Connection) -> None:
@@ -341,7 +360,7 @@ def submit_pinned(connection: db.Connection, **arguments: Any) -> int:
 def test_only_the_tasks_that_a_job_names_are_retrieved_and_composed(connection: db.Connection) -> None:
     (row,) = route_jobs(connection, [submit_pinned(connection, tasks=["far", "middle"])], QUERY)
     assert (set(row["example_tasks"]), row["tasks"][0]) == ({"middle", "far"}, "middle")
-    assert row["eligible_task_count"] == 2
+    assert row["searched_task_count"] == 2
     job_id = submit_pinned(connection, tasks=["far"])
     connection.execute("UPDATE loracomp.job SET exclude_tasks = tasks WHERE id = %s", [job_id])
     (row,) = route_jobs(connection, [job_id], QUERY)
@@ -356,9 +375,9 @@ def test_weights_of_a_job_are_composed_without_retrieval(connection: db.Connecti
     assert (row["example_ids"], row["similarities"], row["fallback"]) == ([], [], None)
     assert free["composed_tasks"] == ["near", "middle"]
     trace = connection.execute(
-        "SELECT pinned_tasks, pinned_weights FROM loracomp.job_trace WHERE job_id = %s", [job_id]
+        "SELECT given_tasks, given_weights FROM loracomp.job_trace WHERE job_id = %s", [job_id]
     ).fetchone()
-    assert trace == {"pinned_tasks": ["middle", "far"], "pinned_weights": [0.25, 0.5]}
+    assert trace == {"given_tasks": ["middle", "far"], "given_weights": [0.25, 0.5]}
     explained = connection.execute("SELECT loracomp.explain_job(%s) AS text", [job_id]).fetchone()
     assert explained is not None and "Only tasks: middle, far with weights 0.25, 0.5" in explained["text"]
 

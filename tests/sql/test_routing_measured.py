@@ -151,7 +151,7 @@ def check_routes(connection: db.Connection, library: Library, gains: Floats, set
         composed = dict(zip(row["composed_tasks"], row["adapter_weights"], strict=True))
         np.testing.assert_allclose([composed.get(f"t{at}", 0) for at in range(TASKS)], weights, rtol=0, atol=1e-3)
         assert row["fallback"] == (None if composed else "no adapter is expected to help")
-        assert row["eligible_task_count"] == TASKS + 1, "t6 has measured examples and no adapter"
+        assert row["searched_task_count"] == TASKS + 1, "t6 has measured examples and no adapter"
         helped += bool(composed)
     assert helped
 
@@ -248,7 +248,7 @@ def test_a_task_without_an_adapter_routes_by_its_measured_examples(connection: d
     assert expected["t6"] is None
     (other,) = route_jobs(connection, add_jobs(connection, 1, "default"), shared[1].vectors[at : at + 1])
     assert "t6" not in other["example_tasks"], "for other weightings it has nothing to compose"
-    assert (other["expected_gains"], other["eligible_task_count"]) == (None, TASKS)
+    assert (other["expected_gains"], other["searched_task_count"]) == (None, TASKS)
 
 
 def test_where_none_is_expected_to_help_the_base_model_answers_and_says_so(
@@ -570,7 +570,7 @@ def stored(
     connection.execute(
         "INSERT INTO loracomp.prediction (job_id, example_ids, example_tasks, similarities, tasks,"
         " probabilities, weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings,"
-        " fallback, eligible_task_count, expected_gains, chat_template, calibration_examples, base_model,"
+        " fallback, searched_task_count, expected_gains, chat_template, calibration_examples, base_model,"
         " base_fingerprint, encoder, code_version, submitted_by)"
         " SELECT %s, (r.trace).*, 'toy', '', 'e/3', '', current_user"
         " FROM loracomp.route_jobs(ARRAY[%s]::bigint[], %b::vector[]) AS r",

@@ -25,7 +25,7 @@ def job(connection: db.Connection) -> int:
     """Answered by choice, from four examples of two tasks."""
     examples = load(connection)
     number = submit(connection, "Is it wet?", choices=["yes", "no"], tags='{"a": "b"}')
-    answer(connection, number, examples, **SCORED, eligible_task_count=5, batch_size=3)
+    answer(connection, number, examples, **SCORED, searched_task_count=5, batch_size=3)
     return number
 
 
@@ -95,7 +95,7 @@ def page(text: str) -> str:
         "kind": "predict", "correct": False, "expected": text,
         **dict.fromkeys(["expected_gains", "label_scores", "score_weights", "calibration_examples"]),
         "job_id": 1, "status": "succeeded", "created_at": None, "tags": {text: text},
-        "tasks": [text, "b"], "probabilities": [0.5, 0.5], "adapter_ids": [1], "eligible_task_count": 2,
+        "tasks": [text, "b"], "probabilities": [0.5, 0.5], "adapter_ids": [1], "searched_task_count": 2,
         "choices": [text, "b"], "choice_scores": [-1.0, -2.0], "choice_biases": None, "choice_index": 1,
         "batch_size": 1, "timings": {"claim": 1.0},
     }  # fmt: skip

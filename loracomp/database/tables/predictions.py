@@ -76,7 +76,9 @@ prediction = Table(
         "of the time from encode to predict, in which the worker computed for several jobs.",
         default="'{}'",
     ),
-    required("batch_size", Integer, "Number of jobs that were answered together.", default="1"),
+    required(
+        "batch_size", Integer, "Number of jobs in the model when this one joined them, itself included.", default="1"
+    ),
     optional("worker", Text, "Worker that gave the answer."),
     optional("device", Text, "Device and number type of the base model, such as cpu/bfloat16."),
     required("attempt", Integer, "Number of the attempt that succeeded.", default="1"),
@@ -87,7 +89,7 @@ prediction = Table(
     created_at(),
     # Type text, because a value of type name takes 64 bytes in every row.
     required("submitted_by", Text, "Role that submitted the job; it may see this row."),
-    optional("eligible_task_count", Integer, "Number of tasks whose examples were searched."),
+    optional("searched_task_count", Integer, "Number of tasks whose examples were searched."),
     optional(
         "expected_gains",
         ARRAY(Double),
@@ -251,7 +253,7 @@ composite_type(
     columns_of(
         prediction,
         "example_ids example_tasks similarities tasks probabilities weights composed_tasks adapter_ids adapter_sha256 "
-        "adapter_weights policy_settings fallback eligible_task_count expected_gains chat_template "
+        "adapter_weights policy_settings fallback searched_task_count expected_gains chat_template "
         "calibration_examples",
     ),
     "What routing decided for a job, as columns of loracomp.prediction. Only workers use this type.",
