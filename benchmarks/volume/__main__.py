@@ -27,7 +27,7 @@ from loracomp.registry.library_files import MANIFEST, packaged
 NAME = "loracomp_volume"
 BLOCK = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 PART_JOBS = 1_000_000
-MAINTAIN = b"SELECT loracomp.maintain()"
+MAKE_PARTITIONS = b"SELECT loracomp.make_partitions()"
 REFRESH = b"SELECT FROM loracomp.refresh_reports()"
 log = Console(stderr=True, highlight=False)
 
@@ -62,7 +62,7 @@ def fill(connection: db.Connection, jobs: int, weeks: int, part_jobs: int = PART
         log.print(f"{name}: {timed(partial(connection.execute, statement, given)) / 1000:.1f} s")
 
     for part in parts_of(jobs, weeks, -(-jobs // part_jobs)):
-        run("ranges", MAINTAIN)
+        run("ranges", MAKE_PARTITIONS)
         with connection.transaction():
             for name, statement in statements.items():
                 run(name, statement, part)

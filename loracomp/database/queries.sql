@@ -337,8 +337,11 @@ SELECT path, checksum FROM loracomp.sql_object
 -- name: oldest_worker
 SELECT version_num AS revision, loracomp.oldest_worker() AS oldest_worker FROM loracomp.alembic_version
 
--- name: maintain
-SELECT loracomp.maintain()::int AS handled
+-- name: make_partitions
+SELECT loracomp.make_partitions()::int AS handled
+
+-- name: drop_counters
+SELECT loracomp.drop_counters() AS handled
 
 -- name: database_metrics
 SELECT * FROM loracomp.database_metrics()

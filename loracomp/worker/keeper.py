@@ -52,7 +52,8 @@ class Keeper:
             Step("ask_rows", poll_s, is_woken=True),
             Step("take_answers", poll_s, is_woken=True),
             Step("measure_corrections", poll_s),
-            Step("maintain", 60.0),
+            Step("make_partitions", 60.0),
+            Step("drop_counters", 60.0),
         ]
         self._elected = False
         self._elect_at = monotonic()

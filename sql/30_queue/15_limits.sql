@@ -1,7 +1,7 @@
 -- The limit on how many jobs of one submitter may wait.
 --   set_queue_limits            sets it
 --   trigger admit_jobs          refuses an insert that exceeds it
---     check_room                raises if it is exceeded; retry_job calls it too
+--     check_queue_limit       raises if it is exceeded; retry_job calls it too
 --       count_queued            only if the last count does not decide
 
 -- Sets the limit; jobs that already wait are not affected. null: no limit.
@@ -12,7 +12,7 @@ AS $$
 BEGIN
     UPDATE loracomp.queue_limit AS l SET per_submitter = set_queue_limits.per_submitter;
     PERFORM setval(c.oid, 0) FROM pg_class AS c
-    WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relname LIKE 'room\_%';
+    WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relname LIKE 'admitted\_%';
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_queue_limits IS 'Sets how many jobs of each submitter may wait; null: any number.';
@@ -26,7 +26,7 @@ SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF EXISTS (SELECT FROM loracomp.queue_limit AS l WHERE l.per_submitter IS NOT NULL) THEN
-        PERFORM loracomp.check_room(n.submitted_by, max(n.id)) FROM new_job AS n
+        PERFORM loracomp.check_queue_limit(n.submitted_by, max(n.id)) FROM new_job AS n
         GROUP BY n.submitted_by HAVING NOT loracomp.is_admin(n.submitted_by);
     END IF;
     RETURN NULL;
@@ -39,15 +39,15 @@ REFERENCING NEW TABLE AS new_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.admit_jobs();
 
 -- newest is the highest id of the jobs that were just inserted, or null if an ended job was queued again. Counting for each INSERT would be
--- slow, so a sequence stores an id: each new job uses at least one id, so up to that id there is room. Running jobs that are queued again
--- get no new id, so they may exceed the limit until the next count.
-CREATE FUNCTION loracomp.check_room(submitter name, newest bigint) RETURNS void
+-- slow, so a sequence stores an id: each new job uses at least one id, so jobs up to that id are admitted without counting. Running jobs
+-- that are queued again get no new id, so they may exceed the limit until the next count.
+CREATE FUNCTION loracomp.check_queue_limit(submitter name, newest bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     most CONSTANT bigint := (SELECT l.per_submitter FROM loracomp.queue_limit AS l);
-    memory CONSTANT regclass := loracomp.make_counter('loracomp_parts.room_' || md5(submitter));
+    memory CONSTANT regclass := loracomp.make_counter('loracomp_parts.admitted_' || md5(submitter));
     waiting bigint;
 BEGIN
     IF most IS NULL OR newest <= pg_sequence_last_value(memory) THEN
@@ -65,7 +65,7 @@ BEGIN
     PERFORM setval(memory, coalesce(newest + most - waiting, 0));
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_room IS 'Raises if more jobs of a submitter wait than may. For admit_jobs and retry_job.';
+COMMENT ON FUNCTION loracomp.check_queue_limit IS 'Raises if more jobs of a submitter wait than may. For admit_jobs and retry_job.';
 
 -- Reads only the submitter's own entries of the index of waiting jobs, and at most as many as are asked for.
 CREATE FUNCTION loracomp.count_queued(submitter name, at_most bigint) RETURNS bigint

@@ -1,10 +1,11 @@
 -- A job's place in the queue: the number by which jobs are claimed, the lowest first.
 --   trigger place_job           gives a new job its place
+--     is_background             whether a job is claimed only if no other job is due; set_priority calls it too
 --   take_place                  gives one; wake_jobs, retry_job and set_priority call it too
 --     make_counter              finds or makes a counter; limits call it too
 --     queue_level, counter_name
 --   pick_jobs                   locks the first jobs of the queue for claim_jobs
---   drop_counters               drops the counters of roles that are gone; maintain calls it
+--   drop_counters               drops the counters of roles that are gone; a step of the keeper
 --
 -- Submitters take turns (fair queueing by start tags). At each priority a submitter's jobs have places one after the other, and all of them
 -- come after the jobs of this priority that are claimed already. So a job waits for as many turns of every other submitter as its own
@@ -77,13 +78,19 @@ $$;
 COMMENT ON FUNCTION loracomp.take_place IS
 'The place that a job gets in the queue now, at a priority: in the background, or among everyday work.';
 
+CREATE FUNCTION loracomp.is_background(kind text, priority integer) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN kind = 'measure' OR priority < 0;
+COMMENT ON FUNCTION loracomp.is_background IS
+'Whether a job of this kind and priority is claimed only if no other job is due. For place_job and set_priority.';
+
 -- A job for later gets its place when its time has come.
 CREATE FUNCTION loracomp.place_job() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    new.background := new.kind = 'measure' OR new.priority < 0;
+    new.background := loracomp.is_background(new.kind, new.priority);
     new.scheduled := new.run_at > now();
     new.place := CASE WHEN NOT new.scheduled THEN loracomp.take_place(new, new.priority, new.background) END;
     RETURN new;
@@ -162,15 +169,15 @@ COMMENT ON FUNCTION loracomp.pick_jobs IS
 
 -- A submitter whose role is gone inserts no more jobs. Waits at most a tenth of a second for the lock, because others wait behind it. Under
 -- it nobody is using a counter, as whoever takes a place also changes a job.
-CREATE FUNCTION loracomp.drop_counters() RETURNS void
-LANGUAGE plpgsql VOLATILE
+CREATE FUNCTION loracomp.drop_counters() RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET lock_timeout = '100ms'
 AS $$
 DECLARE
     unused CONSTANT regclass[] := ARRAY(
         SELECT c.oid FROM pg_class AS c
-        WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relkind = 'S' AND c.relname ~ '^(place|room)_'
+        WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relkind = 'S' AND c.relname ~ '^(place|admitted)_'
             AND right(c.relname, 32) NOT IN (
                 SELECT md5((p.prefix || r.rolname)::name)
                 FROM (SELECT a.rolname FROM pg_roles AS a UNION ALL VALUES (''), ('-')) AS r
@@ -186,9 +193,10 @@ BEGIN
             EXECUTE format('DROP SEQUENCE %s', counter);
         END LOOP;
     END IF;
+    RETURN cardinality(unused);
 EXCEPTION
     WHEN lock_not_available THEN
-        NULL; -- the keeper tries again in a minute
+        RETURN 0; -- the keeper tries again in a minute
 END
 $$;
-COMMENT ON FUNCTION loracomp.drop_counters IS 'Drops counters of submitters whose role is gone, some at a time. For maintain.';
+COMMENT ON FUNCTION loracomp.drop_counters IS 'Drops counters of submitters whose role is gone, and returns how many; at most 200. For the keeper.';

@@ -1,9 +1,11 @@
 -- Steps of the keeper that keep the queue in order. One worker at a time keeps house: it calls each step again and again, in a
--- transaction of its own (worker/keeper.py). A step ends soon by itself, and returns how many jobs it handled: above 0, it is called again.
+-- transaction of its own (worker/keeper.py). A step begins nothing more after 0.2 s, and the keeper cancels it after STEP_S
+-- (worker/steps.py). It returns how many jobs it handled: above 0, it is called again.
 --   wake_jobs                   makes scheduled jobs due whose run_at has come
 --   rescue_jobs                 queues or fails jobs whose lease has expired
 --     retry_delay               how long they wait before the next attempt (fail_jobs calls it too)
---   maintain                    partitions for the next jobs, counters of roles that are gone: 68_ranges.sql
+--   make_partitions             partitions for the next jobs: 68_ranges.sql
+--   drop_counters               counters of roles that are gone: 18_places.sql
 --   keep_house                  elects the worker that calls the steps
 --   leave_house                 lets another worker be elected at once
 --   note_step                   what a step did last, for administrators

@@ -4,7 +4,7 @@
 --     lock_jobs                 the caller's jobs with these ids or tags; set_priority and erase_jobs call it too
 --     give_reason               10_values/40_audit.sql
 --   retry_job                   queues one failed or cancelled job again, by its submitter or an administrator
---     caller, caller_is_admin, check_room, give_reason
+--     caller, caller_is_admin, check_queue_limit, give_reason
 --   set_priority                moves queued jobs in the queue
 
 -- Cancels one job as cancel_jobs does, but raises if the job does not exist, is not the caller's, or has ended.
@@ -129,7 +129,7 @@ BEGIN
         place = loracomp.take_place(old, old.priority, old.background), finished_at = NULL, error_code = NULL, error = NULL
     WHERE j.id = retry_job.id;
     PERFORM loracomp.notify('loracomp_job', '');
-    PERFORM loracomp.check_room(old.submitted_by, NULL) WHERE NOT loracomp.caller_is_admin();
+    PERFORM loracomp.check_queue_limit(old.submitted_by, NULL) WHERE NOT loracomp.caller_is_admin();
     PERFORM loracomp.give_reason(before);
 END
 $$;
@@ -155,7 +155,7 @@ BEGIN
                 ELSE loracomp.take_place(o, set_priority.priority, b.background)
             END AS place
             FROM loracomp.job AS o
-            CROSS JOIN LATERAL (SELECT o.kind = 'measure' OR set_priority.priority < 0 AS background) AS b
+            CROSS JOIN LATERAL (SELECT loracomp.is_background(o.kind, set_priority.priority) AS background) AS b
             WHERE o.id = ANY (picked)
             ORDER BY o.place, o.id
         ) AS p

@@ -1,7 +1,6 @@
 -- Ranges of job ids: each has a partition of prediction and one of audit_event, in schema loracomp_parts.
 --   job_ranges                  the ranges with their partitions
---   maintain                    makes the range of the next jobs; a step of the keeper, which also drops unused counters
---     drop_counters             18_places.sql
+--   make_partitions             makes the range of the next jobs; a step of the keeper
 --     range_width
 --     add_range
 --   past_range                  the oldest range whose jobs have all ended long ago; purge_jobs calls it
@@ -43,7 +42,7 @@ COMMENT ON FUNCTION loracomp.range_width IS 'How many job ids a range has.';
 
 -- Waits at most a tenth of a second for each lock, because others wait behind it. Jobs whose range could not be made yet are answered
 -- all the same; their answers and events go into the partitions prediction_others and audit_event_job_others.
-CREATE FUNCTION loracomp.maintain() RETURNS boolean
+CREATE FUNCTION loracomp.make_partitions() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET lock_timeout = '100ms'
@@ -54,7 +53,6 @@ DECLARE
     needed CONSTANT bigint := (newest / width + 2) * width;
     first_id bigint;
 BEGIN
-    PERFORM loracomp.drop_counters();
     IF (SELECT max(r.end_id) FROM loracomp.job_ranges() AS r) >= needed THEN
         RETURN false;
     END IF;
@@ -77,11 +75,11 @@ BEGIN
 EXCEPTION
     WHEN lock_not_available OR deadlock_detected OR check_violation THEN
         RAISE WARNING 'no range was made for jobs from %, because prediction or audit_event is in use', coalesce(first_id, newest)
-            USING DETAIL = sqlerrm, HINT = 'call loracomp.maintain() again; the keeper does so every minute';
+            USING DETAIL = sqlerrm, HINT = 'call loracomp.make_partitions() again; the keeper does so every minute';
         RETURN false;
 END
 $$;
-COMMENT ON FUNCTION loracomp.maintain IS
+COMMENT ON FUNCTION loracomp.make_partitions IS
 'Makes the partitions for answers and events of the next jobs, if it is time; returns whether it made them. The keeper calls it every minute.';
 
 -- A partition has the same columns, constraints, indexes and comments as its table. A whole row of prediction stays in its page:
@@ -111,7 +109,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION loracomp.add_range IS 'Makes the partitions for answers and events of a range of jobs. For maintain.';
+COMMENT ON FUNCTION loracomp.add_range IS 'Makes the partitions for answers and events of a range of jobs. For make_partitions.';
 
 -- Reads only. The newest job of each range is looked at first, because that is fast and rules out most ranges.
 CREATE FUNCTION loracomp.past_range(ended_before timestamptz, most_jobs integer, OUT first_id bigint, OUT end_id bigint)

@@ -49,6 +49,7 @@ loracomp.rows_wait,
 loracomp.wake_jobs,
 loracomp.rescue_jobs,
 loracomp.ask_rows,
+loracomp.drop_counters,
 loracomp.take_answers,
 loracomp.measure_corrections,
 loracomp.keep_house,
@@ -62,7 +63,7 @@ TO loracomp_worker;
 
 -- Workers, and administrators.
 GRANT EXECUTE ON FUNCTION
-loracomp.maintain,
+loracomp.make_partitions,
 loracomp.database_metrics,
 loracomp.read_adapters,
 loracomp.find_base_model,

@@ -321,7 +321,7 @@ def test_jobs_that_are_moved_take_turns_at_their_new_priority(connection: Connec
 
 def test_counters_go_with_the_roles_that_used_them(connection: Connection):
     counters = "SELECT count(*) AS number FROM pg_sequences WHERE schemaname = 'loracomp_parts'"
-    connection.execute("SELECT loracomp.maintain()")
+    connection.execute("SELECT loracomp.drop_counters()")
     claim(connection)
     before = connection.execute(counters).fetchone()["number"]
     for name in ("postgres", "gone"):
@@ -333,7 +333,7 @@ def test_counters_go_with_the_roles_that_used_them(connection: Connection):
     finally:
         connection.execute("UPDATE loracomp.queue_limit SET per_submitter = NULL")
     assert connection.execute(counters).fetchone()["number"] >= before + 3
-    connection.execute("SELECT loracomp.maintain()")
+    connection.execute("SELECT loracomp.drop_counters()")
     assert connection.execute(counters).fetchone()["number"] <= before + 2
     bulk(connection, 2, "gone")
     assert len(claim(connection, 16)) == 7
@@ -344,7 +344,7 @@ def test_no_counter_is_dropped_under_an_insert_and_no_insert_waits_for_long(conn
     with db.connect(database) as slow, slow.transaction():
         bulk(slow, 2, "gone")
         started = time.monotonic()
-        connection.execute("SELECT loracomp.maintain()")
+        connection.execute("SELECT loracomp.drop_counters()")
         bulk(connection, 2, "other")
         assert time.monotonic() - started < 2
         bulk(slow, 2, "gone")

@@ -16,7 +16,7 @@ WIDTH = 10
 SMALL = f"""
 DROP TABLE loracomp_parts.prediction_0, loracomp_parts.audit_event_0;
 CREATE OR REPLACE FUNCTION loracomp.range_width() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN {WIDTH};
-SELECT loracomp.maintain();
+SELECT loracomp.make_partitions();
 """
 PLACES = "SELECT job_id, tableoid::regclass::text AS part FROM loracomp.prediction ORDER BY job_id"
 EVENTS = """
@@ -39,8 +39,8 @@ def value(connection: Connection, statement: str) -> object:
     return next(iter(row.values()))
 
 
-def maintain(connection: Connection) -> object:
-    return value(connection, "SELECT loracomp.maintain()")
+def make_partitions(connection: Connection) -> object:
+    return value(connection, "SELECT loracomp.make_partitions()")
 
 
 def ranges(connection: Connection) -> list[tuple[int, int]]:
@@ -83,10 +83,10 @@ def reading(database: str, table: str) -> Iterator[Connection]:
 
 def test_ranges_are_made_before_their_jobs(queue: Connection) -> None:
     assert ranges(queue) == [(0, 20)]
-    assert not maintain(queue)
+    assert not make_partitions(queue)
     answer(queue, 10)
-    assert maintain(queue)
-    assert not maintain(queue)
+    assert make_partitions(queue)
+    assert not make_partitions(queue)
     assert ranges(queue) == [(0, 20), (20, 30)]
     answer(queue, 12)
     assert places(queue) == {n: "prediction_0" if n < 20 else "prediction_20" for n in range(1, 23)}
@@ -96,7 +96,7 @@ def test_ranges_are_made_before_their_jobs(queue: Connection) -> None:
 def test_answers_without_a_range_are_stored_and_the_next_range_begins_after_them(queue: Connection) -> None:
     answer(queue, 31)
     assert {n for n, part in places(queue).items() if part == "prediction_others"} == set(range(20, 32))
-    assert maintain(queue)
+    assert make_partitions(queue)
     assert ranges(queue) == [(0, 20), (40, 50)]
     answer(queue, 10)
     assert places(queue)[39] == "prediction_others" and places(queue)[40] == "prediction_40"
@@ -107,7 +107,7 @@ def test_answers_without_a_range_are_stored_and_the_next_range_begins_after_them
 
 def test_one_range_is_enough_however_many_jobs_came_at_once(queue: Connection) -> None:
     add_jobs(queue, *("a" for _ in range(95)))
-    assert maintain(queue)
+    assert make_partitions(queue)
     assert ranges(queue) == [(0, 20), (20, 110)]
 
 
@@ -115,7 +115,7 @@ def test_two_who_maintain_at_once_make_one_range(queue: Connection, database: st
     add_jobs(queue, *("a" for _ in range(10)))
     with ThreadPoolExecutor(4) as pool, ExitStack() as stack:
         sessions = [stack.enter_context(db.connect(database)) for _ in range(4)]
-        made = list(pool.map(maintain, sessions))
+        made = list(pool.map(make_partitions, sessions))
     assert made.count(True) == 1
     assert ranges(queue) == [(0, 20), (20, 30)]
 
@@ -123,11 +123,11 @@ def test_two_who_maintain_at_once_make_one_range(queue: Connection, database: st
 def test_who_is_killed_while_maintaining_leaves_nothing_behind(queue: Connection, database: str) -> None:
     add_jobs(queue, *("a" for _ in range(10)))
     with db.connect(database) as killed, pytest.raises(psycopg.OperationalError), killed.transaction():
-        assert maintain(killed)
+        assert make_partitions(killed)
         queue.execute("SELECT pg_terminate_backend(%s, 5000)", (killed.info.backend_pid,))
         killed.execute("SELECT 1")
     assert ranges(queue) == [(0, 20)]
-    assert maintain(queue)
+    assert make_partitions(queue)
     assert ranges(queue) == [(0, 20), (20, 30)]
 
 
@@ -136,9 +136,9 @@ def test_whoever_maintains_waits_for_no_reader_and_says_so(queue: Connection, da
     said: list[str | None] = []
     queue.add_notice_handler(lambda notice: said.append(notice.message_primary))
     with reading(database, "loracomp.prediction"):
-        assert not maintain(queue)  # and not after the statement's time
+        assert not make_partitions(queue)  # and not after the statement's time
     assert said == ["no range was made for jobs from 20, because prediction or audit_event is in use"]
-    assert maintain(queue)
+    assert make_partitions(queue)
 
 
 SHAPE = """
@@ -171,7 +171,7 @@ ORDER BY c.oid
 
 def test_all_partitions_are_alike(connection: Connection) -> None:
     connection.execute("CREATE INDEX ON loracomp.prediction USING gin (example_ids)")
-    assert maintain(connection)
+    assert make_partitions(connection)
     first, *others = [row["shape"] for row in connection.execute(SHAPE, ["^prediction_"])]
     assert len(others) == 2 and all(other == first for other in others)
     assert first["attached"] == len(first["indexes"]) == 3
@@ -188,7 +188,7 @@ def test_all_partitions_are_alike(connection: Connection) -> None:
 def test_purge_drops_a_range_whose_jobs_have_all_ended(queue: Connection) -> None:
     answer(queue, 19)
     recent = add_jobs(queue, "b", "c")
-    assert maintain(queue)
+    assert make_partitions(queue)
     assert purge(queue, batch=19) == 19
     assert ranges(queue) == [(20, 40)]
     assert value(queue, "SELECT to_regclass('loracomp_parts.prediction_0') IS NULL")
@@ -203,7 +203,7 @@ def test_a_job_that_has_not_ended_keeps_its_range(queue: Connection) -> None:
     answer(queue, 18)
     (late,) = add_jobs(queue, "late", run_at="3000-01-01")
     answer(queue, 4)
-    assert maintain(queue)
+    assert make_partitions(queue)
     assert [purge(queue, batch=15) for _ in range(3)] == [15, 7, 0]
     assert ranges(queue)[0] == (0, 20)
     queue.execute("SELECT loracomp.cancel_job(%s)", (late,))
@@ -214,7 +214,7 @@ def test_a_job_that_has_not_ended_keeps_its_range(queue: Connection) -> None:
 
 def test_a_range_with_more_jobs_than_a_batch_is_emptied_in_batches(queue: Connection) -> None:
     answer(queue, 20)
-    assert maintain(queue)
+    assert make_partitions(queue)
     sizes = []
     while ranges(queue)[0] == (0, 20):
         sizes.append(purge(queue, batch=8))
@@ -224,9 +224,9 @@ def test_a_range_with_more_jobs_than_a_batch_is_emptied_in_batches(queue: Connec
 
 def test_events_of_erased_jobs_outlast_their_range(queue: Connection) -> None:
     answer(queue, 10)
-    assert maintain(queue)
+    assert make_partitions(queue)
     answer(queue, 15)
-    assert maintain(queue)
+    assert make_partitions(queue)
     queue.execute("SELECT * FROM loracomp.erase_jobs('{4, 7}'::bigint[])")
     (before,) = queue.execute("SELECT json_agg(e ORDER BY id) FROM loracomp.audit_event AS e WHERE entity_id IN (4, 7)")
     assert purge(queue) == 17
@@ -237,14 +237,14 @@ def test_events_of_erased_jobs_outlast_their_range(queue: Connection) -> None:
     (after,) = queue.execute("SELECT json_agg(e ORDER BY id) FROM loracomp.audit_event AS e WHERE entity_id IN (4, 7)")
     assert after == before
     queue.execute("SELECT * FROM loracomp.erase_jobs('{20, 21}'::bigint[])")
-    maintain(queue)
+    make_partitions(queue)
     assert purge(queue) == 4
     assert set(events(queue)) == {4, 7, 20, 21}
 
 
 def test_a_range_that_another_purge_has_dropped_is_no_error(queue: Connection) -> None:
     answer(queue, 25)
-    assert maintain(queue)
+    assert make_partitions(queue)
     assert purge(queue) == 19
     assert value(queue, "SELECT loracomp.drop_range(0, 20)") is True
 
@@ -264,7 +264,7 @@ def test_the_newest_range_stays(queue: Connection) -> None:
 @pytest.mark.parametrize("table", ["prediction", "audit_event"])
 def test_a_range_that_others_read_is_emptied_and_dropped_later(queue: Connection, database: str, table: str) -> None:
     answer(queue, 25)
-    assert maintain(queue)
+    assert make_partitions(queue)
     with reading(database, f"loracomp.{table}"):
         assert purge(queue) == 19
     assert min(places(queue)) == min(events(queue)) == 20 and ranges(queue)[0] == (0, 20)
@@ -274,7 +274,7 @@ def test_a_range_that_others_read_is_emptied_and_dropped_later(queue: Connection
 
 def test_a_range_with_a_job_that_others_have_locked_is_not_dropped(queue: Connection, database: str) -> None:
     answer(queue, 25)
-    assert maintain(queue)
+    assert make_partitions(queue)
     with db.connect(database) as other, other.transaction():
         other.execute("SELECT FROM loracomp.job WHERE id = 7 FOR UPDATE")
         assert (purge(queue), purge(queue)) == (18, 6)
@@ -283,7 +283,7 @@ def test_a_range_with_a_job_that_others_have_locked_is_not_dropped(queue: Connec
 
 def test_a_transaction_with_an_older_snapshot_deletes_row_by_row(queue: Connection) -> None:
     answer(queue, 25)
-    assert maintain(queue)
+    assert make_partitions(queue)
     with queue.transaction():
         queue.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         assert purge(queue) == 25
@@ -294,7 +294,7 @@ def test_a_job_that_appears_when_its_range_is_gone_is_answered(queue: Connection
     with db.connect(database) as slow, slow.transaction():
         (late,) = add_jobs(slow, "late")
         answer(queue, 25)
-        assert maintain(queue)
+        assert make_partitions(queue)
         assert purge(queue) > 0
         assert ranges(queue)[0] != (0, 20)
     answer(queue, 1)
@@ -303,7 +303,7 @@ def test_a_job_that_appears_when_its_range_is_gone_is_answered(queue: Connection
 
 def test_a_view_on_a_partition_is_named_and_nothing_is_lost(queue: Connection) -> None:
     answer(queue, 25)
-    assert maintain(queue)
+    assert make_partitions(queue)
     queue.execute("CREATE VIEW first_answers AS SELECT output FROM loracomp_parts.prediction_0")
     with pytest.raises(psycopg.errors.DependentObjectsStillExist, match="first_answers"):
         purge(queue)
@@ -312,7 +312,7 @@ def test_a_view_on_a_partition_is_named_and_nothing_is_lost(queue: Connection) -
 
 def test_jobs_deleted_one_by_one_take_their_answers_along(queue: Connection) -> None:
     answer(queue, 10)
-    assert maintain(queue)
+    assert make_partitions(queue)
     answer(queue, 15)
     queue.execute("DELETE FROM loracomp.job WHERE id IN (3, 22)")
     queue.execute("SELECT * FROM loracomp.erase_jobs('{4, 23}'::bigint[])")
@@ -363,7 +363,7 @@ READS = {
 def test_to_read_one_job_touches_one_partition(queue: Connection, view: str) -> None:
     for _ in range(4):
         answer(queue, 10)
-        maintain(queue)
+        make_partitions(queue)
     plan = str(queue.execute(f"EXPLAIN {READS[view]}".encode()).fetchall())
     touched = set(re.findall(r" on ((?:prediction|audit_event)_\w+)", plan))
     expected = {

@@ -28,8 +28,9 @@ EXECUTE = {
         labelled_scores record_evidence
         queue_is_empty route_jobs read_labelled read_adapters has_unembedded take_unembedded add_embeddings
         find_base_model show_encoder check_health report_worker
-        database_metrics maintain oldest_worker
+        database_metrics make_partitions oldest_worker
         rows_wait wake_jobs rescue_jobs ask_rows take_answers measure_corrections keep_house leave_house note_step
+        drop_counters
     """,
     "loracomp_analyst": """
         route task_weights policy_with wilson_interval
@@ -42,7 +43,7 @@ EXECUTE = {
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
         readable_adapter attempts_of submitter_columns job_from_json insert_job submit_one
         constraint_in_words confidence set_priority
-        retry_job purge_jobs maintain job_ranges check_health refresh_reports
+        retry_job purge_jobs make_partitions job_ranges check_health refresh_reports
         database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model
         show_encoder embedding_dimensions examples_without_text
@@ -68,7 +69,7 @@ EXECUTE = {
 }
 OWNERS_ALONE = """
     copy_comments longest_text
-    give_reason caller_is_admin retry_delay pick_jobs take_place queue_level counter_name make_counter drop_counters
+    give_reason caller_is_admin retry_delay pick_jobs take_place queue_level counter_name make_counter is_background
     check_role_exists
     check_task_exists did_you_mean readable_roles
     check_tasks_exist check_name look_up_names with_settings
@@ -78,7 +79,7 @@ OWNERS_ALONE = """
     calibration_examples adapter_worths in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs hold_jobs
     succeed_jobs check_server check_objects check_work check_worker_name
-    find_task check_setting check_columns fill_defaults place_job hint_job notify check_room
+    find_task check_setting check_columns fill_defaults place_job hint_job notify check_queue_limit
     keep_used_policies
     audit_job_update audit_job_delete audit_row keep_audit_event recount_days
     content_hash has_learnt_from draw_examples likely_tasks queue_measurements active_adapters

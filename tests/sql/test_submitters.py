@@ -244,6 +244,32 @@ def test_every_column_of_a_job_is_either_to_fill_or_named(connection: Connection
     assert columns == {"id"} | to_fill | FOREIGN.keys() | ADMINISTRATORS.keys()
 
 
+def test_a_submitted_job_has_the_tables_defaults(connection: Connection):
+    """submit_job, with its own list of defaults, inserts the same as a plain INSERT."""
+    connection.execute("INSERT INTO loracomp.job (prompt) VALUES ('a'); SELECT loracomp.submit_job('a')")
+    inserted, submitted = connection.execute("SELECT to_jsonb(j) AS job FROM loracomp.job AS j ORDER BY id").fetchall()
+    differing = {name for name in inserted["job"] if inserted["job"][name] != submitted["job"][name]}
+    assert differing <= {"id", "place", "created_at", "run_at"}
+
+
+def test_submit_job_fills_every_column_that_a_submitter_may_fill(connection: Connection):
+    given = {
+        "max_new_tokens": 7, "stop": ["x"], "temperature": 0.5, "top_p": 0.5, "seed": 3, "policy": "base",
+        "kind": "route", "priority": 2, "run_at": "2040-01-01T00:00:00+00:00", "tasks": ["rte"], "weights": [0.5],
+        "exclude_tasks": ["mnli"], "idempotency_key": "k", "tags": {"a": 1}, "max_attempts": 2, "timeout_s": 9,
+        "chat_template": True, "system_text": "Be brief.", "base_model": BASE, "prompt": "a",
+    }  # fmt: skip
+    to_fill = set(value(connection, "SELECT loracomp.submitter_columns()"))
+    assert given.keys() == to_fill - {"choices"}
+    arguments = ", ".join(f"{name} => %({name})s" for name in given)
+    with connection.transaction(force_rollback=True):
+        connection.execute("UPDATE loracomp.base_model SET has_chat_template = true")
+        connection.execute("INSERT INTO loracomp.task (name) VALUES ('rte'), ('mnli') ON CONFLICT DO NOTHING")
+        connection.execute(f"SELECT loracomp.submit_job({arguments})".encode(), given | {"tags": Jsonb(given["tags"])})
+        stored = value(connection, "SELECT to_jsonb(j) FROM loracomp.job AS j")
+    assert {name: stored[name] for name in given} == given
+
+
 COLUMNS_OF_A_JOB = """
 SELECT attname FROM pg_attribute WHERE attrelid = 'loracomp.job'::regclass AND attnum > 0 AND NOT attisdropped
 """

@@ -20,7 +20,15 @@ from loracomp.worker.link import Link
 from queue_worker import Obedient
 from worker_helpers import drain_here, wait_until, working
 
-STEPS = {"wake_jobs", "rescue_jobs", "ask_rows", "take_answers", "measure_corrections", "maintain"}
+STEPS = {
+    "wake_jobs",
+    "rescue_jobs",
+    "ask_rows",
+    "take_answers",
+    "measure_corrections",
+    "make_partitions",
+    "drop_counters",
+}
 
 
 @contextmanager

@@ -86,7 +86,7 @@ AFTERWARDS = (
     "SELECT * FROM loracomp.list_answers()",
     "SELECT * FROM loracomp.list_measurements()",
     "SELECT * FROM loracomp.list_tasks()",
-    "SELECT * FROM loracomp.maintain()",
+    "SELECT * FROM loracomp.make_partitions()",
     "SELECT count(loracomp.explain_job(id)) FROM loracomp.job",
     "SELECT loracomp.purge_jobs('0 seconds', force => true)",
 )

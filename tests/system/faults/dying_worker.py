@@ -39,7 +39,15 @@ from routing_data import BASE_MODEL
 
 FINGERPRINT = "e" * 64
 POINTS = ("claimed", "encoding", "predicting", "before commit", "during commit", "after commit")
-STEPS = ("ask_rows", "rescue_jobs", "wake_jobs", "take_answers", "measure_corrections", "maintain")
+STEPS = (
+    "ask_rows",
+    "rescue_jobs",
+    "wake_jobs",
+    "take_answers",
+    "measure_corrections",
+    "make_partitions",
+    "drop_counters",
+)
 KEEPING = tuple(f"{when} the commit of {step}" for step in STEPS for when in ("before", "after"))
 """Points at which a keeper can die."""
 LARGEST_BATCH = 8
@@ -213,7 +221,11 @@ def dying(death: Death) -> Iterator[None]:
 
     def call(step: str, connection: Connection) -> int:
         handled = call_step(step, connection)
-        last[0] = step if handled or step in ("take_answers", "measure_corrections", "maintain") else ""
+        last[0] = (
+            step
+            if handled or step in ("take_answers", "measure_corrections", "make_partitions", "drop_counters")
+            else ""
+        )
         return handled
 
     @contextmanager
