@@ -1,4 +1,4 @@
-"""What a declaration costs an application, and how soon a row is answered.
+"""Measures what a declaration costs an application, and how soon a row is answered.
 
     python -m benchmarks.answers URL [rows] [seconds]
     python -m benchmarks.answers URL real
@@ -37,7 +37,8 @@ DECLARE = "SELECT loracomp.create_answers('{0}_answer', '{0}', 'sleep {{body}}',
 
 
 def rates(connection: Connection, rows: int) -> tuple[float, float]:
-    """Rows per second that can be inserted into a table without a declaration, and with one while no worker runs."""
+    """Return the rows per second that can be inserted into a table without a declaration, and into a declared table
+    while no worker runs."""
     took: dict[str, list[float]] = {"plain": [], "declared": []}
     statement = "INSERT INTO {} (body) SELECT 'a body of some length ' || i FROM generate_series(1, %s) AS i"
     for _ in range(ROUNDS):
@@ -57,7 +58,7 @@ def until(connection: Connection, statement: str, number: int) -> None:
 
 
 def show_latencies(connection: Connection) -> None:
-    """Milliseconds until a submitted job and an inserted row are answered, in turns on an idle worker."""
+    """Print the milliseconds until a submitted job and an inserted row are answered, in turns on an idle worker."""
     ways = {
         "SELECT loracomp.submit_job('sleep 0', max_new_tokens => 1) AS id":
             "SELECT output FROM loracomp.job_result WHERE job_id = %s AND output <> ''",
@@ -78,7 +79,7 @@ def show_latencies(connection: Connection) -> None:
 
 @contextmanager
 def real_worker(url: str) -> Iterator[None]:
-    """A worker that answers with the shipped library."""
+    """Run a worker that answers with the shipped library."""
     environment = {**os.environ, "LORACOMP_DATABASE_URL": url}
     with subprocess.Popen([sys.executable, "-m", "loracomp", "worker"], env=environment) as process:
         try:
@@ -95,7 +96,8 @@ class Backlog:
     new_rows: list[float] = field(default_factory=list)
     """Seconds from the INSERT of a new row to its answer."""
     inserts: dict[str, list[float]] = field(default_factory=lambda: {"plain": [], "big": []})
-    """Seconds that an INSERT of one row takes, in turns into a table without a declaration and into this one."""
+    """Seconds that an INSERT of one row takes, in turns into a table without a declaration and into the declared
+    one."""
     memory: list[tuple[float, float]] = field(default_factory=list)
     """Memory of the worker and of the largest backend that serves it, in MB, over time."""
 
@@ -140,7 +142,7 @@ WHERE datname = current_database() AND backend_type = 'client backend' AND pid <
 
 
 def megabytes(process: int) -> float:
-    """The process's own memory, without memory that it shares with others."""
+    """Return the process's own memory, without memory that it shares with other processes."""
     with suppress(OSError):
         status = Path(f"/proc/{process}/status").read_text()
         return int(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 1024
@@ -168,7 +170,7 @@ def main(url: str, rows: int = 200_000, seconds: int = 20, *, real: bool = False
         connection.execute("VACUUM loracomp.answer_hint")
         with running(url, POLL_S=1, BATCH_SIZE=64) as worker:
             assert worker.stderr is not None
-            threading.Thread(target=worker.stderr.read, daemon=True).start()  # or its log would fill the pipe
+            threading.Thread(target=worker.stderr.read, daemon=True).start()  # otherwise its log would fill the pipe
             show_latencies(connection)
             seen = backlog(connection, rows, seconds, worker.pid)
             (answered,) = rows_of(connection, "SELECT count(*) AS n FROM loracomp.answer_row WHERE status = 'answered'")

@@ -33,7 +33,7 @@ def batches(rows: Rows, size: int) -> list[Rows]:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Milliseconds that a call takes."""
+    """Return the milliseconds that a call takes."""
     start = perf_counter()
     work()
     return (perf_counter() - start) * 1000

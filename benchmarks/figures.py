@@ -1,7 +1,7 @@
 """Fills the tables of README.md and docs/ from the stored results: python -m benchmarks.figures [--check].
 
-The tables of an evaluation come from the queries in benchmarks/evaluation/tables.sql, on a database that is dropped
-at the end, and the others from docs/performance/*.json. Measures nothing.
+The tables of an evaluation come from the queries in benchmarks/evaluation/tables.sql, on a database that is dropped at
+the end. The other tables come from docs/performance/*.json. The command measures nothing.
 """
 
 import json
@@ -27,7 +27,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 def main(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit with 1 if a page differs.")] = False,
 ) -> None:
-    """Fill the pages, and name those that changed."""
+    """Fill the pages, and print the names of the pages that changed."""
     tables = all_tables()
     changed = {page: text for page in PAGES if (text := filled(page.read_text(), tables)) != page.read_text()}
     for page, text in changed.items():
@@ -39,7 +39,7 @@ def main(
 
 
 def all_tables() -> dict[str, str]:
-    """Each table by its name in the pages."""
+    """Return each table by its name in the pages."""
     with database() as url:
         tables = evaluation_tables(url, ROOT)
     return {
@@ -53,7 +53,7 @@ def all_tables() -> dict[str, str]:
 
 
 def kept(benchmark: str) -> Any:
-    """What a benchmark wrote."""
+    """Read the results that a benchmark wrote."""
     return json.loads((ROOT / "docs" / "performance" / f"{benchmark}.json").read_text())
 
 

@@ -1,4 +1,4 @@
-"""Tables in Markdown pages: each stands between `<!-- table: NAME -->` and `<!-- end -->`."""
+"""Fills tables in Markdown pages; each table stands between `<!-- table: NAME -->` and `<!-- end -->`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,13 @@ NUMBER = re.compile(r"[-+]?[\d.,]*\s*%?")
 
 
 def filled(source: str, tables: Mapping[str, str]) -> str:
-    """The page with each table between its marks. Raises KeyError if the page has the marks of an unknown table."""
+    """Return the page with each table between its marks. Raises KeyError if the page has marks with the name of an
+    unknown table."""
     return MARKED.sub(lambda match: match["head"] + tables[match["name"]] + match["foot"], source)
 
 
 def as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with columns of numbers aligned right; the first row is its header."""
+    """Write a Markdown table with columns of numbers aligned right; the first row is its header."""
     if len(rows) < 2:
         return "(nothing measured yet)\n"
     header, *lines = rows

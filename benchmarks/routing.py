@@ -6,9 +6,9 @@ LIMIT k` in one statement.
 
 Examples are generated clusters of unit vectors with 832 dimensions, in a database that is dropped at the end. The
 database is on the server that LORACOMP_DATABASE_URL names (as a superuser, or a role that may create databases and
-extensions), or else on an embedded one. Both sides take turns and use the same ef_search and binary vectors; times are
-medians in milliseconds. The same jobs are also routed under a policy with weighting 'measured': all examples are
-measured, each under its own task's adapter and those of the 29 nearest tasks.
+extensions), or else on an embedded server. Both sides take turns and use the same ef_search and binary vectors; times
+are medians in milliseconds. The same jobs are also routed under a policy with weighting 'measured': all examples are
+measured, each under the adapters of its own task and of the 29 nearest tasks.
 """
 
 import argparse
@@ -89,7 +89,8 @@ def parse_arguments() -> argparse.Namespace:
 
 @contextmanager
 def database(shared_buffers: str = "128MB") -> Iterator[str]:
-    """URL of a database that is dropped at the end. The memory setting applies only to an embedded server."""
+    """Create a database that is dropped at the end; yields its URL. The memory setting applies only to an embedded
+    server."""
     with tempfile.TemporaryDirectory(prefix="loracomp-benchmark-", ignore_cleanup_errors=True) as name:
         folder = Path(name) / "postgres"
         given = load_settings().database_url
@@ -104,7 +105,7 @@ def database(shared_buffers: str = "128MB") -> Iterator[str]:
 
 
 def start_with(folder: Path, shared_buffers: str) -> str:
-    """URL of a new embedded server with this much shared memory, which Postgres allocates when it starts."""
+    """Start an embedded server with this much shared memory, which Postgres allocates at its start; yields its URL."""
     with psycopg.connect(embedded.start(folder), autocommit=True) as connection:
         connection.execute(sql.SQL("ALTER SYSTEM SET shared_buffers = {}").format(sql.Literal(shared_buffers)))
     embedded.stop(folder)
@@ -112,8 +113,8 @@ def start_with(folder: Path, shared_buffers: str) -> str:
 
 
 def add_measurements(connection: db.Connection, library: Library) -> None:
-    """Measure each example under its own task's adapter and those of the tasks whose examples are nearest on
-    average."""
+    """Add measurements of each example under the adapters of its own task and of the tasks whose examples are nearest
+    on average."""
     tasks = np.array(list(library.tasks))
     centres = np.stack([library.vectors[library.task_ids == task].mean(0) for task in tasks])
     nearest = tasks[np.argsort(-(centres @ centres.T), axis=1)[:, :MEASURED]]
@@ -143,7 +144,7 @@ def measure(
 
 
 def ask_bare(connection: db.Connection, vectors: Vectors) -> None:
-    """Search the nearest of all examples by a bare query, without access rights and weights."""
+    """Search all examples for the nearest ones by a bare query, without access rights and weights."""
     connection.execute(BARE, [list(vectors)]).fetchall()
 
 
@@ -155,7 +156,7 @@ def recall(library: Library, vectors: Vectors, excluded: list[str], found: list[
 
 
 def table(figures: list[dict[str, float]], examples: int, tasks: int) -> Table:
-    """At most 80 columns wide; `measured_ratio` is left to the JSON."""
+    """Return a table of at most 80 columns; only the JSON has `measured_ratio`."""
     shown = Table(
         title=f"Routing, {examples:,} examples of {tasks} tasks, k = 20", box=SIMPLE_HEAD, padding=(0, 0, 0, 1)
     )

@@ -5,7 +5,7 @@
 
 Weights and adapters are random, so nothing is downloaded and answers mean nothing, but the cost of a pass does not
 depend on the weights. Adapters change all linear layers except the output head. Both sides of a ratio take turns in one
-run, except PEFT, which runs afterwards because its layers replace those of the base model. Results are printed as JSON.
+run, except PEFT, which runs afterwards because its layers replace the base model's layers. Results are printed as JSON.
 """
 
 import argparse
@@ -52,29 +52,29 @@ CONFIGS: dict[str, Callable[[], LlamaConfig | Qwen2Config]] = {
         vocab_size=152064, tie_word_embeddings=False, max_position_embeddings=8192,
     ),
 }  # fmt: skip
-"""Shapes of Llama-3.2-1B and of Qwen2.5-7B, and a small one to try the command with."""
+"""The shapes of Llama-3.2-1B and Qwen2.5-7B, and a small shape to try the command with."""
 
 
 @dataclass(frozen=True)
 class Shaped:
-    """A base model of random weights and its adapters: as much of a `Workbench` as passes need."""
+    """A base model with random weights and its adapters. It has as much of a `Workbench` as passes need."""
 
     base: BaseModel
     library: tuple[LoraFactors, ...]
     sizes: Sizes
 
     def predictor(self, *, base: BaseModel | None = None) -> Fetching:
-        """A predictor that keeps all adapters on the device."""
+        """Make a predictor that keeps all adapters on the device."""
         return Fetching(base or self.base, from_memory(self.library), cache_bytes=4 * self.nbytes)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all adapters."""
+        """Return the bytes of all adapters."""
         return sum(side.nbytes for each in self.library for factors in each.factors.values() for side in factors)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 69 if the device is missing."""
+    """Run the command line; it exits with 69 if the device is missing."""
     options = parse_arguments(arguments)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         print(f"{options.device}: torch {torch.__version__} finds no GPU; nothing was measured", file=sys.stderr)
@@ -105,7 +105,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make(shape: str, device: str, adapters: int, rank: int, sizes: Sizes) -> Shaped:
-    """A model of this shape on the device, in the dtype in which a worker would run it, and random adapters."""
+    """Make a model of this shape on the device, in the dtype in which a worker would run it, and random adapters."""
     known = load_base_model(TOKENIZER, cache_dir=load_settings().home / "models")
     torch.manual_seed(0)
     with torch.device(device):
@@ -122,13 +122,13 @@ def make(shape: str, device: str, adapters: int, rank: int, sizes: Sizes) -> Sha
 
 
 def figures(bench: Any, turns: int) -> list[Figure]:
-    """Scoring and generation beside the base model alone, and scoring beside PEFT."""
+    """Compare scoring and generation with the base model alone, and scoring with PEFT."""
     found = [*scoring(bench, turns)["figures"], *generation(bench, turns)["figures"]]
     return [*(replace(each, goal=">= 0.9") for each in found), against_peft(bench, turns)]
 
 
 def against_peft(bench: Shaped, turns: int) -> Figure:
-    """Compares a batch of ours with PEFT, which merges the adapters of each job and runs each job alone."""
+    """Compare our batch with PEFT, which merges the adapters of each job and runs each job alone."""
     jobs, draw = made_up_jobs(bench.sizes.batch, seed=1), drawing(bench.library, strategy="linear")
     count = min(OF_PEFT, len(jobs))
     ours = take_turns({"ours": asking(bench.predictor(), jobs, draw)}, turns)["ours"]
@@ -147,7 +147,7 @@ def against_peft(bench: Shaped, turns: int) -> Figure:
 
 @contextmanager
 def in_peft(bench: Shaped) -> Iterator[PeftModel]:
-    """The model wrapped by PEFT, with all adapters as '0', '1', ...; unwrapped at the end."""
+    """Wrap the model in PEFT, with all adapters as '0', '1', ..., and unwrap it at the end."""
     model, (first, *_) = bench.base.model, bench.library
     rank = len(next(iter(first.factors.values())).A)
     config = LoraConfig(r=rank, lora_alpha=SCALING * rank, target_modules=list(first.factors))
@@ -167,7 +167,7 @@ def in_peft(bench: Shaped) -> Iterator[PeftModel]:
 
 @torch.inference_mode()
 def scores_of_peft(bench: Shaped, wrapped: PeftModel, requests: Sequence[Request]) -> list[list[float]]:
-    """Log-likelihoods of each request's choices, each after a merge of its own (strategy linear)."""
+    """Return the log-likelihoods of each request's choices; each request gets a merge of its own (strategy linear)."""
     scores = []
     for request in requests:
         names = [str(id_) for id_ in request.composition.adapter_ids]
@@ -180,7 +180,7 @@ def scores_of_peft(bench: Shaped, wrapped: PeftModel, requests: Sequence[Request
 
 
 def describe(bench: Shaped, options: argparse.Namespace) -> dict[str, Any]:
-    """The machine and versions of the measurement; megabytes of the parts, and on a GPU the peak of all tensors."""
+    """Describe the machine and versions, and the megabytes of the parts; on a GPU also the peak of all tensors."""
     model = bench.base.model
     peak = {"peak, MB": torch.cuda.max_memory_allocated() / 1e6} if model.device.type == "cuda" else {}
     return {

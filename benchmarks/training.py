@@ -1,4 +1,4 @@
-"""Measures rows per second of training, in several ways.
+"""Measures the rows per second of training, for several ways of using the cores.
 
     python -m benchmarks.training ../shared/data [--task mnli] [--turns 3]
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def rate(way: Way, options: argparse.Namespace) -> float:
-    """Rows per second of all processes of a way together."""
+    """Return the rows per second of all processes of a way together."""
     command = [sys.executable, "-m", "benchmarks.training", str(options.data), "--task", options.task]
     command += ["--steps", str(options.steps), "--way", str(WAYS.index(way))]
     environment = os.environ | {"OMP_NUM_THREADS": str(CORES // way.processes)}
@@ -105,7 +105,7 @@ def train(folder: Path, task: str, way: Way, steps: int) -> float:
 
 
 def table(rates: dict[str, list[float]]) -> str:
-    """A row for each way."""
+    """Return a table with a row for each way."""
     medians = {name: statistics.median(each) for name, each in rates.items()}
     first = next(iter(medians.values()))
     lines = [

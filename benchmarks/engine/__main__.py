@@ -1,10 +1,11 @@
-"""Measures the engine: ratios between two systems in one run. `make figures` shows them in docs/figures.md.
+"""Measures the engine: each figure is the ratio of two systems in one run. `make figures` shows them in
+docs/figures.md.
 
     python -m benchmarks.engine
 
-It uses its own database, with the shipped library and its base model, on the server that LORACOMP_DATABASE_URL names
-(where it must be allowed to create databases) or on the embedded server. Results are stored as JSON; measuring a part
-again replaces its older figures.
+The command uses its own database, with the shipped library and its base model, on the server that LORACOMP_DATABASE_URL
+names (where it must be allowed to create databases) or on the embedded server. Results are stored as JSON; measuring a
+part again replaces its older figures.
 """
 
 import argparse
@@ -49,7 +50,7 @@ PARTS: dict[str, Callable[[Workbench, int], Measured]] = {
 TURNS_OF = {
     **{"scoring": 1.4, "generation": 1.4, "merging": 2, "latency": 6, "beside": 2, "batching": 0.6},
 }
-"""Parts that run more turns than others, and how many times as many."""
+"""The parts that run more turns than other parts, and how many times as many."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.print(f"measuring {part}")
             turns = max(1, round(options.turns * TURNS_OF.get(part, 1)))
             keep(options.out, part, machine | as_json(PARTS[part](bench, turns)))
-    # The terminal shows only the results of this run, the docs show all that are stored.
+    # The terminal shows only the results of this run; the docs show all stored results.
     results = {part: found for part, found in read_results(options.out).items() if part in parts}
     if options.json:
         json.dump(results, sys.stdout, indent=2)
@@ -93,7 +94,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """The type of an option that must be a whole number of this size or larger."""
+    """Return the type of an option that must be a whole number of this size or larger."""
 
     def integer(text: str) -> int:
         if (number := int(text)) < least:
@@ -104,12 +105,12 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def sizes_of(options: argparse.Namespace) -> Sizes:
-    """The sizes given on the command line."""
+    """Return the sizes given on the command line."""
     return Sizes(**{size.name: getattr(options, size.name) for size in fields(Sizes)})
 
 
 def describe_machine(bench: Workbench) -> dict[str, Any]:
-    """Description of the machine on which the figures were measured."""
+    """Describe the machine on which the figures are measured."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_device(bench.base.model),
@@ -120,7 +121,7 @@ def describe_machine(bench: Workbench) -> dict[str, Any]:
 
 
 def describe_device(model: transformers.PreTrainedModel) -> str:
-    """The device that the model is on, and the dtype in which it computes."""
+    """Name the device that the model is on, and the dtype in which it computes."""
     device = (
         torch.cuda.get_device_name()
         if model.device.type == "cuda"
@@ -130,13 +131,13 @@ def describe_device(model: transformers.PreTrainedModel) -> str:
 
 
 def versions() -> str:
-    """Versions of Python and of the numerical libraries."""
+    """Return the versions of Python and of the numerical libraries."""
     libraries = ", ".join(f"{each.__name__} {each.__version__}" for each in (torch, transformers, peft))
     return f"Python {platform.python_version()}, {libraries}"
 
 
 def processor() -> str:
-    """The processor's name if the system has /proc/cpuinfo, otherwise its architecture."""
+    """Return the processor's name if the system has /proc/cpuinfo, otherwise its architecture."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -144,7 +145,7 @@ def processor() -> str:
 
 
 def as_json(measured: Measured) -> dict[str, Any]:
-    """The results of a part with its figures as dicts, ready for JSON."""
+    """Return the results of a part with its figures as dicts, ready for JSON."""
     figures: list[Figure] = measured.get("figures", [])
     return {**measured, "figures": [figure.as_dict() for figure in figures]}
 

@@ -1,4 +1,5 @@
-"""Compares texts that join and leave at every step with batches that run to their end as they were claimed."""
+"""Compares texts that join and leave at every step with batches that stay as they were claimed until all their texts
+end."""
 
 import random
 import time
@@ -25,7 +26,7 @@ from .timing import Measured, compare, milliseconds, over, per_second, take_turn
 from .workbench import Fetching, Workbench, drawing, from_memory, made_up_jobs
 
 CLAIMED = 16
-"""Jobs of a batch that runs to its end: the worker's default."""
+"""Number of jobs in a batch that runs until all its texts end, which is the worker's default."""
 MEAN, SHORTEST, LONGEST = 48, 4, 256
 LOAD = 0.8
 BEGINNING, ALIKE = 400, 16
@@ -35,7 +36,7 @@ STATUS = "SELECT r.status FROM loracomp.job_result AS r WHERE r.job_id = %s"
 
 
 def batching(bench: Workbench, turns: int) -> Measured:
-    """Tokens per second for texts of different lengths, waits of texts that arrive one by one, and shared
+    """Measure tokens per second for texts of different lengths, waits of texts that arrive one by one, and shared
     beginnings."""
     base = endless(bench.base)
     predictor = Fetching(base, from_memory(bench.library))
@@ -50,13 +51,13 @@ def batching(bench: Workbench, turns: int) -> Measured:
 
 
 def lengths(count: int, seed: int) -> list[int]:
-    """Number of new tokens of each text, drawn from a geometric distribution within bounds."""
+    """Draw the number of new tokens of each text from a geometric distribution within bounds."""
     draw = random.Random(seed)
     return [min(max(1 + int(draw.expovariate(1 / MEAN)), SHORTEST), LONGEST) for _ in range(count)]
 
 
 def texts(bench: Workbench, count: int, seed: int, compositions: Sequence[Composition]) -> list[Request]:
-    """Requests of different lengths, each under its composition."""
+    """Make requests of different lengths, each with its own composition."""
     prompts = (job["prompt"] for job in made_up_jobs(count, seed=seed))
     return [
         Request(prompt, None, length, composition=composition)
@@ -73,7 +74,8 @@ def composed(predictor: Fetching, requests: Sequence[Request]) -> list[Mix]:
 
 @torch.inference_mode()
 def to_the_end(base: BaseModel, requests: Sequence[Request], mixes: Sequence[Mix]) -> None:
-    """A batch with `model.generate`; each time that half of the rows have all their tokens, they leave."""
+    """Answer a batch with `model.generate`. Whenever half of the rows have all their tokens, these rows leave the
+    batch."""
     left = [request.max_new_tokens or 0 for request in requests]
     adapters = AdapterStack(base.model, mixes)
     ids, mask = pad_left(encode_texts(base.tokenizer, [request.prompt for request in requests]), base.model.device)
@@ -135,7 +137,7 @@ def _rates(bench: Workbench, predictor: Fetching, base: BaseModel, turns: int) -
 
 
 def _arrivals(bench: Workbench, predictor: Fetching, base: BaseModel, turns: int) -> list[Any]:
-    """Texts that arrive at random times, at a share of the rate that batches that run to their end can answer."""
+    """Measure how long texts wait that arrive at random times, at LOAD times the rate that `in_batches` can answer."""
     count = bench.sizes.arriving
     requests = texts(bench, count, 8, drawing(bench.library)(count))
     mixes = composed(predictor, requests)
@@ -196,8 +198,8 @@ def _steps_of_arrivals(
 
 
 def _beginnings(bench: Workbench, base: BaseModel, turns: int) -> Any:
-    """Time to the first token of texts with the same beginning under one mix, computing the beginning once or for each
-    text."""
+    """Measure the time to the first token of texts with the same beginning under one mix, when the beginning is
+    computed once or for each text."""
     words = " ".join(job["prompt"] for job in made_up_jobs(2 * BEGINNING, seed=9))
     (tokens,) = encode_texts(base.tokenizer, [words])
     beginning = base.tokenizer.decode(tokens[:BEGINNING], skip_special_tokens=True)
@@ -218,7 +220,8 @@ def _beginnings(bench: Workbench, base: BaseModel, turns: int) -> Any:
 
 
 def beside_a_text(bench: Workbench, turns: int) -> Measured:
-    """A scored job whose worker is generating, INSERT to visible result, against the same on an idle worker."""
+    """Measure the time from INSERT to visible result of a scored job whose worker is generating a text, against the
+    same job on an idle worker."""
     jobs = [made_up_jobs(1, seed=400 + turn) for turn in range(turns + 1)]
     with working(bench, bench.sizes.batch) as submitter:
         seconds = take_turns({"idle": lambda turn: submitter.ask(jobs[turn], 0.005)}, turns)
@@ -230,7 +233,7 @@ def beside_a_text(bench: Workbench, turns: int) -> Measured:
 
 
 def _beside(submitter: Submitter, jobs: list[dict[str, Any]]) -> float:
-    """Seconds of the scored job, which must end while the text is still being generated."""
+    """Return the seconds of the scored job, which must end while the text is still being generated."""
     while True:
         text = submitter.one(TEXT, STORY, LONGEST)
         while submitter.one(STATUS, text) == "queued":

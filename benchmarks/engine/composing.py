@@ -14,19 +14,20 @@ STRATEGIES = ("linear", "cat", "ties", "magnitude_prune")
 
 
 def new_composer(bench: Workbench) -> Composer:
-    """A composer with the worker's default settings, and an empty cache: a quarter of 2 GB."""
+    """Make a composer with the worker's default settings and an empty cache of a quarter of 2 GB."""
     return Composer(bench.base, cache_bytes=512 << 20)
 
 
 def memory(bench: Workbench, turns: int) -> Measured:
-    """Bytes of factors kept in memory for a batch of different mixes, divided by the bytes of its adapters' files."""
-    del turns  # nothing here takes time
+    """Compare the bytes of factors in memory for a batch of different mixes with the bytes of the adapters' files."""
+    del turns  # this part measures no times
     held = {strategy: _held(bench, strategy) for strategy in STRATEGIES}
     return {"figures": [_memory(bench, strategy, each) for strategy, each in held.items()], "held": held}
 
 
 def _held(bench: Workbench, strategy: str) -> dict[str, float]:
-    """Bytes of the loaded factors, of their masks, of the factors merged for each job, and of the copies for a pass.
+    """Return the bytes of the loaded factors, of their masks, of the factors merged for each job, and of the copies for
+    a pass.
 
     Tensors that share memory count once.
     """
@@ -54,6 +55,6 @@ def _memory(bench: Workbench, strategy: str, held: dict[str, float]) -> Figure:
 
 
 def storage_nbytes(blocks: Iterable[Block]) -> int:
-    """Bytes of the memory behind these blocks; memory that several blocks share counts once."""
+    """Return the bytes of the memory behind these blocks; memory that several blocks share counts once."""
     storages = [side.untyped_storage() for block in blocks for side in (block.A, block.B)]
     return sum({each.data_ptr(): each.nbytes() for each in storages}.values())

@@ -1,5 +1,5 @@
-"""Compares jobs of a task with labelled rows with the same prompts without them: encoded, routed, calibrated and
-answered."""
+"""Compares jobs of a task that has labelled rows with jobs of the same prompts without labelled rows, from encoding to
+answer."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,7 +25,8 @@ DIGESTS = "SELECT digest FROM loracomp.adapter WHERE id = ANY (%s)"
 
 
 def labelled(bench: Workbench, turns: int) -> Measured:
-    """Time of a batch under policy `measured`, whose rows were scored in turn 0, compared with policy `default`."""
+    """Compare the time of a batch under policy `measured`, whose labelled rows were scored in turn 0, with policy
+    `default`."""
     rows = made_up_jobs(bench.sizes.measured, seed=6)
     asked = [{"prompt": f"{row['prompt']} Again.", "choices": CHOICES} for row in rows][: bench.sizes.batch]
     try:
@@ -42,7 +43,8 @@ def labelled(bench: Workbench, turns: int) -> Measured:
 
 
 def _claimed(bench: Workbench, asked: Sequence[dict[str, Any]], policy: str) -> tuple[Job, ...]:
-    """Jobs leased to this process, because labelled rows are given only to the worker that holds the job."""
+    """Return jobs that are leased to this process, because labelled rows are given only to the worker that holds the
+    job."""
     bench.connection.execute(
         "INSERT INTO loracomp.job (prompt, choices, policy)"
         " SELECT j.prompt, j.choices, %s FROM jsonb_to_recordset(%s) AS j (prompt text, choices text[])",

@@ -23,7 +23,8 @@ COPIES = "SELECT id, sha256, name FROM loracomp.adapter WHERE starts_with(name, 
 
 
 def library_size(bench: Workbench, turns: int) -> Measured:
-    """Compare batches on the shipped library with batches that use as many adapters of a library of a thousand."""
+    """Compare batches on the shipped library with batches that use the same number of adapters of a library of a
+    thousand."""
     jobs = made_up_jobs(bench.sizes.batch, seed=3)
     few = [Registered(each.id, each.sha256) for each in bench.library[: bench.sizes.used]]
     parts = list(in_parts(staged_copies(bench, bench.sizes.library), len(few)))
@@ -74,12 +75,13 @@ class Reader:
 
     @property
     def milliseconds(self) -> float:
-        """Median milliseconds of a read."""
+        """Return the median milliseconds of a read."""
         return 1000 * median(seconds for _, seconds in self.reads)
 
 
 def using(parts: Iterable[Sequence[Registered]]) -> Draw:
-    """Draws compositions that use each adapter of a part at least once; each call takes the next part, in a cycle."""
+    """Return a function that draws compositions which use each adapter of a part at least once; each call takes the
+    next part, in a cycle."""
     following, seeds = cycle(parts), count()
 
     def some(jobs: int) -> list[Composition]:
@@ -100,7 +102,8 @@ def in_parts(adapters: Sequence[Registered], size: int) -> Iterator[Sequence[Reg
 
 
 def staged_copies(bench: Workbench, wanted: int) -> list[Registered]:
-    """Make sure that `wanted` copies of adapters are in the database, each with its own file; reuses earlier copies."""
+    """Make sure that `wanted` copies of adapters are in the database, each with its own file; copies of an earlier run
+    are used again."""
     names = [f"copy {number}" for number in range(wanted)]
     standing = {row["name"] for row in bench.connection.execute(COPIES)}
     with TemporaryDirectory() as folder:
@@ -108,7 +111,8 @@ def staged_copies(bench: Workbench, wanted: int) -> list[Registered]:
             if name not in standing:
                 stage_copy(bench, Path(folder), bench.tasks[number % len(bench.tasks)], name)
     if not standing.issuperset(names):
-        bench.connection.execute("VACUUM loracomp.adapter_part")  # or the server would do it meanwhile
+        # Otherwise autovacuum would do it during the measurement.
+        bench.connection.execute("VACUUM loracomp.adapter_part")
     found = {row["name"]: Registered(row["id"], row["sha256"]) for row in bench.connection.execute(COPIES)}
     return [found[name] for name in names]
 

@@ -21,8 +21,8 @@ LEASE_S = 3600.0
 
 
 def measuring(bench: Workbench, turns: int) -> Measured:
-    """Rows per second of jobs of kind 'measure' (planned, loaded and scored), compared with as many jobs that each have
-    a new mix."""
+    """Compare the rows per second of jobs of kind 'measure' (planned, loaded and scored) with the same number of jobs
+    that each have a new mix."""
     asked = made_up_jobs(bench.sizes.measured, seed=4)
     jobs = _claimed(bench, asked)
     adapters = len(bench.library)
@@ -40,7 +40,7 @@ def measuring(bench: Workbench, turns: int) -> Measured:
 
 
 def _scoring(bench: Workbench, asked: Sequence[dict[str, Any]], times: int) -> Any:
-    """A run that scores all prompts `times` times in batches, each row under another mix."""
+    """Return a run that scores all prompts `times` times in batches, each row under another mix."""
     size, predictor, draw = bench.sizes.batch, bench.predictor(), drawing(bench.library)
     rows = [*asked] * times
     batches = [asking(predictor, rows[start : start + size], draw) for start in range(0, len(rows), size)]
@@ -54,7 +54,7 @@ def _measure(bench: Workbench, jobs: Sequence[Job]) -> None:
 
 
 def _claimed(bench: Workbench, asked: Sequence[dict[str, Any]]) -> tuple[Job, ...]:
-    """Jobs that measure these prompts as validation rows of a task of their own, leased to nobody else."""
+    """Return jobs, leased to this process, that measure these prompts as validation rows of a task of their own."""
     add_task(bench.connection, TASK)
     import_examples(bench.connection, TASK, [_example(number, job) for number, job in enumerate(asked)])
     wanted = {"task": TASK, "rows": len(asked), "adapters": 1000, "split": "validation", "base_model": None}

@@ -1,4 +1,4 @@
-"""The baseline without loracomp: retrieval in ChromaDB, then a PEFT merge and a pass a job.
+"""The baseline without loracomp: retrieval in ChromaDB, then a PEFT merge and a pass for each job.
 
 The baseline is as fast as we could make it: texts are embedded and looked up in batches, adapters have the model's
 precision, choices share the pass over their prompt (`loracomp.model.scoring`), and a merged adapter is deleted at once.
@@ -34,7 +34,7 @@ class PapersWay:
     """The baseline: a vector store, and its own base model with the library's adapters in PEFT."""
 
     def __init__(self, bench: Workbench, examples: Any = None) -> None:
-        """`examples` is a `filled_store`; `answer` needs it, `merge` does not."""
+        """`examples` is a `filled_store`, which only `answer` needs."""
         self._bench = bench
         self._examples = examples
         self._settings = bench.connection.execute("SELECT * FROM loracomp.policy WHERE name = %s", [POLICY]).fetchone()
@@ -53,7 +53,7 @@ class PapersWay:
 
     @torch.inference_mode()
     def answer(self, jobs: Sequence[dict[str, Any]]) -> list[int]:
-        """The index of each job's choice, from 0."""
+        """Return the index of each job's choice, from 0."""
         with self._spent("look up"):
             vectors = self._bench.engine.encoder.encode([(job["prompt"], job["choices"]) for job in jobs])
             mixes = list(self._retrieve(vectors))
@@ -96,7 +96,7 @@ class PapersWay:
 
 
 def filled_store(tasks: Sequence[str]) -> Any:
-    """A ChromaDB collection in memory with the library's examples, searched by cosine."""
+    """Make a ChromaDB collection in memory with the library's examples, searched by cosine."""
     import chromadb  # noqa: PLC0415  of an extra, which no other part needs
 
     client = chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=False))
@@ -111,7 +111,8 @@ def filled_store(tasks: Sequence[str]) -> Any:
 
 
 def weights(tasks: Sequence[str], similarities: Any, settings: dict[str, Any]) -> dict[str, float]:
-    """Task weights as in the paper's section 3: softmax over examples, sum by task, nucleus, normalised to sum 1."""
+    """Return task weights as in section 3 of the paper: softmax over examples, sum by task, nucleus, normalised to sum
+    1."""
     shares = np.exp((similarities - similarities.max()) / settings["temperature"])
     masses: dict[str, float] = {}
     for task, share in zip(tasks, shares / shares.sum(), strict=True):
@@ -161,7 +162,7 @@ def against_paper(bench: Workbench, turns: int) -> Measured:
 
 
 def waiting(bench: Workbench, batch: Sequence[dict[str, Any]], policy: str) -> list[Job]:
-    """Jobs in the database that no worker claims before tomorrow."""
+    """Insert jobs that no worker claims before tomorrow."""
     rows = bench.connection.execute(
         "INSERT INTO loracomp.job (prompt, choices, policy, run_at)"
         " SELECT j.prompt, j.choices, %s, now() + interval '1 day'"
@@ -178,8 +179,8 @@ def merging(bench: Workbench, turns: int) -> Measured:
 
 
 def _merging(bench: Workbench, paper: PapersWay, strategy: str, turns: int) -> Figure:
-    """Each job of our batch has its own mix. Its cost is the batch's time for composing and making factors, divided by
-    the number of jobs."""
+    """Each job of our batch has its own mix. The cost of a mix is the batch's time for composing and making factors,
+    divided by the number of jobs."""
     ours, draw = factors_of_a_batch(bench, strategy), drawing(bench.library, strategy=strategy, seed=1)
     names = dict(zip((each.id for each in bench.library), bench.tasks, strict=True))
 
@@ -203,7 +204,7 @@ def _merging(bench: Workbench, paper: PapersWay, strategy: str, turns: int) -> F
 
 
 def factors_of_a_batch(bench: Workbench, strategy: str) -> Callable[[], None]:
-    """A run that composes a batch of new mixes, and makes all rows' factors.
+    """Return a run that composes a batch of new mixes, and makes all rows' factors.
 
     A pass makes the factors of a module when it reaches the module, so the run sends one token of each row through each
     module.

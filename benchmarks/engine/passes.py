@@ -1,4 +1,4 @@
-"""Compares passes under many compositions with the base model alone, and measures how their time grows."""
+"""Compares passes under many compositions with the base model alone, and measures how the time of a pass grows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +19,9 @@ from .workbench import Draw, Fetching, Workbench, drawing, made_up_jobs, to_scor
 
 NOTHING = Composition()
 SCALING = 2.0
-"""Of random adapters."""
+"""The scaling (alpha / rank) of random adapters."""
 SCORED = ("cat", "linear")
-"""The measured strategies: the default, and the paper's."""
+"""The measured strategies: the default one, and the one of the paper."""
 
 
 def scoring(bench: Workbench, turns: int) -> Measured:
@@ -41,7 +41,7 @@ def _scoring(bench: Workbench, seconds: Seconds, strategy: str) -> Figure:
 
 
 def asking(predictor: Fetching, jobs: Sequence[dict[str, Any]], draw: Draw | None = None) -> Any:
-    """A function that loads missing adapters, composes, and scores the jobs."""
+    """Return a function that loads missing adapters, composes, and scores the jobs."""
 
     def run(_: int) -> None:
         compositions = draw(len(jobs)) if draw else [NOTHING] * len(jobs)
@@ -74,7 +74,8 @@ def generation(bench: Workbench, turns: int) -> Measured:
 
 
 def generating(bench: Workbench) -> tuple[Callable[[int], None], Callable[[int], None]]:
-    """Two runs for `without_end`: `model.generate` without adapters, and ours with a different mix for each job."""
+    """Return two runs for `without_end`: `model.generate` without adapters, and ours with a different mix for each
+    job."""
     base = endless(bench.base)
     prompts = [job["prompt"] for job in made_up_jobs(bench.sizes.generating, seed=2)]
     predictor, draw = bench.predictor(base=base), drawing(bench.library)
@@ -100,7 +101,8 @@ def generating(bench: Workbench) -> tuple[Callable[[int], None], Callable[[int],
 
 
 def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask [rows, longest], padded on the left: all next tokens follow the last column."""
+    """Return token ids and attention mask [rows, longest], padded on the left, so that all next tokens follow the last
+    column."""
     width = max(map(len, rows))
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
@@ -108,7 +110,7 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tenso
 
 
 def endless(base: BaseModel) -> BaseModel:
-    """The base model with a tokenizer without an end-of-text token, so that every answer has the full length."""
+    """Return the base model with a tokenizer without an end-of-text token, so that every answer has the full length."""
     tokenizer = type(base.tokenizer).from_pretrained(base.tokenizer.name_or_path)
     tokenizer.eos_token = None
     return replace(base, tokenizer=tokenizer)
@@ -128,7 +130,8 @@ def without_end(base: BaseModel) -> Iterator[None]:
 def random_adapter(
     shapes: Mapping[str, tuple[int, int]], rank: int, number: int, *, norm: float, std: float
 ) -> LoraFactors:
-    """An adapter in bfloat16. `norm`: about the norm of each row of A; `std`: of the elements of B."""
+    """Make an adapter in bfloat16. Each row of A has about the norm `norm`; the elements of B have standard deviation
+    `std`."""
     generator = torch.Generator().manual_seed(number)
 
     def normal(*shape: int, std: float) -> Tensor:

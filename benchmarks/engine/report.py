@@ -11,7 +11,7 @@ from benchmarks.pages import as_markdown
 
 RESULTS = "engine.json"
 Results = dict[str, Any]
-"""For each part: when and where it was measured, its figures, and its steps."""
+"""For each part, when and where it was measured, its figures, and its steps."""
 ORDER = (
     "scoring", "paper", "generation", "batching", "merging", "throughput", "latency", "beside", "library", "measuring",
     "labelled", "memory",
@@ -20,7 +20,7 @@ ORDER = (
 
 
 def read_results(folder: Path) -> Results:
-    """The results that are stored in a folder, in the order of the page."""
+    """Read the results that are stored in a folder, in the order of the page."""
     path = folder / RESULTS
     found: Results = json.loads(path.read_text()) if path.is_file() else {}
     return {part: found[part] for part in sorted(found, key=ORDER.index)}
@@ -34,7 +34,7 @@ def keep(folder: Path, part: str, measured: dict[str, Any]) -> None:
 
 
 def engine_tables(results: Results) -> dict[str, str]:
-    """The tables of docs/figures.md by their names."""
+    """Return the tables of docs/figures.md by their names."""
     return {
         "engine": as_markdown(
             [
@@ -54,12 +54,12 @@ HEADER = ("what", "measured", "goal", "against", "n", "reached")
 
 
 def figures(results: Results) -> list[dict[str, Any]]:
-    """All figures of all parts."""
+    """Return all figures of all parts."""
     return [figure for part in results.values() for figure in part.get("figures", [])]
 
 
 def cells(figure: Mapping[str, Any]) -> tuple[str, ...]:
-    """A figure as a row under HEADER."""
+    """Return a figure as a row under HEADER."""
     ratio = f"{spoken(figure['ratio'])} ({spoken(figure['low'])} to {spoken(figure['high'])})"
     return (
         figure["what"],
@@ -72,26 +72,27 @@ def cells(figure: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def is_shown(figure: Mapping[str, Any]) -> bool:
-    """Whether the page's table shows a figure: it shows only the strategies cat and linear, and no memory, which is in
-    a sentence."""
+    """Return whether the page's table shows a figure. It shows only the strategies cat and linear, and not the memory,
+    which a sentence of the page gives."""
     part, _, strategy = figure["name"].partition(" ")
     return part != "memory" and strategy not in ("ties", "magnitude_prune")
 
 
 def page_cells(figure: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[str, ...]:
-    """A figure as a row of the page, with the maker of the processor and the day of its part."""
+    """Return a figure as a row of the page, with the maker of the processor and the day on which its part was
+    measured."""
     what, ratio, goal, against, _, reached = cells(figure)
     maker = part["machine"].split()[0].removesuffix("(R)")
     return what, ratio, goal if reached == "yes" else f"{goal}, missed", against, f"{maker}, {part['at'][:10]}"
 
 
 def spoken(ratio: float) -> str:
-    """A ratio with three digits; below 0.1 as a fraction such as 1/23."""
+    """Write a ratio with three digits or, below 0.1, as a fraction such as 1/23."""
     return f"1/{1 / ratio:.0f}" if ratio < 0.1 else f"{ratio:.3g}"
 
 
 def table(results: Results) -> Table:
-    """All figures as a table for the terminal."""
+    """Return all figures as a table for the terminal."""
     result = Table(*HEADER, title="Ratios, median and quartiles of n turns")
     for figure in figures(results):
         result.add_row(*cells(figure), style="" if figure["holds"] else "yellow")

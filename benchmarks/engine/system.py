@@ -66,7 +66,7 @@ class Submitter:
         return ids
 
     def one(self, statement: str, *arguments: object) -> Any:
-        """The value that a statement returns, run as the submitter."""
+        """Run a statement as the submitter; returns its value."""
         row = self._connection.execute(statement.encode(), arguments).fetchone()
         assert row is not None
         (value,) = row.values()
@@ -157,6 +157,6 @@ def against_engine(
 
 
 def steps_of(bench: Workbench, ids: Sequence[int]) -> dict[str, float]:
-    """Median milliseconds of each step over these jobs, in the order of the steps."""
+    """Return the median milliseconds of each step over these jobs, in the order of the steps."""
     rows = bench.connection.execute(STEPS, [ids]).fetchall()
     return {row["step"]: round(row["ms"], 2) for row in sorted(rows, key=lambda row: ORDER.index(row["step"]))}

@@ -43,9 +43,9 @@ Measured = dict[str, Any]
 
 
 def take_turns(runs: Mapping[str, Callable[[int], object]], turns: int) -> Seconds:
-    """Run all in turns and return their seconds. Each gets the turn's number.
+    """Run all runs in turns and return their seconds. Each run gets the turn's number.
 
-    Turn 0 warms up and is not counted; every other turn runs them in reverse order.
+    Turn 0 warms up and is not counted; every second turn has the reverse order.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(turns + 1):
@@ -76,15 +76,15 @@ def compare(
 
 
 def over(seconds: Seconds, one: str, other: str) -> list[float]:
-    """For each turn, the seconds of run `one` divided by those of run `other`."""
+    """Return, for each turn, the seconds of run `one` divided by the seconds of run `other`."""
     return [a / b for a, b in zip(seconds[one], seconds[other], strict=True)]
 
 
 def per_second(seconds: Seconds, count: int) -> dict[str, float]:
-    """Median rates per second of runs that each process `count` items."""
+    """Return the median rates per second of runs that each process `count` items."""
     return {f"{name}, 1/s": count / median(each) for name, each in seconds.items()}
 
 
 def milliseconds(seconds: Seconds) -> dict[str, float]:
-    """Median milliseconds of runs."""
+    """Return the median milliseconds of runs."""
     return {f"{name}, ms": 1000 * median(each) for name, each in seconds.items()}

@@ -1,4 +1,5 @@
-"""Sets up what the benchmark needs: a database with the shipped library, the models, and jobs made from the demo's."""
+"""Sets up what the benchmark needs: a database with the shipped library, the models, and jobs made from the demo's
+jobs."""
 
 import hashlib
 import random
@@ -27,7 +28,7 @@ from loracomp.worker.start import load_engine
 WORDS = ["the", "a", "of", "cat", "river", "seven", "slowly", "under", "why", "opened", "music", "because", "small"]
 IN_A_MIX = 4
 ROOM = 4
-"""With a large library, the cache has room for the adapters of this many batches."""
+"""Number of batches whose adapters fit into the cache when the library is large."""
 ACTIVE = """
 SELECT a.id, t.name AS task FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id
 WHERE a.status = 'active' ORDER BY a.id
@@ -55,11 +56,12 @@ class Sizes:
 
     @property
     def used(self) -> int:
-        """Number of the shipped library's adapters that a batch can use, with two new ones for each job."""
+        """Number of the shipped library's adapters that a batch can use if each job uses two new ones."""
         return min(2 * self.batch, len(read_manifest(packaged()).tasks))
 
     def too_small(self) -> str | None:
-        """A sentence that names the option that is too small to measure with; None if all are large enough."""
+        """Return a sentence that names the option that is too small to measure with, or None if all are large
+        enough."""
         for name, size in asdict(self).items():
             if size < 1:
                 return f"--{name.replace('_', '-')} must be at least 1, not {size}"
@@ -93,7 +95,7 @@ class Workbench:
         return self.engine.base
 
     def predictor(self, adapters: Sequence[LoraFactors] | None = None, *, base: BaseModel | None = None) -> "Fetching":
-        """A predictor that fetches adapters from memory."""
+        """Make a predictor that fetches adapters from memory."""
         return Fetching(base or self.base, from_memory(self.library if adapters is None else adapters))
 
 
@@ -131,9 +133,8 @@ def open_workbench(sizes: Sizes) -> Iterator[Workbench]:
 
 
 def own_database(server: str) -> str:
-    """URL of a database for the current library, with this release's schema, on the configured server.
-
-    Jobs that an earlier run left there are deleted, because a worker would answer them during a measurement.
+    """Return the URL of a database for the current library, with this release's schema, on the configured server. Jobs
+    that an earlier run left in the database are deleted, because a worker would answer them during a measurement.
     """
     digest = hashlib.sha256((packaged() / MANIFEST).read_bytes())
     for path in sorted(packaged().rglob("*.safetensors")):
@@ -152,12 +153,13 @@ class Registered(NamedTuple):
 
 
 def once_each(adapters: Iterable[LoraFactors | Registered]) -> list[Composition]:
-    """For each adapter, a composition of only this adapter with weight 1."""
+    """Return, for each adapter, a composition of only this adapter with weight 1."""
     return [Composition((each.id,), (each.sha256,), (1.0,)) for each in adapters]
 
 
 def made_up_jobs(count: int, seed: int, words: tuple[int, int] = (2, 20)) -> list[dict[str, Any]]:
-    """The demo's jobs with choices, each with a few random words in front, so that each is routed differently."""
+    """Return the demo's jobs with choices, each with a few random words in front, so that each is routed
+    differently."""
     draw = random.Random(seed)
     asked = [job for job in demo_jobs() if job["choices"] and job["policy"] == "default"]
     return [
@@ -170,7 +172,7 @@ def made_up_jobs(count: int, seed: int, words: tuple[int, int] = (2, 20)) -> lis
 
 
 def to_score(jobs: Iterable[dict[str, Any]], compositions: Iterable[Composition]) -> list[Request]:
-    """Scoring requests for jobs, each under its own composition."""
+    """Return scoring requests for jobs, each with its own composition."""
     return [
         Request(job["prompt"], tuple(job["choices"]), None, normalization="tokens", composition=composition)
         for job, composition in zip(jobs, compositions, strict=True)
@@ -178,11 +180,11 @@ def to_score(jobs: Iterable[dict[str, Any]], compositions: Iterable[Composition]
 
 
 Draw = Callable[[int], list[Composition]]
-"""Returns the given number of new compositions."""
+"""A function that returns the given number of new compositions."""
 
 
 def drawing(adapters: Sequence[LoraFactors | Registered], *, strategy: str = "cat", seed: int = 0) -> Draw:
-    """A function that draws new compositions, with random adapters and weights, in each call."""
+    """Return a function that draws new compositions, with random adapters and weights, in each call."""
     draw = random.Random(seed)
 
     def one() -> Composition:

@@ -1,6 +1,6 @@
 """Measures which calls get slower with the number of active adapters: python -m benchmarks.many_adapters [--help].
 
-It makes a database with this many tasks, each with an active adapter (a real file of rank 1), 10 examples and
+It makes a database with a given number of tasks, each with an active adapter (a real file of rank 1), 10 examples and
 measurements under 4 adapters, and with 1,000 answered jobs. The database is on the server that LORACOMP_DATABASE_URL
 names (as superuser), or else on an embedded one, and is dropped at the end. Each task is restricted to the members of
 one of three roles. It times each call, and an analyst's queries on each view of bi. It writes
@@ -50,7 +50,7 @@ def main(
 
 
 def measure(connection: db.Connection, adapters: int, repeats: int) -> dict[str, Any]:
-    """The figures of one number of adapters."""
+    """Measure the figures for one number of adapters."""
     started = perf_counter()
     try:
         filled = fill_adapters(connection, adapters)
@@ -68,7 +68,7 @@ def measure(connection: db.Connection, adapters: int, repeats: int) -> dict[str,
 
 
 def shown(name: str, milliseconds: float) -> float:
-    """The same; a line on stderr says what it is."""
+    """Return the milliseconds unchanged, and print them with the name to stderr."""
     console.print(f"{name}: {milliseconds} ms")
     return milliseconds
 

@@ -1,4 +1,4 @@
-"""The calls whose time may grow with the number of adapters, by what they do."""
+"""The calls whose time may grow with the number of adapters, by the purpose of each call."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from routing_data import BASE_MODEL, add_jobs, route_jobs
 from .filled import BATCH, STAGED, Filled
 
 Call = Callable[[db.Connection], Callable[[], object]]
-"""Prepares a call within a transaction that is rolled back, and returns what is timed."""
+"""Prepares a call within a transaction that is rolled back, and returns the function to time."""
 
 STATEMENTS = {
     "activate an adapter": f"SELECT loracomp.activate_adapter('{STAGED}', force => true)",
@@ -36,14 +36,14 @@ STATEMENTS = {
     "demand for workers": "SELECT * FROM loracomp.worker_demand()",
     "refresh reports": "SELECT * FROM loracomp.refresh_reports()",
 }
-"""What the schema's owner does."""
+"""Calls that the schema's owner makes."""
 INSERTS = {
     "insert a job": "INSERT INTO loracomp.job (prompt) VALUES ('x')",
     "insert a job that excludes tasks": "INSERT INTO loracomp.job (prompt, exclude_tasks) VALUES ('x', '{t3,t4}')",
     "insert a job that names its tasks": "INSERT INTO loracomp.job (prompt, tasks) VALUES ('x', '{t3,t4}')",
     "refuse a job with an unknown task": "INSERT INTO loracomp.job (prompt, tasks) VALUES ('x', '{T3}')",
 }
-"""What a submitter who may use all tasks does."""
+"""Calls that a submitter who may use all tasks makes."""
 ALL, SOME = (READERS[share][0] for share in ("all", "1 %"))
 VIEWS = "SELECT viewname AS name FROM pg_views WHERE schemaname = 'bi' ORDER BY viewname"
 CHARTS = {
@@ -51,11 +51,12 @@ CHARTS = {
     "prediction": "day, policy",
     "retrieved_example": "day, task",
 }
-"""Fact views. Nobody reads their rows one by one, so a typical chart is timed instead: a count by these columns."""
+"""Fact views, each with the columns of a typical chart, which counts its rows by them. The chart is timed, because
+nobody reads the rows one by one."""
 
 
 def calls(filled: Filled) -> dict[str, Call]:
-    """The calls that are timed, by what they do."""
+    """Return the calls that are timed, by the purpose of each call."""
     some = [f"t{number}" for number in range(BATCH)]
     return {
         **{name: partial(execute, statement) for name, statement in STATEMENTS.items()},
@@ -72,7 +73,7 @@ def calls(filled: Filled) -> dict[str, Call]:
 
 
 def took(connection: db.Connection, call: Call, repeats: int) -> float:
-    """Median milliseconds; what the call changes is rolled back."""
+    """Return the median milliseconds of a call, whose changes are rolled back."""
     spent = []
     for _ in range(repeats):
         with connection.transaction(force_rollback=True):
@@ -81,8 +82,8 @@ def took(connection: db.Connection, call: Call, repeats: int) -> float:
 
 
 def views(connection: db.Connection) -> dict[str, Call]:
-    """Queries that read each view of bi, by its name, as an analyst from whom all tasks are hidden; for fact views, a
-    chart."""
+    """Return queries that read each view of bi, or for fact views its chart, by the view's name, as an analyst from
+    whom all tasks are hidden."""
 
     def call(view: str, connection: db.Connection) -> Callable[[], object]:
         connection.execute("SET LOCAL ROLE loracomp_analyst")

@@ -1,4 +1,5 @@
-"""A database with many active adapters: each of a task of its own, with a file of the shipped base model's shape."""
+"""Fills a database with many active adapters, each for a task of its own and with a file in the shipped base model's
+shape."""
 
 import hashlib
 from dataclasses import dataclass
@@ -22,11 +23,11 @@ from loracomp.worker.recorder import record_predictions
 from routing_data import BASE_MODEL, Vectors, add_adapter
 
 A_TASK = 10
-"""Examples of a task."""
+"""Number of examples of a task."""
 ANSWERED = 1000
-"""Answered jobs, so that reports have something to count; the same for every number of adapters."""
+"""Number of answered jobs, so that reports have something to count. It is the same for every number of adapters."""
 MEASURED = 4
-"""Number of adapters under which each example is measured: its own task's, and those of the next tasks."""
+"""Number of adapters under which each example is measured: the adapters of its own task and of the next tasks."""
 BATCH = 16
 STAGED = "t1@2"
 """An adapter that is not active."""
@@ -54,7 +55,7 @@ class Filled:
 
 
 def fill_adapters(connection: db.Connection, adapters: int) -> Filled:
-    """Tasks t0, t1, ..., each with an active adapter, examples and measurements; and answered jobs."""
+    """Add tasks t0, t1, ..., each with an active adapter, examples and measurements; and add answered jobs."""
     library = fill(connection, adapters, adapters * A_TASK, ANSWERED + BATCH, of_each=1)
     connection.execute("SELECT loracomp.build_embedding_index()")
     connection.execute("SELECT loracomp.tune_routing()")
@@ -73,7 +74,7 @@ def fill_adapters(connection: db.Connection, adapters: int) -> Filled:
 
 
 def give_files(connection: db.Connection) -> None:
-    """A staged second version for t1; the same file of rank 1 for each adapter."""
+    """Give each adapter the same file of rank 1, and stage a second version for t1."""
     add_adapter(connection, "t1", version=2, status="staged")
     file = rank_one()
     given = {"file": file, "sha256": hashlib.sha256(file).hexdigest(), "config": Jsonb({"lora_alpha": 2})}
@@ -82,7 +83,7 @@ def give_files(connection: db.Connection) -> None:
 
 
 def rank_one() -> bytes:
-    """The first rank of an adapter of the shipped library, as a safetensors file."""
+    """Return the first rank of an adapter of the shipped library, as a safetensors file."""
     factors = load_file(next(packaged().glob(f"adapters/*/{WEIGHTS}")))
     return bytes(
         save({name: (each[:1] if ".lora_A." in name else each[:, :1]).clone() for name, each in factors.items()})

@@ -1,4 +1,4 @@
-"""The table of docs/scaling.md on many adapters."""
+"""Makes the table of docs/scaling.md on many adapters."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ Figures = dict[str, dict[str, Any]]
 
 
 def growing(figures: Figures) -> list[tuple[str, ...]]:
-    """Milliseconds of the calls that get slower, by the number of adapters, and their growth; the slowest come
-    first."""
+    """Return the milliseconds of the calls that get slower, by the number of adapters, and how much slower they get;
+    the slowest come first."""
     sizes = sorted(figures, key=int)
     most = figures[sizes[-1]]["ms"]
     rows = [name for name in most if times(figures, name) >= GROWS and most[name] >= SHORT_MS]
@@ -31,7 +31,7 @@ def growing(figures: Figures) -> list[tuple[str, ...]]:
 
 
 def times(figures: Figures, name: str) -> float:
-    """How many times as long a call takes with the most adapters as with the fewest."""
+    """Return how many times as long a call takes with the most adapters as with the fewest."""
     sizes = sorted((size for size in figures if name in figures[size]["ms"]), key=int)
     fewest, most = (max(figures[size]["ms"][name], LEAST_MS) for size in (sizes[0], sizes[-1]))
     return most / fewest

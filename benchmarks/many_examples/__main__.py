@@ -70,7 +70,7 @@ def main(  # noqa: PLR0917
 def measure(  # noqa: PLR0917
     connection: db.Connection, url: str, size: int, tasks: int, jobs: int, batch: int, *, beside: bool
 ) -> dict[str, Any]:
-    """The figures of one size."""
+    """Measure the figures for one number of examples."""
     try:
         library = fill(connection, tasks, size, jobs)
         indexed_s = timed(lambda: index_embeddings(connection)) / 1000
@@ -92,13 +92,14 @@ def measure(  # noqa: PLR0917
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """The same; a line on stderr says what it is."""
+    """Return the row unchanged, and print it to stderr."""
     console.print(", ".join(f"{name} {value}" for name, value in row.items()))
     return row
 
 
 def ours(connection: db.Connection, library: Library, share: str, batch: int) -> dict[str, Any]:
-    """Jobs of the login that may use this share of the tasks, in batches."""
+    """Route jobs in batches, for the login that may use this share of the tasks, and compare with the exact
+    neighbours."""
     role, every = READERS[share]
     found: list[dict[str, Any]] = []
 
@@ -121,12 +122,12 @@ def ours(connection: db.Connection, library: Library, share: str, batch: int) ->
 
 
 def by_definition(tasks: list[int], similarities: list[float]) -> Weighted:
-    """The mix that the policy `default` makes of these nearest examples."""
+    """Return the mix that the policy `default` makes of these nearest examples."""
     return weigh(tasks, similarities, Settings())
 
 
 def other(name: str, search: Search, library: Library, batch: int) -> dict[str, Any]:
-    """The same queries, among all examples."""
+    """Run the same queries by another search, among all examples."""
     found: list[Sequence[int]] = []
     times = in_batches(lambda vectors: found.extend(search(vectors)), library.queries, batch)
     _, best = exact(library, np.ones(len(library.task_ids), dtype=bool))
@@ -134,13 +135,14 @@ def other(name: str, search: Search, library: Library, batch: int) -> dict[str, 
 
 
 def in_batches(work: Callable[[Vectors], object], queries: Vectors, batch: int) -> dict[str, float]:
-    """Milliseconds per query: the median and the 99th percentile over 100 batches."""
+    """Return the milliseconds per query: the median and the 99th percentile over 100 batches."""
     spent = [timed(lambda: work(queries[at : at + batch])) / batch for at in range(0, len(queries), batch)]  # noqa: B023
     return {"p50_ms": round(float(np.quantile(spent, 0.5)), 2), "p99_ms": round(float(np.quantile(spent, 0.99)), 2)}
 
 
 def exact(library: Library, allowed: npt.NDArray[np.bool_]) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Similarities [m, K] and places of the nearest allowed examples, nearest first, by comparing with all."""
+    """Return the similarities [m, K] and places of the nearest allowed examples, nearest first, by comparing with all
+    examples."""
     queries, places = stored(library.queries), np.flatnonzero(allowed)
     best = np.full((len(queries), K), -1.0), np.zeros((len(queries), K), dtype=np.int64)
     for start in range(0, len(places), CHUNK):
@@ -153,7 +155,7 @@ def exact(library: Library, allowed: npt.NDArray[np.bool_]) -> tuple[Floats, npt
 
 
 def recall(library: Library, best: npt.NDArray[np.int64], found: Sequence[Sequence[int]]) -> float:
-    """The share of the nearest examples that were found."""
+    """Return the share of the nearest examples that were found."""
     shares = [np.isin(ids, mine).mean() for ids, mine in zip(library.example_ids[best], found, strict=True)]
     return round(float(np.mean(shares)), 4)
 

@@ -1,4 +1,4 @@
-"""How fast new examples join an index that is in use, and what routing costs meanwhile."""
+"""Measures how fast new examples join an index that is in use, and what routing costs meanwhile."""
 
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
@@ -15,11 +15,12 @@ from routing_data import ADD_EXAMPLES, add_task
 from .made_up import Library, Vectors, made_up
 
 NEW = 1024
-"""Examples of each of the two tasks that are added."""
+"""Number of examples of each of the two tasks that are added."""
 
 
 def ingest(connection: db.Connection, url: str, library: Library, batch: int) -> dict[str, float]:
-    """Rows a second that join the index, as an import adds them: alone, and while a session routes batches of jobs."""
+    """Measure the rows per second that join the index when an import adds them, alone and while a session routes
+    batches of jobs."""
     alone = joined(connection, "joins alone", 1)
     with ThreadPoolExecutor(1) as pool, db.connect(url) as other:
         joining = pool.submit(joined, other, "joins while jobs are routed", 2)
@@ -32,7 +33,7 @@ def ingest(connection: db.Connection, url: str, library: Library, batch: int) ->
 
 
 def joined(connection: db.Connection, task: str, seed: int) -> float:
-    """Add a task's examples, in batches as an import does; rows a second."""
+    """Add a task's examples in batches, as an import does; returns the rows per second."""
     vectors = next(made_up(np.random.default_rng(seed), 1, NEW))
     given = {"task_id": add_task(connection, task), "count": NEW}
     rows = [{"example_id": row["id"]} for row in connection.execute(ADD_EXAMPLES, given)]
@@ -43,5 +44,5 @@ def joined(connection: db.Connection, task: str, seed: int) -> float:
 
 
 def route(connection: db.Connection, vectors: Vectors) -> list[dict[str, Any]]:
-    """What was decided for as many new jobs."""
+    """Route one new job for each vector; returns the decisions."""
     return route_jobs(connection, add_jobs(connection, len(vectors)), vectors)

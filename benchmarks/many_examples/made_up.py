@@ -13,15 +13,17 @@ from loracomp.registry.library_files import packaged, read_examples_file, read_m
 from routing_data import Vectors, add_base_model, add_examples, add_task, stored
 
 READERS = {"1 %": ("loracomp_bench_1", 100), "10 %": ("loracomp_bench_10", 10), "all": ("loracomp_bench_100", 1)}
-"""Logins by the share of the tasks that they may use: each 100th, each 10th and each."""
+"""Logins by the share of the tasks that they may use: each 100th task, each 10th task, and all tasks. The number is the
+step."""
 APART, SPREAD = 0.5, 0.3
-"""How far a made-up task lies from the one that it is made from, and its examples from each other, both as shares of
-the difference of two real texts."""
+"""How far a made-up task lies from the real task that it is made from, and how far its examples lie from each other.
+Both are shares of the difference of two real texts."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """Rows of the three arrays belong together. Queries belong to tasks of every reader."""
+    """A made-up library. Rows of the three arrays belong together. Queries belong to tasks that every reader may
+    use."""
 
     example_ids: npt.NDArray[np.int64]
     task_ids: npt.NDArray[np.int64]
@@ -32,7 +34,8 @@ class Library:
 
 
 def made_up(generator: np.random.Generator, tasks: int, examples: int) -> Iterator[Vectors]:
-    """Unit vectors of each task: a real task's, moved by differences of real texts, with its shapes."""
+    """Yield the unit vectors of each task: vectors of a real task, moved by differences of real texts, with the shapes
+    of the real task."""
     real = [read_examples_file(packaged(), task).embeddings for task in read_manifest(packaged()).tasks]
     every = np.concatenate(real)
     for _ in range(tasks):
@@ -76,12 +79,12 @@ def fill(connection: db.Connection, tasks: int, examples: int, queries: int, *, 
 
 
 def reader_of(task: int) -> str:
-    """The group that may use a task: the smallest whose turn it is."""
+    """Return the group that may use a task: the smallest group whose step divides the task's number."""
     return next(role for role, every in READERS.values() if task % every == 0)
 
 
 def make_readers(connection: db.Connection) -> None:
-    """A role for each share, each a member of the smaller ones."""
+    """Create a role for each share, which is a member of the roles with smaller shares."""
     drop_readers(connection)
     roles = [role for role, _ in READERS.values()]
     for place, role in enumerate(roles):

@@ -1,4 +1,5 @@
-"""The same search by pgvector as its documentation shows it, and by ChromaDB: without rights, weights and traces."""
+"""Runs the same search by pgvector, as its documentation shows it, and by ChromaDB, both without rights, weights and
+traces."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,13 +12,13 @@ from loracomp.database import connections as db
 from .made_up import Library, Vectors
 
 K = 30
-"""Nearest examples that are looked for: the k of the policy default."""
+"""Number of nearest examples to find, which is k in the policy default."""
 Search = Callable[[Vectors], Sequence[Sequence[int]]]
-"""The ids of the nearest examples of each vector."""
+"""A function that returns the ids of the nearest examples of each vector."""
 
 
 def pgvector(connection: db.Connection, library: Library) -> Search:
-    """A table of vectors, its index with pgvector's own settings, and a statement for each query."""
+    """Make a table of vectors with an index that has pgvector's default settings; each query is a statement."""
     connection.execute(f"CREATE TABLE public.items (id bigint, embedding vector({library.vectors.shape[1]}))")
     with connection.cursor() as cursor, cursor.copy("COPY public.items FROM STDIN WITH (FORMAT BINARY)") as copy:
         copy.set_types(["int8", "vector"])
@@ -34,7 +35,7 @@ def pgvector(connection: db.Connection, library: Library) -> Search:
 
 
 def chromadb(_: db.Connection, library: Library) -> Search:
-    """A collection in memory, which is queried in batches."""
+    """Make a collection in memory, which is queried in batches."""
     import chromadb as chroma  # noqa: PLC0415  of an extra, which no other part needs
 
     client = chroma.EphemeralClient(chroma.Settings(anonymized_telemetry=False))

@@ -1,4 +1,4 @@
-"""The table of docs/scaling.md on many examples."""
+"""Makes the table of docs/scaling.md on many examples."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ OTHERS = ("pgvector", "ChromaDB")
 
 
 def by_size(figures: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each number of examples: milliseconds a job, the least that a login found, and the index."""
+    """Return a row for each number of examples: milliseconds for each job, the lowest recall of a login, and the size
+    of the index."""
     return [
         (
             "examples", *(f"{share} of the tasks: ms a job, p50 and p99" for share in READERS),
@@ -20,7 +21,7 @@ def by_size(figures: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def row(size: int, part: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of a size."""
+    """Return the cells for one number of examples."""
     found = {each["searched_by"]: each for each in part["rows"]}
     ours = [found[f"ours, {share} of the tasks"] for share in READERS]
     others = (found.get(name) for name in OTHERS)

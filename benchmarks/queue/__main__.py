@@ -1,9 +1,9 @@
-"""Compares the queue alone with five others and a bare table: python -m benchmarks.queue [--help].
+"""Compares the queue alone with five other queues and a bare table: python -m benchmarks.queue [--help].
 
-It uses a model that does nothing, but writes the whole trace, on an embedded server of its own. procrastinate,
-pgqueuer, awa, pgmq and PgQ run jobs with a result of the same size, if their package is installed. It takes half an
-hour on two quiet cores, and writes docs/performance/queue.json, where it keeps the figures of parts that it does not
-measure; `make figures` shows them in docs/figures.md.
+The worker uses a model that does nothing, but writes the whole trace. The database is on an embedded server of the
+benchmark's own. procrastinate, pgqueuer, awa, pgmq and PgQ run jobs with a result of the same size, if their packages
+are installed. The command takes half an hour on two quiet cores. It writes docs/performance/queue.json, where the
+figures of parts that it does not measure stay as they are; `make figures` shows them in docs/figures.md.
 """
 
 import json
@@ -30,7 +30,7 @@ from .throughput import throughput
 
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "queue.json"
 PACKAGES = {"pgqueuer": "pgqueuer", "procrastinate": "procrastinate", "awa": "awa-pg", "pgmq": "pgmq"}
-"""The package on PyPI of each module that is compared with ours."""
+"""For each module of another queue, its package on PyPI."""
 console = Console(stderr=True, highlight=False)
 
 
@@ -88,12 +88,12 @@ def main(  # noqa: PLR0917
 
 
 def has(python: str, package: str) -> bool:
-    """Whether this Python can import the package."""
+    """Return whether this Python can import the package."""
     return not subprocess.run([python, "-c", f"import {package}"], check=False, stderr=subprocess.DEVNULL).returncode
 
 
 def version(python: str, package: str) -> str:
-    """Version of a package that is installed for this Python."""
+    """Return the version of a package that is installed for this Python."""
     ask = f"from importlib.metadata import version; print(version('{package}'))"
     return subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
 

@@ -1,4 +1,5 @@
-"""Measures a job's costs other than time: CPU of server and clients, WAL bytes, commits. It reads Linux's /proc."""
+"""Measures what a job costs apart from time: CPU time of server and clients (from Linux's /proc), WAL bytes,
+commits."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Counters:
-    """Total jobs, WAL bytes, commits and CPU seconds at one moment."""
+    """Totals of jobs, WAL bytes, commits and CPU seconds at one moment."""
 
     jobs: int
     wal_bytes: int
@@ -33,7 +34,7 @@ class Counters:
         return cls(jobs, int(wal_bytes), commits, server_cpu_s(postmaster), sum(cpu_s(each) for each in clients))
 
     def costs_since(self, before: "Counters") -> dict[str, float]:
-        """Costs per job since `before`."""
+        """Return the costs per job since `before`."""
         jobs = max(1, self.jobs - before.jobs)
         return {
             "server_ms_a_job": round(1000 * (self.server_s - before.server_s) / jobs, 3),
@@ -43,13 +44,14 @@ class Counters:
 
 
 def server_cpu_s(postmaster: int) -> float:
-    """CPU seconds of all processes of the server, including those that have ended."""
+    """Return the CPU seconds of all processes of the server, including those that have ended."""
     children = [int(pid) for pid in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()]
     return cpu_s(postmaster, ended=True) + sum(cpu_s(child) for child in children)
 
 
 def cpu_s(pid: int, *, ended: bool = False) -> float:
-    """User and system time of a process, with `ended` also of its ended children; 0 if the process has ended."""
+    """Return the user and system time of a process in seconds, with `ended` also of its ended children; 0 if the
+    process has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     except FileNotFoundError:

@@ -35,13 +35,13 @@ SELECT
     ) / count(*)
 FROM {table}
 """
-"""Bytes per row of a table with all its partitions."""
+"""A query for the bytes per row of a table with all its partitions."""
 _numbers = count()
 
 
 @contextmanager
 def own_server() -> Iterator[str]:
-    """URL of an embedded server with Postgres's default settings, fsync included."""
+    """Start an embedded server with Postgres's default settings, fsync included; yields its URL."""
     with tempfile.TemporaryDirectory(prefix="loracomp-queue-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "postgres"
         yield embedded.start(data)
@@ -85,20 +85,19 @@ class Queue:
             worker.wait()
 
     def bytes_a_result(self) -> float:
-        """Bytes of a result in its table, with its share of indexes and TOAST."""
+        """Return the bytes of a result in its table, with its share of indexes and TOAST."""
         return float(one(self.url, BYTES.format(table=self.results)))
 
     def measured(self, jobs: int, batch: int, workers: int, seconds: float) -> dict[str, float]:
-        """Jobs/s recorded by this many workers after their start-up, and the costs of a job.
-
-        `jobs` is the number of jobs that are queued beforehand.
+        """Return the jobs/s that this many workers recorded after their start-up, and the costs of a job. `jobs` is the
+        number of jobs that are queued beforehand.
         """
         self.fill(jobs)
         settle(self.url)
         with psycopg.connect(self.url) as watch:
 
             def look(statement: str) -> tuple[Any, ...]:
-                # Roll back, so that watching adds no commits.
+                # Roll back, so that these queries add no commits.
                 row = watch.execute(statement.encode()).fetchone()
                 watch.rollback()
                 assert row is not None
@@ -136,7 +135,7 @@ def install(system: str, python: str, maintenance: str) -> None:
 
 @contextmanager
 def queue(system: str, python: str, maintenance: str) -> Iterator[Queue]:
-    """An empty queue in a new database, which is dropped afterwards."""
+    """Make an empty queue in a new database, which is dropped afterwards."""
     name = f"{system}_{next(_numbers)}"
     one(maintenance, f"CREATE DATABASE {name} TEMPLATE {system}_template", rows=False)
     yield Queue(system, python, url_of(maintenance, name))
@@ -144,7 +143,7 @@ def queue(system: str, python: str, maintenance: str) -> Iterator[Queue]:
 
 
 def url_of(maintenance: str, database: str) -> str:
-    """Address of a database as a URL, because asyncpg reads no other form."""
+    """Return the address of a database as a URL, because asyncpg reads no other form."""
     parameters = conninfo_to_dict(maintenance)
     return f"postgresql://{parameters['user']}@/{database}?host={parameters['host']}&port={parameters['port']}"
 

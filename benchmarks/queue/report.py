@@ -11,8 +11,8 @@ Row = dict[str, Any]
 
 
 def beside_others(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Jobs per second and costs of each system, and the share of its rate that remains while a reader holds a
-    snapshot."""
+    """Return the jobs per second and costs of each system, and the share of its rate that remains while a reader holds
+    a snapshot."""
     throughput = results["throughput"]
     many, single = (rows_of(throughput, lambda row, size=size: row["batch"] == size) for size in (64, 1))
     held = rows_of(results["snapshot"], lambda row: row["snapshot"] == "held")
@@ -37,12 +37,13 @@ def beside_others(results: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def rows_of(part: Row, wanted: Callable[[Row], bool]) -> dict[str, Row]:
-    """The rows of a part that are wanted, by system."""
+    """Return the wanted rows of a part, by system."""
     return {row["system"]: row for row in part["rows"] if wanted(row)}
 
 
 def rate_and_ratio(rows: dict[str, Row], system: str) -> tuple[str, str]:
-    """Jobs per second of a system, and how many times as fast ours is; empty if it was not measured."""
+    """Return the jobs per second of a system, and how many times as fast our queue is; both are empty if the system was
+    not measured."""
     if system not in rows:
         return "", ""
     rate = rows[system]["jobs_per_s"]

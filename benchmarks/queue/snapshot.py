@@ -13,18 +13,19 @@ from .throughput import FASTEST
 
 BATCH = 64
 AHEAD_S = 10
-"""The queue always has enough jobs for this many seconds (or half of the measurement) at the system's highest rate."""
+"""The queue always holds the jobs of this many seconds (or of half the measurement) at the system's highest rate."""
 STEP_S = 2.0
 WRITTEN = """
 SELECT sum(n_tup_ins)::bigint FROM pg_stat_all_tables WHERE coalesce(pg_partition_root(relid), relid) = %s::regclass
 """
-"""Number of inserted rows from statistics, because counting the rows would take longer each minute."""
+"""A query for the number of inserted rows, from statistics, because counting the rows would take longer each minute."""
 
 
 def under_a_snapshot(
     maintenance: str, pythons: dict[str, str], minutes: float, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Two results for each system, with one worker: without a snapshot, and with one held from start to end."""
+    """Return two results for each system, with one worker: without a snapshot, and with a snapshot that is held from
+    start to end."""
     rows = []
     for system, python in pythons.items():
         clean = 0.0
@@ -44,7 +45,8 @@ def under_a_snapshot(
 
 
 def paced(made: Queue, minutes: float, held: bool) -> list[float]:
-    """Jobs/s recorded in each interval by one worker, whose queue is refilled so that it is never empty."""
+    """Return the jobs/s that one worker recorded in each interval, while its queue is refilled so that it is never
+    empty."""
     ahead = round(FASTEST[made.system] * min(AHEAD_S, (60 * minutes + STEP_S) / 2))
     made.fill(2 * ahead)
     settle(made.url)

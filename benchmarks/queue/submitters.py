@@ -18,15 +18,14 @@ from .systems.loracomp import BASE_MODEL, NoModel
 BATCH = 16
 ROUNDS = 5
 NUMBERS = (1, 10, 100, 1000)
-"""Of submitters."""
+"""The numbers of submitters that are measured."""
 SPREAD = "UPDATE loracomp.job SET submitted_by = 'submitter ' || id %% %s"
 
 
 def submitters(maintenance: str, depth: int, claims: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Milliseconds of claim and record, measured in turns, for each number of submitters who share the queue evenly.
-
-    Each queue holds at least twice as many jobs as are claimed. All databases are filled first, so that the
-    disk's delayed writes affect all equally.
+    """Measure the milliseconds of claim and record, in turns, for each number of submitters who share the queue evenly.
+    Each queue holds at least twice as many jobs as are claimed. All databases are filled first, so that the disk's
+    delayed writes affect all of them equally.
     """
     with ExitStack() as stack:
         probes = [stack.enter_context(probe(maintenance, max(depth, 2 * claims * BATCH), number)) for number in NUMBERS]
@@ -40,7 +39,7 @@ def submitters(maintenance: str, depth: int, claims: int, say: Callable[[str], N
 
 @dataclass
 class Probe:
-    """A queue that this number of submitters share, with the measured milliseconds of claims and records."""
+    """A queue that a number of submitters share, with the measured milliseconds of claims and records."""
 
     depth: int
     submitters: int
@@ -74,7 +73,7 @@ def timed(into: list[float]) -> Iterator[None]:
 
 @contextmanager
 def probe(maintenance: str, depth: int, submitters: int) -> Iterator[Probe]:
-    """A database with a queue of this depth."""
+    """Make a database with a queue of this depth."""
     with queue("loracomp", sys.executable, maintenance) as made, db.connect(made.url) as connection:
         made.fill(depth)
         if submitters > 1:

@@ -9,20 +9,21 @@ from .place import queue
 KEYS = ((64, 1), (1, 1))
 """Batch sizes and numbers of workers at which the systems are compared, in several rounds."""
 COSTS = ("server_ms_a_job", "client_ms_a_job", "wal_bytes_a_job", "commits_a_job")
-"""Costs per job: CPU time of the server's processes and of the workers in milliseconds, WAL bytes and commits."""
+"""The costs of a job: CPU time of the server's processes and of the workers in milliseconds, WAL bytes and commits."""
 NO_SINGLES = ("pgq", (1, 1))
-"""PgQ can't take jobs one by one."""
+"""A system and key that are not measured, because PgQ can't take jobs one by one."""
 FASTEST = {
     "loracomp": 15_000, "bare": 50_000, "pgqueuer": 6_000, "procrastinate": 2_000, "awa": 20_000,
     "pgmq": 30_000, "pgq": 60_000,
 }  # fmt: skip
-"""An upper bound of the jobs/s of each system."""
+"""For each system, an upper bound of its jobs/s."""
 
 
 def throughput(
     maintenance: str, pythons: dict[str, str], seconds: float, rounds: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Results of each system at each of KEYS: medians of rounds in which the systems take turns."""
+    """Return the results of each system at each of KEYS, which are medians over rounds in which the systems take
+    turns."""
     points = [
         (system, *key) for key in KEYS for _ in range(rounds) for system in pythons if (system, key) != NO_SINGLES
     ]

@@ -5,8 +5,8 @@
 
 It fills a separate database with finished jobs, attempts, predictions and traces, on the server that
 LORACOMP_DATABASE_URL names (as a superuser) or on the embedded one. A database that already has jobs is not changed,
-unless --replace drops it first. Tasks and adapters are those that are registered in it; in a new database they are
-those of the shipped library, without weights, so that no worker could answer from it.
+unless --replace drops it first. The jobs use the tasks and adapters that are registered in the database. A new database
+gets the tasks and adapters of the shipped library, without weights, so that no worker could answer from it.
 """
 
 import argparse
@@ -71,9 +71,9 @@ def fill(connection: db.Connection, jobs: int, weeks: int, part_jobs: int = PART
 
 
 def parts_of(jobs: int, weeks: int, number: int) -> Iterator[dict[str, object]]:
-    """What fill.sql is given for each of this number of parts of the weeks, equally long and with as many jobs.
-
-    One transaction of ten million jobs would need much room for temporary tables, and put all answers in one partition.
+    """Return the arguments of fill.sql for each part. The weeks are divided into this number of parts of equal length,
+    with equal numbers of jobs, because one transaction of ten million jobs would need much room for temporary tables,
+    and would put all answers in one partition.
     """
     whole = {"jobs": jobs, "weeks": weeks, "library": (packaged() / MANIFEST).read_text()}
     length = timedelta(weeks=weeks) / number

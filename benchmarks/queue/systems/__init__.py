@@ -1,5 +1,5 @@
-"""The same work in several queues: `python -m benchmarks.queue.systems.NAME install|insert|work URL [NUMBER]`.
+"""Does the same work in several queues: `python -m benchmarks.queue.systems.NAME install|insert|work URL [NUMBER]`.
 
-Each system takes a job with a prompt, does nothing, and writes a result of the same size: ours into
-loracomp.prediction, the others into a table `result`.
+Each system takes a job with a prompt, does nothing, and writes a result of the same size: loracomp writes into
+loracomp.prediction, the other systems into a table `result`.
 """

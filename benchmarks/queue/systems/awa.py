@@ -1,4 +1,5 @@
-"""awa (the package awa-pg), with a task that writes its result by a separate statement, as its documentation shows."""
+"""awa (the package awa-pg), with a task that writes its result by a separate statement, as awa's documentation
+shows."""
 
 import asyncio
 import os

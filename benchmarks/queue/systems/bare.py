@@ -1,4 +1,5 @@
-"""A bare table: claims by SKIP LOCKED, one INSERT for a batch's results; no fence token, lease, audit or fairness."""
+"""A bare table: it claims with SKIP LOCKED and inserts a batch's results by one statement, without fence tokens,
+leases, audit or fairness."""
 
 import os
 

@@ -10,9 +10,9 @@ CREATE TABLE result (job_id bigint PRIMARY KEY, body bytea NOT NULL);
 ALTER TABLE result ALTER COLUMN body SET STORAGE EXTERNAL;
 """
 ADD_RESULT = "INSERT INTO result (job_id, body) VALUES ($1, $2)"
-"""For asyncpg."""
+"""The INSERT of a result, with asyncpg's placeholders."""
 BODY_BYTES = 2200
-"""Size of a result that makes it as large, with indexes, as one of our predictions; the report shows both sizes."""
+"""Size of a result, such that with indexes it is as large as a prediction of loracomp; the report shows both sizes."""
 PROMPT = "Question: what is the capital of a country that has two seas, three rivers and one very long name?\nAnswer:"
 
 

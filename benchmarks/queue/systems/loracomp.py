@@ -39,7 +39,8 @@ TIMINGS = {"encode": 12.3, "route": 4.5, "load": 0.1, "compose": 1.2, "predict":
 
 
 class NoModel(MadeUp):
-    """An engine without models. Traces have 20 examples of 8 tasks, 4 of them composed; all differ within a batch."""
+    """An engine without models. Traces have 20 examples of 8 tasks, 4 of which are composed. All traces of a batch
+    differ."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class NoModel(MadeUp):
         self._traces: list[Trace] = []
 
     def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
-        """In the first call, let the server make the traces."""
+        """Let the server make the traces in the first call."""
         if not self._traces:
             know_traces(connection)
             made = Jsonb([self.trace_columns(variant) for variant in range(VARIANTS)])
@@ -74,7 +75,7 @@ class NoModel(MadeUp):
         flight.versions = VERSIONS
 
     def ended(self, connection: Connection, jobs: Sequence[Job]) -> list[InFlight]:
-        """These jobs with their results."""
+        """Return these jobs with their results."""
         flights = [InFlight(job, batch_size=len(jobs)) for job in jobs]
         self.prepare(connection, flights)
         for flight in flights:

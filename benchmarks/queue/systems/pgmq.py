@@ -1,4 +1,5 @@
-"""pgmq, with its SQL from its package: a read hides messages for some seconds; result and delete in one transaction."""
+"""pgmq, with the SQL of its package. A read hides messages for some seconds; one transaction writes results and deletes
+messages."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""procrastinate, with a task that writes its result by a separate statement, as its documentation shows."""
+"""procrastinate, with a task that writes its result by a separate statement, as procrastinate's documentation shows."""
 
 import asyncio
 import os

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 Z = 1.959964
-"""The normal distribution's quantile of 95 % intervals."""
+"""The normal distribution's 97.5 % quantile, for two-sided 95 % intervals."""
 
 Rows = list[dict[str, Any]]
 Scope = tuple[str, str | None, str | None]
-"""'task', 'family' or 'all'; the family, unless it is 'all'; the task, if it is 'task'."""
+"""('task', family, task), ('family', family, None) or ('all', None, None)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,11 @@ class Outcome:
     policy: str
     example_id: int
     is_right: bool | None
-    """Whether the answer equals the label; None if there is no answer, because the job failed or was cancelled."""
+    """Whether the answer equals the label; None if the job has no answer, because it failed or was cancelled."""
 
 
 def wilson_interval(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of the share hits / n; (0, 1) if n is 0."""
+    """Return Wilson's 95 % score interval for the share hits / n, or (0, 1) if n is 0."""
     if n == 0:
         return 0.0, 1.0
     share, square = hits / n, Z**2 / n
@@ -37,7 +37,8 @@ def wilson_interval(hits: int, n: int) -> tuple[float, float]:
 
 
 def mcnemar_p(only_a: int, only_b: int) -> float:
-    """P value of McNemar's exact two-sided test, from the rows on which only one of two policies is right."""
+    """Return the p value of McNemar's exact two-sided test, from the rows on which only one of two policies is
+    right."""
     n = only_a + only_b
     logs = (
         math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2)
@@ -47,11 +48,12 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
 
 
 def accuracies(outcomes: Iterable[Outcome]) -> Rows:
-    """Each policy's accuracy on each task, and its mean over the tasks of a family and over all, with 95 % intervals.
+    """Return each policy's accuracy on each task, and its means over each family and over all tasks, with 95 %
+    intervals.
 
-    In a mean each task has the same weight. Its interval is computed from the tasks' Wilson intervals, by adding the
-    squares of their distances from the estimates (Zou and Donner 2008). `asked` counts all rows, and `n` only those
-    with an answer.
+    In a mean, each task has the same weight. The mean's interval is computed from the tasks' Wilson intervals, by
+    adding the squares of their distances from the estimates (Zou and Donner 2008). `asked` counts all rows, and `n`
+    only the rows with an answer.
     """
     found: dict[tuple[str, str, str], list[bool | None]] = defaultdict(list)
     for each in outcomes:
@@ -84,7 +86,7 @@ def _accuracy(scope: Scope, policy: str, tasks: Sequence[Counter[bool | None]]) 
 
 @dataclass(slots=True)
 class _Pair:
-    """Counts of right answers of two policies, on the rows of a task that both answered."""
+    """Numbers of right answers that two policies gave, on the rows of a task that both answered."""
 
     n: int = 0
     right_a: int = 0
@@ -101,11 +103,11 @@ class _Pair:
 
 
 def differences(outcomes: Iterable[Outcome], references: Iterable[str]) -> Rows:
-    """Each policy compared with each of the references, on the rows that both answered: by task, family and overall.
+    """Compare each policy with each of the references on the rows that both answered, by task, by family and overall.
 
-    The interval of a difference is that of Agresti and Min (2005): Wald's interval, with half a row added to each of
-    the four outcomes. The interval of a mean over tasks uses the sum of their variances. `p` is McNemar's, over the
-    rows of all tasks.
+    The interval of a difference is Wald's interval with half a row added to each of the four outcomes (Agresti and Min
+    2005). The interval of a mean over tasks uses the sum of their variances. `p` is from McNemar's test over the rows
+    of all tasks.
     """
     answers: dict[tuple[str, str, int], dict[str, bool]] = defaultdict(dict)
     for each in outcomes:

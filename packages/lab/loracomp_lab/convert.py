@@ -40,12 +40,13 @@ class Converted:
 def convert_adapter(
     folder: Path, output: Path, base: BaseModel, rank: int, *, any_base: bool = False
 ) -> list[Converted]:
-    """Write the nearest LoRA of the given rank as a PEFT folder; returns the error of each module and, last, of all.
+    """Write the nearest LoRA of the given rank as a PEFT folder; returns the error of each module and, last, of all
+    modules together.
 
-    `base` must be loaded in float32; the adapter is merged into it, so it can't be used afterwards. Rounding of its
-    weights limits the accuracy to about 1e-7 of the weights' norm. Raises RefusedError if `read_folder` refuses the
-    folder, if PEFT can't load or merge it, if its change holds NaN, and if it changes nothing that LoRA can express;
-    UsageError if the output folder is not empty or the rank is below 1.
+    `base` must be loaded in float32; the adapter is merged into it, so it can't be used afterwards. The rounding of the
+    base model's weights limits the accuracy to about 1e-7 of the weights' norm. Raises RefusedError if `read_folder`
+    refuses the folder, if PEFT can't load or merge the adapter, if the adapter's change contains NaN, or if the adapter
+    changes nothing that LoRA can express; UsageError if the output folder is not empty or the rank is below 1.
     """
     if rank < 1:
         raise UsageError(f"rank is {rank}; it must be 1 or more")
@@ -84,12 +85,12 @@ def convert_adapter(
 
 
 def _parameters(base: BaseModel) -> dict[str, nn.Parameter]:
-    """All parameters by name; a tied parameter appears under each of its names."""
+    """Return all parameters by name; a tied parameter appears under each of its names."""
     return dict(base.model.named_parameters(remove_duplicate=False))
 
 
 def _reaches_both(config: Mapping[str, Any]) -> bool:
-    """Whether PEFT also adapts the output head when it is tied to the embedding.
+    """Return whether PEFT adapts the output head too when the head is tied to the embedding.
 
     PEFT does so if the config asks for it, and always for adapters of single tokens.
     """
@@ -123,7 +124,8 @@ def _merge(folder: Path, base: BaseModel) -> None:
 
 
 def _nearest(module: str, change: Tensor, rank: int) -> tuple[Factors, Converted]:
-    """The LoRA factors nearest to a change [d_out, d_in], of the given rank or of the change's own if that is lower."""
+    """Return the LoRA factors nearest to a change [d_out, d_in]. Their rank is the given one, or the change's own rank
+    if that is lower."""
     U, S, Vh = torch.linalg.svd(change.float(), full_matrices=False)
     root = S[:rank].sqrt()
     norm, lost = float(S.norm()), float(S[rank:].norm())

@@ -1,7 +1,7 @@
 """Evaluations: rows of a split become jobs under several policies, workers answer, and the answers are compared.
 
-An evaluation is a set of jobs with the tag `evaluation`, an expected answer, and the example that they were made from.
-Its settings are tags too. Nothing else about it is stored in the database.
+An evaluation is a set of jobs with the tag `evaluation`, an expected answer, and the example that the job was made
+from. Its settings are tags too. Nothing else about it is stored in the database.
 """
 
 import csv
@@ -19,7 +19,7 @@ from loracomp_lab.accuracy import Outcome, Rows, accuracies, differences
 from loracomp_lab.catalogue import load_entry, read_examples
 
 REFERENCES = ("base", "own_task")
-"""Policies with which the other policies are compared on each row."""
+"""The policies with which the other policies are compared on each row."""
 MOST_CHARACTERS = 100
 """Maximum length of an evaluation's name, which is part of the jobs' idempotency keys."""
 
@@ -92,7 +92,8 @@ def _check_settings(connection: Connection, name: str, settings: dict[str, Any])
 
 
 def show_evaluation(connection: Connection, name: str) -> dict[str, Any]:
-    """Settings of an evaluation and the progress of its jobs. Raises NotFoundError."""
+    """Return the settings of an evaluation and the progress of its jobs. Raises NotFoundError if there is no such
+    evaluation."""
     rows = rows_of(connection, _STATEMENTS["evaluation"], {"name": name})
     if not rows:
         raise NotFoundError(f"there is no evaluation {name}: start it with --tasks and --policies")
@@ -100,13 +101,14 @@ def show_evaluation(connection: Connection, name: str) -> dict[str, Any]:
 
 
 def read_results(connection: Connection, name: str) -> dict[str, Rows]:
-    """Results so far: accuracy by task, by family and overall; comparisons with REFERENCES."""
+    """Return the results so far: accuracies by task, by family and overall, and comparisons with REFERENCES."""
     outcomes = [Outcome(**row) for row in rows_of(connection, _STATEMENTS["evaluation_outcomes"], {"name": name})]
     return {"accuracy": accuracies(outcomes), "pairs": differences(outcomes, REFERENCES)}
 
 
 def write_csv(connection: Connection, name: str, path: Path) -> int:
-    """Write a CSV file with one line for each job that has ended, without prompts and answers; returns their number.
+    """Write a CSV file with one line for each job that has ended, without prompts and answers; returns the number of
+    lines.
 
     Raises RefusedError if the file can't be written.
     """

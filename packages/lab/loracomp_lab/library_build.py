@@ -26,7 +26,8 @@ MEASURED_A_TASK = 48
 """Number of further examples, which training kept aside; `lab.measuring` measures on them how much each adapter
 helps."""
 MEASURED_WORDS = 60
-"""The middle of longer texts of these examples is cut out for scoring, as in training, to save time."""
+"""Maximum number of words of a text in the measured examples. The middle of longer texts is cut out, as in training, to
+save time."""
 CARD = "README.md"
 
 
@@ -65,7 +66,8 @@ def _examples(folder: Path, task: str, data: str | None, limit: int, seed: int) 
 
 
 def train_rows(task: str, data: str | None, seed: int = 0, max_words: int | None = None) -> list[Example]:
-    """A task's train rows without leaks, in the wording of its examples; those of a family are always in phrasings."""
+    """Return a task's train rows without leaks, in the wording of its examples. The rows of a family are always in
+    phrasings."""
     found = load_task(task)
     phrased, rows = 1.0 if isinstance(found, Family) else PHRASED, []
     for entry in map(load_entry, found.entries):
@@ -77,7 +79,7 @@ def train_rows(task: str, data: str | None, seed: int = 0, max_words: int | None
 
 
 def measured_examples(folder: Path, task: str, rows: Sequence[Example]) -> list[Example]:
-    """MEASURED_A_TASK train rows of a task that its adapter was not trained on, in a random order."""
+    """Return MEASURED_A_TASK train rows of a task that its adapter was not trained on, in a random order."""
     aside = kept_aside(_record(files.adapter_folder(folder, task) / TRAINING), rows)
     return sorted((row for row in rows if row.content_hash in aside), key=lambda row: row.content_hash)[
         :MEASURED_A_TASK
@@ -94,7 +96,8 @@ def _manifest(folder: Path, base_model: BaseModelDescription, encoder: Encoder) 
 
 
 def library_card(folder: Path) -> str:
-    """The library's card in Markdown: each adapter's data, licence, training and scores, from its training.json."""
+    """Return the library's card in Markdown: each adapter's data, licence, training and scores, from its
+    training.json."""
     manifest = files.read_manifest(folder)
     records = {task: _record(files.adapter_folder(folder, task) / TRAINING) for task in manifest.tasks}
     rows = [_card_row(task, record, manifest.tasks[task]) for task, record in records.items() if record]

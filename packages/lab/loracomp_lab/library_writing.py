@@ -1,4 +1,4 @@
-"""Writes the files of a library (`loracomp.registry.library_files` says what each holds)."""
+"""Writes the files of a library (`loracomp.registry.library_files` says what each file contains)."""
 
 import hashlib
 import json
@@ -25,15 +25,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def tasks_with_examples(folder: Path) -> list[str]:
-    """Names of the tasks whose examples are in the library."""
+    """Return the names of the tasks whose examples are in the library."""
     return sorted(path.stem for path in (folder / "examples").glob("*.safetensors"))
 
 
 def write_examples_file(folder: Path, task: str, examples: Sequence[Example], encoder: Encoder) -> Path:
-    """Embed examples and write their embeddings (float16), hashes and references, without text. Returns the file.
-
-    If the file already has exactly these examples, embedded by this encoder, it is not written again. If it has some of
-    them, their embeddings are reused.
+    """Embed examples and write their embeddings (float16), hashes and references, without text. Returns the file's
+    path. If the file already has exactly these examples, embedded by this encoder, it is not written again. If the file
+    has some of these examples, their embeddings are reused.
     """
     path = folder / "examples" / f"{task}.safetensors"
     shown = [(example.prompt, example.choices) for example in examples]
@@ -58,13 +57,13 @@ def write_examples_file(folder: Path, task: str, examples: Sequence[Example], en
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    # Only one key in the metadata, because the order of several keys is random.
+    # There is only one key in the metadata, because the order of several keys would be random.
     unfinished.write_bytes(save(tensors, {ABOUT: json.dumps(about)}))
     return unfinished.replace(path)
 
 
 def _embedded_before(path: Path, texts: Mapping[str, Any], encoder: Encoder) -> dict[str, npt.NDArray[np.float16]]:
-    """The file's embeddings by source reference, if they were made by this encoder from these texts; otherwise none."""
+    """Return the file's embeddings by source reference, as far as this encoder made them from the same texts."""
     about = read_about(path) if path.is_file() else {"source_refs": ()}
     refs = about["source_refs"]
     if not refs or not set(refs) <= texts.keys():

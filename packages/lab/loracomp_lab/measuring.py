@@ -1,6 +1,6 @@
-"""Measures how much each of a library's adapters improves answers to examples, and writes the scores into files.
-
-If it is killed, calling it again continues. If adapters have changed, only these are scored again.
+"""Measures how much each of a library's adapters improves answers to examples, and writes the scores into files. A
+measurement that was killed continues when it is started again. If some adapters have changed, only the changed ones are
+measured again.
 """
 
 import json
@@ -26,11 +26,11 @@ from loracomp_lab.library_build import MEASURED_A_TASK, MEASURED_WORDS, measured
 from loracomp_lab.library_writing import tasks_with_examples, write_measurements
 
 NORMALIZATION = "tokens"
-"""How a choice's log-likelihood is normalised; the same as in the default policy."""
+"""How a choice's log-likelihood is normalised, which is as in the default policy."""
 SCORED_TOGETHER = 8
 """Number of examples that are scored and written together."""
 LIKELY = 30
-"""Number of tasks whose adapters are measured on an example; the same as in the SQL function measure_task."""
+"""Number of tasks whose adapters are measured on an example, which is as in the SQL function measure_task."""
 BASE = ""
 """Key of the base model's scores, in place of an adapter's digest."""
 Scores = dict[bytes, dict[str, npt.NDArray[np.float32]]]
@@ -43,12 +43,13 @@ class MeasuredAdapter:
 
     task: str
     digest: str
-    """`AdapterFile.digest`"""
+    """The adapter's digest (`AdapterFile.digest`)."""
     weights: LoraFactors
     training: Mapping[str, Any]
 
     def has_learnt_from(self, example: Example) -> bool:
-        """Whether the adapter was trained on an example; like the SQL function loracomp.has_learnt_from."""
+        """Return whether the adapter was trained on an example, by the rules of the SQL function
+        loracomp.has_learnt_from."""
         task = example.source_ref.partition("/")[0]
         seen = self.training.get("tasks_seen", [self.task])
         aside = self.training.get("kept_aside", ())
@@ -56,7 +57,8 @@ class MeasuredAdapter:
 
 
 def read_adapters(folder: Path, base: BaseModel) -> list[MeasuredAdapter]:
-    """Read the adapters of a library, sorted by task. Raises RefusedError if one is incomplete or does not fit."""
+    """Read the adapters of a library, sorted by task. Raises RefusedError if an adapter is incomplete or does not fit
+    the base model."""
     found = []
     for number, path in enumerate(sorted(folder.glob(f"adapters/*/{WEIGHTS}")), start=1):
         file = read_adapter(path.parent, base)
@@ -87,10 +89,10 @@ class Measuring:
         likely: Sequence[str] | None = None,
         first: int | None = None,
     ) -> Iterator[int]:
-        """Compute the scores of examples that a file lacks; yields numbers of scored rows after each write.
+        """Compute the scores that a file lacks; after each write, yields the number of rows that were scored.
 
-        `likely`: tasks whose adapters are measured (None: all); `first`: how many examples are scored, from the first
-        on (None: all). An adapter is not measured on examples that it was trained on. Scores of other examples, and of
+        `likely` has the tasks whose adapters are measured (None: all). Only the first `first` examples are scored
+        (None: all). An adapter is not measured on examples that it was trained on. Scores of other examples, and of
         adapters that have changed, are removed from the file.
         """
         by_digest = {example.digest: example for example in examples}
@@ -109,7 +111,7 @@ class Measuring:
             yield len(pairs)
 
     def _known(self, path: Path, by_digest: Mapping[bytes, Example]) -> Scores:
-        """The scores in the file that are for these examples and adapters."""
+        """Return the scores in the file that belong to these examples and adapters."""
         scores: Scores = {digest: {} for digest in by_digest}
         found = read_measurements(path)
         if found is None or (found.base_model, found.normalization) != (self._base.fingerprint, NORMALIZATION):
@@ -166,9 +168,9 @@ def measure_library(
 ) -> Iterator[str]:
     """Measure a library's adapters on examples that they were not trained on; yields a sentence for each step.
 
-    At most `rows` examples of each task are measured, under each adapter alone: those of its own task and of the
-    nearest tasks, `adapters` in total. All tasks get a few rows before any task gets more. `data` and `seed` must be
-    those of `build_library`.
+    At most `rows` examples of each task are measured, under each adapter alone: the adapters of the task itself and of
+    the nearest tasks, `adapters` in total. All tasks get a few rows before any task gets more. `data` and `seed` must
+    be those of `build_library`.
     """
     tasks = tasks_with_examples(folder)
     read = {task: train_rows(task, data, seed, MEASURED_WORDS) for task in tasks}
@@ -184,8 +186,8 @@ def measure_library(
 
 
 def unmeasured(folder: Path) -> Iterator[str]:
-    """A sentence for each adapter whose training record does not list the rows kept aside. Such an adapter may have
-    been trained on any row."""
+    """Return a sentence for each adapter whose training record does not list the rows kept aside. Such an adapter may
+    have been trained on any row."""
     for path in sorted(folder.glob(f"adapters/*/{TRAINING}")):
         if "kept_aside" not in json.loads(path.read_text()):
             yield (
@@ -195,9 +197,9 @@ def unmeasured(folder: Path) -> Iterator[str]:
 
 
 def likely_tasks(folder: Path, tasks: Sequence[str], most: int) -> dict[str, list[str]]:
-    """For each task, the task itself and those with most of its examples' nearest neighbours, `most` in total.
-
-    Like the SQL function likely_tasks: it searches the 200 nearest examples of other tasks for 20 examples of the task.
+    """Return for each task the task itself and the tasks that have most of the nearest neighbours of its examples,
+    `most` in total. Like the SQL function likely_tasks, it searches the 200 nearest examples of other tasks for 20
+    examples of the task.
     """
     vectors = {task: read_examples_file(folder, task).embeddings for task in tasks}
     owners = np.repeat(np.arange(len(tasks)), [len(each) for each in vectors.values()])

@@ -2,8 +2,8 @@
 
 Fields have the names and meanings of lm-evaluation-harness: doc_to_text is a Jinja template; doc_to_choice is a list of
 texts, or one `{{ expression }}` that gives a list; doc_to_target is a column or one `{{ expression }}`, which gives the
-right choice's index (from 0) or its text. Unlike there, the value of an expression is used directly, and not rendered
-as text and parsed again.
+right choice's index (from 0) or its text. Unlike in the harness, the value of an expression is used directly, and not
+rendered as text and parsed again.
 """
 
 import random
@@ -27,7 +27,7 @@ SPLITS = ("train", "validation")
 
 
 class Entry(BaseModel):
-    """One dataset: where it is, which task it is for, and how its rows become prompts."""
+    """One dataset of the catalogue: where it is, which task it is for, and how its rows become prompts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,15 +43,15 @@ class Entry(BaseModel):
     unseen task."""
     validation_split: str
     data_note: str | None = None
-    """A note on the rows that the shipped library was trained and measured on, if these are not the splits that are
-    named here."""
+    """A note on the rows that the shipped library was trained and measured on, if they are not from the splits that the
+    entry names."""
     doc_to_text: str
     doc_to_choice: str | list[str] | None = None
-    """The choices. None: the answer is free text, given by doc_to_target."""
+    """How to make the choices. None: the answer is free text, given by doc_to_target."""
     doc_to_target: str
     phrasings: str | Phrasings | None = None
-    """Other prompts for the same rows (`lab.catalogue.phrasing`): the name of a file in the package, or the phrasings
-    themselves."""
+    """Other prompts for the same rows (`loracomp_lab.catalogue.phrasing`): a file's name in the package, or the
+    phrasings."""
     columns: dict[str, str] = {}
     """The variables of the phrasings' templates: name -> Jinja template over the row's columns."""
     labels: list[str] | None = None
@@ -61,11 +61,12 @@ class Entry(BaseModel):
 
     @property
     def entries(self) -> tuple[str, ...]:
-        """The entry alone, as `Family.entries`."""
+        """Return only this entry, under the name that `Family` has for its entries."""
         return (self.task,)
 
     def split_name(self, split: str) -> str:
-        """The dataset's name for its split 'train' or 'validation'. Raises UsageError if the entry names none."""
+        """Return the dataset's name for its split 'train' or 'validation'. Raises UsageError if the entry names
+        none."""
         names = {"train": self.training_split, "validation": self.validation_split}
         name = names.get(split)
         if name is None:
@@ -88,20 +89,21 @@ class Family(BaseModel):
 
 
 def load_task(name: str) -> Entry | Family:
-    """Read the family `name` (a file in families/) or, if there is none, the entry `name` as `load_entry` does."""
+    """Read the family `name` (a file in families/) or, if there is no such family, the entry `name` as `load_entry`
+    does."""
     path = FOLDER / "families" / f"{name}.yaml"
     return Family.model_validate(yaml.safe_load(path.read_text())) if path.is_file() else load_entry(name)
 
 
 def entry_names() -> list[str]:
-    """Names of the catalogue entries in the package, sorted."""
+    """Return the sorted names of the catalogue entries in the package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load_entry(name: str) -> Entry:
     """Read the catalogue entry `name`; a name that ends in .yaml or .yml is the path of a user's file.
 
-    Raises NotFoundError if it does not exist, and RefusedError, which names file and field, if it is not valid.
+    Raises NotFoundError if the entry does not exist, and RefusedError, which names file and field, if it is not valid.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
@@ -118,12 +120,13 @@ def load_entry(name: str) -> Entry:
 
 
 def data_note(task: str, read_from: str | None) -> str | None:
-    """`Entry.data_note` of a task, if its rows were read from a folder; None if they were read from the hub."""
+    """Return `Entry.data_note` of a task if its rows were read from a folder, or None if they were read from the
+    hub."""
     return load_entry(task).data_note if read_from == "folder" and task in entry_names() else None
 
 
 def phrasings_of(task: str) -> Phrasings | None:
-    """The phrasings of a task's entry; None if the task is not in the catalogue or has no phrasings."""
+    """Return the phrasings of a task's entry, or None if the task is not in the catalogue or has no phrasings."""
     return _phrasings(load_entry(task)) if task in entry_names() else None
 
 
@@ -141,9 +144,10 @@ def read_examples(
     `data` is a hub id or a folder of JSON lines (train.jsonl, validation.jsonl) to read instead of the entry's
     dataset_path. Rows without a gold label (-1, as on the hub) or whose choices are not distinct are left out.
     `phrased` is either the kind of phrasing for all rows, or a share: this share of the rows, drawn by `seed`, is
-    written in one of the entry's training phrasings, the others in its own template. An entry without phrasings uses
-    its template. `max_words`: the middle of each longer text of a row is cut out; content_hash stays the hash of the
-    whole row. Raises UsageError, NotFoundError, or RefusedError, which names entry, field and row.
+    written in one of the entry's training phrasings, and the other rows in the entry's own template. An entry without
+    phrasings uses its own template for all rows. `max_words`: the middle of each longer text of a row is cut out;
+    content_hash stays the hash of the whole row. Raises UsageError, NotFoundError, or RefusedError, which names entry,
+    field and row.
     """
     templates, phraser = _templates(entry), _phraser(entry)
     for source_ref, row in _rows(entry, split, data):
@@ -158,7 +162,8 @@ def read_examples(
 
 
 def read_inputs(entry: Entry, split: str, data: str | None = None) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """For each row of a split its source reference, and the unchanged texts from which doc_to_text makes its prompt.
+    """Return, for each row of a split, its source reference and the unchanged texts from which doc_to_text makes its
+    prompt.
 
     `data` and errors are as for `read_examples`.
     """
@@ -172,8 +177,8 @@ def _rows(entry: Entry, split: str, data: str | None) -> Iterator[tuple[str, dic
 
 
 def shortened(value: Any, max_words: int) -> Any:
-    """The value. The middle of a text with more than `max_words` words is cut out, because a verdict is often at the
-    end."""
+    """Return the value; if it is a text with more than `max_words` words, without its middle, because a verdict is
+    often at the end."""
     words = value.split(" ") if isinstance(value, str) else []
     if len(words) <= max_words:
         return value
@@ -190,8 +195,8 @@ def _phrasings(entry: Entry) -> Phrasings | None:
 
 
 def _phraser(entry: Entry) -> Phraser | None:
-    """The object that writes the entry's rows in its phrasings, or None. Raises RefusedError, which names entry and
-    field."""
+    """Return the object that writes rows in the entry's phrasings, or None if it has none. Raises RefusedError, which
+    names entry and field."""
     if (phrasings := _phrasings(entry)) is None:
         return None
     if entry.doc_to_choice is None:

@@ -1,4 +1,4 @@
-"""Finds leaks: train rows whose text is also in a validation split, of the same task or of another one.
+"""Finds leaks: train rows whose text is also in a validation split of the same task or of another one.
 
 Several datasets share a source (sst2 and rotten_tomatoes have the same reviews), so a train row of one may give away an
 answer in the validation split of another. The columns that make up the prompt are compared rather than the prompts,
@@ -24,7 +24,8 @@ class Leaks:
     """Texts that a task's train split shares with validation splits."""
 
     source_refs: frozenset[str]
-    """Train rows whose texts are all in one validation row. They must not be used for training or retrieval."""
+    """References of train rows whose texts are all in one validation row. They must not be used for training or
+    retrieval."""
     sharing: int
     """Number of other train rows that share one text (a premise, a passage), which does not give away the answer."""
     compared_with: tuple[str, ...]
@@ -38,11 +39,13 @@ class _Texts:
 
 
 def find_leaks(entry: Entry, data: str | None = None) -> Leaks:
-    """Compare an entry's train rows with its own validation split and with those of other catalogue entries.
+    """Compare an entry's train rows with its own validation split and with the validation splits of other catalogue
+    entries.
 
     `data` is as for `read_examples`. If it is a folder, its sibling folders that are named like catalogue entries hold
     the other entries' data. Case, spaces and punctuation are ignored. A train row with several texts (a premise and a
-    hypothesis) leaks only if one validation row has all of them: hypotheses of one premise have different answers.
+    hypothesis) leaks only if one validation row has all of them, because the hypotheses of one premise have different
+    answers.
     """
     texts = {other.task: _validation_texts(other.model_dump_json(), folder) for other, folder in _splits(entry, data)}
     leaking, sharing = set(), 0
@@ -67,7 +70,7 @@ def _shown(example: Example) -> tuple[str, ...]:
 
 
 def _splits(entry: Entry, data: str | None) -> Iterator[tuple[Entry, str | None]]:
-    """The entry itself and all other entries whose validation split can be read, each with its `data`."""
+    """Yield the entry itself and all other entries whose validation split can be read, each with its `data`."""
     folder = Path(data).expanduser() if data else None
     if folder is None or not folder.is_dir():
         yield entry, data
@@ -80,14 +83,15 @@ def _splits(entry: Entry, data: str | None) -> Iterator[tuple[Entry, str | None]
 
 @cache
 def _validation_texts(entry: str, data: str | None) -> _Texts:
-    """Texts of an entry's validation split. They are cached, because each task of a library is compared with them."""
+    """Return the texts of an entry's validation split. They are cached, because each task of a library is compared with
+    them."""
     rows = read_inputs(Entry.model_validate_json(entry), "validation", data)
     keys = frozenset(_key(inputs) for _, inputs in rows)
     return _Texts(keys, frozenset(part for key in keys for part in key if len(part) >= SHORTEST_SHARED))
 
 
 def _key(inputs: tuple[str, ...]) -> tuple[str, ...]:
-    """Only the letters and digits of the texts, in lower case. They are sorted, because datasets order their columns
-    differently."""
+    """Return only the letters and digits of the texts, in lower case; the texts are sorted, because datasets order
+    their columns differently."""
     texts = (NOT_ALPHANUMERIC.sub("", text.lower()) for text in inputs)
     return tuple(sorted(filter(None, texts)))

@@ -61,7 +61,7 @@ class Wording(BaseModel):
 
     ask: str = ""
     choices: dict[str, str] | None = None
-    """Text for each label. The wording fits only tasks with exactly these labels. None: it uses the row's own
+    """Text for each label. The wording fits only tasks with exactly these labels. None: the wording uses the row's own
     choices."""
     held_out: bool = False
 
@@ -119,7 +119,7 @@ class Phraser:
         self._texts = {text: compiled(name, "phrasings", text) for text in texts}
 
     def phrase(self, row: Mapping[str, Any], example: Example, phrased: Phrased, rng: random.Random) -> Example:
-        """The example in a template and wording drawn by `rng`, with its choices in an order drawn by `rng`.
+        """Return the example in a template and wording drawn by `rng`, with its choices in an order drawn by `rng`.
 
         If no phrasing is held out, HELD_OUT draws from the training phrasings.
         """
@@ -178,7 +178,8 @@ class Phraser:
 def _pool(
     templates: Sequence[Template], wordings: Sequence[Wording], *, held_out: bool
 ) -> tuple[list[Template], list[Wording]]:
-    """Templates and wordings to draw from. If all wordings use the row's own choices, none of them is held out."""
+    """Return the templates and wordings to draw from. If all wordings use the row's own choices, none of them is held
+    out."""
     worded = any(each.choices for each in wordings)
     return (
         [each for each in templates if each.held_out == held_out],
@@ -187,7 +188,7 @@ def _pool(
 
 
 def _marks(marks: str, count: int) -> list[str]:
-    """A list of `count` marks that begins with the first one: 'A)' gives 'A)', 'B)', 'C)'."""
+    """Return `count` marks, of which `first` is the first: from 'A)' it makes 'A)', 'B)', 'C)'."""
     first = marks.strip(_punctuation(marks))
     names: Iterator[str] = iter({"A": ascii_uppercase, "a": ascii_lowercase}.get(first, map(str, range(1, count + 1))))
     return [marks.replace(first, name) for name, _ in zip(names, range(count), strict=False)]

@@ -11,7 +11,8 @@ from loracomp.registry.examples import json_object
 
 
 def rows_of(data: str, name: str | None, split: str, hub_split: str) -> Iterator[dict[str, Any]]:
-    """Rows of a split: from the file `data`/<split>.jsonl if `data` is a folder, otherwise from the dataset on the hub.
+    """Read the rows of a split: from the file `data`/<split>.jsonl if `data` is a folder, otherwise from the dataset on
+    the hub.
 
     Raises NotFoundError or UsageError, which say what to do, or RefusedError, which names file and line.
     """

@@ -16,7 +16,8 @@ _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
 @cache
 def compiled(entry: str, field: str, text: str) -> Template:
-    """A template of a field of a catalogue entry. Raises RefusedError, which names both, if it is invalid."""
+    """Compile the template in a field of a catalogue entry. Raises RefusedError, which names entry and field, if it is
+    invalid."""
     try:
         return _ENVIRONMENT.from_string(text)
     except TemplateError as error:
@@ -25,7 +26,8 @@ def compiled(entry: str, field: str, text: str) -> Template:
 
 @cache
 def compiled_expression(entry: str, field: str, text: str) -> Any:
-    """A field that is one `{{ expression }}`, as a function of the variables. Raises RefusedError like `compiled`."""
+    """Compile a field that is one `{{ expression }}` into a function of the variables. Raises RefusedError like
+    `compiled`."""
     compiled(entry, field, text)
     inner = text.strip().removeprefix("{{").removesuffix("}}")
     try:
@@ -55,7 +57,8 @@ class Templates:
         self._columns = _variables(text) | _variables(target) | _variables(choice if isinstance(choice, str) else "")
 
     def example(self, row: Mapping[str, Any], split: str, source_ref: str) -> Example | None:
-        """The example made from a row; None if it has no gold label (-1), or if choices are blank or not distinct."""
+        """Make an example from a row; returns None if the row has no gold label (-1), or if its choices are blank or
+        not distinct."""
         prompt = str(self._call("doc_to_text", self._text.render, row, source_ref)).strip()
         choices = self._choices_of(row, source_ref)
         target = self._call("doc_to_target", self._target, row, source_ref)
@@ -65,7 +68,8 @@ class Templates:
         return Example(split, prompt, choices, label, self._hash(row), source_ref)
 
     def inputs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """The unchanged texts of the columns that doc_to_text reads from the row; values of other types as JSON."""
+        """Return the unchanged texts of the columns that doc_to_text reads from the row; values of other types are
+        written as JSON."""
         values = [row[column] for column in self._inputs if column in row]
         return tuple(value if isinstance(value, str) else canonical_json(value) for value in values)
 

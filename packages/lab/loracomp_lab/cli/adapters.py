@@ -49,5 +49,5 @@ def show_card(reference: Reference, base_model: BaseModelName = None, as_json: A
 
 
 def _short(number: float) -> float:
-    """The number in four digits; more would be rounding errors of float32."""
+    """Return the number with four digits, because further digits would be rounding errors of float32."""
     return float(f"{number:.4g}")

@@ -30,7 +30,7 @@ def print_results(results: dict[str, Rows]) -> None:
 
 
 def _accuracy(rows: Rows) -> Iterator[Rows]:
-    """A column for each policy, split into several tables if the terminal is too narrow."""
+    """Print a column for each policy, in several tables if the terminal is too narrow."""
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
         lines.setdefault((row["scope"], _rows_of(row)), {})[row["policy"]] = row
@@ -50,7 +50,8 @@ def _rows_of(row: dict[str, Any]) -> str:
 
 
 def _line(name: str, found: dict[str, dict[str, Any]], policies: list[str]) -> dict[str, Any]:
-    """The rows of a task or family: `n` is the number of answers, which differs between policies if jobs failed."""
+    """Return the cells of a task or family; `n` is the number of answers, which differs between policies if jobs
+    failed."""
     answered = max(row["n"] for row in found.values())
     return {"rows of": name, "n": answered, **{policy: _share(found.get(policy)) for policy in policies}}
 
@@ -62,7 +63,7 @@ def _share(row: dict[str, Any] | None) -> str | None:
 
 
 def _pairs(rows: Rows) -> Iterator[Rows]:
-    """A row for each policy, and a column for each policy that it is compared with."""
+    """Print a row for each policy, and a column for each policy that it is compared with."""
     lines: dict[str, dict[str, Any]] = {row["policy_a"]: {"policy": row["policy_a"]} for row in rows}
     for against in dict.fromkeys(row["policy_b"] for row in rows):
         found = {row["policy_a"]: row for row in rows if row["policy_b"] == against}

@@ -1,4 +1,5 @@
-"""`loracomp train` trains the adapter of one task; `loracomp library train` trains those of a library from a recipe."""
+"""`loracomp train` trains the adapter of one task; `loracomp library train` trains the adapters of a library from a
+recipe."""
 
 import signal
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ BaseModelSource = Annotated[str, typer.Option(help="Hub id, folder, .gguf file, 
 
 
 def _option(name: str) -> Any:
-    """A command-line option whose help is the description of the field in TrainingConfig, which names the default."""
+    """Make a command-line option whose help is the description of the field in TrainingConfig, which names the
+    default."""
     return typer.Option(help=FIELDS[name].description, show_default=False)
 
 
@@ -97,7 +99,8 @@ def train(
 
 
 def _source(task: str, data: str | None, config: TrainingConfig) -> tuple["Source", tuple[str, str | None]]:
-    """The rows to train on, and the source and revision of the base model, unless another one is named."""
+    """Return the rows to train on, and the source and revision of the base model to use if the user names no other
+    one."""
     from loracomp.registry.example_files import SUFFIXES, read_files
     from loracomp_lab.training.source import catalogue_source, own_source
 
@@ -168,7 +171,8 @@ def train_library(
 
 @contextmanager
 def _stopped_in_words() -> Iterator[None]:
-    """Within this context, SIGTERM and Ctrl-C end the process with a sentence on how to continue, and the exit code."""
+    """Within this context, SIGTERM and Ctrl-C end the process with the signal's exit code and a sentence on how to
+    continue."""
 
     def stop(number: int, _: Any) -> None:
         remark("stopped: run the same command again to continue from the last checkpoint")
@@ -183,7 +187,7 @@ def _stopped_in_words() -> Iterator[None]:
 
 
 def _row(outcome: Any) -> dict[str, Any]:
-    """One task's row of the table that is printed at the end."""
+    """Return one task's row of the table that is printed at the end."""
     record = outcome.record or {}
     held_out = record.get("held_out", {})
     scores = {f"{who}_acc": held_out[who]["acc"] if held_out.get("rows") else None for who in ("base", "adapter")}

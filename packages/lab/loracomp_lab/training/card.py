@@ -14,7 +14,8 @@ ORIGINS = {
 
 
 def adapter_card(record: dict[str, Any]) -> str:
-    """The card as Markdown with the front matter that model hubs read. RefusedError if the record lacks a field."""
+    """Return the card as Markdown with the front matter that model hubs read. Raises RefusedError if the record lacks a
+    field."""
     try:
         return _card(record)
     except (KeyError, TypeError) as error:

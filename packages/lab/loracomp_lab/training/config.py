@@ -77,11 +77,11 @@ class TrainingConfig(BaseModel):
     )
 
     def passes(self, rows: int) -> float:
-        """Number of passes over this many rows."""
+        """Return the number of passes over this many rows."""
         return self.epochs or max(1.0, ENOUGH_ROWS / rows)
 
     def phrased_in(self, epoch: int) -> float:
-        """The share of rows written in phrasings in an epoch; epochs are counted from 0."""
+        """Return the share of rows that are written in phrasings in an epoch; epochs are counted from 0."""
         shares = self.phrased if isinstance(self.phrased, tuple) else (self.phrased,)
         return shares[min(epoch, len(shares) - 1)]
 

@@ -11,10 +11,10 @@ from loracomp_lab.training.rows import split_rows
 def not_learnt(
     own: Mapping[str, set[str]], drawn: set[str], before: Iterable[str], seen_before: Sequence[str]
 ) -> list[str]:
-    """Hashes in hex of the rows that an adapter was not trained on.
+    """Return the hashes (in hex) of the rows that an adapter was not trained on.
 
     `own` has, for each of its tasks, the rows that were kept aside, and `drawn` the rows that it was trained on.
-    `before` has the rows of the tasks `seen_before` that the adapter from which it started was not trained on.
+    `before` has those rows of the tasks `seen_before` that the adapter it started from was not trained on.
     """
     left = set(before)
     # If the adapter that it started from was trained on a task too, it may have used rows kept aside here.
@@ -23,8 +23,8 @@ def not_learnt(
 
 
 def kept_aside(training: Mapping[str, Any], rows: Sequence[Example]) -> set[bytes]:
-    """Hashes of the train rows that a training kept aside: from its record, or computed from its settings if the record
-    has none.
+    """Return the hashes of the train rows that a training run kept aside: from its record or, if the record has none,
+    computed from the run's settings.
 
     `rows` are all train rows of the task without leaks, in the data set's order.
     """

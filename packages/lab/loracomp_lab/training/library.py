@@ -22,7 +22,7 @@ class TaskOutcome:
 
     task: str
     outcome: str
-    """trained, finished (already before this call) or failed."""
+    """'trained', 'finished' (before this call) or 'failed'."""
     record: Mapping[str, Any] | None = None
     """The adapter's training record, if there is an adapter."""
     error: str | None = None

@@ -41,9 +41,8 @@ class TaskRecipe:
 
 
 def read_recipe(path: Path = SHIPPED) -> dict[str, TaskRecipe]:
-    """The recipe of each task, in the file's order, but a task always comes after the task that it starts from.
-
-    Raises NotFoundError or UsageError naming the file, the task and the setting.
+    """Read the recipe of each task, in the file's order, except that a task always comes after the task that it starts
+    from. Raises NotFoundError or UsageError naming the file, the task and the setting.
     """
     recipe = _read(path)
     tasks = {task: _task(path, task, recipe.defaults | (own or {})) for task, own in recipe.tasks.items()}
@@ -51,7 +50,8 @@ def read_recipe(path: Path = SHIPPED) -> dict[str, TaskRecipe]:
 
 
 def with_starts(recipe: dict[str, TaskRecipe], tasks: list[str]) -> dict[str, TaskRecipe]:
-    """The part of a recipe for these tasks and those that they start from. Raises UsageError for an unknown task."""
+    """Return the part of a recipe for these tasks and the tasks that they start from. Raises UsageError for an unknown
+    task."""
     if unknown := [task for task in tasks if task not in recipe]:
         raise UsageError(f"task {', '.join(unknown)}: not in the recipe; it has {', '.join(recipe)}")
     wanted = set(tasks)
@@ -89,7 +89,7 @@ def _order(path: Path, tasks: dict[str, TaskRecipe]) -> list[str]:
 
 
 def _ancestry(path: Path, tasks: dict[str, TaskRecipe], task: str) -> list[str]:
-    """The task, the task that it starts from, the task that this one starts from, and so on."""
+    """Return the task, the task that it starts from, the task that this one starts from, and so on."""
     line = [task]
     while (start := tasks[line[-1]].start_from) is not None:
         if start not in tasks:

@@ -14,7 +14,7 @@ from loracomp.registry.examples import Example
 from loracomp_lab.catalogue import Phrased
 from loracomp_lab.training.config import TrainingConfig
 
-# The rows of this many batches together are sorted by length, to save padding. The order stays random enough.
+# Number of batches whose rows are sorted by length together, to save padding. The order stays random enough.
 SORTED_TOGETHER = 8
 
 Read: TypeAlias = Callable[[float | Phrased, int], Iterable[Example]]
@@ -32,7 +32,7 @@ class TrainingRow:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens in its longest sequence."""
+        """Return the number of tokens in the longest sequence."""
         return max(len(row.tokens) for row in self.question.rows)
 
 
@@ -52,16 +52,16 @@ class Rows:
     """Number of rows longer than max_tokens, which were left out, in the first epoch and among those kept aside."""
 
     def digest(self) -> str:
-        """Sha256 in hex over the digests of the training rows, in their order."""
+        """Return the sha256 (in hex) over the digests of the training rows, in their order."""
         return hashlib.sha256(b"".join(row.digest for rows in self.epochs for row in rows)).hexdigest()
 
 
 def choose_rows(reads: Sequence[Read], base: BaseModel, config: TrainingConfig, *, phrasings: bool = False) -> Rows:
     """Shuffle the rows by the seed, keep some aside for scoring, and take up to max_rows of the others for training.
 
-    Each data set (one of `reads`) is split as it would be alone, so that rows that its own adapter did not learn are
-    not learnt here either, even if another data set has the same row. All data sets together are scored on as many rows
-    as a single one. Rows longer than max_tokens are left out. `phrasings` says whether there are phrasings. Raises
+    Each data set (one of `reads`) is split as it would be alone. A row that is kept aside for one data set is therefore
+    not trained on here either, even if another data set has the same row. All data sets together are scored on as many
+    rows as a single one. Rows longer than max_tokens are left out. `phrasings` says whether there are phrasings. Raises
     UsageError if no row is left or an example has no choices.
     """
     kinds = tuple(Phrased) if phrasings else (Phrased.OWN,)
@@ -106,7 +106,8 @@ def split_rows(examples: Iterable[Example], config: TrainingConfig) -> tuple[lis
 
 
 def tokenised(examples: Sequence[Example], base: BaseModel, max_tokens: int) -> list[TrainingRow]:
-    """The examples as tokens, without those longer than `max_tokens`. Raises UsageError if one has no choices."""
+    """Return the examples as tokens, without the examples longer than `max_tokens`. Raises UsageError if one has no
+    choices."""
     rows = (_row(example, base, max_tokens) for example in examples)
     return [row for row in rows if row is not None]
 
@@ -132,7 +133,8 @@ def _row(example: Example, base: BaseModel, max_tokens: int) -> TrainingRow | No
 
 
 def training_order(epochs: Sequence[Sequence[TrainingRow]], config: TrainingConfig) -> list[TrainingRow]:
-    """The rows of all steps in order: epochs are shuffled, rows of similar length put together, all batches full."""
+    """Return the rows of all steps in order. Each epoch is shuffled, rows of similar length are put together, and all
+    batches are full."""
     rng = random.Random(config.seed)  # noqa: S311
     size = min(config.batch_size, len(epochs[0]))
     total = max(round(config.passes(len(epochs[0])) * len(epochs[0])) // size, 1) * size

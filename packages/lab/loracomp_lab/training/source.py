@@ -1,4 +1,4 @@
-"""The rows that an adapter is trained on: the data set of a catalogue entry, those of a family, or a user's own
+"""The rows that an adapter is trained on: the data set of a catalogue entry, the data sets of a family, or a user's own
 examples."""
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +25,7 @@ class Source:
     task: str
     family: str
     about: Mapping[str, Any]
-    """Where the rows come from: dataset_path, dataset_name, training_split, licence, read_from."""
+    """Where the rows come from; the keys are dataset_path, dataset_name, training_split, licence and read_from."""
     leaks: Leaks
     parts: Mapping[str, Read]
     """For each data set, by its task, a function that reads the rows without leaks."""
@@ -34,7 +34,7 @@ class Source:
 
 
 def catalogue_source(entry: Entry, data: str | None, config: TrainingConfig) -> Source:
-    """The train rows of a catalogue entry; `data` is as for `catalogue.read_examples`, and so are the errors."""
+    """Return the train rows of a catalogue entry; `data` and errors are as for `catalogue.read_examples`."""
     leaks = find_leaks(entry, data)
 
     def read(phrased: float | Phrased, seed: int) -> Iterator[Example]:
@@ -52,7 +52,8 @@ def catalogue_source(entry: Entry, data: str | None, config: TrainingConfig) -> 
 
 
 def library_source(task: Entry | Family, data: Path, config: TrainingConfig) -> Source:
-    """The train rows of an entry or a family; `data` has a folder for each entry. Errors: `catalogue.read_examples`."""
+    """Return the train rows of an entry or a family; `data` has a folder for each entry. Errors are as for
+    `catalogue.read_examples`."""
     sources = [catalogue_source(load_entry(name), str(data / name), config) for name in task.entries]
     if len(sources) == 1:
         return sources[0]
@@ -74,7 +75,7 @@ def library_source(task: Entry | Family, data: Path, config: TrainingConfig) -> 
 def own_source(
     task: str, examples: Iterable[Example], config: TrainingConfig, *, read_from: str, family: str = "other"
 ) -> Source:
-    """The train rows among a user's examples of all splits, each once. `read_from` is 'files' or 'database'.
+    """Return the train rows among a user's examples of all splits, each once. `read_from` is 'files' or 'database'.
 
     Raises UsageError if there are fewer than LEAST_ROWS.
     """

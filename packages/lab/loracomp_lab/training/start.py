@@ -1,4 +1,4 @@
-"""Starts a training from another task's adapter: intermediate-task training (Phang et al. 2018, arXiv 1811.01088)."""
+"""Starts training from another task's adapter: intermediate-task training (Phang et al. 2018, arXiv 1811.01088)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,13 @@ from loracomp_lab.training.config import TrainingConfig
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A checked adapter from which a training starts."""
+    """A checked adapter from which training starts."""
 
     weights: bytes
     """The bytes of its safetensors file."""
     lineage: dict[str, Any]
-    """Its task, the sha256 of its weights, and tasks_seen: all tasks that it was trained on, its own task last."""
+    """Its task, the sha256 of its weights, and tasks_seen, which lists all tasks that it was trained on, its own task
+    last."""
     kept_aside: tuple[str, ...]
     """Hashes in hex of rows of these tasks that it was not trained on, because they were kept aside."""
 
@@ -29,9 +30,9 @@ class Start:
 def read_start(folder: Path, base: BaseModel, config: TrainingConfig) -> Start:
     """Read the adapter in `folder`, which `loracomp train` wrote.
 
-    Raises RefusedError if the adapter is incomplete or for another base model. Raises UsageError, which names the
-    setting, if a setting differs from `config`, or if the training record doesn't say which tasks the adapter was
-    trained on.
+    Raises RefusedError if the adapter is incomplete or was trained for another base model. Raises UsageError, which
+    names the setting, if a setting differs from `config`, or if the training record doesn't say which tasks the adapter
+    was trained on.
     """
     adapter = read_adapter(folder, base)
     _check_same_shape(folder, adapter, config)
@@ -46,7 +47,8 @@ def read_start(folder: Path, base: BaseModel, config: TrainingConfig) -> Start:
 
 
 def load_start(model: PeftModel, start: Start) -> None:
-    """Copy the factors of `start` into the model's adapter. Raises UsageError if the two adapt different modules."""
+    """Copy the factors of `start` into the model's adapter. Raises UsageError if the two adapters change different
+    modules."""
     factors = load(start.weights)
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     if different := sorted(factors.keys() ^ own.keys()):

@@ -43,11 +43,10 @@ def train_adapter(
 
     The folder gets adapter_config.json, adapter_model.safetensors (bfloat16), a card, and training.json with the
     record: settings, data digest, rows and tasks seen, hashes of the rows kept aside, scores on these rows, versions,
-    and the seconds of the last run. Factors are float32 during training, whatever the base model's dtype. Called again
-    after it was killed, it continues from the last checkpoint; after it finished, it only returns the record.
-    `base` is changed: load a fresh one for anything else.
-    Raises UsageError if `output` contains another training, if a row has no choices, or if `start_from` has other
-    settings.
+    and the seconds of the last run. Factors are float32 during training, whatever the base model's dtype. If the
+    process was killed, another call continues from the last checkpoint; if the training had finished, it only returns
+    the record. Training changes `base`: load a fresh one for anything else. Raises UsageError if `output` contains
+    another training run, if a row has no choices, or if `start_from` has other settings.
     """
     started = time.monotonic()
     start = read_start(start_from, base, config) if start_from else None
@@ -80,7 +79,8 @@ def train_adapter(
 
 
 def accuracies(model: PreTrainedModel, rows: Sequence[TrainingRow]) -> dict[str, float]:
-    """Shares of rows whose right choice scores highest: lm-eval's acc (log-likelihood) and acc_norm (per character)."""
+    """Return the shares of rows whose right choice scores highest: lm-eval's acc (by log-likelihood) and acc_norm (per
+    character)."""
     ordered = sorted(rows, key=lambda row: row.tokens)
     right = dict.fromkeys(NORMALIZATIONS, 0)
     model.eval()
@@ -94,7 +94,8 @@ def accuracies(model: PreTrainedModel, rows: Sequence[TrainingRow]) -> dict[str,
 
 
 def _plan(source: Source, base: BaseModel, config: TrainingConfig, rows: Rows) -> dict[str, Any]:
-    """The part of the record that is known before the first step. When a training is resumed, it must be the same."""
+    """Return the part of the record that is known before the first step. When training is resumed, this part must be
+    the same."""
     return {
         "task": source.task,
         "family": source.family,
@@ -110,7 +111,8 @@ def _plan(source: Source, base: BaseModel, config: TrainingConfig, rows: Rows) -
 
 
 def _origin(source: Source, start: Start | None) -> dict[str, Any]:
-    """The part of the record on the tasks that the adapter was ever trained on, and on the rows left out as leaks."""
+    """Return the part of the record on the tasks that the adapter was ever trained on, and on the rows left out as
+    leaks."""
     seen = start.lineage["tasks_seen"] if start else []
     return {
         "started_from": start.lineage if start else None,
@@ -124,14 +126,15 @@ def _origin(source: Source, start: Start | None) -> dict[str, Any]:
 
 
 def _kept_aside(source: Source, rows: Rows, start: Start | None) -> list[str]:
-    """Hashes of train rows that the adapter was not trained on, so that it may be measured on them."""
+    """Return the hashes of the train rows that the adapter was not trained on, so that it may be measured on them."""
     before, seen = (start.kept_aside, start.lineage["tasks_seen"]) if start else ((), ())
     own = {task: {each.hex() for each in hashes} for task, hashes in zip(source.parts, rows.kept_aside, strict=True)}
     return not_learnt(own, {each.hex() for each in rows.drawn}, before, seen)
 
 
 def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """The record, if the training in this folder is finished; otherwise write the plan into it and return None."""
+    """Return the record if the training in this folder is finished; otherwise write the plan into the folder and return
+    None."""
     for file in (output / RECORD, output / CHECKPOINTS / RECORD):
         if file.exists():
             found: dict[str, Any] = json.loads(file.read_text())
@@ -159,7 +162,7 @@ def _check_same(found: dict[str, Any], plan: dict[str, Any], output: Path) -> No
 
 
 def _changes(name: str, before: Any, now: Any) -> list[str]:
-    """Sentences on how two values differ; for dicts, one sentence for each key that differs."""
+    """Return sentences on how two values differ; for dicts, one sentence for each key that differs."""
     if not isinstance(now, dict) or not isinstance(before, dict):
         return [f"{name} was {before}, is {now}"]
     return [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]] or [name]
@@ -207,7 +210,8 @@ def _trainer(
 
 
 def _last_checkpoint(output: Path) -> str | None:
-    """The newest complete checkpoint: one whose trainer_state.json, which is written last, is valid JSON."""
+    """Return the newest complete checkpoint, which is one whose trainer_state.json is valid JSON, because this file is
+    written last."""
     states = [state for state in (output / CHECKPOINTS).glob("checkpoint-*/trainer_state.json") if _is_json(state)]
     newest = max(states, key=lambda state: int(state.parent.name.rpartition("-")[2]), default=None)
     return str(newest.parent) if newest else None
@@ -222,7 +226,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _held_out_scores(model: PeftModel, held_out: Mapping[Phrased, Sequence[TrainingRow]]) -> dict[str, Any]:
-    """Accuracy of the base model and of the adapter on the rows kept aside, for each kind of phrasing."""
+    """Return the accuracy of the base model and of the adapter on the rows kept aside, for each kind of phrasing."""
     scores = {str(kind): _scores(model, rows) for kind, rows in held_out.items()}
     return {"rows": len(held_out[Phrased.OWN]), **scores.pop(str(Phrased.OWN)), "phrased": scores}
 

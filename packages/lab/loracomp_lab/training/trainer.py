@@ -18,7 +18,8 @@ from loracomp_lab.training.rows import TrainingRow
 
 LOG_STEPS = 10
 SAVE_STEPS = 25
-"""Steps between checkpoints. A training that is killed loses at most these steps, about a minute on two cores."""
+"""Steps between checkpoints. A training run that is killed loses at most this many steps, about a minute on two
+cores."""
 EAGER_TOKENS = 192
 """Rows up to this length use eager attention on a CPU, which is up to twice as fast as SDPA.
 
@@ -28,7 +29,7 @@ eager vs. SDPA: 16 rows of 60 tokens 6.6 vs. 12.1; 16 of 120, 20 vs. 30; 8 of 24
 
 
 def choice_loss(scores: Sequence[Tensor], rows: Sequence[TrainingRow], config: TrainingConfig) -> Tensor:
-    """Mean over rows of: cross-entropy over the choices + lm_weight x the right choice's loss per token.
+    """Return the mean over rows of: cross-entropy over the choices + lm_weight x the right choice's loss per token.
 
     With `unlikelihood`, also - unlikelihood x the mean of log(1 - p) over the wrong choices, where p is a choice's mean
     likelihood per token.
@@ -67,7 +68,7 @@ class ChoiceTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
 
 
 def compute_loss(model: PeftModel, rows: Sequence[TrainingRow], config: TrainingConfig) -> Tensor:
-    """The loss of one batch (`choice_loss`). On a CPU it chooses the attention that is faster for the rows' length."""
+    """The loss of one batch (`choice_loss`). On a CPU, the attention is used that is faster for rows of this length."""
     if model.device.type == "cpu":
         short = max(row.tokens for row in rows) <= EAGER_TOKENS
         model.base_model.model.set_attn_implementation("eager" if short else "sdpa")
@@ -84,7 +85,7 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         self._line = self._progress.add_task(title, total=None, loss="-")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the bar; a resumed training starts at its current step."""
+        """Start the bar; a resumed training run starts at its current step."""
         self._progress.update(self._line, total=state.max_steps, completed=state.global_step)
         if self._console.is_terminal:
             self._progress.start()
@@ -107,7 +108,8 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
 
 
 def arguments(config: TrainingConfig, rows: int, folder: Path, model: PeftModel) -> TrainingArguments:
-    """Arguments for Trainer: AdamW, linear warm-up and decay, checkpoints in `folder`, no reports to other services.
+    """Return the arguments for Trainer: AdamW, linear warm-up and decay, checkpoints in `folder`, no reports to other
+    services.
 
     With a bfloat16 base model, everything including the adapter is computed in bfloat16 (autocast), as in serving; the
     factors that the optimizer updates are float32.
