@@ -135,7 +135,7 @@ BEGIN ATOMIC
     SELECT d.reader_role
     FROM (SELECT DISTINCT t.reader_role FROM loracomp.task AS t WHERE t.reader_role IS NOT NULL OFFSET 0) AS d
     WHERE (SELECT loracomp.is_admin(reader))
-        OR pg_has_role(to_regrole(quote_ident(reader)), to_regrole(quote_ident(d.reader_role)), 'member');
+        OR pg_has_role(to_regrole(quote_ident(reader)), to_regrole(quote_ident(d.reader_role)), 'usage');
 END;
 COMMENT ON FUNCTION loracomp.readable_roles IS 'The reader_roles of tasks that a role may know of, and that its jobs may use.';
 

@@ -36,8 +36,8 @@ EXECUTE = {
         route task_weights policy_with wilson_interval
         task_probabilities similarity_weights uniform_weights measured_weights labelled_weights
         check_similarities check_range composition_text seconds_between is_admin may_read masked_tasks
-        caller masked_adapter compute_seconds confidence check_gains check_probabilities relative_share
-        answers_since estimated_rows
+        caller check_caller is_restricted masked_adapter compute_seconds confidence check_gains check_probabilities
+        relative_share answers_since estimated_rows
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
@@ -56,7 +56,7 @@ EXECUTE = {
         erase_jobs add_embeddings
         tune_routing route task_weights policy_with wilson_interval
         task_probabilities similarity_weights uniform_weights measured_weights labelled_weights
-        caller is_admin may_read masked_tasks masked_adapter compute_seconds
+        caller check_caller is_restricted is_admin may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_vote explain_route
@@ -79,7 +79,9 @@ OWNERS_ALONE = """
     calibration_examples adapter_worths in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs hold_jobs
     succeed_jobs check_server check_objects check_work check_worker_name
-    find_task check_setting check_columns fill_defaults place_job hint_job notify check_queue_limit
+    find_task check_setting check_columns fill_defaults place_job hint_job notify check_queue_limit has_room room_of
+    refuse_job
+    return_places lock_embeddings view_definition
     keep_used_policies
     audit_job_update audit_job_delete audit_row keep_audit_event recount_days
     content_hash has_learnt_from draw_examples likely_tasks queue_measurements active_adapters
@@ -409,6 +411,18 @@ def test_tasks_with_readers_are_hidden_from_others(database: str, logins: None) 
         owner.execute(f"REVOKE {login('readers')} FROM {login('alice')}")
         owner.execute("UPDATE loracomp.task SET reader_role = 'a role that has vanished' WHERE name = 'secret'")
         assert values(alice, "SELECT name FROM loracomp.readable_tasks()") == {"rte", "mnli"}
+
+
+@pytest.mark.parametrize("granted", ["readers", "loracomp_admin"])
+def test_whoever_can_only_grant_a_role_has_no_right_of_it(scene: Scene, granted: str) -> None:
+    role = login(granted) if granted == "readers" else granted
+    may_read = "SELECT loracomp.may_read(%s, %s)"
+    people = [login("nobody"), login("readers")]
+    with scene.owner.transaction(force_rollback=True):
+        scene.owner.execute(f"GRANT {role} TO {login('nobody')} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE".encode())
+        assert value(scene.owner, may_read, people) is False
+        scene.owner.execute(f"GRANT {role} TO {login('nobody')} WITH INHERIT TRUE".encode())
+        assert value(scene.owner, may_read, people) is True
 
 
 def test_what_is_measured_is_nobodys_but_the_administrators_who_asked(database: str, logins: None) -> None:
