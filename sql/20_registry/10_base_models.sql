@@ -25,7 +25,7 @@ DECLARE
     becomes_default boolean;
     base_model_id integer;
 BEGIN
-    SELECT * INTO known FROM loracomp.base_model b WHERE b.name = register_base_model.name FOR UPDATE;
+    SELECT * INTO known FROM loracomp.base_model b WHERE b.name = register_base_model.name FOR NO KEY UPDATE;
     IF known.fingerprint <> register_base_model.fingerprint THEN
         RAISE EXCEPTION 'base model % is registered with other weights, settings or another tokenizer (fingerprint %..., these are %...)',
             known.name, left(known.fingerprint, 12), left(register_base_model.fingerprint, 12)

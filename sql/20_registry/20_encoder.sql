@@ -27,6 +27,7 @@ BEGIN
         SELECT FROM loracomp.encoder AS e
         WHERE (e.fingerprint, e.input_version) = (set_encoder.fingerprint, set_encoder.input_version)
     ) THEN
+        PERFORM loracomp.lock_embeddings();
         DELETE FROM loracomp.encoder;
         TRUNCATE loracomp.example_embedding;
         DROP INDEX IF EXISTS loracomp.example_embedding_hnsw;

@@ -11,6 +11,7 @@
 --     lock_encoder
 --   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
 --   build_embedding_index       after loading them; also stores the rows in an order that makes searches fast
+--     lock_embeddings           set_encoder calls it too
 
 -- Adds examples to a task. A row that is already stored (with the same content_hash) gets the given text, if there is one. This is how an
 -- example that a library shipped without text gets its text. If the text of an example changes, its measurements are deleted, and the
@@ -229,6 +230,29 @@ COMMENT ON FUNCTION loracomp.add_embeddings IS
 'Stores one unit vector for each example, and returns how many were stored; an example that already has one keeps it. Raises if the '
 'database has another encoder (null: any).';
 
+-- Routing waits for whoever waits for this lock. While somebody reads the table, as a backup does, the lock is therefore tried for a tenth of a
+-- second at a time, with pauses in which routing goes on.
+CREATE FUNCTION loracomp.lock_embeddings() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET lock_timeout = '100ms'
+AS $$
+BEGIN
+    FOR attempt IN 1 .. 100 LOOP
+        BEGIN
+            LOCK TABLE loracomp.example_embedding IN ACCESS EXCLUSIVE MODE;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(0.3);
+        END;
+    END LOOP;
+    RAISE EXCEPTION 'example_embedding is in use' USING ERRCODE = 'lock_not_available',
+        HINT = 'try again when no open transaction reads it; pg_locks shows which do';
+END
+$$;
+COMMENT ON FUNCTION loracomp.lock_embeddings IS
+'Locks example_embedding until the transaction ends; raises if others have used it for 40 seconds.';
+
 -- Drops the index that routing searches if so many embeddings will be added that building it again is faster; returns whether it did.
 -- build_embedding_index must follow in the same transaction; until it ends, routing waits.
 CREATE FUNCTION loracomp.drop_embedding_index(incoming bigint) RETURNS boolean
@@ -242,6 +266,7 @@ BEGIN
     END IF;
     -- The encoder's row first, as set_encoder does, so that the two wait for each other and do not deadlock.
     PERFORM FROM loracomp.encoder FOR KEY SHARE;
+    PERFORM loracomp.lock_embeddings();
     DROP INDEX IF EXISTS loracomp.example_embedding_hnsw;
     RETURN true;
 END
@@ -258,6 +283,7 @@ AS $$
 BEGIN
     -- The encoder's row first, as set_encoder does, so that the two wait for each other and do not deadlock.
     PERFORM FROM loracomp.encoder FOR KEY SHARE;
+    PERFORM loracomp.lock_embeddings();
     DROP INDEX IF EXISTS loracomp.example_embedding_hnsw;
     CLUSTER loracomp.example_embedding USING example_embedding_task;
     CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding

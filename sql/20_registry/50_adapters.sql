@@ -87,7 +87,7 @@ DECLARE
 BEGIN
     -- Lock the task before reading the status, so that two activations of one task wait for each other.
     PERFORM FROM loracomp.task AS t WHERE t.id = chosen.task_id FOR NO KEY UPDATE;
-    SELECT * INTO chosen FROM loracomp.adapter AS a WHERE a.id = chosen.id FOR UPDATE;
+    SELECT * INTO chosen FROM loracomp.adapter AS a WHERE a.id = chosen.id FOR NO KEY UPDATE;
     IF chosen.status = 'active' THEN
         RETURN NULL;
     END IF;
@@ -98,7 +98,7 @@ BEGIN
             chosen.name, chosen.version, chosen.byte_count, stored USING HINT = 'stage the adapter again from its folder';
     END IF;
     SELECT * INTO old FROM loracomp.adapter AS a
-    WHERE a.task_id = chosen.task_id AND a.base_model_id = chosen.base_model_id AND a.status = 'active' FOR UPDATE;
+    WHERE a.task_id = chosen.task_id AND a.base_model_id = chosen.base_model_id AND a.status = 'active' FOR NO KEY UPDATE;
     SELECT * INTO compared FROM loracomp.compare_adapters(chosen.id, old.id);
     against := coalesce(old.name || '@' || old.version, 'the base model');
     IF compared.examples > 0 THEN

@@ -116,7 +116,7 @@ DECLARE
     );
 BEGIN
     INSERT INTO loracomp.policy (name) VALUES (set_policy.name) ON CONFLICT (name) DO NOTHING;
-    SELECT * INTO before FROM loracomp.policy AS p WHERE p.name = set_policy.name FOR UPDATE;
+    SELECT * INTO before FROM loracomp.policy AS p WHERE p.name = set_policy.name FOR NO KEY UPDATE;
     after := loracomp.with_settings(before, settings, known);
     EXECUTE format(
         'UPDATE loracomp.policy AS p SET %s, updated_at = now() WHERE p.name = $2 RETURNING p.*',
