@@ -68,6 +68,10 @@ DECLARE
     differing text;
 BEGIN
     LOOP
+        -- Looked up first, because a refused INSERT uses up a place in the queue.
+        SELECT * INTO earlier FROM loracomp.job AS j
+        WHERE j.submitted_by = current_user AND j.idempotency_key = given.idempotency_key;
+        EXIT WHEN earlier.id IS NOT NULL;
         INSERT INTO loracomp.job (
             prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority, run_at,
             tasks, weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
@@ -82,10 +86,6 @@ BEGIN
         IF inserted IS NOT NULL THEN
             RETURN inserted;
         END IF;
-        SELECT * INTO earlier FROM loracomp.job AS j
-        WHERE j.submitted_by = current_user AND j.idempotency_key = given.idempotency_key;
-        -- If the earlier job was purged just now, none is found, and the next turn of the loop inserts this one.
-        EXIT WHEN earlier.id IS NOT NULL;
     END LOOP;
     -- fill_defaults filled these columns of the earlier job, so fill them here too before the comparison.
     given.base_model := coalesce(given.base_model, earlier.base_model);

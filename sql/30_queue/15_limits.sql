@@ -1,8 +1,13 @@
 -- The limit on how many jobs of one submitter may wait.
 --   set_queue_limits            sets it
 --   trigger admit_jobs          refuses an insert that exceeds it
---     check_queue_limit       raises if it is exceeded; retry_job calls it too
+--     is_within_limit           whether it does not
 --       count_queued            only if the last count does not decide
+--     return_places             18_places.sql
+--     refuse_job                raises the error
+--   left_to_limit               how many more jobs may wait; ask_page calls it
+--   check_queue_limit           raises if a job that had ended exceeds it; for retry_job
+--     is_within_limit, refuse_job
 
 -- Sets the limit; jobs that already wait are not affected. null: no limit.
 CREATE FUNCTION loracomp.set_queue_limits(per_submitter bigint) RETURNS void
@@ -19,15 +24,26 @@ COMMENT ON FUNCTION loracomp.set_queue_limits IS 'Sets how many jobs of each sub
 
 -- Refuses the whole INSERT if it exceeds the limit. Administrators' jobs are not limited. Concurrent statements don't see each other's jobs,
 -- so together they may exceed the limit. The submitters are read from the rows, because the keeper inserts the jobs of declarations in the
--- name of their owners.
+-- name of their owners. Only refusals of people's statements are counted, because the keeper tries again by itself.
 CREATE FUNCTION loracomp.admit_jobs() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
+DECLARE
+    refused name;
 BEGIN
     IF EXISTS (SELECT FROM loracomp.queue_limit AS l WHERE l.per_submitter IS NOT NULL) THEN
-        PERFORM loracomp.check_queue_limit(n.submitted_by, max(n.id)) FROM new_job AS n
-        GROUP BY n.submitted_by HAVING NOT loracomp.is_admin(n.submitted_by);
+        SELECT n.submitted_by INTO refused FROM new_job AS n
+        GROUP BY n.submitted_by
+        HAVING NOT loracomp.is_admin(n.submitted_by) AND NOT loracomp.is_within_limit(n.submitted_by, max(n.id))
+        LIMIT 1;
+        IF refused IS NOT NULL THEN
+            PERFORM loracomp.return_places(b.id, n.background, n.priority, n.submitted_by, min(n.place), max(n.place))
+            FROM new_job AS n JOIN loracomp.base_model AS b ON b.name = n.base_model
+            GROUP BY b.id, n.background, n.priority, n.submitted_by;
+            PERFORM nextval('loracomp.refused_inserts') WHERE EXISTS (SELECT FROM new_job AS n WHERE NOT n.watched);
+            PERFORM loracomp.refuse_job(refused);
+        END IF;
     END IF;
     RETURN NULL;
 END
@@ -41,7 +57,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION loracomp.admit_jobs();
 -- newest is the highest id of the jobs that were just inserted, or null if an ended job was queued again. Counting for each INSERT would be
 -- slow, so a sequence stores an id: each new job uses at least one id, so jobs up to that id are admitted without counting. Running jobs
 -- that are queued again get no new id, so they may exceed the limit until the next count.
-CREATE FUNCTION loracomp.check_queue_limit(submitter name, newest bigint) RETURNS void
+CREATE FUNCTION loracomp.is_within_limit(submitter name, newest bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -51,21 +67,43 @@ DECLARE
     waiting bigint;
 BEGIN
     IF most IS NULL OR newest <= pg_sequence_last_value(memory) THEN
-        RETURN;
+        RETURN TRUE;
     END IF;
     waiting := loracomp.count_queued(submitter, most + 1);
-    IF waiting > most THEN
-        PERFORM nextval('loracomp.refused_inserts');
-        RAISE EXCEPTION 'at most % of % jobs may wait, and this would be more', most,
-            CASE submitter WHEN loracomp.caller() THEN 'your' ELSE format('%s''s', submitter) END
-            USING ERRCODE = 'configuration_limit_exceeded', CONSTRAINT = 'your_share_of_the_queue_is_full',
-                HINT = 'wait until some are answered, cancel jobs that are not needed (loracomp.cancel_jobs), or ask an '
-                    'administrator for more (loracomp.set_queue_limits)';
+    IF waiting <= most THEN
+        PERFORM setval(memory, coalesce(newest + most - waiting, 0));
     END IF;
-    PERFORM setval(memory, coalesce(newest + most - waiting, 0));
+    RETURN waiting <= most;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_queue_limit IS 'Raises if more jobs of a submitter wait than may. For admit_jobs and retry_job.';
+COMMENT ON FUNCTION loracomp.is_within_limit IS 'Whether no more jobs of a submitter wait than the limit allows. For admit_jobs and check_queue_limit.';
+
+-- Changes nothing.
+CREATE FUNCTION loracomp.refuse_job(submitter name) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION 'at most % of % jobs may wait, and this would be more', (SELECT l.per_submitter FROM loracomp.queue_limit AS l),
+        CASE submitter WHEN loracomp.caller() THEN 'your' ELSE format('%s''s', submitter) END
+        USING ERRCODE = 'configuration_limit_exceeded', CONSTRAINT = 'your_share_of_the_queue_is_full',
+            HINT = 'wait until some are answered, cancel jobs that are not needed (loracomp.cancel_jobs), or ask an '
+                'administrator for more (loracomp.set_queue_limits)';
+END
+$$;
+COMMENT ON FUNCTION loracomp.refuse_job IS 'Raises the error that more jobs of a submitter would wait than may.';
+
+CREATE FUNCTION loracomp.check_queue_limit(submitter name) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF NOT loracomp.is_within_limit(submitter, NULL) THEN
+        PERFORM loracomp.refuse_job(submitter);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_queue_limit IS 'Raises if more jobs of a submitter wait than may. For retry_job.';
 
 -- Reads only the submitter's own entries of the index of waiting jobs, and at most as many as are asked for.
 CREATE FUNCTION loracomp.count_queued(submitter name, at_most bigint) RETURNS bigint
@@ -87,3 +125,12 @@ AS $$
     ) AS c;
 $$;
 COMMENT ON FUNCTION loracomp.count_queued IS 'Number of waiting jobs of a submitter. It stops counting at at_most.';
+
+-- Reads only.
+CREATE FUNCTION loracomp.left_to_limit(submitter name) RETURNS bigint
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT l.per_submitter - loracomp.count_queued(left_to_limit.submitter, l.per_submitter) FROM loracomp.queue_limit AS l;
+$$;
+COMMENT ON FUNCTION loracomp.left_to_limit IS 'How many more jobs of a submitter may wait; null: any number. For ask_page.';

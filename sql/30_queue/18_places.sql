@@ -4,6 +4,7 @@
 --   take_place                  gives one; wake_jobs, retry_job and set_priority call it too
 --     make_counter              finds or makes a counter; limits call it too
 --     queue_level, counter_name
+--   return_places               takes back those of jobs that the limit of the queue refuses; admit_jobs calls it
 --   pick_jobs                   locks the first jobs of the queue for claim_jobs
 --   drop_counters               drops the counters of roles that are gone; a step of the keeper
 --
@@ -83,6 +84,25 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN kind = 'measure' OR priority < 0;
 COMMENT ON FUNCTION loracomp.is_background IS
 'Whether a job of this kind and priority is claimed only if no other job is due. For place_job and set_priority.';
+
+-- If another session has taken a place of this submitter since, the places are lost, and the submitter's next jobs stand so much later.
+CREATE FUNCTION loracomp.return_places(
+    base integer, background boolean, priority integer, submitter name, first bigint, last bigint
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    counter CONSTANT regclass := to_regclass(
+        loracomp.counter_name(base, background, loracomp.queue_level(priority, background), submitter)
+    );
+BEGIN
+    IF pg_sequence_last_value(counter) = last THEN
+        PERFORM setval(counter, first - 1);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.return_places IS 'Takes back the places of new jobs that are refused, from the first to the last. For admit_jobs.';
 
 -- A job for later gets its place when its time has come.
 CREATE FUNCTION loracomp.place_job() RETURNS trigger

@@ -129,7 +129,7 @@ BEGIN
         place = loracomp.take_place(old, old.priority, old.background), finished_at = NULL, error_code = NULL, error = NULL
     WHERE j.id = retry_job.id;
     PERFORM loracomp.notify('loracomp_job', '');
-    PERFORM loracomp.check_queue_limit(old.submitted_by, NULL) WHERE NOT loracomp.caller_is_admin();
+    PERFORM loracomp.check_queue_limit(old.submitted_by) WHERE NOT loracomp.caller_is_admin();
     PERFORM loracomp.give_reason(before);
 END
 $$;

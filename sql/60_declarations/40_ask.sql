@@ -115,7 +115,8 @@ COMMENT ON FUNCTION loracomp.ask_or_mark IS
 'Asks rows of a declaration and returns the number of rows handled. If that fails, notes the reason and when to try again.';
 
 -- If a page can't be asked, its first half is tried, and so on down to a single row; the other rows wait for the next call. If a job without that
--- row's text would be accepted, the text is at fault, and the row is refused.
+-- row's text would be accepted, the text is at fault, and the row is refused. If the queue is full, as many rows are tried as there is room for,
+-- or a single one, which may need no job.
 CREATE FUNCTION loracomp.ask_page(
     d loracomp.declaration,
     found_rows jsonb,
@@ -127,6 +128,8 @@ CREATE FUNCTION loracomp.ask_page(
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
+DECLARE
+    fewer bigint;
 BEGIN
     asked_rows := found_rows;
     LOOP
@@ -139,9 +142,11 @@ BEGIN
                 OR internal_error OR out_of_memory
             THEN
                 IF jsonb_array_length(asked_rows) > 1 THEN
-                    asked_rows := jsonb_path_query_array(
-                        asked_rows, '$[0 to $last]', jsonb_build_object('last', jsonb_array_length(asked_rows) / 2 - 1)
-                    );
+                    fewer := jsonb_array_length(asked_rows) / 2;
+                    IF sqlstate = '53400' THEN
+                        fewer := greatest(1, least(fewer, loracomp.left_to_limit(d.owner)));
+                    END IF;
+                    asked_rows := jsonb_path_query_array(asked_rows, '$[0 to $last]', jsonb_build_object('last', fewer - 1));
                 ELSIF sqlstate = '53400' OR asked_rows -> 0 ->> 'fault' IS NOT NULL THEN
                     RAISE;
                 ELSE

@@ -532,6 +532,8 @@ def test_a_filter_compares_as_the_columns_type_does(connection: Connection, alic
 def test_a_full_queue_fails_no_statement_and_is_filled_again(connection: Connection, alice: Connection) -> None:
     alice.execute(URGENCY)
     connection.execute("SELECT loracomp.set_queue_limits(per_submitter => 30)")
+    refused = "SELECT (last_value, is_called)::text FROM loracomp.refused_inserts"
+    before = value(connection, refused)
     try:
         alice.execute("INSERT INTO tickets (id, subject, body) SELECT i, 'a', 'b' FROM generate_series(1, 50) AS i")
         first = len(ask(connection))
@@ -542,6 +544,9 @@ def test_a_full_queue_fails_no_statement_and_is_filled_again(connection: Connect
             connection.execute("UPDATE loracomp.declaration SET retry_at = '-infinity'")
             asked += len(ask(connection))
         assert asked == 50
+        assert value(connection, refused) == before, "the keeper's tries are no refused statements"
+        gaps = "SELECT max(place) - min(place) + 1 - count(*) FROM loracomp.job WHERE NOT background"
+        assert value(connection, gaps) == 0, "they cost no place"
     finally:
         connection.execute("SELECT loracomp.set_queue_limits(per_submitter => NULL)")
 

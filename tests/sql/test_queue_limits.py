@@ -142,6 +142,30 @@ def test_the_queue_is_counted_once_in_a_while(connection: Connection, database: 
     assert 1 <= few <= 6
 
 
+def place(connection: Connection, job_id: int) -> int:
+    (row,) = connection.execute("SELECT place FROM loracomp.job WHERE id = %s", [job_id])
+    return int(row["place"])
+
+
+@pytest.mark.parametrize("priority", [0, 3, -2])
+def test_a_refusal_costs_no_place_in_the_queue(connection: Connection, alice: Connection, priority: int):
+    limit(connection, 2)
+    (first,) = add_jobs(alice, "a", priority=priority)
+    for _ in range(3):
+        with pytest.raises(errors.ConfigurationLimitExceeded):
+            alice.execute(
+                "INSERT INTO loracomp.job (prompt, priority) SELECT 'b', %s FROM generate_series(1, 100)", [priority]
+            )
+    (second,) = add_jobs(alice, "c", priority=priority)
+    assert place(connection, second) == place(connection, first) + 1
+
+
+def test_a_key_that_is_sent_again_costs_no_place_in_the_queue(connection: Connection, alice: Connection):
+    (first,) = {alice.execute(SUBMIT).fetchone()["id"] for _ in range(5)}
+    (second,) = add_jobs(alice, "a")
+    assert place(connection, second) == place(connection, first) + 1
+
+
 def test_refused_inserts_are_counted(connection: Connection, alice: Connection):
     limit(connection, 1)
     refused = "SELECT last_value AS n FROM loracomp.refused_inserts"
