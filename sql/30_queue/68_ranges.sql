@@ -147,17 +147,18 @@ SET search_path = loracomp, pg_temp
 SET lock_timeout = '100ms'
 AS $$
 DECLARE
-    erased CONSTANT bigint[] := ARRAY(
-        SELECT DISTINCT e.entity_id FROM loracomp.audit_event AS e
-        WHERE e.entity = 'job' AND e.entity_id >= drop_range.first_id AND e.entity_id < drop_range.end_id
-            AND e.action = 'delete'
-    );
+    erased bigint[];
     part record;
 BEGIN
     LOCK TABLE ONLY loracomp.prediction, ONLY loracomp_parts.audit_event_jobs IN ACCESS EXCLUSIVE MODE;
     IF EXISTS (SELECT FROM loracomp.job AS j WHERE j.id >= drop_range.first_id AND j.id < drop_range.end_id) THEN
         RETURN false;
     END IF;
+    erased := ARRAY(
+        SELECT DISTINCT e.entity_id FROM loracomp.audit_event AS e
+        WHERE e.entity = 'job' AND e.entity_id >= drop_range.first_id AND e.entity_id < drop_range.end_id
+            AND e.action = 'delete'
+    );
     FOR part IN SELECT r.predictions, r.events FROM loracomp.job_ranges() AS r WHERE r.end_id = drop_range.end_id LOOP
         EXECUTE format('ALTER TABLE loracomp_parts.audit_event_jobs DETACH PARTITION %s', part.events);
         EXECUTE format(

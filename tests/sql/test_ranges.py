@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import psycopg
 import pytest
 
-from job_data import add_base_model, add_jobs, claim, ended, record_predictions, statuses
+from job_data import add_base_model, add_jobs, claim, ended, record_predictions, statuses, wait_for_a_lock
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 
@@ -240,6 +240,19 @@ def test_events_of_erased_jobs_outlast_their_range(queue: Connection) -> None:
     make_partitions(queue)
     assert purge(queue) == 4
     assert set(events(queue)) == {4, 7, 20, 21}
+
+
+def test_the_event_of_a_job_that_is_deleted_meanwhile_outlasts_its_range(queue: Connection, database: str) -> None:
+    queue.execute("ALTER FUNCTION loracomp.drop_range SET lock_timeout = '20s'")
+    answer(queue, 25)
+    assert make_partitions(queue)
+    with db.connect(database) as other, ThreadPoolExecutor(1) as pool:
+        with other.transaction():
+            other.execute("DELETE FROM loracomp.job WHERE id = 4")
+            purging = pool.submit(purge, queue)
+            wait_for_a_lock(other)
+        assert purging.result() == 18
+    assert events(queue)[4] == "audit_event_job_others" and ranges(queue)[0] != (0, 20)
 
 
 def test_a_range_that_another_purge_has_dropped_is_no_error(queue: Connection) -> None:
