@@ -3,6 +3,7 @@
 --     check_source, check_request     28_check.sql
 --     make_parts, add_triggers        20_parts.sql
 --     make_view                       alter_answers and bring_view_back call it too
+--     view_definition                 alter_answers, bring_view_back and answers_since call it too
 --     add_own_task                    70_learn.sql
 
 -- The view leaves out rows that row security hides from the reader. If the declaration has its view already, the view keeps its oid, its grants
@@ -46,6 +47,15 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.make_view IS
 'Makes a declaration''s view with its trigger, for the owner of the table, or replaces the definition of the view that it has.';
+
+-- Reads only the catalog.
+CREATE FUNCTION loracomp.view_definition(view regclass) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT concat(pg_get_viewdef(c.oid), ' WITH ', c.reloptions) FROM pg_class AS c WHERE c.oid = view_definition.view;
+$$;
+COMMENT ON FUNCTION loracomp.view_definition IS 'Definition and options of a view, to tell whether its owner has changed them.';
 
 CREATE FUNCTION loracomp.create_answers(
     name text,
@@ -105,10 +115,10 @@ BEGIN
     END IF;
     -- The row is inserted last, because its view must be unique, and two sessions that inserted first would wait for each other.
     INSERT INTO loracomp.declaration (
-        id, view, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, max_new_tokens, policy, priority, tags, task_id,
-        scan, scan_skips
+        id, view, view_definition, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, max_new_tokens, policy,
+        priority, tags, task_id, scan, scan_skips
     ) OVERRIDING SYSTEM VALUE VALUES (
-        d.id, d.view, d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
+        d.id, d.view, loracomp.view_definition(d.view), d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
         d.max_new_tokens, d.policy, d.priority, d.tags, d.task_id, 'rows', create_answers.backfill IS FALSE
     );
     PERFORM loracomp.notify('loracomp_keep', '');

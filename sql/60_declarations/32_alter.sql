@@ -99,6 +99,7 @@ BEGIN
     IF alter_answers.filter IS NOT NULL THEN
         PERFORM loracomp.make_view(d, n.nspname, c.relname)
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = d.view;
+        UPDATE loracomp.declaration AS a SET view_definition = loracomp.view_definition(a.view) WHERE a.id = d.id;
     END IF;
     IF is_reworded OR alter_answers.again OR num_nonnulls(alter_answers.max_new_tokens, alter_answers.filter) > 0 THEN
         PERFORM loracomp.begin_scan(d.id);

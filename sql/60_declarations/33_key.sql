@@ -39,7 +39,7 @@ BEGIN
         RAISE EXCEPTION '% can''t have a view % in schema %', d.owner, name, schema USING ERRCODE = 'insufficient_privilege';
     END IF;
     made := loracomp.make_view(d, schema, name);
-    UPDATE loracomp.declaration AS a SET view = made WHERE a.id = d.id;
+    UPDATE loracomp.declaration AS a SET view = made, view_definition = loracomp.view_definition(made) WHERE a.id = d.id;
     PERFORM loracomp.begin_scan(d.id);
 END
 $$;

@@ -4,6 +4,7 @@
 --   clear_answers               clears answers of jobs that are erased: 85_administration/20_erase.sql
 --   answers_since               answers that came after a cursor
 --     oldest_writer
+--     view_definition         30_declare.sql
 
 -- Handled rows of ended_job leave dead tuples, which VACUUM can't remove while any session has an old snapshot. So reading begins at
 -- ended_jobs_from: all transactions before it have ended, and their rows are handled. It moves before this call deletes anything, because a
@@ -158,9 +159,16 @@ BEGIN
     IF d.id IS NULL THEN
         RAISE EXCEPTION '% is not a declaration that you may read', name USING ERRCODE = 'insufficient_privilege', HINT = 'GRANT SELECT on it';
     END IF;
-    IF (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = d.source) AND NOT pg_has_role(loracomp.caller(), d.owner, 'usage') THEN
-        RAISE EXCEPTION 'table % has row security, which this feed does not know', d.source
-            USING ERRCODE = 'insufficient_privilege', HINT = format('read %s, which does', d.view);
+    IF NOT pg_has_role(loracomp.caller(), d.owner, 'usage') THEN
+        IF (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = d.source) THEN
+            RAISE EXCEPTION 'table % has row security, which this feed does not know', d.source
+                USING ERRCODE = 'insufficient_privilege', HINT = format('read %s, which does', d.view);
+        END IF;
+        IF loracomp.view_definition(d.view) <> d.view_definition THEN
+            RAISE EXCEPTION '% was changed since it was declared, and this feed does not know which rows it shows now', d.view
+                USING ERRCODE = 'insufficient_privilege',
+                    HINT = 'read the view, or let its owner make it again by loracomp.alter_answers with its filter';
+        END IF;
     END IF;
     BEGIN
         last := coalesce((since::jsonb -> 0)::bigint, 0);

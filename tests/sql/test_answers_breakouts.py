@@ -246,6 +246,42 @@ def test_the_view_respects_row_security(connection: Connection, alice: Connectio
         bob.execute("SELECT * FROM loracomp.answers_since('urgency')")
 
 
+NARROWED = {
+    "another view": "CREATE OR REPLACE VIEW urgency AS SELECT id, '' AS answer, 0::float8 AS confidence, '' AS status,"
+    " '' AS reason, '' AS answered_by, now() AS answered_at, '' AS correct FROM tickets WHERE id = 1",
+    "the reader's rights": "ALTER VIEW urgency SET (security_invoker)",
+}
+
+
+@pytest.mark.parametrize("change", NARROWED)
+def test_the_feed_is_closed_to_others_while_its_view_is_changed(
+    connection: Connection, alice: Connection, bob: Connection, change: str
+) -> None:
+    feed = "SELECT count(*) FROM loracomp.answers_since('urgency')"
+    alice.execute(URGENCY)
+    answer_all(connection)
+    alice.execute(f"GRANT SELECT ON urgency TO {login('bob')}".encode())
+    assert value(bob, feed) == 2
+    alice.execute(NARROWED[change].encode())
+    with pytest.raises(errors.InsufficientPrivilege, match="was changed since it was declared"):
+        bob.execute(feed.encode())
+    assert value(alice, feed) == 2
+    alice.execute(
+        "ALTER VIEW urgency RESET (security_invoker); SELECT loracomp.alter_answers('urgency', filter => '{}')"
+    )
+    assert value(bob, feed) == 2
+
+
+def test_a_view_of_the_owners_over_it_gives_no_feed(connection: Connection, alice: Connection, bob: Connection) -> None:
+    alice.execute(URGENCY)
+    alice.execute("CREATE VIEW first_row AS SELECT * FROM urgency WHERE id = 1")
+    alice.execute(f"GRANT SELECT ON first_row TO {login('bob')}".encode())
+    assert set(shown(bob, "first_row")) == {1}
+    for name in ("urgency", "first_row"):
+        with pytest.raises(errors.InsufficientPrivilege):
+            bob.execute("SELECT loracomp.answers_since(%s)", [name])
+
+
 def test_a_callers_own_functions_are_not_called(connection: Connection, alice: Connection) -> None:
     alice.execute(URGENCY)
     alice.execute("CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE sql AS $$ SELECT 1 / 0 $$")

@@ -39,6 +39,11 @@ declaration = Table(
     metadata,
     Column("id", Integer, Identity(always=True), primary_key=True, comment="Internal number; people use the view."),
     required("view", REGCLASS, "View that shows the answers; its name is the declaration's name."),
+    required(
+        "view_definition",
+        Text,
+        "Definition and options of the view as it was made. If they differ, answers_since refuses all but the owner.",
+    ),
     required("source", REGCLASS, "Table whose rows are answered."),
     required(
         "source_oid",
