@@ -109,6 +109,9 @@ def become(caller: socket.socket) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    for name, number in (("stdout", 1), ("stderr", 2)):  # the old ones may think that they can seek in a pipe
+        old = getattr(sys, name)
+        setattr(sys, name, open(number, "w", encoding=old.encoding, errors=old.errors, closefd=False))  # noqa: SIM115 - until the process ends
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)

@@ -121,6 +121,8 @@ KINDS = {
     "loracomp.measured[]": short_lists(
         st.sampled_from(("(,,,,,,,,,)", "(1,1,none,NaN,t,f,{1},{NaN},{t},{})", '(1,1,x,0,t,t,"{1,2}",{0.5},{},[])'))
     ),
+    "regtype": st.sampled_from(("-", "bigint", "text", "bytea", "loracomp.job", "pg_catalog.anyelement", "integer[]")),
+    "oid": st.sampled_from((0, 1, 1259, 2**32 - 1)),
     "regclass": st.sampled_from(("-", "loracomp.job", "loracomp.job_result", "pg_catalog.pg_authid")),
     "bytea[]": short_lists(st.binary(max_size=40)),
 }

@@ -284,7 +284,9 @@ SELECT loracomp.release_jobs(ids => %(ids)s::bigint[], tokens => %(tokens)s::big
 SELECT loracomp.release_claim(token => %(token)s::bigint) AS id
 
 -- name: what_waits
-SELECT NOT loracomp.queue_is_empty(base_model => %(base_model)s) AS jobs, loracomp.rows_wait() AS rows
+SELECT
+    loracomp.retry_waits(base_model => %(base_model)s) AS retries,
+    NOT loracomp.queue_is_empty(base_model => %(base_model)s) OR loracomp.rows_wait() AS others
 
 -- name: keep_house
 SELECT loracomp.keep_house(worker => %(worker)s, lease => %(lease)s) AS elected

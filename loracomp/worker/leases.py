@@ -70,12 +70,12 @@ def note_released(ids: Collection[int]) -> None:
 
 
 def what_waits(connection: Connection, base_model: str) -> tuple[bool, bool]:
-    """Whether jobs are due or wait for a retry, and whether rows of declarations wait for the keeper.
+    """Whether jobs wait for the time of a retry, and whether jobs are due or rows of declarations wait for the keeper.
 
-    Jobs that are scheduled for later, that other workers run or that somebody keeps locked don't count.
+    Jobs that are scheduled for later or that other workers run don't count.
     """
     row = row_of(connection, QUERIES["what_waits"], {"base_model": base_model})
-    return row["jobs"], row["rows"]
+    return row["retries"], row["others"]
 
 
 def _fences(jobs: Sequence[Job]) -> dict[str, list[int]]:

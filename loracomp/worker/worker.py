@@ -35,8 +35,9 @@ from loracomp.worker.steps import REST_AT_MOST_S
 
 _log = logging.getLogger(__name__)
 
-ROWS_S = REST_AT_MOST_S + 5
-"""Seconds without any work after which a worker that drains leaves rows to others: each step was called meanwhile."""
+LOCKED_S = REST_AT_MOST_S + 5
+"""Seconds without any work after which a worker that drains leaves what is due to others, because somebody keeps it
+locked: each step of the keeper was called meanwhile."""
 
 
 class Worker:
@@ -129,15 +130,15 @@ class Worker:
     def _is_drained(self, connection: Connection) -> bool:
         """Whether the worker should end, because nothing is left to answer.
 
-        Rows of declarations may stay locked by somebody for ever, so the worker waits only some time for them.
+        Jobs and rows of declarations may stay locked by somebody for ever, so the worker waits only some time for them.
         """
         if not self._drain:
             return False
-        jobs_wait, rows_wait = what_waits(connection, self._base_model)
-        if jobs_wait or not (self._keeper.is_idle and self._embedder.is_idle):
+        retries_wait, others_wait = what_waits(connection, self._base_model)
+        if retries_wait or not (self._keeper.is_idle and self._embedder.is_idle):
             self._idle_since = monotonic()
             return False
-        return not rows_wait or monotonic() - max(self._idle_since, self._leases.let_go_at) > ROWS_S
+        return not others_wait or monotonic() - max(self._idle_since, self._leases.let_go_at) > LOCKED_S
 
     def stop(self) -> None:
         """Claim no more jobs, and give back those that the model has not started. `run` returns after recording."""

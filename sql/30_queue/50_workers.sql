@@ -2,7 +2,7 @@
 --   report_worker               called every few seconds: the worker is alive, and what it is doing
 --     check_worker_name         refuses the name of another login's worker
 --   oldest_worker               the oldest release whose workers this schema serves
---   queue_is_empty              whether a worker started with --drain may end
+--   queue_is_empty, retry_waits whether a worker started with --drain may end
 
 -- Reads only. Otherwise one worker's login could hide that another's worker is gone, or say that it is.
 CREATE FUNCTION loracomp.check_worker_name(name text) RETURNS void
@@ -75,34 +75,41 @@ $$;
 COMMENT ON FUNCTION loracomp.report_worker IS
 'Stores that a worker is alive, its status and its counts; workers call it every few seconds.';
 
--- Jobs that wait for a retry count, and those that the keeper has to wake or to rescue; other scheduled jobs don't, nor jobs that other
--- workers run. A job that somebody keeps locked does not count either, because no worker can claim it, and one would wait for ever.
+-- Reads only. Jobs that wait for a retry count, and those that the keeper has to wake or to rescue; other scheduled jobs don't, nor jobs that
+-- other workers run.
 CREATE FUNCTION loracomp.queue_is_empty(base_model text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
-SET enable_bitmapscan = off
 SET jit = off
 AS $$
-BEGIN
-    PERFORM FROM loracomp.job AS j
-    WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = queue_is_empty.base_model
-    LIMIT 1 FOR UPDATE SKIP LOCKED;
-    IF NOT found THEN
-        PERFORM FROM loracomp.job AS j
+    SELECT NOT EXISTS (
+        SELECT FROM loracomp.job AS j
+        WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = queue_is_empty.base_model
+    ) AND NOT EXISTS (
+        SELECT FROM loracomp.job AS j
         WHERE j.status = 'queued' AND j.scheduled AND j.base_model = queue_is_empty.base_model AND (j.run_at <= now() OR j.attempts > 0)
-        LIMIT 1 FOR UPDATE SKIP LOCKED;
-    END IF;
-    IF NOT found THEN
-        PERFORM FROM loracomp.job AS j
-        WHERE j.status = 'running' AND j.lease_expires_at < now() AND j.base_model = queue_is_empty.base_model
-        LIMIT 1 FOR UPDATE SKIP LOCKED;
-    END IF;
-    RETURN NOT found;
-END
+    ) AND NOT EXISTS (
+        SELECT FROM loracomp.job AS j
+        WHERE j.status = 'running' AND j.base_model = queue_is_empty.base_model AND j.lease_expires_at < now()
+    );
 $$;
 COMMENT ON FUNCTION loracomp.queue_is_empty IS
 'Whether no job of a base model is due or waits for a retry; then a worker started with --drain ends.';
+
+-- Reads only.
+CREATE FUNCTION loracomp.retry_waits(base_model text) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET jit = off
+AS $$
+    SELECT EXISTS (
+        SELECT FROM loracomp.job AS j
+        WHERE j.status = 'queued' AND j.scheduled AND j.base_model = retry_waits.base_model AND j.run_at > now() AND j.attempts > 0
+    );
+$$;
+COMMENT ON FUNCTION loracomp.retry_waits IS 'Whether a job of a base model waits for the time of its next attempt.';
 
 -- Each minor version raises it to the one before its own, and keeps until then what that one's workers call.
 CREATE FUNCTION loracomp.oldest_worker() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE

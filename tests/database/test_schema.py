@@ -307,7 +307,7 @@ def test_a_view_of_a_users_that_no_longer_fits_is_named(shop: str, packed: Path,
     before = snapshot(shop, OF_A_USERS), snapshot(shop)
     (packed / "sql/99_changed.sql").write_text(f"{change};\n")
     with pytest.raises(
-        RefusedError, match=rf'^your view "the shop"\..* does not fit this release \({reason}\): drop it'
+        RefusedError, match=rf'^your view "the shop"\..* does not fit this release \({reason}\): drop the view'
     ):
         schema.initialize(shop)
     assert (snapshot(shop, OF_A_USERS), snapshot(shop)) == before

@@ -27,6 +27,7 @@ FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
 # Text becomes SQL nowhere else. Each takes it from the catalogue or a number, by %I, %L or a regprocedure.
 DYNAMIC = {
     "loracomp.tune_routing()",
+    "loracomp.set_policy(text,jsonb)",
     "loracomp.create_answers(text,regclass,text,text[],integer,text,integer,jsonb,boolean,jsonb)",
     "loracomp.list_answer_rows(regclass,text[],integer)",
     "loracomp.refresh_reports(interval)",

@@ -26,7 +26,7 @@ EXECUTE = {
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
         release_claim
         labelled_scores record_evidence
-        queue_is_empty route_jobs read_labelled read_adapters has_unembedded take_unembedded add_embeddings
+        queue_is_empty retry_waits route_jobs read_labelled read_adapters has_unembedded take_unembedded add_embeddings
         find_base_model show_encoder check_health report_worker
         database_metrics make_partitions oldest_worker
         rows_wait wake_jobs rescue_jobs ask_rows take_answers measure_corrections keep_house leave_house note_step

@@ -325,7 +325,7 @@ def test_not_all_rows_are_read_to_count_or_to_draw_some(alice: Connection, conne
     connection.execute(
         "INSERT INTO loracomp.answer_row"
         " (declaration_id, key, status, job_id, prompt_hash, answer, answered_at, changed_in)"
-        " SELECT d.id, ARRAY[i::text], (ARRAY['asked', 'answered', 'refused', 'failed'])[1 + i % 4], 1000000 + i, '',"
+        " SELECT d.id, ARRAY[i::text], (ARRAY['waiting', 'answered', 'refused', 'failed'])[1 + i % 4], 1000000 + i, '',"
         " 'urgent', CASE WHEN i % 4 IN (1, 3) THEN now() END, 1"
         " FROM loracomp.declaration AS d, generate_series(41, 30040) AS i"
     )

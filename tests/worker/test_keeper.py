@@ -190,7 +190,7 @@ def test_a_worker_that_drains_asks_for_all_rows_of_a_table_first(connection: Con
 def test_a_worker_that_drains_does_not_wait_for_a_correction_that_somebody_leaves_open(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("loracomp.worker.worker.ROWS_S", 1)
+    monkeypatch.setattr("loracomp.worker.worker.LOCKED_S", 1)
     connection.execute("CREATE TABLE notes (id integer PRIMARY KEY, body text)")
     connection.execute("INSERT INTO notes SELECT i, 'note ' || i FROM generate_series(1, 3) AS i")
     connection.execute("SELECT loracomp.create_answers('said', 'notes', '{body}', max_new_tokens => 4)")

@@ -134,6 +134,17 @@ def test_a_draining_worker_waits_for_retries_and_not_for_jobs_for_later(connecti
     assert claims(connection) == {job_id: 2}
 
 
+def test_a_job_that_somebody_keeps_locked_keeps_no_draining_worker(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("loracomp.worker.worker.LOCKED_S", 1)
+    locked, answered = add_jobs(connection, "a", "b")
+    with db.connect(database) as other, other.transaction():
+        other.execute("SELECT FROM loracomp.job WHERE id = %s FOR UPDATE", (locked,))
+        drain_here(database)
+    assert statuses(connection) == {locked: "queued", answered: "succeeded"}
+
+
 def test_the_workers_role_is_enough(connection: Connection, database: str):
     if connection.execute("SELECT oid FROM pg_roles WHERE rolname = 'job_worker'").fetchone() is None:
         connection.execute("CREATE ROLE job_worker LOGIN IN ROLE loracomp_worker")
