@@ -37,7 +37,7 @@ class Step:
     """How much the last call handled; 0 if it failed, None if there was no call yet."""
 
     def succeed(self, handled: int, began: float) -> None:
-        """Note what a call handled. If that was something, the step is due again at once."""
+        """Note what a call handled. If a call handled something, the step is due again at once."""
         self.handled, self.failures = handled, 0
         rest_s = min(self.rests * (monotonic() - began), REST_AT_MOST_S)
         self.due_at = began if handled else monotonic() + max(self.every_s, rest_s)

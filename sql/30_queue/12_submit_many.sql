@@ -1,5 +1,5 @@
 -- Submission of many jobs at once. Everything here runs with the caller's rights.
---   submit_jobs                 inserts the valid jobs, and returns for each other one why it was refused
+--   submit_jobs                 inserts the valid jobs, and returns for each refused job why it was refused
 --     submit_one
 --       insert_job
 --       constraint_in_words
@@ -42,7 +42,7 @@ EXCEPTION WHEN integrity_constraint_violation OR data_exception THEN
     ELSIF sqlstate = '23502' AND field <> '' THEN
         refused := field || ' must be given';
     ELSIF sqlstate LIKE '22%' AND sqlstate <> '22023' THEN
-        -- A value does not have its column's type. Postgres does not say which, so look for it.
+        -- A value does not have its column's type. Postgres does not say which value, so look for it.
         FOR field, content IN SELECT g.key, g.value FROM jsonb_each(given) AS g LOOP
             BEGIN
                 PERFORM jsonb_populate_record(NULL::loracomp.job, jsonb_build_object(field, content));
@@ -57,7 +57,7 @@ $$;
 COMMENT ON FUNCTION loracomp.submit_one IS 'Inserts one job; returns its id, or the reason why it was refused. For submit_jobs.';
 
 -- Each row is tried in a subtransaction of its own. The limits of the queue refuse all rows.
--- In lax mode, a path treats what is no array as an array of one.
+-- In lax mode, a path treats a value that is not an array as an array of one element.
 CREATE FUNCTION loracomp.submit_jobs(jobs jsonb) RETURNS TABLE (ordinal bigint, job_id bigint, refused text)
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
@@ -71,5 +71,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.submit_jobs IS
-'Inserts the jobs of a JSON array of objects. Valid jobs are inserted; returns for each its position with its id, or with the reason why '
-'it was refused.';
+'Inserts the jobs of a JSON array of objects. Valid jobs are inserted. Returns for each element its position, with the job''s id or '
+'with the reason why it was refused.';

@@ -1,9 +1,9 @@
 -- Steps of the keeper that keep the queue in order. One worker at a time keeps house: it calls each step again and again, in a
 -- transaction of its own (worker/keeper.py). A step begins nothing more after 0.2 s, and the keeper cancels it after STEP_S
--- (worker/steps.py). It returns how many jobs it handled: above 0, it is called again.
+-- (worker/steps.py). A step returns how many jobs it handled; if there were any, it is called again.
 --   wake_jobs                   makes scheduled jobs due whose run_at has come
 --   rescue_jobs                 queues or fails jobs whose lease has expired
---     retry_delay               how long they wait before the next attempt (fail_jobs calls it too)
+--     retry_delay               how long a job waits before its next attempt (fail_jobs calls it too)
 --   make_partitions             partitions for the next jobs: 68_ranges.sql
 --   drop_counters               counters of roles that are gone: 18_places.sql
 --   keep_house                  elects the worker that calls the steps
@@ -11,8 +11,8 @@
 --   note_step                   what a step did last, for administrators
 
 -- scheduled -> due for jobs whose run_at has come, and background -> everyday for those that have waited there for 1,000 minutes: gives
--- them their places. Submitters take turns, twenty jobs each and then a hundred, so that nobody waits for another one's schedule of
--- a million jobs. Each submitter's first job is found by a step in the index: the others are not read.
+-- these jobs their places. Submitters take turns, twenty jobs each and then a hundred, so that nobody waits for another submitter's
+-- schedule of a million jobs. The index leads from one submitter's first job to the next one's, so that the jobs between them are not read.
 CREATE FUNCTION loracomp.wake_jobs() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -86,10 +86,10 @@ $$;
 COMMENT ON FUNCTION loracomp.wake_jobs IS
 'Makes jobs whose run_at has come available to claims, and returns their number. For the keeper.';
 
--- running -> queued for jobs whose lease has expired; from then on each is claimed alone. Its first expiry gives the attempt back; any
--- other counts, because the job ran alone, and after the last attempt the job is failed.
--- A worker whose model goes on ends a job at its timeout_s itself (fail_jobs). If it did not, it died or hangs, and nobody knows
--- which of its jobs that is due to.
+-- running -> queued for jobs whose lease has expired; from then on each of them is claimed alone. The first expiry of a job gives the
+-- attempt back. Any later expiry counts as an attempt, because the job ran alone, and after the last attempt the job is failed. A worker
+-- whose model goes on ends a job at its timeout_s itself (fail_jobs). If the worker did not end the job, it has died or hangs, and nobody
+-- knows which of its jobs caused that.
 CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -155,9 +155,9 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.retry_delay IS 'How long a job waits before its next attempt, after this many attempts.';
 
--- A worker is elected for a few seconds, and stays elected while it calls this again in time. It is a lease in a row, and no advisory
--- lock, because any login could hold that for ever; and because a worker that hangs keeps its session, but not the lease. Two keepers at
--- once do no harm, because each step passes over what another session has locked.
+-- A worker is elected for a few seconds, and stays elected while it calls this function again in time. The election is a lease in a row and
+-- not an advisory lock, because any login could hold such a lock for ever, and because a worker that hangs keeps its session but loses the
+-- lease. Two keepers at once do no harm, because each step skips rows that another session has locked.
 CREATE FUNCTION loracomp.keep_house(worker text, lease interval) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -177,7 +177,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.keep_house IS
-'Whether a worker keeps house for the length of a lease: it does already, or nobody does.';
+'Returns whether the worker keeps house for the length of a lease: it was elected before, or no other worker is elected now.';
 
 CREATE FUNCTION loracomp.leave_house(worker text) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER

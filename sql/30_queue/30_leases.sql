@@ -2,14 +2,15 @@
 --   renew_leases                called by the worker's heartbeat
 --   release_jobs                the worker can't begin or finish: queues the jobs again without counting the attempt
 --     give_reason
---   release_claim               the worker got no reply to a claim: releases what it may have got
+--   release_claim               the worker got no reply to a claim: releases the jobs that it may have got
 --   fail_jobs                   an attempt failed: queues the job for a retry, or ends it as failed
 --     retry_delay
---   hold_jobs                   both, and those that record: locks the jobs whose token is still valid
+--   hold_jobs                   called by release_jobs, fail_jobs and functions that record: locks the jobs whose token is still valid
 
 -- Extends leases whose token is still valid. A job is renewed until its timeout_s is over, counted from its claim, and the last renewal may
 -- reach beyond that by the length of a lease, but never beyond twice timeout_s. It does not wait for locks: a job that another session has
--- locked (for example a submitter who is cancelling it) is reported as still held if its token is valid, and is renewed by the next heartbeat.
+-- locked (for example a submitter who is cancelling it) is reported as still held if its token is valid, and is renewed by the next
+-- heartbeat.
 CREATE FUNCTION loracomp.renew_leases(ids bigint[], tokens bigint[], lease interval) RETURNS SETOF bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -43,7 +44,7 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.renew_leases IS
 'Renews the leases of jobs whose timeout_s is not over, and returns the ids of the jobs that the worker still holds; it has lost the '
-'others. A renewed lease may last longer than timeout_s, but at most twice as long, counted from the claim.';
+'other jobs. A renewed lease may last longer than timeout_s, but at most twice as long, counted from the claim.';
 
 -- running -> queued if the token is still valid; the attempt is given back, and the job keeps its place in the queue.
 CREATE FUNCTION loracomp.release_jobs(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
@@ -122,8 +123,9 @@ COMMENT ON FUNCTION loracomp.fail_jobs IS
 'Ends jobs as failed, or queues them for another attempt, if the lease token is still valid; returns these ids.';
 
 -- Locks the jobs whose token is still valid, and returns their ids. Other sessions may have locked some of them: a heartbeat for a moment,
--- but a submitter who cancels a job and leaves the transaction open for long. So it tries for two seconds, however many sessions have
--- locked jobs, and what is locked then is left until its lease expires. Otherwise one submitter could stop every worker.
+-- but a submitter who cancels a job and leaves the transaction open for long. So this function tries for two seconds, however many sessions
+-- have locked jobs. Jobs that are still locked then keep their status until their leases expire. Otherwise one submitter could stop every
+-- worker.
 CREATE FUNCTION loracomp.hold_jobs(ids bigint[], tokens bigint[]) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -73,7 +73,7 @@ $$;
 COMMENT ON FUNCTION loracomp.record_predictions IS
 'Writes predictions with their traces and ends their jobs, if the lease token is still valid; returns these ids.';
 
--- running -> succeeded, for jobs that the caller has locked, planned by the caller's settings.
+-- running -> succeeded, for jobs that the caller has locked. The planner uses the caller's settings.
 CREATE FUNCTION loracomp.succeed_jobs(ids bigint[], outputs text[] DEFAULT NULL) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -4,7 +4,7 @@
 --   oldest_worker               the oldest release whose workers this schema serves
 --   queue_is_empty, retry_waits whether a worker started with --drain may end
 
--- Reads only. Otherwise one worker's login could hide that another's worker is gone, or say that it is.
+-- Reads only. Without this check, a login could hide that another login's worker is gone, or report it as gone.
 CREATE FUNCTION loracomp.check_worker_name(name text) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -75,8 +75,8 @@ $$;
 COMMENT ON FUNCTION loracomp.report_worker IS
 'Stores that a worker is alive, its status and its counts; workers call it every few seconds.';
 
--- Reads only. Jobs that wait for a retry count, and those that the keeper has to wake or to rescue; other scheduled jobs don't, nor jobs that
--- other workers run.
+-- Reads only. Jobs that wait for a retry count, and jobs that the keeper has to wake or to rescue. Other scheduled jobs, and jobs that other
+-- workers run, don't count.
 CREATE FUNCTION loracomp.queue_is_empty(base_model text) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -95,7 +95,7 @@ AS $$
     );
 $$;
 COMMENT ON FUNCTION loracomp.queue_is_empty IS
-'Whether no job of a base model is due or waits for a retry; then a worker started with --drain ends.';
+'Returns whether no job of a base model is due or waits for a retry. A worker that was started with --drain then ends.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.retry_waits(base_model text) RETURNS boolean
@@ -111,8 +111,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.retry_waits IS 'Whether a job of a base model waits for the time of its next attempt.';
 
--- Each minor version raises it to the one before its own, and keeps until then what that one's workers call.
+-- Each minor version raises this to the minor version before its own, and keeps the functions that workers of that version call.
 CREATE FUNCTION loracomp.oldest_worker() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '1.0';
 COMMENT ON FUNCTION loracomp.oldest_worker IS
-'The oldest minor version whose workers this schema serves: workers of one that it has not heard of ask for it.';
+'The oldest minor version whose workers this schema serves. Workers ask for it if they do not know this schema''s version.';

@@ -7,7 +7,7 @@
 --   drop_range                  drops a range with its answers and events; purge_jobs calls it
 --   delete_records              deletes answers and events one by one; purge_jobs calls it
 --   triggers delete_predictions and truncate_predictions
---                               delete the answers to jobs that are deleted by others
+--                               delete the answers to jobs that another function deletes
 
 -- Reads only. Three partitions have no range: prediction_others and audit_event_job_others take what belongs to jobs that no range
 -- contains, and audit_event_others has the events of the registry.
@@ -40,8 +40,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN 1000000;
 COMMENT ON FUNCTION loracomp.range_width IS 'How many job ids a range has.';
 
--- Waits at most a tenth of a second for each lock, because others wait behind it. Jobs whose range could not be made yet are answered
--- all the same; their answers and events go into the partitions prediction_others and audit_event_job_others.
+-- Waits at most a tenth of a second for each lock, because others wait behind it. Jobs whose range could not be made yet are answered too;
+-- their answers and events go into the partitions prediction_others and audit_event_job_others.
 CREATE FUNCTION loracomp.make_partitions() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -56,9 +56,9 @@ BEGIN
     IF (SELECT max(r.end_id) FROM loracomp.job_ranges() AS r) >= needed THEN
         RETURN false;
     END IF;
-    -- One session at a time: those that waited see what the first has made.
+    -- One session at a time: sessions that waited see the ranges that the first one has made.
     LOCK TABLE ONLY loracomp.prediction IN SHARE UPDATE EXCLUSIVE MODE;
-    -- A range begins after the answers and events that are in the partitions of others already.
+    -- A range begins after the answers and events that are in the partitions for jobs without a range already.
     SELECT greatest(
         (SELECT max(r.end_id) FROM loracomp.job_ranges() AS r),
         (SELECT max(p.job_id) / width * width + width FROM loracomp_parts.prediction_others AS p),
@@ -85,7 +85,7 @@ COMMENT ON FUNCTION loracomp.make_partitions IS
 -- A partition has the same columns, constraints, indexes and comments as its table. A whole row of prediction stays in its page:
 -- with the default of 2 kB, parts of rows were compressed and moved to the TOAST table, which took a quarter of the CPU time of
 -- recording. Without statistics of the answers, erasing leaves none behind. Row security without a policy keeps out
--- all but the owner, members of pg_read_all_data too; who reads through the table is held to the table's policies alone.
+-- all but the owner, including members of pg_read_all_data. If somebody reads through the table, only the table's policies apply.
 CREATE FUNCTION loracomp.add_range(first_id bigint, end_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -136,11 +136,11 @@ AS $$
     ORDER BY r.first_id LIMIT 1;
 $$;
 COMMENT ON FUNCTION loracomp.past_range IS
-'The oldest range of job ids that gets no new jobs, has at most so many, and whose jobs have all ended before a time; or nulls.';
+'The oldest range of job ids that gets no new jobs, has at most a given number of them, and whose jobs all ended before a given time; or nulls.';
 
 -- Waits at most a tenth of a second for each lock, because others wait behind it. Once it has the locks, no answer and no event can be
--- written, so those of a job that appears later will go into the partitions of others. These also keep the events of jobs that were not
--- purged but erased.
+-- written, so the answer and events of a job that appears later will go into the partitions for jobs without a range. These partitions also
+-- keep the events of jobs that were not purged but erased.
 CREATE FUNCTION loracomp.drop_range(first_id bigint, end_id bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -173,7 +173,7 @@ EXCEPTION
 END
 $$;
 COMMENT ON FUNCTION loracomp.drop_range IS
-'Drops answers and events of a range whose jobs are deleted; returns false if others use the tables. For purge_jobs.';
+'Drops answers and events of a range whose jobs are deleted; returns false if other sessions use the tables. For purge_jobs.';
 
 -- The plan is forced to look for each job in its own partition. To compare the ids with the ranges beforehand, as for = ANY, takes
 -- longer than the deletion.

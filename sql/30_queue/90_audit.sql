@@ -1,4 +1,4 @@
--- The audit of jobs: an event for every change of status, and for every deletion.
+-- Writes the audit of jobs: an event for every change of status, and for every deletion.
 --   trigger audit_job_update
 --   trigger audit_job_delete
 

@@ -28,8 +28,8 @@ from loracomp.database.tables.columns import (
 prediction = Table(
     "prediction",
     metadata,
-    # No foreign keys: a trace must stay when an adapter, example or task that it names is deleted. Of a job that is
-    # deleted, a trigger deletes the answer; a foreign key would look for it also where a whole partition is dropped.
+    # No foreign keys: a trace must stay when an adapter, example or task that it names is deleted. If a job is deleted,
+    # a trigger deletes its answer. A foreign key would look for the answer even if a whole partition is dropped.
     required("job_id", BigInteger, "Job that the prediction answers.", primary_key=True, autoincrement=False),
     optional("output", Text, "The answer; null for a job of kind route."),
     optional(
