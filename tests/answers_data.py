@@ -1,4 +1,5 @@
-"""A table with a declaration, for the tests of declarations; jobs are claimed and recorded as a worker would."""
+"""Helpers for tests of declarations: a table with a declaration, and calls that claim and record jobs as a worker
+would."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ EMBED = (
 
 @contextmanager
 def as_alice(url: str, name: str = "alice") -> Iterator[Connection]:
-    """A submitter who may make tables in schema public; another one by name."""
+    """Connect as a submitter who may make tables in schema public: alice, or the role named `name`."""
     with db.connect(url) as owner:
         owner.execute(f"GRANT CREATE ON SCHEMA public TO {login(name)}".encode())
         with connect(url, name) as opened:
@@ -42,7 +43,7 @@ def as_alice(url: str, name: str = "alice") -> Iterator[Connection]:
 
 
 def tidy(owner: Connection, name: str = "alice") -> None:
-    """Drop all that is alice's, and what was declared over it."""
+    """Drop everything that alice owns, and the declarations over her tables."""
     owner.execute(f"DROP OWNED BY {login(name)} CASCADE".encode())
     owner.execute("SELECT loracomp.forget_answers(a) FROM loracomp.declaration AS a")
 
@@ -60,12 +61,13 @@ def keep_and_claim(owner: Connection) -> tuple[Job, ...]:
 
 
 def ask(owner: Connection) -> dict[int, str]:
-    """The prompts that are queued now, by job; they are claimed and stay claimed."""
+    """Claim the jobs that are queued now, and keep them claimed; returns their prompts by job."""
     return {job.id: job.prompt for job in keep_and_claim(owner)}
 
 
 def answer_all(owner: Connection, output: str | None = None, **columns: Any) -> list[str]:
-    """Claim and answer until nothing is left, with this output or the prompt's last word; the prompts in order."""
+    """Claim and answer jobs until nothing is left, with this output or the prompt's last word; returns the prompts in
+    order."""
     prompts: list[str] = []
     while jobs := keep_and_claim(owner):
         prompts += [job.prompt for job in jobs]
@@ -78,13 +80,13 @@ def answer_all(owner: Connection, output: str | None = None, **columns: Any) -> 
 
 
 def shown(connection: Connection, view: str = "urgency", key: str = "id") -> Mapping[Any, tuple[str, str | None]]:
-    """Status and answer of each row, by key."""
+    """Return the status and the answer of each row, by key."""
     rows = connection.execute(f"SELECT {key} AS key, status, answer FROM {view}".encode()).fetchall()
     return {row["key"]: (row["status"], row["answer"]) for row in rows}
 
 
 def work(owner: Connection, output: str = "urgent") -> list[Any]:
-    """Embed, claim, answer and measure as a worker, until nothing is left; the jobs."""
+    """Embed, claim, answer and measure as a worker would, until nothing is left; returns the jobs."""
     done: list[Any] = []
     while True:
         if ids := value(owner, UNEMBEDDED):
@@ -104,8 +106,8 @@ def adapter(owner: Connection) -> int:
 
 
 def answered(owner: Connection, job_id: int, output: str) -> dict[str, Any]:
-    """The answer that the job's policy would give, measured on the corrections, which belong to the declaration's
-    task."""
+    """Return the answer that the job's policy would give, measured on the corrections, which belong to the
+    declaration's task."""
     row = {"job_id": job_id, "output": output, "adapter_sha256": []}
     if value(owner, "SELECT policy FROM loracomp.job WHERE id = %s", [job_id]) != "measured":
         return row

@@ -19,7 +19,7 @@ from loracomp.database import embedded, schema
 
 pytest_plugins = ["demo_fixtures", "model_fixtures", "people_fixtures", "registry_data"]
 
-# Programs that tests start run this tree's code too; pytest's setting `pythonpath` is for its own process.
+# Programs that tests start also run this tree's code; pytest's setting `pythonpath` changes only pytest's own process.
 _ROOT = Path(__file__).parents[1]
 _FOLDERS = [str(_ROOT / folder) for folder in (".", "packages/lab", "packages/library")]
 os.environ["PYTHONPATH"] = os.pathsep.join([*_FOLDERS, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -35,21 +35,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(specs: list[Any]) -> None:
-    """Workers start as forks, because to import torch and what goes with it takes each of them ten seconds."""
+    """Start xdist's workers as forks, because importing torch and its dependencies would take each of them ten
+    seconds."""
     for spec in specs:
         spec.python = f"{forked.programs() / 'script'} worker"
 
 
 def needs_demo(item: pytest.Item) -> bool:
-    """One xdist process runs all tests that need the demo, because the demo takes half a minute."""
+    """Return whether a test needs the demo. One process runs all such tests, because the demo takes half a minute."""
     return "demo" in getattr(item, "fixturenames", ())
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # must come before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group("demo" if needs_demo(item) else item.path.name))
-    items.sort(key=needs_demo, reverse=True)  # they take longest, and at the end no process is to work alone
+    # The tests of the demo take longest. If they came last, one process would work alone at the end.
+    items.sort(key=needs_demo, reverse=True)
     if "LORACOMP_TEST_POOLER" in os.environ:
         for item in items:
             if item.get_closest_marker("session"):
@@ -58,10 +60,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @contextmanager
 def place_for_a_server() -> Iterator[Path]:
-    """A data folder for an embedded server, to be stopped before this ends.
-
-    Not below pytest's own folder, because each run of pytest as root closes that folder to the servers' user, even for
-    other runs.
+    """Make a data folder for an embedded server, which must be stopped before the context ends. It is not below
+    pytest's own folder, because each run of pytest as root closes that folder to the servers' user, even for other
+    runs.
     """
     with tempfile.TemporaryDirectory(prefix="loracomp-test-", ignore_cleanup_errors=True) as folder:
         yield Path(folder) / "postgres"
@@ -77,7 +78,8 @@ def server() -> Iterator[str]:
     with place_for_a_server() as data:
         url = embedded.start(data)
         with psycopg.connect(url, autocommit=True) as connection:
-            # What a test leaves need not outlive the machine; databases come and go many times as fast.
+            # Nothing needs to survive a crash of the machine, and without flushing, databases are made and dropped many
+            # times as fast.
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
         yield url
@@ -86,7 +88,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def programs(server: str) -> Path:
-    """Folder of pg_dump and the like, of the server's own release: the package's, or Debian's."""
+    """Folder with pg_dump and other programs of the server's release, from the package or from Debian."""
     with psycopg.connect(server) as connection:
         release = connection.info.server_version // 10000
     for folder in (embedded.psql_path().parent, Path(f"/usr/lib/postgresql/{release}/bin")):
@@ -97,13 +99,14 @@ def programs(server: str) -> Path:
 
 
 def url_of(server: str, name: str, user: str | None = None) -> str:
-    """Connection string of another database on the same server, maybe as another role."""
+    """Return the connection string of another database on the same server, optionally as another role."""
     parameters = {**psycopg.conninfo.conninfo_to_dict(server), "dbname": name, **({"user": user} if user else {})}
     return psycopg.conninfo.make_conninfo(**parameters)
 
 
 def create_database(server: str, name: str, template: str = "template0") -> str:
-    copy = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")  # half the time of the default, without fsync
+    # Without fsync, this strategy takes half as long as the default.
+    copy = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(copy.format(sql.Identifier(name), sql.Identifier(template)))
     return url_of(server, name)
@@ -133,7 +136,7 @@ def database(server: str, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def empty_database(server: str) -> Iterator[str]:
-    """URL of a fresh database with nothing in it."""
+    """URL of a fresh, empty database."""
     name = f"loracomp_{os.getpid()}_{next(_numbers)}"
     yield create_database(server, name)
     drop_database(server, name)

@@ -1,4 +1,4 @@
-"""A shell in which the demo has run: what a newcomer has after the first command."""
+"""A shell in which the demo has run, as a newcomer has it after the first command."""
 
 import os
 import subprocess
@@ -40,14 +40,14 @@ def demo() -> Iterator[dict[str, str]]:
 def run(
     command: list[str], environment: dict[str, str], source: str | None = None, folder: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the repository's folder; its output is kept, its exit code not judged."""
+    """Run a command in the repository's folder, whatever its exit code; returns it with its output."""
     return subprocess.run(
         command, input=source, env=environment, cwd=folder, text=True, capture_output=True, timeout=900, check=False
     )
 
 
 def execute(command: list[str], environment: dict[str, str], source: str | None = None, folder: Path = ROOT) -> str:
-    """Standard output of a command that must exit with 0."""
+    """Run a command that must exit with 0; returns its standard output."""
     done = run(command, environment, source, folder)
     assert done.returncode == 0, f"{' '.join(command)} exits with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stdout

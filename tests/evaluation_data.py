@@ -1,4 +1,4 @@
-"""Tasks with rows to ask, and answers to them as workers would record them."""
+"""Makes tasks with rows to evaluate, and records answers to them as workers would."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,13 +19,13 @@ FROM loracomp.job AS j JOIN loracomp.example AS e ON e.id = j.example_id WHERE j
 """
 
 Asked = dict[str, Any]
-"""id, policy, task, expected and source_ref of a job."""
+"""The id, policy, task, expected answer and source_ref of a job."""
 
 
 def add_rows(
     connection: db.Connection, task: str, count: int, *, family: str = "other", split: str = "validation"
 ) -> None:
-    """A task, if there is none, and rows task/split#0, 1, ... whose right answer is yes."""
+    """Add the task, if it does not exist, and rows task/split#0, 1, ... whose right answer is yes."""
     if not connection.execute("SELECT FROM loracomp.task WHERE name = %s", [task]).fetchall():
         add_task(connection, task)
         connection.execute("UPDATE loracomp.task SET family = %s WHERE name = %s", [family, task])
@@ -35,7 +35,7 @@ def add_rows(
 
 
 def add_texts(connection: db.Connection, task: str, split: str, prompts: Sequence[str]) -> None:
-    """Rows of an existing task with these prompts."""
+    """Add rows with these prompts to an existing task."""
     rows = [
         {"split": split, "prompt": prompt, "choices": ["yes", "no"], "label": "yes", "source_ref": reference}
         | {"content_hash": one(connection, "SELECT encode(sha256(%s), 'hex') AS hash", [reference.encode()])["hash"]}
@@ -47,7 +47,7 @@ def add_texts(connection: db.Connection, task: str, split: str, prompts: Sequenc
 def start(
     connection: db.Connection, tasks: str, policies: str, name: str = "e", **changes: Any
 ) -> list[dict[str, Any]]:
-    """As `start_evaluation`; tasks and policies with spaces between them."""
+    """Call `start_evaluation`; tasks and policies are given with spaces between them."""
     return start_evaluation(connection, name, tasks=tasks.split(), policies=policies.split(), **changes)
 
 
@@ -58,7 +58,7 @@ def claim(connection: db.Connection, count: int = 10_000) -> list[dict[str, Any]
 
 
 def answer_all(connection: db.Connection, columns: Callable[[Asked], dict[str, Any] | None]) -> None:
-    """Claim all jobs and record each with these columns; None fails it."""
+    """Claim all jobs and record each with these columns; None fails the job."""
     tokens = {row["id"]: row["lease_token"] for row in claim(connection)}
     policies = {row["name"]: row["settings"] for row in connection.execute(POLICIES)}
     asked = connection.execute(ASKED, [list(tokens)]).fetchall()
@@ -85,7 +85,8 @@ VERSIONS = {"base_model": BASE_MODEL, "base_fingerprint": "0" * 64, "encoder": "
 
 
 def right_on(rows: dict[tuple[str, str], Sequence[int]]) -> Callable[[Asked], dict[str, Any]]:
-    """For `answer_all`: yes on the rows that are listed for a policy and task, no on the others."""
+    """Return an argument for `answer_all`: it answers yes for the rows listed for a policy and task, and no for all
+    others."""
 
     def answer(job: Asked) -> dict[str, Any]:
         number = int(job["source_ref"].rpartition("#")[2])

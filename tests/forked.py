@@ -1,4 +1,4 @@
-"""Programs of the tests as forks of one process that has imported what takes each of them seconds.
+"""Runs programs of the tests as forks of one process that has already imported the slow modules.
 
 `forked.py run SOCKET PROGRAM ...` stands for a program: `loracomp`, or a script. It hands its arguments, folder,
 variables and open files to a fork of `forked.py serve SOCKET`, then its signals, and ends with the fork's exit code.
@@ -37,9 +37,8 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @cache
 def programs() -> Path:
-    """Folder of the commands `loracomp` and `script FILE`, whose runs are forks of a process that ends with this one.
-
-    Processes of xdist use those of the process that started them.
+    """Return a folder with the commands `loracomp` and `script FILE`, whose runs are forks of a process that ends with
+    this one. Processes of xdist use the commands of the process that started them.
     """
     if given := os.environ.get("FORKED_PROGRAMS"):
         return Path(given)
@@ -66,7 +65,7 @@ def run(path: str, arguments: list[str]) -> int:
         for number in PASSED_ON:
             signal.signal(number, lambda received, _: fork.sendall(bytes([received])))
         code = int(fork.recv(16) or 1)
-    if code < 0:  # by a signal, and so does this one
+    if code < 0:  # The program ended by a signal, so this process does too.
         for number in PASSED_ON:
             signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
@@ -74,7 +73,7 @@ def run(path: str, arguments: list[str]) -> int:
 
 
 def serve(path: str) -> None:
-    """For ever; returns in each fork that is to be a program."""
+    """Serve for ever; returns only in forks, each of which becomes a program."""
     with socket.create_server(path, family=socket.AF_UNIX) as server:
         print("ready", flush=True)  # callers wait until it accepts
         import_what_takes_seconds()
@@ -89,8 +88,8 @@ def serve(path: str) -> None:
 
 
 def import_what_takes_seconds() -> None:
-    """Without the modules of the command line, because they read the terminal and the environment when they are
-    imported."""
+    """Import the slow modules, except those of the command line, which read the terminal and the environment when they
+    are imported."""
     from loracomp.model.cpu import wait_briefly
 
     wait_briefly()
@@ -119,7 +118,7 @@ def become(caller: socket.socket) -> None:
 
 
 def attend(caller: socket.socket, program: int) -> None:
-    """Ends this process when the program has ended; the program ends at once where the caller has gone."""
+    """End this process when the program has ended, and the program when the caller has gone."""
 
     def pass_on() -> None:
         while received := caller.recv(1):
@@ -135,7 +134,8 @@ def attend(caller: socket.socket, program: int) -> None:
 
 
 def program() -> int:
-    """Exit code of what the caller asks for: `loracomp`, a worker of xdist (its text comes last), or a script."""
+    """Run what the caller asks for, and return its exit code: `loracomp`, a worker of xdist (its text comes last), or a
+    script."""
     try:
         if sys.argv[0] == "loracomp":
             from loracomp.cli import main
@@ -154,7 +154,7 @@ def program() -> int:
 
 
 def end(code: int) -> None:
-    """At once: to take modules apart, as an interpreter does at its end, takes longer than most commands."""
+    """End at once, because the interpreter's normal shutdown takes longer than most commands."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

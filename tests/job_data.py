@@ -34,8 +34,10 @@ _numbers = count()
 
 @contextmanager
 def shared_database(server: str, template: str) -> Iterator[str]:
-    """A database for a module's tests, which clear it: a clone for each would cost a second."""
-    from conftest import create_database, drop_database  # not above: worker processes import this module too
+    """Make one database for all tests of a module, which clear it, because a clone for each test would take a
+    second."""
+    # Imported here, because worker processes import this module too.
+    from conftest import create_database, drop_database
 
     name = f"{template}_jobs_{next(_numbers)}"
     yield pooled(create_database(server, name, template))
@@ -43,7 +45,8 @@ def shared_database(server: str, template: str) -> Iterator[str]:
 
 
 def pooled(url: str) -> str:
-    """The same database through the pooler that LORACOMP_TEST_POOLER names by its port, if it does."""
+    """Return the URL of the same database through the pooler on port LORACOMP_TEST_POOLER, or the same URL if it is not
+    set."""
     port = os.environ.get("LORACOMP_TEST_POOLER")
     return make_conninfo(url, port=port) if port else url
 
@@ -53,7 +56,7 @@ SIZES = "SELECT max(pg_relation_size(('loracomp.' || i)::regclass)) AS bytes FRO
 
 
 def clear(connection: Connection) -> None:
-    """Leave one base model, and nothing else; from then on a statement that waits for ever fails."""
+    """Delete everything except one base model; from then on a statement that waits for ever fails."""
     with connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")  # the audit's triggers would refuse
         # Deleted jobs leave dead index entries, which the next test's claims would read.
@@ -76,7 +79,7 @@ def add_base_model(connection: Connection, name: str = BASE, *, default: bool = 
 
 
 def add_jobs(connection: Connection, *prompts: str, **columns: Any) -> list[int]:
-    """Insert a job for each prompt, with these other columns; their ids."""
+    """Insert a job for each prompt, with these other columns; returns their ids."""
     names = ["prompt", *columns]
     statement = f"INSERT INTO loracomp.job ({', '.join(names)}) VALUES ({', '.join(['%s'] * len(names))}) RETURNING id"
     return [
@@ -94,7 +97,7 @@ def claim(
     held: Sequence[Job] = (),
     from_start: bool = True,
 ) -> tuple[Job, ...]:
-    """Jobs that are claimed right after the keeper has done its work."""
+    """Claim jobs right after the keeper has done its work."""
     keep(connection)
     return claim_jobs(
         connection,
@@ -134,7 +137,7 @@ def statuses(connection: Connection) -> dict[int, str]:
 
 
 def prediction_row(job_id: int, **columns: Any) -> dict[str, Any]:
-    """Columns of loracomp.prediction for a job; those of its trace are empty unless given."""
+    """Return columns of loracomp.prediction for a job; the columns of its trace are empty unless given."""
     versions = {"base_model": BASE, "base_fingerprint": "a" * 64, "encoder": "none/1", "code_version": "0"}
     empty: dict[str, Any] = {name: [] for name in TRACE if name not in _NO_ARRAYS}
     run = {"prompt_tokens": 0, "output_tokens": 0, "timings": {}, "batch_size": 1, "device": None}
@@ -163,12 +166,13 @@ def end(flight: InFlight, **columns: Any) -> InFlight:
 
 
 def ended(job_id: int, **columns: Any) -> InFlight:
-    """A job that has ended with these columns of loracomp.prediction; `record_predictions` gives it its lease."""
+    """Return a job that has ended with these columns of loracomp.prediction; `record_predictions` gives it its
+    lease."""
     return end(InFlight(Job(job_id, 0, "predict", "", None, None)), **columns)
 
 
 def record_predictions(connection: Connection, jobs: Sequence[Job], flights: Sequence[InFlight]) -> set[int]:
-    """Record what jobs have ended with, by the leases that these are; ids of what was recorded."""
+    """Record how jobs have ended, with the leases of these claimed jobs; returns the ids of the recorded jobs."""
     leased = {job.id: job for job in jobs}
     return recorder.record_predictions(connection, [replace(each, job=leased[each.job.id]) for each in flights])
 
@@ -186,7 +190,7 @@ _NO_ARRAYS = (
 
 
 def trace(columns: Mapping[str, Any]) -> Trace:
-    """The trace that `route_jobs` would have returned with these values, as text that the server parses."""
+    """Return the trace that `route_jobs` would have returned with these values, as text that the server parses."""
     written = [_written(columns.get(name)) for name in TRACE]
     return cast("Trace", "({})".format(",".join("" if each is None else _quoted(each) for each in written)))
 
@@ -215,7 +219,8 @@ def _quoted(text: str) -> str:
 
 
 def record(connection: Connection, tokens: Mapping[int, int], rows: Sequence[Mapping[str, Any]]) -> set[int]:
-    """Record these columns of loracomp.prediction by these leases' tokens; ids of what was recorded."""
+    """Record these columns of loracomp.prediction with the tokens of these leases; returns the ids of the recorded
+    jobs."""
     jobs = [Job(id_, token, "predict", "", None, None) for id_, token in tokens.items()]
     return record_predictions(connection, jobs, [ended(**each) for each in rows])
 
@@ -231,7 +236,7 @@ SELECT loracomp.record_predictions(
 ) AS id
 FROM jsonb_populate_record(NULL::loracomp.prediction, %(row)s) AS p
 """
-"""Whatever JSON the columns hold, as the server reads it: what a faulty or forging worker may send."""
+"""A call with any JSON in the columns, as the server reads it: a faulty or forging worker may send it."""
 
 
 def wait_for_a_lock(connection: Connection) -> None:

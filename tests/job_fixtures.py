@@ -1,4 +1,5 @@
-"""One database for all tests of a module, cleared for each: a module imports both in place of those of conftest."""
+"""One database for all tests of a module, cleared for each test. A module imports these fixtures in place of
+conftest's."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ def database_of_a_module(server: str, template: str) -> Iterator[str]:
 
 @pytest.fixture(name="gate")
 def gate_of_a_test(tmp_path: Path) -> Path:
-    """A file that the prompt "until FILE" waits for: the model is busy until the test has seen what it wants to see."""
+    """A file that the prompt "until FILE" waits for, so that the model is busy until the test creates the file."""
     return tmp_path / "open"
 
 

@@ -7,7 +7,7 @@ from loracomp.engine.inflight import InFlight, lap
 
 
 class MadeUp:
-    """Keeps the jobs of an engine. A step ends all of them, as `end` says."""
+    """An engine that ends all its jobs in one step, as `end` says."""
 
     def __init__(self) -> None:
         self.flights: list[InFlight] = []
@@ -16,7 +16,7 @@ class MadeUp:
         return bool(self.flights)
 
     def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def embed(self, connection: Connection) -> int:
         return 0
@@ -31,7 +31,7 @@ class MadeUp:
         return self.clear()
 
     def schedule(self) -> list[InFlight]:
-        """The jobs that join in this step."""
+        """Return the jobs that join in this step."""
         joining = [flight for flight in self.flights if "ready" not in flight.timings]
         lap(joining, "ready")
         for flight in joining:

@@ -26,7 +26,8 @@ TINY_CONTEXT = 256
 
 
 def letter_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
-    """A character BPE: a token a letter, but for MERGES; with `bos`, it starts (and ends) texts as Llama's does."""
+    """Make a character BPE with a token for each letter, except for MERGES; with `bos`, it starts (and ends) texts like
+    Llama's tokenizer."""
     vocabulary = ["<bos>", "<eos>", *LETTERS, *("".join(pair) for pair in MERGES)]
     raw = Tokenizer(BPE({token: i for i, token in enumerate(vocabulary)}, MERGES))
     raw.decoder = Fuse()
@@ -45,7 +46,8 @@ def letter_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
 
 
 def tiny_llama(seed: int = 0, layers: int = 2) -> LlamaForCausalLM:
-    """A random Llama in float32, width 32, with grouped-query attention: a forward takes a millisecond or two."""
+    """Make a random Llama in float32, of width 32, with grouped-query attention; a forward pass takes a millisecond or
+    two."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=2 + len(LETTERS) + len(MERGES),
@@ -74,7 +76,8 @@ def tiny_model() -> LlamaForCausalLM:
 
 
 def as_base(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, modules=None) -> BaseModel:
-    """A model in memory as the registry would load it; of a quantised one the `modules` as they were."""
+    """Return a model in memory as the registry would load it; for a quantised model, `modules` are those before the
+    quantisation."""
     return BaseModel(
         name="tiny",
         source="memory",
@@ -100,7 +103,8 @@ def smollm2() -> BaseModel:
 def random_adapter(
     shapes: dict[str, tuple[int, int]], *, rank: int = 4, seed: int = 0, scaling: float = 2.0, size: float = 0.1
 ) -> LoraFactors:
-    """An adapter of normal factors for modules of shapes (d_out, d_in); its id is the seed, its sha256 made of it."""
+    """Make an adapter with normally distributed factors for modules of shapes (d_out, d_in). Its id is the seed, from
+    which its sha256 is made too."""
     generator = torch.Generator().manual_seed(seed)
     factors = {
         module: Factors(
@@ -112,14 +116,14 @@ def random_adapter(
 
 
 def linear_shapes(model: torch.nn.Module, *suffixes: str) -> dict[str, tuple[int, int]]:
-    """Name -> (d_out, d_in) of the model's linear modules whose names end in one of the suffixes."""
+    """Return name -> (d_out, d_in) of the model's linear modules whose names end in one of the suffixes."""
     named = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name.endswith(suffixes)}
     return {name: (m.out_features, m.in_features) for name, m in named.items()}
 
 
 @contextmanager
 def peft_twin(model: torch.nn.Module, adapters: list[LoraFactors], rslora: bool = False):
-    """The model wrapped by PEFT, with LoRA adapters '0', '1', ... that hold these factors; unwrapped at the end."""
+    """Wrap the model in PEFT, with LoRA adapters '0', '1', ... that have these factors, and unwrap it at the end."""
     wrapped = None
     for number, adapter in enumerate(adapters):
         rank = len(next(iter(adapter.factors.values())).A)
@@ -155,7 +159,7 @@ class Fetching(Predictor):
 
 
 def direct(model, tokenizer, example: dict[str, Any]) -> tuple[float, bool | None]:
-    """Log-probability of the right answer, a forward pass a choice; and whether it is chosen."""
+    """Return the log-probability of the right answer, and whether it is chosen, with a forward pass for each choice."""
     texts = example["choices"] or [example["label"]]
     scores = torch.tensor([mean_log_likelihood(model, tokenizer, example["prompt"], text) for text in texts])
     right = texts.index(example["label"])
@@ -175,7 +179,7 @@ def mean_log_likelihood(model, tokenizer, prompt: str, text: str) -> float:
 def compose(
     strategy: str, adapters: Sequence[LoraFactors], weights: Sequence[float], *, density: float = 1.0
 ) -> dict[str, Factors]:
-    """The factors of each module in float32, merged step by step as `Composer` and `merge` do."""
+    """Return the factors of each module in float32, merged step by step as `Composer` and `merge` do."""
     check_settings(strategy, len(adapters), weights, density)
     masked = mask_all(strategy, [adapter.packed() for adapter in adapters], density=density)
     return merge(gated(strategy, masked, weights))

@@ -1,4 +1,4 @@
-"""Hostile values of every type that something public takes, for tests and trials."""
+"""Hostile values of every type that public functions, tables and commands take, for tests and trials."""
 
 import json
 import re
@@ -71,7 +71,7 @@ vectors = st.sampled_from(
 
 
 def lists(of: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Short, with nulls, of two dimensions, and long."""
+    """Return lists that are short, long, two-dimensional, or contain nulls."""
     short = st.lists(st.one_of(of, st.none()), max_size=4)
     nested = st.lists(of, min_size=1, max_size=1).map(lambda one: [list(one), list(one)])
     return st.one_of(short, nested, of.map(lambda one: [one] * 5000))

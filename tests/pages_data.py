@@ -1,4 +1,4 @@
-"""A browser without a screen, and what stands in a page."""
+"""A browser without a screen, and helpers to read a page."""
 
 from html.parser import HTMLParser
 
@@ -33,7 +33,7 @@ def browser(url: str, secret: str = SECRET) -> TestClient:
 
 
 def fields(page: str) -> dict[str, str]:
-    """Hidden fields of the page's last form that has a token."""
+    """Return the hidden fields of the page's last form that has a token."""
     found: dict[str, str] = {}
 
     class Parser(HTMLParser):
@@ -47,6 +47,6 @@ def fields(page: str) -> dict[str, str]:
 
 
 def log_in(client: TestClient, name: str, password: str = PASSWORD, **others: str) -> int:
-    """Status of the login; 303 means in."""
+    """Log in; returns the status, which is 303 if it worked."""
     form = fields(client.get("/login").text) | {"role": login(name), "password": password} | others
     return client.post("/login", data=form).status_code

@@ -1,4 +1,4 @@
-"""Jobs in a database, answered as a worker would record them, for the tests of what people see."""
+"""Inserts jobs and records their answers as a worker would, for tests of what people see."""
 
 from collections import defaultdict
 from typing import Any
@@ -35,13 +35,14 @@ JOIN loracomp.task AS t ON t.name = c.task JOIN loracomp.adapter AS a ON a.task_
 
 
 def load(connection: db.Connection) -> dict[str, int]:
-    """A base model, tasks rte and mnli with an adapter and two examples each; ids of the examples by source_ref."""
+    """Add a base model, and tasks rte and mnli with an adapter and two examples each; returns the examples' ids by
+    source_ref."""
     add_base_model(connection)
     return {**add_examples(connection, "rte"), **add_examples(connection, "mnli")}
 
 
 def add_examples(connection: db.Connection, task: str, *, reader_role: str | None = None) -> dict[str, int]:
-    """A task with an adapter and two examples that have a text; ids by source_ref."""
+    """Add a task with an adapter and two examples that have a text; returns their ids by source_ref."""
     add_task(connection, task, reader_role=reader_role)
     return {f"{task}/train#{number}": add_example(connection, task, number) for number in (1, 2)}
 
@@ -57,14 +58,14 @@ def add_example(connection: db.Connection, task: str, number: int) -> int:
 
 
 def one(connection: db.Connection, statement: str, parameters: Any = None) -> dict[str, Any]:
-    """The only row."""
+    """Return the only row of a query."""
     row = connection.execute(statement, parameters).fetchone()
     assert row
     return row
 
 
 def submit(connection: db.Connection, prompt: str = "Is it wet?", **columns: Any) -> int:
-    """Insert a job as a person would: only what is given is named."""
+    """Insert a job as a person would, naming only the given columns."""
     given = {"prompt": prompt, **columns}
     statement = sql.SQL("INSERT INTO loracomp.job ({}) VALUES ({}) RETURNING id").format(
         sql.SQL(", ").join(map(sql.Identifier, given)), sql.SQL(", ").join(map(sql.Placeholder, given))
@@ -75,7 +76,7 @@ def submit(connection: db.Connection, prompt: str = "Is it wet?", **columns: Any
 
 
 def claim(connection: db.Connection, *job_ids: int, worker: str = "worker-1") -> dict[int, int]:
-    """Claim what is due, which must be these jobs; their tokens."""
+    """Claim the due jobs, which must be these jobs; returns their tokens."""
     rows = connection.execute(
         "SELECT id, lease_token FROM loracomp.claim_jobs(%s, %s, 100, '1 minute')", [worker, BASE_MODEL]
     ).fetchall()
@@ -132,7 +133,7 @@ ORDER BY c.relname, a.attnum
 
 
 def views(connection: db.Connection) -> dict[str, dict[str, str]]:
-    """Views of bi with their columns' types, as the catalog has them."""
+    """Return the views of bi with their columns' types, as the catalog has them."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for row in connection.execute(COLUMNS_OF_BI):
         found[row["view"]][row["name"]] = row["type"]
@@ -140,7 +141,8 @@ def views(connection: db.Connection) -> dict[str, dict[str, str]]:
 
 
 def fill_every_view(connection: db.Connection) -> None:
-    """Answered, failed, expected and due jobs, for a row in every view of bi; anybody's words are SECRET."""
+    """Add answered, failed and due jobs, and jobs with expected answers, so that every view of bi has a row; every text
+    of a user is SECRET."""
     examples = load(connection)
     words = {"prompt": "SECRET-prompt", "tags": '{"t": "SECRET-tag", "country": "DE"}'}
     connection.execute("SELECT loracomp.set_reported_tags('{country}')")

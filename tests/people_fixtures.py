@@ -25,7 +25,7 @@ LOGINS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """A database in which alice and bob have a job each, answered, and a third of alice's waits."""
+    """A database in which alice and bob have an answered job each, and another job of alice's waits."""
 
     url: str
     owner: db.Connection
@@ -42,13 +42,14 @@ def login(name: str) -> str:
 
 
 def connect(url: str, name: str) -> db.Connection:
-    """As one of LOGINS."""
+    """Connect as one of LOGINS."""
     return db.connect(make_conninfo(url, user=login(name)))
 
 
 @pytest.fixture(scope="module")
 def logins(server: str) -> Iterator[None]:
-    """Roles of the cluster: a login for each of LOGINS, readers of a secret task, and a pool that may become alice."""
+    """Create roles of the cluster: a login for each of LOGINS, readers of a secret task, and a pool that may become
+    alice."""
     statements = [f"CREATE ROLE {login(name)} LOGIN" for name in LOGINS]
     statements += [f"GRANT {role} TO {login(name)}" for name, role in LOGINS.items() if role]
     statements += [f"CREATE ROLE {login('readers')} NOLOGIN", f"CREATE ROLE {login('pool')} LOGIN NOINHERIT"]
@@ -63,7 +64,7 @@ def logins(server: str) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def scene(server: str, template: str, logins: None) -> Iterator[Scene]:
-    """Tests must leave what others look at as it is."""
+    """Make the scene. Tests must not change what other tests look at."""
     name = f"roles_{os.getpid()}"
     url = create_database(server, name, template)
     with db.connect(url) as owner:
@@ -81,10 +82,10 @@ def scene(server: str, template: str, logins: None) -> Iterator[Scene]:
 
 
 def value(connection: db.Connection, statement: str, parameters: Any = None) -> Any:
-    """The only column of the only row."""
+    """Return the only column of the only row."""
     return next(iter(one(connection, statement, parameters).values()))
 
 
 def values(connection: db.Connection, statement: str, parameters: Any = None) -> set[Any]:
-    """The only column."""
+    """Return the only column."""
     return {value for row in connection.execute(statement, parameters) for value in row.values()}

@@ -122,7 +122,7 @@ $$"""
 
 
 def plant(connection: psycopg.Connection[Any], names: Used) -> int:
-    """Create the overloads with this connection's rights; how many."""
+    """Create the overloads with this connection's rights; returns how many."""
     made = list(overloads(connection, names))
     connection.execute(PREPARE)
     for start in range(0, len(made), 2000):

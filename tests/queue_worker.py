@@ -26,7 +26,7 @@ from made_up_engine import MadeUp
 
 
 class Obedient(MadeUp):
-    """Answers with the prompt in capitals, after what the prompt's first word says."""
+    """Does what the prompt's first word says, then answers with the prompt in capitals."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Obedient(MadeUp):
 
 
 def cut_connections(connection: Connection) -> None:
-    """Once: the connections of this process, as a restart of the server would."""
+    """Cut the connections of this process once, as a restart of the server would."""
     if not os.environ.pop("CUT", None):
         return
     connection.execute(

@@ -29,13 +29,14 @@ IDS = torch.tensor([[3, 5, 8, 13, 21, 34]])
 
 @pytest.fixture(scope="session")
 def minilm():
-    """The encoder that a registry package carries."""
+    """The encoder that an installed package contains."""
     return load_encoder(MINILM)
 
 
 @pytest.fixture(scope="session")
 def shorter_source(tmp_path_factory) -> str:
-    """The folder of another encoder, with vectors of 192 numbers, two of 64 and a shape's: MiniLM, changed and cut."""
+    """The folder of another encoder, made from MiniLM. Its vectors have 192 numbers: two texts of 64 numbers each, and
+    the shape."""
     words, pooling, *_ = SentenceTransformer(str(resolve_source(MINILM).path), device="cpu")
     words.auto_model.embeddings.word_embeddings.weight.data *= 1.01
     folder = tmp_path_factory.mktemp("encoders") / "shorter"
@@ -81,7 +82,7 @@ def tiny_description(name: str = "tiny", fingerprint: str = "a" * 64, source: st
 
 
 def registered(connection: db.Connection, *tasks: str) -> None:
-    """The tiny base model and the tasks, in the registry."""
+    """Register the tiny base model and the tasks."""
     register_base_model(connection, tiny_description())
     for task in tasks:
         add_task(connection, task)
@@ -89,7 +90,7 @@ def registered(connection: db.Connection, *tasks: str) -> None:
 
 @contextmanager
 def quiet_peft():
-    """Without what PEFT makes transformers say about names that it still uses."""
+    """Suppress the warnings of transformers about names that PEFT still uses."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
@@ -112,7 +113,7 @@ def write_adapter(folder: Path, *, seed: int = 0, model: torch.nn.Module | None 
 
 
 def logits_with(folder: Path, model: torch.nn.Module | None = None) -> torch.Tensor:
-    """Logits for IDS of a fresh model with the adapter of a folder, as PEFT loads it."""
+    """Return the logits for IDS of a fresh model with the adapter of a folder, as PEFT loads it."""
     with quiet_peft():
         peft_model = PeftModel.from_pretrained(model or tiny_llama(), folder)
     logits = logits_of(peft_model)

@@ -48,7 +48,8 @@ FROM loracomp.route_jobs(%s::bigint[], %b::vector[]) WITH ORDINALITY AS r ORDER 
 
 @dataclass(frozen=True)
 class Library:
-    """What was loaded: rows of the arrays belong together, in order of example id; vectors as they are stored."""
+    """The loaded library. Rows of the arrays belong together, in the order of the examples' ids; vectors are as they
+    are stored."""
 
     example_ids: npt.NDArray[np.int64]
     task_ids: npt.NDArray[np.int64]
@@ -64,14 +65,13 @@ def unit(vectors: npt.NDArray[np.floating]) -> Vectors:
 
 
 def stored(vectors: Vectors) -> Vectors:
-    """As the database compares them: rounded to half precision, and of length 1 again."""
+    """Return vectors as the database compares them: rounded to half precision, and of length 1 again."""
     return unit(vectors.astype(np.float16).astype(np.float64))
 
 
 def clustered(generator: np.random.Generator, counts: list[int]) -> list[Vectors]:
-    """Unit vectors a task: five topics around a centre, in 20 dimensions and a little noise in all.
-
-    Tasks overlap, as texts do: far apart they would be islands that the HNSW graph does not connect.
+    """Make unit vectors for each task: five topics around a centre, in 20 dimensions, with a little noise in all
+    dimensions. Tasks overlap, as texts do, because the HNSW graph would not connect tasks that are far apart.
     """
     basis = generator.normal(size=(20, DIMENSIONS))
     topics = [generator.normal(size=(1, 20)) + generator.normal(size=(5, 20)) for _ in counts]
@@ -85,7 +85,7 @@ def clustered(generator: np.random.Generator, counts: list[int]) -> list[Vectors
 
 
 def queries_near(generator: np.random.Generator, library: Library, count: int) -> Vectors:
-    """Unit vectors, each between two random examples, nearer the first."""
+    """Return unit vectors, each between two random examples and nearer to the first."""
     first, second = library.vectors[generator.integers(len(library.vectors), size=(2, count))]
     return unit(first + 0.5 * second)
 
@@ -95,7 +95,7 @@ def add_base_model(connection: db.Connection, name: str = BASE_MODEL, *, is_defa
 
 
 def add_task(connection: db.Connection, name: str, *, reader_role: str | None = None) -> int:
-    """A task with an active adapter for the base model."""
+    """Add a task with an active adapter for the base model; returns its id."""
     row = connection.execute(
         "INSERT INTO loracomp.task (name, reader_role) VALUES (%s, %s) RETURNING id", [name, reader_role]
     ).fetchone()
@@ -115,7 +115,7 @@ def add_adapter(
 
 
 def add_examples(connection: db.Connection, task_id: int, vectors: Vectors) -> list[int]:
-    """Train examples with these embeddings; their ids."""
+    """Add train examples with these embeddings; returns their ids."""
     rows = connection.execute(ADD_EXAMPLES, {"task_id": task_id, "count": len(vectors)}).fetchall()
     ids = sorted(row["id"] for row in rows)
     with (
@@ -138,7 +138,7 @@ def add_jobs(
     task: str | None = None,
     submitted_by: str | None = None,
 ) -> list[int]:
-    """Ids of jobs that name these policies in turn, or the default one."""
+    """Add jobs that name these policies in turn, or the default one; returns their ids."""
     given = {"count": count, "policies": list(policies or ["default"]), "exclude_tasks": list(exclude_tasks)}
     rows = connection.execute(ADD_JOBS, {**given, "task": task, "submitted_by": submitted_by})
     return [row["id"] for row in rows]
@@ -147,12 +147,12 @@ def add_jobs(
 def route_jobs(
     connection: db.Connection, jobs: Sequence[int], vectors: Vectors, *, prepare: bool | None = None
 ) -> list[dict[str, Any]]:
-    """What was decided for each job, with its trace unfolded, by vectors that no encoder made."""
+    """Route jobs by vectors that no encoder made; returns the decision for each job, with its trace unfolded."""
     return connection.execute(ROUTED, [list(jobs), list(vectors)], prepare=prepare).fetchall()
 
 
 def load(connection: db.Connection, seed: int, counts: list[int]) -> Library:
-    """A base model and tasks t0, t1, ... with these numbers of examples; the index is built once they are loaded."""
+    """Add a base model and tasks t0, t1, ... with these numbers of examples; builds the index when all are loaded."""
     add_base_model(connection)
     connection.execute("DROP INDEX loracomp.example_embedding_hnsw")
     ids, task_ids, tasks = [], [], {}

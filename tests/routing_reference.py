@@ -26,7 +26,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Weighted:
-    """Tasks by falling probability."""
+    """Tasks in the order of falling probability."""
 
     tasks: list[int]
     probabilities: Floats
@@ -35,7 +35,7 @@ class Weighted:
 
 
 def nucleus_of(masses: Floats, top_p: float) -> int:
-    """How many of these falling masses, which sum to 1, the smallest set that reaches top_p holds."""
+    """Return the size of the smallest set that reaches top_p, of these falling masses, which sum to 1."""
     return int(np.searchsorted(np.cumsum(masses), top_p - SPARE)) + 1
 
 
@@ -58,7 +58,8 @@ def weigh(tasks: list[int], similarities: list[float], settings: Settings) -> We
 
 
 def expect(similarities: list[float], gains: Floats, settings: Settings) -> Floats:
-    """Expected gain of each adapter from examples' gains [examples, adapters], NaN where not measured; NaN for none."""
+    """Return the expected gain of each adapter from the examples' gains [examples, adapters], which are NaN if not
+    measured. The result is NaN for an adapter without gains."""
     shares = np.exp((np.array(similarities) - max(similarities)) / settings.temperature)
     shares /= shares.sum()
     known = ~np.isnan(gains)
@@ -67,7 +68,8 @@ def expect(similarities: list[float], gains: Floats, settings: Settings) -> Floa
 
 
 def weigh_by_gain(gains: Floats, settings: Settings) -> Floats:
-    """Weights of adapters by their expected gains, NaN where none is known; all 0 where none is above the margin."""
+    """Return the weights of adapters by their expected gains, which are NaN if unknown. All weights are 0 if no gain is
+    above the margin."""
     best_first = np.argsort(-np.nan_to_num(gains, nan=-np.inf), kind="stable")
     kept = np.zeros(len(gains), bool)
     kept[best_first[: settings.max_adapters]] = True

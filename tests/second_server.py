@@ -1,9 +1,9 @@
-"""A command with another PostgreSQL to run on: `python tests/second_server.py [--pooled] COMMAND ...`.
+"""Runs a command with another PostgreSQL: `python tests/second_server.py [--pooled] COMMAND ...`.
 
-Debian's PostgreSQL 17 with pgvector, in a temporary folder, on sockets alone; what is missing of it is installed where
-apt-get and the right to do so are there, and else named. COMMAND finds the server as LORACOMP_TEST_SERVER and, with
---pooled, a pgbouncer in transaction mode before it as LORACOMP_TEST_POOLER. Exits with its code, or 69 where no server
-can be had.
+Debian's PostgreSQL 17 with pgvector, in a temporary folder, listens only on sockets. Missing packages are installed if
+apt-get is available and permitted, and are named otherwise. COMMAND finds the server as LORACOMP_TEST_SERVER and, with
+--pooled, a pgbouncer in transaction mode before it as LORACOMP_TEST_POOLER. It exits with COMMAND's exit code, or with
+69 if it can't start a server.
 """
 
 import os
@@ -61,13 +61,14 @@ def main(arguments: list[str]) -> int:
 
 
 def install(more: dict[str, Path] | None = None) -> list[str]:
-    """Debian's packages that are not there and can't be had; `more` beside those of a server, by a file of each."""
+    """Install Debian's packages; returns those that are missing and can't be installed. `more` has packages in addition
+    to the server's, each with a file that it contains."""
     needed = NEEDED | (more or {})
     if absent(needed) and os.geteuid() == 0 and shutil.which("apt-get"):
         quiet = {"stdout": subprocess.DEVNULL}
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         subprocess.run(["apt-get", "update", "-qq"], check=False, **quiet)
-        # No cluster of the machine's own is made or started.
+        # Do not make or start a cluster of the machine's own.
         subprocess.run(
             ["apt-get", "install", "-qq", "--yes", "--no-install-recommends",
              "-o", "DPkg::Options::=--force-confdef", *absent(needed)], check=False, env=environment, **quiet
@@ -81,7 +82,7 @@ def absent(needed: dict[str, Path]) -> list[str]:
 
 @contextmanager
 def server() -> Iterator[Path]:
-    """The folder of the sockets of a server and its pooler, both stopped at the end."""
+    """Start a server and its pooler, and stop both at the end; yields the folder of their sockets."""
     with tempfile.TemporaryDirectory(prefix="loracomp-17-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         own(folder)
@@ -111,7 +112,8 @@ def run(program: str, *arguments: object) -> None:
 
 
 def as_user() -> dict[str, object]:
-    """Neither PostgreSQL nor pgbouncer runs as root: as the package's user then."""
+    """Return arguments of subprocess that run a program as the package's user if this is root, because PostgreSQL and
+    pgbouncer refuse to run as root."""
     if os.geteuid() != 0:
         return {}
     return {"user": "postgres", "group": "postgres", "extra_groups": []}

@@ -56,7 +56,7 @@ def tiny(kind):
 
 
 def made(kind):
-    """A tiny model that runs; None if these settings don't suffice for it."""
+    """Make a tiny model that runs; returns None if these settings are not enough for it."""
     try:
         model = tiny(kind)
         model(input_ids=torch.tensor([[2, 3, 4, 5]]), use_cache=False)

@@ -1,4 +1,5 @@
-"""Workers for tests: as processes, in a thread, or here until there is nothing to do; and waiting for what they do."""
+"""Runs workers for tests as processes, in a thread, or in this one until nothing is left to do, and waits for what they
+do."""
 
 import os
 import subprocess
@@ -22,7 +23,7 @@ SCRIPT = Path(__file__).with_name("queue_worker.py")
 
 @contextmanager
 def running(database: str, *arguments: str, **settings: Any) -> Iterator[subprocess.Popen[str]]:
-    """A worker process; killed at the end if it still runs."""
+    """Start a worker process, which is killed at the end if it still runs."""
     values = {"POLL_S": 0.05, "LEASE_S": 60, "BATCH_SIZE": 16, "GRACE_S": 30, **settings}
     environment = {**os.environ, **{f"LORACOMP_{name}": str(value) for name, value in values.items()}}
     command = [sys.executable, str(SCRIPT), database, *arguments]
@@ -34,20 +35,20 @@ def running(database: str, *arguments: str, **settings: Any) -> Iterator[subproc
 
 
 def drain(database: str, **settings: Any) -> tuple[int, str]:
-    """Exit code and log of a worker that leaves when there is nothing to do."""
+    """Run a worker that leaves when nothing is left to do; returns its exit code and log."""
     with running(database, "--drain", **settings) as process:
         _, log = process.communicate(timeout=60)
     return process.returncode, log
 
 
 def drain_here(database: str, **settings: Any) -> None:
-    """The same without a process, which takes a second to start."""
+    """Do as `drain` does, but without a process, which takes a second to start."""
     Worker(database, Obedient(), base_model=BASE, settings=Settings(poll_s=0.05, **settings), drain=True).run()
 
 
 @contextmanager
 def working(database: str, engine: Obedient | None = None, **settings: Any) -> Iterator[Worker]:
-    """A worker in a thread, two jobs a batch; told to stop at the end, and waited for."""
+    """Run a worker in a thread, with two jobs in each batch; stop it at the end and wait for it."""
     values = {"poll_s": 0.05, "batch_size": 2, "listen": False, **settings}
     worker = Worker(database, Obedient() if engine is None else engine, base_model=BASE, settings=Settings(**values))
     with in_thread(worker):
@@ -70,7 +71,8 @@ def make_due(connection: Connection) -> None:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 45) -> None:
-    """Less than a lease, but for a process to start on a busy machine."""
+    """Wait until the condition holds. The time is less than a lease, but long enough for a process to start on a busy
+    machine."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -78,6 +80,6 @@ def wait_until(condition: Callable[[], object], seconds: float = 45) -> None:
 
 
 def claims(connection: Connection) -> Counter[int]:
-    """How often each job was claimed, as the audit tells."""
+    """Return how often each job was claimed, according to the audit."""
     rows = connection.execute("SELECT entity_id FROM loracomp.audit_event WHERE new_status = 'running'")
     return Counter(row["entity_id"] for row in rows)

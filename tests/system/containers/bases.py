@@ -17,7 +17,7 @@ UNWANTED = (
     "var/cache/apt",
     "var/lib/apt/lists",
 )
-"""What slim images leave out too."""
+"""Folders that slim images leave out too."""
 DATA = "/var/lib/postgresql/data"
 
 
@@ -53,7 +53,7 @@ class Base:
     packages: tuple[str, ...]
     prepare: Callable[[Path], None]
     configuration: tuple[str, ...] = ()
-    """As a Dockerfile would say it."""
+    """Instructions of a Dockerfile."""
 
 
 BASES = (
@@ -95,6 +95,6 @@ def make(engine: Engine, base: Base) -> None:
 
 
 def mirror() -> str:
-    """Debian's, which this machine's apt reads."""
+    """Return the address of the Debian mirror that this machine's apt reads."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Codename: trixie"]
     return subprocess.check_output(command, text=True).split()[0]

@@ -1,4 +1,4 @@
-"""A podman of the trial's own, beside any other of this machine, and Docker's compose on its socket."""
+"""A podman that only the trial uses, and Docker's compose on its socket."""
 
 import ast
 import json
@@ -81,7 +81,7 @@ class Engine:
         return done.stdout.strip()
 
     def build(self, context: Path, torch_options: str, secret: str) -> str:
-        """The image of a checkout, by what this machine's pip is told; `secret` is a remark in pip's file."""
+        """Build the image of a checkout with this machine's settings of pip; `secret` is a remark in pip's file."""
         settings, files = pip_settings()
         configuration = self.folder / "pip.conf"
         configuration.write_text("\n".join([f"# {secret}", "[global]", *settings]))
@@ -98,18 +98,18 @@ class Engine:
         return json.loads(self.podman("image", "inspect", image))[0]["RootFS"]["Layers"]
 
     def layer_sizes(self, image: str) -> list[int]:
-        """Bytes, the last layer first."""
+        """Return the bytes of each layer, the last one first."""
         return [step["size"] for step in json.loads(self.podman("history", "--format=json", image)) if step["size"]]
 
     def holds(self, image: str, text: str) -> bool:
-        """Whether a text is in a layer, a variable or the history of the image."""
+        """Return whether a text is in a layer, a variable or the history of the image."""
         with subprocess.Popen(["podman", "save", image], env=self.variables, stdout=subprocess.PIPE) as saved:
             found = subprocess.run(["grep", "--text", "--fixed-strings", "--count", text], stdin=saved.stdout,
                                    stdout=subprocess.DEVNULL, check=False)  # fmt: skip
         return found.returncode == 0
 
     def containers(self, service: str) -> list[dict[str, Any]]:
-        """The description of each container of a service, running containers first."""
+        """Return the description of each container of a service, running containers first."""
         label = f"label=com.docker.compose.service={service}"
         ids = self.podman("ps", "--all", "--quiet", "--filter", label).split()
         found = json.loads(self.podman("inspect", *ids)) if ids else []
@@ -121,7 +121,7 @@ class Engine:
 
     @contextmanager
     def running(self) -> Iterator["Engine"]:
-        """Compose finds it, and containers are asked for their health."""
+        """Run the engine, so that compose finds it, and check the containers' health."""
         command = ["podman", "system", "service", "--time=0", self.variables["DOCKER_HOST"]]
         service = subprocess.Popen(command, env=self.variables, stderr=subprocess.DEVNULL)
         ended = threading.Event()
@@ -151,7 +151,7 @@ class Engine:
 
 
 def pip_settings() -> tuple[list[str], set[str]]:
-    """What this machine's pip is told, as lines of a pip.conf, and the files that they name."""
+    """Return this machine's settings of pip, as lines of a pip.conf, and the files that they name."""
     listed = subprocess.check_output([sys.executable, "-m", "pip", "config", "list"], text=True)
     pairs = (line.split("=", 1) for line in listed.splitlines())
     settings = {name.rpartition(".")[2].removeprefix("default-"): ast.literal_eval(value) for name, value in pairs}
@@ -162,7 +162,7 @@ def pip_settings() -> tuple[list[str], set[str]]:
 
 @contextmanager
 def engine(kept: Path | None) -> Iterator[Engine]:
-    """In a temporary folder, or one that keeps the images for another run."""
+    """Start an engine in a temporary folder, or in one that keeps the images for another run."""
     folder = kept or Path(tempfile.mkdtemp(prefix="loracomp-containers-", dir="/var/tmp"))
     folder.mkdir(exist_ok=True)
     found = Engine(folder.resolve())
@@ -183,7 +183,7 @@ def wait(condition: Callable[[], object], seconds: float, what: str) -> None:
 
 
 def missing() -> list[str]:
-    """What this machine lacks to run containers, in words; Debian's packages are installed first."""
+    """Install Debian's packages, and say in words what this machine still lacks to run containers."""
     if os.geteuid() != 0:
         return ["the right to run containers (run it as root)"]
     if "overlay" not in Path("/proc/filesystems").read_text().split():

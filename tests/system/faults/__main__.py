@@ -62,27 +62,27 @@ def main(
 
 
 def kept(file: Path) -> list[dict[str, Any]]:
-    """The runs in a file, which need not exist yet."""
+    """Read the runs in a file, which need not exist yet."""
     if not file.exists():
         return []
     return [{"schema": "", "commit": "", "skipped": 0, **json.loads(line)} for line in file.read_text().splitlines()]
 
 
 def told(rows: list[dict[str, Any]]) -> str:
-    """A line that says of which code the runs are, and when they were made."""
+    """Return a line that says which commit was run, and when."""
     tried = [row for row in rows if not row["skipped"]]
     commits = ", ".join(sorted({run["commit"] for run in tried} - {""})) or "not noted"
     return f"{len(tried)} runs on {span(tried, 'cores')} cores, {span(tried, 'day')}; commits: {commits}."
 
 
 def span(runs: list[dict[str, Any]], key: str) -> str:
-    """The first and the last value; a dash if it was not recorded."""
+    """Return the first and the last value, or a dash if none was recorded."""
     found = sorted(str(run[key] or "-") for run in runs)
     return " to ".join(dict.fromkeys((found[0], found[-1]))) if found else "-"
 
 
 def attempt(server: Any, name: str, jobs: int) -> dict[str, Any]:
-    """One run of one fault."""
+    """Run one fault once."""
     started = time.monotonic()
     row: dict[str, Any] = {
         "fault": name,
@@ -106,7 +106,7 @@ def attempt(server: Any, name: str, jobs: int) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of this checkout, and whether files have changed since; empty if git does not know."""
+    """Return the commit of this checkout, and whether files have changed since; empty if git does not know."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     with suppress(OSError, subprocess.CalledProcessError):
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -114,7 +114,7 @@ def commit() -> str:
 
 
 def summarized(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """All runs of a fault as one row, with the quickest and the slowest recovery."""
+    """Return all runs of a fault as one row, with the quickest and the slowest recovery."""
     recoveries = [run["recovery_s"] for run in runs if run["recovery_s"] is not None]
     spread = (
         dict.fromkeys(f"{seconds:.1f}" for seconds in (min(recoveries), max(recoveries))) if recoveries else {"-": None}

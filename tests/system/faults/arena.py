@@ -1,4 +1,4 @@
-"""A separate server, worker processes on it, and a check at the end of which jobs were lost or doubled."""
+"""A separate server with worker processes, and a check at the end that counts lost and doubled jobs."""
 
 import os
 import re
@@ -35,7 +35,8 @@ WITH weighed AS (
 )
 INSERT INTO loracomp.adapter_part SELECT id, 0, bytes FROM weighed
 """
-"""Weights for adapters that have none: their name and version, so that no two are the same."""
+"""A statement that gives adapters without weights some: their name and version, so that no two adapters have the same
+weights."""
 
 
 @dataclass
@@ -59,11 +60,11 @@ class Arena:
     size: int
     """Number of jobs for a fault; faults may use a multiple or a fraction of it."""
     model: str = "none"
-    """none or real."""
+    """The worker's model: 'none' or 'real'."""
     wrapper: tuple[str, ...] = ()
     """Prefix of the worker's command, such as faketime."""
     python: Path | str = sys.executable
-    """What runs the worker's script."""
+    """The Python that runs the worker's script."""
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)
     fault_over: float | None = None
@@ -80,7 +81,8 @@ class Arena:
     def start_worker(
         self, *, url: str | None = None, die_at: str = "", die_after: int = 1, code: Path = ROOT, **settings: Any
     ) -> Any:
-        """A worker process of a checkout; settings are LORACOMP_* variables, MODEL_S the seconds that a batch takes."""
+        """Start a worker process of a checkout. Settings are LORACOMP_* variables, and MODEL_S, the seconds that a
+        batch takes."""
         values = {"POLL_S": 0.2, "LEASE_S": 3, "BATCH_SIZE": 16, "GRACE_S": 10, "STATEMENT_TIMEOUT_S": 3, **settings}
         model_s = str(values.pop("MODEL_S", 0.02))
         environment = {
@@ -97,21 +99,21 @@ class Arena:
         program = str(code / "tests" / "system" / "faults" / "dying_worker.py")
         command = [*self.wrapper, self.python, program, url or self.url, self.model]
         with log.open("wb") as output:
-            # A group of its own: a wrapper has the worker for a child.
+            # The process has a group of its own, because a wrapper would have the worker as its child.
             process = subprocess.Popen(command, env=environment, stderr=output, start_new_session=True)
         self.workers.append(process)
         self.logs.append(log)
         return process
 
     def start_workers(self, count: int, **settings: Any) -> list[Any]:
-        """The same, several at once; returns when they look for jobs."""
+        """Start several workers at once; returns when they look for jobs."""
         started = [self.start_worker(**settings) for _ in range(count)]
         for process in started:
             self.wait(partial(self.says, process, "started"), 60)
         return started
 
     def says(self, process: Any, text: str) -> bool:
-        """Whether a worker's log holds a text, such as an event's name."""
+        """Return whether a worker's log contains a text, such as an event's name."""
         assert process.poll() is None or "started" not in text, self.log(process)
         return text in self.log(process)
 
@@ -140,7 +142,7 @@ class Arena:
         self.accepted += count
 
     def one(self, statement: str, *parameters: Any) -> Any:
-        """The only column of the only row."""
+        """Run a query; returns the only column of its only row."""
         with self.connect() as connection:
             row = connection.execute(statement.encode(), parameters).fetchone()
         assert row is not None
@@ -164,7 +166,7 @@ class Arena:
         self.wait(lambda: self.one(ended) >= share * jobs, seconds)
 
     def fault_ends(self) -> None:
-        """The time from which recovery counts."""
+        """Set the time from which the recovery is counted."""
         self.fault_over = self.one("SELECT extract(epoch FROM clock_timestamp())::float8")
 
     def account(self, note: str = "") -> Account:
@@ -208,7 +210,7 @@ class Arena:
 
 @dataclass
 class Server:
-    """An embedded server of its own, that may be restarted and stopped."""
+    """An embedded server that the faults may restart and stop."""
 
     folder: Path
     url: str
@@ -217,7 +219,7 @@ class Server:
 
     @property
     def socket(self) -> Path:
-        """The server's port, to which a proxy forwards connections."""
+        """Return the path of the server's socket, to which a proxy forwards connections."""
         parameters = psycopg.conninfo.conninfo_to_dict(self.url)
         return Path(str(parameters["host"])) / f".s.PGSQL.{parameters.get('port', 5432)}"
 
@@ -234,7 +236,7 @@ class Server:
 
     @contextmanager
     def arena(self, size: int) -> Iterator[Arena]:
-        """A fresh database and no workers; they are killed at the end."""
+        """Make an arena with a fresh database; workers that were started are killed at the end."""
         self.databases += 1
         url = create_database(self.url, f"fault_{self.databases}", "fault_template")
         with tempfile.TemporaryDirectory(prefix="loracomp-fault-") as logs:
@@ -246,12 +248,12 @@ class Server:
 
 
 def python_path(code: Path) -> str:
-    """Environment variables with which Python finds a checkout's package and the modules of its tests."""
+    """Return environment variables with which Python finds a checkout's package and the modules of its tests."""
     return os.pathsep.join(map(str, [code, code / "tests", code / "tests" / "system" / "faults"]))
 
 
 def load_made_up(url: str) -> None:
-    """Five tasks of 40 examples, and an encoder that nobody has."""
+    """Load five tasks of 40 examples, and a made-up encoder."""
     with db.connect(url) as connection:
         routing_data.load(connection, 0, [40] * 5)
         connection.execute(
@@ -263,17 +265,18 @@ def load_made_up(url: str) -> None:
 
 
 def load_shipped(url: str) -> None:
-    """The library that is shipped, with its base model and encoder."""
+    """Load the shipped library, with its base model and encoder."""
     from loracomp.registry.library import load_library
 
-    # The encoder goes where the settings point, which without this is the user's own database.
+    # The encoder goes into the database that the settings name, which would otherwise be the user's own.
     with db.connect(url) as connection:
         load_library(connection, settings=load_settings().model_copy(update={"database_url": url}))
 
 
 @contextmanager
 def own_server(model: str = "none") -> Iterator[Server]:
-    """A server with a template database: migrated, with a library; bare: without. Writes are safe, as in production."""
+    """Start a server with a migrated template database, which has a library unless it is `bare`. Writes are safe, as in
+    production."""
     with tempfile.TemporaryDirectory(prefix="loracomp-faults-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "postgres"
         server = Server(data, embedded.start(data), model)

@@ -76,7 +76,8 @@ def die() -> None:
 
 
 class NoModel(MadeUp):
-    """Encode and route like any engine; sleep for `seconds` where a model would compute."""
+    """An engine without a model, which encodes and routes like any other, and sleeps for `seconds` instead of
+    computing."""
 
     base_name = BASE_MODEL
 
@@ -125,7 +126,8 @@ class NoModel(MadeUp):
 
 
 class RealModel:
-    """The database's base model and encoder; it does what prompts say before it answers. MODEL_S doesn't slow it."""
+    """An engine with the database's base model and encoder, which does what prompts say before it answers. MODEL_S
+    doesn't slow it down."""
 
     def __init__(self, death: Death, settings: Settings, url: str) -> None:
         with connect(url) as connection:
@@ -191,12 +193,12 @@ def fail(flights: Sequence[InFlight], errors: Sequence[JobError | None]) -> None
 
 def read_weights(connection: Connection, adapter_ids: set[int]) -> dict[int, bytes]:
     rows = connection.execute(QUERIES["read_adapters"], {"adapter_ids": sorted(adapter_ids)}).fetchall()
-    # Those that an older release of the tests made up have none.
+    # Adapters that an older release of the tests made up have no weights.
     return {row["adapter_id"]: row["bytes"] or b"" for row in rows}
 
 
 def digest(routed: Routed, weights: dict[int, bytes]) -> str:
-    """Digest of the weights behind an answer, which differs between versions of an adapter."""
+    """Return the digest of the weights behind an answer, which differs between versions of an adapter."""
     return hashlib.sha256(b"".join(weights[id_] for id_ in routed.composition.adapter_ids)).hexdigest()
 
 

@@ -50,7 +50,7 @@ CLAIMS = (
 
 
 def killed(_: Server, arena: Arena) -> str:
-    """SIGKILL at each step of a batch, twice."""
+    """Workers get SIGKILL at each step of a batch, twice."""
     arena.insert(arena.size, max_attempts=100)
     points = deque(POINTS * 2)
     kills = 0
@@ -76,7 +76,7 @@ def poisoned(_: Server, arena: Arena) -> str:
     arena.may_fail = 2
     arena.columns["timeout_s"] = (
         5 if arena.model == "none" else 60
-    )  # of both, a batch takes a part of that on a busy machine
+    )  # for both jobs; on a busy machine, a batch takes a part of this time
     half = max(8, arena.size // 2)
     arena.insert(half, max_attempts=1)
     arena.insert(1, "die", max_attempts=2)
@@ -88,7 +88,7 @@ def poisoned(_: Server, arena: Arena) -> str:
     while not all_ended(arena):
         for place, process in enumerate(workers):
             if process.poll() is not None:
-                # What a process manager does.
+                # Start the worker again, as a process manager does.
                 ends.add(process.returncode)
                 workers[place] = arena.start_worker(HANG_S=1)
         time.sleep(0.05)
@@ -103,7 +103,7 @@ def poisoned(_: Server, arena: Arena) -> str:
 
 
 def frozen(_: Server, arena: Arena) -> str:
-    """SIGSTOP past the lease, another worker finishes, SIGCONT."""
+    """A worker gets SIGSTOP until its lease has expired and another worker has finished its jobs, and then SIGCONT."""
     arena.insert(arena.size)
     (sleeper,) = arena.start_workers(1, MODEL_S=1)
     arena.wait(lambda: arena.counts()["running"])
@@ -132,7 +132,7 @@ def server_restarts(server: Server, arena: Arena) -> str:
 
 
 def connections_cut(_: Server, arena: Arena) -> str:
-    """pg_terminate_backend on every connection, five times."""
+    """Every connection is cut by pg_terminate_backend, five times."""
 
     def harm() -> None:
         for _ in range(5):
@@ -158,7 +158,7 @@ def server_down(server: Server, arena: Arena) -> str:
 
 
 HELD_BACK_S = 16
-"""Longer than a lease, an answer and an attempt to connect may take."""
+"""Seconds that are longer than a lease, an answer and an attempt to connect together."""
 
 
 def half_open(server: Server, arena: Arena) -> str:
@@ -198,7 +198,7 @@ def half_open(server: Server, arena: Arena) -> str:
 
 
 def clock_off(_: Server, arena: Arena) -> str:
-    """Workers whose clocks are two hours off, both ways, beside one that is right."""
+    """Workers whose clocks are two hours fast or slow work beside a worker whose clock is right."""
     if shutil.which("faketime") is None:
         raise SkippedError("faketime is not installed")
     for offset in ("+2h", "-2h"):
@@ -216,7 +216,7 @@ def clock_off(_: Server, arena: Arena) -> str:
 
 
 def terminated(_: Server, arena: Arena) -> str:
-    """SIGTERM in mid-batch: within the grace time, beyond it, and twice."""
+    """Workers get SIGTERM in mid-batch: they finish within the grace time, exceed it, or get a second SIGTERM."""
     arena.insert(arena.size)
     codes = []
     for model_s, grace_s, twice in [(1, 10, False), (60, 2, False), (60, 30, True)]:
@@ -340,7 +340,7 @@ def full_and_out_of_memory(server: Server, arena: Arena) -> str:
                 connection.execute(f"DROP TABLESPACE fault_{server.databases}".encode())
     assert arena.one("SELECT error_code || attempts FROM loracomp.job WHERE prompt = 'too-much'") == "out_of_memory2"
     assert arena.counts()["succeeded"] == arena.size
-    # Of the real model, memory runs out where jobs join a batch, which may hold more than join at once.
+    # The real model runs out of memory when jobs join a batch, which may hold more jobs than can join at once.
     assert server.model == "real" or arena.one("SELECT max(batch_size) FROM loracomp.prediction") <= LARGEST_BATCH
     return "jobs waited for room; the one that never fits failed with the reason"
 
@@ -470,7 +470,7 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-# --- what several need
+# --- used by several faults
 
 
 def move_answers(connection: db.Connection, tablespace: str) -> None:
@@ -520,14 +520,14 @@ def running(workers: list[subprocess.Popen[bytes]]) -> list[subprocess.Popen[byt
 
 
 def keep_busy(arena: Arena) -> bool:
-    """Insert more where the queue would run empty."""
+    """Insert more jobs whenever the queue would run empty."""
     if arena.counts()["queued"] < 64:
         arena.insert(64)
     return True
 
 
 def stage_made_up(connection: db.Connection, name: str, version: int) -> int:
-    """Its weights are its name and version: an answer has their digest."""
+    """Stage a made-up adapter, whose weights are its name and version; an answer contains their digest."""
     with connection.transaction():
         staged = routing_data.add_adapter(connection, name, version=version, status="staged")
         connection.execute(MADE_UP_WEIGHTS)
@@ -541,11 +541,11 @@ SELECT count(*) FROM loracomp.prediction AS p WHERE composition_digest IS DISTIN
     JOIN loracomp.adapter_part AS w ON w.adapter_id = u.id
 )
 """
-"""Predictions that rest on other weights than those of the adapters in their trace."""
+"""A query for predictions that were made with other weights than those of the adapters in their traces."""
 
 
 def replayed(arena: Arena) -> set[str]:
-    """What comes of answering some jobs again by their traces."""
+    """Answer some jobs again by their traces; returns the outcomes."""
     from loracomp.replay import replay
     from loracomp.worker.start import load_engine
 
@@ -556,7 +556,8 @@ def replayed(arena: Arena) -> set[str]:
 
 
 def stage_next(connection: db.Connection, name: str, version: int) -> int:
-    """The first version's weights under the next number, by another factor: its scores differ from those of others."""
+    """Stage the first version's weights, multiplied by another factor, as the next version, whose scores differ from
+    those of the other versions."""
     row = connection.execute(
         "INSERT INTO loracomp.adapter (task_id, base_model_id, name, version, rank, alpha, use_rslora, scaling,"
         " target_modules, parameter_count, byte_count, sha256, digest, config)"
@@ -582,7 +583,7 @@ def all_ended(arena: Arena) -> bool:
 
 
 def wait_for_progress(arena: Arena) -> None:
-    """Until something more is recorded, of what there is or of new jobs."""
+    """Wait until another answer is recorded, to a waiting job or to a new one."""
     if arena.counts()["queued"] < arena.size // 2:
         arena.insert(arena.size)
     before = arena.counts()["succeeded"]
@@ -590,7 +591,7 @@ def wait_for_progress(arena: Arena) -> None:
 
 
 def under_load(arena: Arena, harm: Callable[[], None]) -> str:
-    """Do harm while two workers are busy: untouched, they come back to 95 % of what they did before."""
+    """Cause a fault while two workers are busy. Without help, they must return to 95 % of their earlier rate."""
     arena.insert(arena.size)
     workers = arena.start_workers(2, BATCH_SIZE=8, MODEL_S=0.1)
     wait_for_progress(arena)
@@ -612,13 +613,14 @@ def under_load(arena: Arena, harm: Callable[[], None]) -> str:
 
 
 def wait_for_suspects(arena: Arena) -> None:
-    """Until those that are claimed alone, after an expiry, are done."""
+    """Wait until all jobs that must run alone after an expiry have ended."""
     suspects = "SELECT count(*) FROM loracomp.job WHERE status <> 'succeeded' AND expired_leases > 0"
     arena.wait(lambda: not arena.one(suspects))
 
 
 def rate(arena: Arena) -> float:
-    """Jobs recorded a second, over some seconds of a queue that is not empty; suspects are waited for."""
+    """Return the jobs recorded per second, over some seconds in which the queue is not empty, after all suspects have
+    ended."""
     wait_for_suspects(arena)
     seconds = 20 if arena.model == "real" else 3
     before = arena.counts()["succeeded"]
@@ -630,7 +632,7 @@ def rate(arena: Arena) -> float:
 
 
 def claim_ms(arena: Arena) -> float:
-    """90th percentile of a claim of 16, in milliseconds; what is claimed is given back."""
+    """Return the 90th percentile of the milliseconds that a claim of 16 jobs takes; the jobs are given back."""
     times = []
     base_model = arena.one("SELECT name FROM loracomp.base_model WHERE is_default")
     with arena.connect() as connection:
@@ -656,7 +658,7 @@ WHERE datname = current_database() AND backend_xmin IS NOT NULL AND xact_start <
 
 
 def hold_snapshots(arena: Arena, stack: ExitStack) -> None:
-    """A transaction that does nothing more, and a query that goes on, until the stack is closed."""
+    """Hold an idle transaction and a running query open until the stack is closed."""
     idle, asking = (stack.enter_context(arena.connect()) for _ in range(2))
     stack.enter_context(idle.transaction())
     idle.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -667,7 +669,8 @@ def hold_snapshots(arena: Arena, stack: ExitStack) -> None:
 
 
 def take_all_connections(arena: Arena, own: db.Connection, stack: ExitStack) -> int:
-    """Cut the workers off and leave them no connection to come back by; how many were taken."""
+    """Cut the workers off and take all connections, so that they can't come back; returns the number of connections
+    taken."""
     cut = (
         "SELECT count(pg_terminate_backend(pid)) AS n FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name LIKE 'loracomp %'"
@@ -691,7 +694,7 @@ def connections_until_refused(arena: Arena) -> list[db.Connection]:
 
 @contextmanager
 def small_disk(place: Path) -> Iterator[Path]:
-    """A file system of 4 MB, for the server's user; needs the right to mount."""
+    """Mount a file system of 4 MB for the server's user; this needs the right to mount."""
     if os.geteuid() != 0:
         raise SkippedError("only root can mount a small file system")
     place.mkdir()

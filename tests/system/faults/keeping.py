@@ -1,6 +1,6 @@
-"""Faults of the keeper: what keeps house for all dies, is cut off or hangs, while an application writes to a table.
+"""Faults of the keeper: the keeper dies, is cut off or hangs, while an application writes to a table.
 
-What must hold at the end is what `declarations.while_written` looks at, and the arena's account.
+`declarations.while_written` and the arena's account check what must hold at the end.
 """
 
 import signal
@@ -22,11 +22,12 @@ SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name LIKE %s
 """
 WITHIN_S = 10
-"""Seconds within which another worker must be elected: a lease of five, a look every second and a half, some slack."""
+"""Seconds within which another worker must be elected: a lease of five seconds, a check every second and a half, and
+some slack."""
 
 
 def keeper_killed(_: Server, arena: Arena) -> str:
-    """SIGKILL of the keeper in each of its steps, before the step's commit and after it."""
+    """The keeper gets SIGKILL in each of its steps, before the step's commit and after it."""
 
     def harm() -> None:
         for point in KEEPING:
@@ -80,7 +81,7 @@ def keeper_hangs(_: Server, arena: Arena) -> str:
 
 
 def is_another(arena: Arena, than: str) -> bool:
-    """Whether another worker than this one is elected."""
+    """Return whether another worker than this one is elected."""
     return arena.one(ELECTED) not in ("", than)
 
 

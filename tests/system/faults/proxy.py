@@ -13,9 +13,9 @@ class Proxy:
     def __init__(self, target: Path) -> None:
         self.port = 0
         self.swallows = False
-        """Bytes in either direction vanish, and both ends believe that they arrived."""
+        """Whether bytes in either direction vanish, while both ends believe that they arrived."""
         self.late = b""
-        """What waited on its way to the server and was delivered by `heal`."""
+        """Bytes that waited on their way to the server until `heal` delivered them."""
         self._target = target
         self._ready = Event()
         self._thread = Thread(target=lambda: asyncio.run(self._run()), daemon=True)

@@ -1,4 +1,4 @@
-"""The account itself: what it must not overlook."""
+"""Tests that the account overlooks no lost or doubled job."""
 
 import json
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def arena_of_a_module() -> Iterator[Arena]:
 
 @pytest.fixture(name="answered")
 def answered_jobs(arena: Arena) -> None:
-    """Three that are as they should be."""
+    """Add three jobs that are as they should be."""
     arena.one("WITH gone AS (DELETE FROM loracomp.job RETURNING 1) SELECT count(*) FROM gone")
     arena.accepted = arena.may_fail = 0
     arena.insert(3)

@@ -1,4 +1,5 @@
-"""An analyst: `python analyst.py URL QUERY` runs a query without end, and says after each how many rows it had."""
+"""An analyst: `python analyst.py URL QUERY` repeats a query without end, and prints after each run how many rows it
+returned."""
 
 import sys
 

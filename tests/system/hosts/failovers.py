@@ -20,7 +20,7 @@ def failover_asynchronous(lab: Lab, failovers: int = 3) -> Outcome:
 
 
 BEHIND_S = 1.0
-"""How long the standby has not heard of an asynchronous primary when that dies."""
+"""Seconds for which the standby has not heard from the asynchronous primary when the primary dies."""
 
 
 def fail_over_under_load(lab: Lab, failovers: int, *, synchronous: bool) -> Outcome:
@@ -56,7 +56,8 @@ def fail_over_under_load(lab: Lab, failovers: int, *, synchronous: bool) -> Outc
 
 
 def kill_primary(lab: Lab, *, vanishes: bool, behind_s: float) -> tuple[float, float]:
-    """SIGKILL, or the host falls silent and then dies; from when on the standby knew nothing, and when it was."""
+    """Kill the primary by SIGKILL, or cut its host off and then kill it. Returns when the standby last heard from it,
+    and when it died."""
     since = time.time()
     if behind_s:
         lab.pair.standby.host.cut()
@@ -71,7 +72,8 @@ def kill_primary(lab: Lab, *, vanishes: bool, behind_s: float) -> tuple[float, f
 
 
 def within(at: float, windows: list[tuple[float, float]]) -> bool:
-    """Whether what was acknowledged then may be lost; an acknowledgement is noted a moment after its commit."""
+    """Return whether a job acknowledged at this time may be lost; an acknowledgement is noted a moment after its
+    commit."""
     return any(since - 0.5 <= at <= until + 0.5 for since, until in windows)
 
 
@@ -79,7 +81,8 @@ def judged(
     arena: Arena, said: list[tuple[str, int, float]], windows: list[tuple[float, float]], took: list[float],
     *, synchronous: bool,
 ) -> Outcome:  # fmt: skip
-    """What was acknowledged must be there; without a synchronous standby, what was acknowledged outside the windows."""
+    """Check that every acknowledged job exists or, without a synchronous standby, every job acknowledged outside the
+    windows."""
     with arena.connect() as connection:
         rows = connection.execute(
             "SELECT j.id, j.idempotency_key AS key, p.worker FROM loracomp.job AS j"
@@ -113,4 +116,4 @@ SELECT count(*) FROM (
     FROM loracomp.audit_event WHERE entity = 'job' WINDOW w AS (PARTITION BY entity_id ORDER BY id)
 ) AS e WHERE new_status = 'succeeded' AND (before IS DISTINCT FROM 'running' OR claimed_by IS DISTINCT FROM worker)
 """
-"""Answers whose worker had not claimed the job on this timeline."""
+"""A query for answers whose worker had not claimed the job on this timeline."""

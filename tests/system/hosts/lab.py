@@ -25,20 +25,20 @@ MODEL_S = 0.5
 
 @dataclass
 class Outcome:
-    """What a trial came to."""
+    """The result of a trial."""
 
     tried: int
     """Jobs."""
     lost: int
     doubled: int
     seconds: list[float] = field(default_factory=list)
-    """From each fault to the first answer after it."""
+    """Seconds from each fault to the first answer after it."""
     note: str = ""
 
 
 @dataclass
 class Application:
-    """A submitter on a host, and what it was told."""
+    """A submitter on a host, and the acknowledgements that it got."""
 
     process: subprocess.Popen[str]
     told: Path
@@ -46,7 +46,7 @@ class Application:
 
     @property
     def acknowledged(self) -> list[tuple[str, int, float]]:
-        """Key, id and time of each insert that was acknowledged; a key comes twice where it was submitted again."""
+        """Return key, id and time of each acknowledged insert; a key that was submitted again comes twice."""
         complete, _, _ = self.told.read_text().rpartition("\n")
         return [(key, int(job), float(at)) for key, job, at in map(str.split, complete.splitlines())]
 
@@ -71,7 +71,7 @@ class Lab:
 
     @contextmanager
     def arena(self) -> Iterator[Arena]:
-        """A database of its own, which this process reaches by the servers' sockets."""
+        """Make an arena with a database of its own, which this process reaches through the servers' sockets."""
         self.databases += 1
         name = f"hosts_{self.databases}"
         create_database(self.pair.url("postgres", by_socket=True), name, "hosts_template")
@@ -91,14 +91,14 @@ class Lab:
         return self.network.host(name, **far)
 
     def url(self, arena: Arena) -> str:
-        """For hosts, to whichever server is the primary."""
+        """Return the URL with which hosts reach the server that is the primary."""
         return self.pair.url(self.database(arena))
 
     def database(self, arena: Arena) -> str:
         return arena.folder.name
 
     def start_workers(self, arena: Arena, hosts: list[Host], *, url: str = "", **settings: Any) -> list[Any]:
-        """One on each host."""
+        """Start one worker on each host."""
         found = []
         for host in hosts:
             arena.wrapper = host.prefix
@@ -110,7 +110,7 @@ class Lab:
 
     @contextmanager
     def application(self, arena: Arena, host: Host, url: str, name: str, jobs_a_second: float) -> Iterator[Application]:
-        """A submitter; what it was acknowledged counts as accepted."""
+        """Run a submitter; its acknowledged jobs count as accepted."""
         told, complaints = arena.folder / f"{name}.told", arena.folder / f"{name}.complaints"
         command = [sys.executable, str(Path(__file__).with_name("submitter.py")), url, name, str(jobs_a_second)]
         with told.open("w") as out, complaints.open("w") as err:
@@ -176,7 +176,7 @@ SELECT coalesce(sum(rate), 0)::float8 FROM workers
 
 
 def recorded(arena: Arena) -> list[tuple[str, int]]:
-    """Worker and job of each answer that a worker knows to be recorded."""
+    """Return worker and job of each answer that a worker knows to be recorded."""
     return [
         (f"w{number}", int(job))
         for number, log in enumerate(arena.logs)
@@ -190,7 +190,7 @@ def wait_for_answers(arena: Arena, seconds: float = 120) -> None:
 
 
 def first_answer_after(arena: Arena, at: float) -> float:
-    """Seconds from a time, which is this machine's as all its hosts' are, to the first answer recorded after it."""
+    """Return the seconds from a time (the hosts share this machine's clock) to the first answer recorded after it."""
     first = (
         "SELECT extract(epoch FROM min(created_at))::float8 FROM loracomp.prediction"
         " WHERE created_at > to_timestamp(%s)"
@@ -214,7 +214,7 @@ def lab(size: int) -> Iterator[Lab]:
 
 
 def make_template(servers: Pair) -> None:
-    """A migrated database with a library, which trials copy."""
+    """Make a migrated database with a library, which trials copy."""
     template = create_database(servers.url("postgres", by_socket=True), "hosts_template")
     schema.initialize(template)
     load_made_up(template)

@@ -26,12 +26,12 @@ class Host:
     namespace: str
     address: str
     port: str
-    """Its end of the cable at the bridge."""
+    """The end of the host's cable at the bridge."""
     switch: str
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """Put before a command, it runs on this host."""
+        """Return the prefix that makes a command run on this host."""
         return ("ip", "netns", "exec", self.namespace)
 
     def cut(self) -> None:
@@ -42,7 +42,7 @@ class Host:
         ip("-n", self.switch, "link", "set", self.port, "up")
 
     def kill_all(self) -> None:
-        """SIGKILL for all that runs on it."""
+        """Kill every process on the host by SIGKILL."""
         while kill_all(self.namespace):
             time.sleep(0.02)
 
@@ -96,13 +96,13 @@ class Network:
 
 
 def remove_namespace(name: str) -> None:
-    """With what still runs in it."""
+    """Remove a namespace, and kill what still runs in it."""
     kill_all(name)
     ip("netns", "delete", name)
 
 
 def kill_all(namespace: str) -> int:
-    """How many processes were still there."""
+    """Kill the processes of a namespace; returns how many there were."""
     pids = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, check=False).stdout.split()
     for pid in pids:
         with suppress(ProcessLookupError):
@@ -115,7 +115,7 @@ def ip(*arguments: str) -> None:
 
 
 def missing() -> list[str]:
-    """What this machine lacks to have hosts, in words."""
+    """Say in words what this machine lacks to have hosts."""
     if os.geteuid() != 0:
         return ["the right to make network namespaces (run it as root)"]
     tools = {"ip": "iproute2", "setpriv": "util-linux"}

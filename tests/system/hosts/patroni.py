@@ -1,4 +1,4 @@
-"""Servers under Debian's Patroni, with etcd on a host of its own: nobody here promotes or rewinds."""
+"""Servers under Debian's Patroni, with etcd on a host of its own: the trial itself neither promotes nor rewinds."""
 
 import os
 import secrets
@@ -31,7 +31,7 @@ def patroni(lab: Lab, failovers: int = 3) -> Outcome:
 
 @contextmanager
 def cluster(lab: Lab) -> Iterator[Lab]:
-    """The same network, with two servers that Patroni runs, a pooler before them, and the trials' template."""
+    """Make the network with two servers that Patroni runs, a pooler in front of them, and the trials' template."""
     folder = lab.folder / "patroni"
     folder.mkdir()
     second_server.own(folder)
@@ -44,7 +44,7 @@ def cluster(lab: Lab) -> Iterator[Lab]:
             member.write_settings(etcd, password)
             member.start()
             stack.callback(member.stop)
-            # The second copies what the first made.
+            # The second server copies the first one's cluster.
             wait(lambda: members[0].answers(IS_PRIMARY), 120)
         pair = Patroni(members[0], members[1])
         pair.wait_for_standby()
@@ -55,7 +55,7 @@ def cluster(lab: Lab) -> Iterator[Lab]:
 
 @contextmanager
 def password_of_all() -> Iterator[str]:
-    """Of the superuser, for whoever is started meanwhile."""
+    """Set the superuser's password for programs that are started meanwhile."""
     os.environ["PGPASSWORD"] = secrets.token_hex()
     try:
         yield os.environ["PGPASSWORD"]
@@ -65,7 +65,7 @@ def password_of_all() -> Iterator[str]:
 
 @contextmanager
 def running_etcd(host: Host, folder: Path) -> Iterator[Host]:
-    """One member: enough to try it, and not enough to outlive it."""
+    """Run an etcd with one member, which is enough for a trial, but not to survive a fault of etcd."""
     url = f"http://{host.address}:{ETCD_PORT}"
     options = ["--data-dir", str(folder), "--listen-client-urls", url, "--advertise-client-urls", url]
     with (folder.parent / "etcd.log").open("w") as log:
@@ -79,10 +79,10 @@ def running_etcd(host: Host, folder: Path) -> Iterator[Host]:
 
 @dataclass
 class Member(Postgres):
-    """A server that a Patroni on its host starts and stops."""
+    """A server that is started and stopped by Patroni on its host."""
 
     def write_settings(self, etcd: Host, password: str) -> None:
-        """Those of deploy/, with this host's names, folders and password."""
+        """Write the settings of deploy/ with this host's names, folders and password."""
         text = SETTINGS.read_text()
         for example, value in {
             "db-a": self.host.address,
@@ -107,19 +107,19 @@ class Member(Postgres):
             self.patroni = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
 
     def may_take_over(self) -> bool:
-        """Whether etcd knows that commits wait for a standby, which is a moment after they do."""
+        """Return whether etcd knows that commits wait for a standby, which it learns a moment after they begin to."""
         command = self.command("patronictl", "-c", str(self.folder / "patroni.yml"), "list", "--format", "json")
         return '"Sync Standby"' in subprocess.run(command, capture_output=True, text=True, check=False, cwd="/").stdout
 
     def kill(self) -> None:
-        """SIGKILL for Patroni and all of the server's processes, as if the host had died."""
+        """Kill Patroni and all processes of the server by SIGKILL, as if the host had died."""
         self.host.kill_all()
         self.patroni.wait()
 
     stop = kill
 
     def answers(self, question: str) -> bool:
-        """Whether the server is there and says yes."""
+        """Return whether the server is reachable and answers yes."""
         try:
             return bool(self.ask(question))
         except psycopg.OperationalError:

@@ -63,6 +63,7 @@ class Pooler:
             self.process.wait()
 
     def follow(self, server: Postgres) -> None:
-        """RELOAD: connections to the old server are closed when their transactions end."""
+        """Reload the pooler with another primary; connections to the old server are closed when their transactions
+        end."""
         self.point_at(server)
         self.process.send_signal(signal.SIGHUP)

@@ -17,14 +17,14 @@ JOBS_A_SECOND = 40
 
 @dataclass
 class Before:
-    """What was there, and what an application was told, until the database was lost."""
+    """The state of the database, and an application's acknowledgements, until the database was lost."""
 
     moment: float
     said: list[tuple[str, int, float]]
     answers: dict[int, Any]
-    """At the moment, by job."""
+    """The answers that existed at the moment to which the database is restored, by job."""
     answered: set[int]
-    """Jobs that were answered until the loss."""
+    """Jobs that were answered before the loss."""
 
     def keys(self, since: float = 0) -> set[str]:
         return {key for key, _, at in self.said if at > since}
@@ -43,7 +43,7 @@ def restore_to_a_moment(lab: Lab) -> Outcome:
             with lab.arena_at(arena.folder / "restored", new.url(lab.database(arena), by_socket=True)) as restored:
                 lab.start_workers(restored, [worker], url=url, **WORKER)
                 with lab.application(restored, application, url, "after", JOBS_A_SECOND) as after:
-                    # What is told is noted a moment after its commit.
+                    # An acknowledgement is noted a moment after its commit.
                     after.submit_again(sorted(before.keys(since=before.moment - 0.5)))
                     took = first_answer_after(restored, lost_at)
                     wait(lambda: before.keys(since=before.moment) <= keys_of(after))
@@ -55,7 +55,7 @@ def restore_to_a_moment(lab: Lab) -> Outcome:
 
 
 def load_until_loss(lab: Lab, arena: Arena, application: Host, worker: Host, new: Postgres) -> Before:
-    """With a base back-up for the new server; the WAL is in the archive at the end."""
+    """Run jobs until the loss, with a base backup for the new server; at the end the archive has all WAL."""
     lab.start_workers(arena, [worker], **WORKER)
     with lab.application(arena, application, lab.url(arena), "before", JOBS_A_SECOND) as submitter:
         wait(lambda: submitter.acknowledged)
@@ -80,7 +80,8 @@ def keys_of(application: Application) -> set[str]:
 
 
 def judged(arena: Arena, before: Before, after: Application, took: float) -> Outcome:
-    """Jobs and answers of before the moment must be as they were; every key must have one job, with one answer."""
+    """Check that jobs and answers from before the moment are unchanged, and that every key has one job with one
+    answer."""
     with arena.connect() as connection:
         rows = connection.execute("SELECT idempotency_key AS key, id FROM loracomp.job").fetchall()
     jobs = {row["key"]: row["id"] for row in rows}

@@ -60,18 +60,18 @@ class Postgres:
 
     @property
     def conninfo(self) -> str:
-        """For hosts."""
+        """Return the conninfo for hosts."""
         return f"host={self.host.address} port={PORT} user=postgres"
 
     @classmethod
     def on(cls, host: Host, folder: Path, archive: Path) -> "Postgres":
-        """In a folder of its own, which is made."""
+        """Make a server in a new folder of its own."""
         folder.mkdir()
         second_server.own(folder)
         return cls(host, folder, archive)
 
     def url(self, dbname: str, *, by_socket: bool = False) -> str:
-        """For hosts, or for this process, which is on none."""
+        """Return the URL for hosts, or for this process, which is not on a host."""
         return url_of([self], dbname, by_socket=by_socket)
 
     def initialize(self) -> None:
@@ -95,11 +95,11 @@ class Postgres:
         self.start(primary_conninfo=f"{primary.conninfo} {name} connect_timeout=2")
 
     def copy(self, primary: "Postgres") -> None:
-        """By pg_basebackup."""
+        """Copy another server with pg_basebackup."""
         self._on_host("pg_basebackup", "-D", self.data, "-d", primary.conninfo, "-c", "fast", "-X", "stream")
 
     def rewind(self, primary: "Postgres") -> None:
-        """Undo what the other has not: this was the primary until it died."""
+        """Undo changes that the other server lacks; this server was the primary until it died."""
         reached = [
             *self.host.prefix,
             str(second_server.BINARIES / "pg_isready"),
@@ -113,12 +113,12 @@ class Postgres:
         self._on_host("pg_rewind", "-D", self.data, "--source-server", f"{primary.conninfo} dbname=postgres")
 
     def archive_all(self) -> None:
-        """Until the archive has what was written so far."""
+        """Wait until the archive has everything written so far."""
         written = self.ask("SELECT pg_walfile_name(pg_switch_wal())")
         wait(lambda: self.ask("SELECT last_archived_wal >= %s FROM pg_stat_archiver", written))
 
     def restore(self, moment: float) -> None:
-        """What `copy` brought, as it was at a moment: a primary on a timeline of its own."""
+        """Start the copy in the state of a given moment, as a primary on a new timeline."""
         self.set(
             restore_command=f"cp {self.archive}/%f %p",
             recovery_target_time=f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S.%f+00}",
@@ -132,7 +132,7 @@ class Postgres:
         second_server.run("pg_ctl", "promote", "-w", "-D", self.data)
 
     def kill(self) -> None:
-        """SIGKILL for all of its processes."""
+        """Kill all processes of the server by SIGKILL."""
         first = int((self.data / "postmaster.pid").read_text().split()[0])
         children = subprocess.run(["pgrep", "-P", str(first)], capture_output=True, check=False).stdout.split()
         processes = (first, *map(int, children))
@@ -149,14 +149,15 @@ class Postgres:
             second_server.run("pg_ctl", "stop", "-w", "-D", self.data, "-m", "immediate")
 
     def set(self, **settings: str) -> None:
-        """Into postgresql.auto.conf, as ALTER SYSTEM would, which a standby can't."""
+        """Write a setting into postgresql.auto.conf, as ALTER SYSTEM would, which a standby can't run."""
         lines = [f"{name} = {quoted(value)}\n" for name, value in settings.items()]
         (self.data / "postgresql.auto.conf").write_text("".join(lines))
         if (self.data / "postmaster.pid").exists():
             second_server.run("pg_ctl", "reload", "-D", self.data)
 
     def ask(self, statement: str, *parameters: Any, dbname: str = "postgres") -> Any:
-        """The only column of the first row, by the server's socket; None where there is no row."""
+        """Run a query through the server's socket; returns the only column of the first row, or None if there is no
+        row."""
         url = f"host={self.folder} port={PORT} user=postgres dbname={dbname}"
         with psycopg.connect(url, autocommit=True) as connection:
             row = connection.execute(statement.encode(), parameters).fetchone()
@@ -180,7 +181,7 @@ def quoted(value: str) -> str:
 
 
 def lives(pid: int) -> bool:
-    """Whether it runs; the dead are there until their parent has asked for them."""
+    """Return whether a process runs; a dead process remains as a zombie until its parent has asked for it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -200,12 +201,12 @@ class Pair:
     synchronous: bool = False
 
     def url(self, dbname: str, *, by_socket: bool = False) -> str:
-        """Of whichever is the primary."""
+        """Return the URL of the server that is the primary."""
         both = sorted((self.primary, self.standby), key=lambda each: each.host.name)
         return url_of(both, dbname, by_socket=by_socket)
 
     def wait_for_standby(self) -> None:
-        """Until it has what the primary has; from then on, if so wanted, commits wait for it."""
+        """Wait until the standby has what the primary has; if wanted, commits wait for the standby from then on."""
         if self.synchronous:
             self.primary.set(synchronous_standby_names="*")
         written = self.primary.ask("SELECT pg_current_wal_lsn()::text")
@@ -215,7 +216,7 @@ class Pair:
 
     @contextmanager
     def commits_wait(self) -> Iterator[None]:
-        """For the standby, whichever server that is."""
+        """Let commits wait for the server that is the standby."""
         self.synchronous = True
         try:
             self.wait_for_standby()
@@ -225,13 +226,13 @@ class Pair:
             self.primary.set()
 
     def fail_over(self) -> None:
-        """The standby is the primary now, and waits for no other: there is none yet."""
+        """Make the standby the primary, whose commits wait for no other server, because there is none yet."""
         self.standby.set()
         self.standby.promote()
         self.primary, self.standby = self.standby, self.primary
 
     def take_back(self) -> None:
-        """Whoever died comes back as a standby."""
+        """Bring the dead server back as a standby."""
         self.standby.rewind(self.primary)
         self.standby.set()
         self.standby.follow(self.primary)
@@ -244,7 +245,7 @@ class Pair:
 
 @contextmanager
 def pair(folder: Path, primary: Host, standby: Host) -> Iterator[Pair]:
-    """Both are running, and the standby streams."""
+    """Start both servers; the standby streams from the primary."""
     archive = folder / "archive"
     for place in (folder, archive):
         place.mkdir()
@@ -269,6 +270,6 @@ def wait(condition: Any, seconds: float = 60) -> None:
 
 
 def missing() -> list[str]:
-    """Packages that are not installed and can't be."""
+    """Return packages that are not installed and can't be installed."""
     found = second_server.install(PATRONI)
     return found if shutil.which("pgrep") else [*found, "procps"]

@@ -1,7 +1,7 @@
 """An application that submits jobs: `python submitter.py URL NAME JOBS_A_SECOND`, until SIGTERM.
 
-Each job has an idempotency key. What gets no answer is sent again with the same key, until it is acknowledged; then
-it says `key id time`. A line that it reads is a key to submit again.
+Each job has an idempotency key. A job without a reply is sent again with the same key until it is acknowledged; the
+program then prints `key id time`. Each line that it reads is a key to submit again.
 """
 
 import os
@@ -25,7 +25,7 @@ class Submitter:
         self.stopping = False
 
     def submit(self, key: str) -> int:
-        """Until it is acknowledged."""
+        """Submit a job again and again until it is acknowledged."""
         while True:
             try:
                 if self._connection is None:

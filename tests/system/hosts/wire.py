@@ -15,18 +15,18 @@ from contextlib import suppress
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 LONGEST = 65536
-"""Bytes of a packet."""
+"""Maximum number of bytes of a packet."""
 
 
 def tap(name: str) -> int:
-    """A file whose reads and writes are a new device's packets."""
+    """Make a device; returns a file whose reads and writes are the device's packets."""
     file = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(file, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
     return file
 
 
 def carry(ends: tuple[int, int], delay_s: float, loss: float) -> None:
-    """Packets are due in the order in which they came, because all take equally long."""
+    """Carry packets in the order in which they came, because all of them take the same time."""
     other = dict(zip(ends, reversed(ends), strict=True))
     underway: deque[tuple[float, int, bytes]] = deque()
     while True:
@@ -42,7 +42,7 @@ def carry(ends: tuple[int, int], delay_s: float, loss: float) -> None:
 
 
 def read(end: int) -> bytes:
-    """Nothing while the device is down."""
+    """Read a packet, or nothing while the device is down."""
     try:
         return os.read(end, LONGEST)
     except OSError:

@@ -94,14 +94,14 @@ def standby(lab: Lab) -> Outcome:
 
 
 def measured(arena: Arena, lab: Lab) -> float:
-    """After a few batches, in which claims of a new worker meet those of others."""
+    """Measure the rate after a few batches, in which the claims of a new worker may meet those of the other workers."""
     arena.insert(512)
     time.sleep(4 * MODEL_S)
     return answered_a_second(arena, lab.size / 10)
 
 
 def closed(arena: Arena, note: str, *, missed: dict[str, bool] | None = None) -> Outcome:
-    """The account of an arena whose jobs have all ended; goals that were missed fail the trial."""
+    """Return the account of an arena whose jobs have all ended; missed goals fail the trial."""
     account = arena.account()
     found = [goal for goal, is_missed in (missed or {}).items() if is_missed]
     return Outcome(account.jobs, account.lost, account.doubled, note="; ".join([note, *(f"MISSED {g}" for g in found)]))
