@@ -83,7 +83,7 @@ def short_lists(of: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 policies = st.fixed_dictionaries(
     {
-        "k": integers, "temperature": floats, "top_p": floats, "max_adapters": integers,
+        "k": integers, "routing_temperature": floats, "routing_top_p": floats, "max_adapters": integers,
         "min_similarity": floats, "weighting": st.sampled_from(("similarity", "uniform", "")),
     }
 ).map(lambda row: "({})".format(",".join(str(row.get(name, "")) for name in list(tables.policy.c.keys()))))  # fmt: skip

@@ -12,8 +12,8 @@ SPARE = 1e-9
 
 @dataclass(frozen=True)
 class Settings:
-    temperature: float = 0.1
-    top_p: float = 0.95
+    routing_temperature: float = 0.1
+    routing_top_p: float = 0.95
     max_adapters: int = 8
     weighting: str = "similarity"
     min_share: float = 0.0
@@ -44,13 +44,13 @@ def weigh(tasks: list[int], similarities: list[float], settings: Settings) -> We
         return Weighted([], np.zeros(0), np.zeros(0, bool), np.zeros(0))
     best_first = np.argsort(-np.array(similarities), kind="stable")
     names, scores = np.array(tasks)[best_first], np.array(similarities)[best_first]
-    shares = np.exp((scores - scores[0]) / settings.temperature)
+    shares = np.exp((scores - scores[0]) / settings.routing_temperature)
     shares /= shares.sum()
     found = list(dict.fromkeys(names.tolist()))  # best first: so ties keep that order
     masses = np.array([shares[names == name].sum() for name in found])
     order = np.argsort(-np.round(masses, 12), kind="stable")
     probabilities = masses[order] / masses.sum()
-    kept = np.arange(len(found)) < min(nucleus_of(probabilities, settings.top_p), settings.max_adapters)
+    kept = np.arange(len(found)) < min(nucleus_of(probabilities, settings.routing_top_p), settings.max_adapters)
     shares_of_kept = probabilities / probabilities[kept].sum()
     kept &= (shares_of_kept >= settings.min_share - SPARE) | (np.arange(len(found)) == 0)
     weights = np.where(kept, probabilities if settings.weighting == "similarity" else 1.0, 0)
@@ -60,7 +60,7 @@ def weigh(tasks: list[int], similarities: list[float], settings: Settings) -> We
 def expect(similarities: list[float], gains: Floats, settings: Settings) -> Floats:
     """Return the expected gain of each adapter from the examples' gains [examples, adapters], which are NaN if not
     measured. The result is NaN for an adapter without gains."""
-    shares = np.exp((np.array(similarities) - max(similarities)) / settings.temperature)
+    shares = np.exp((np.array(similarities) - max(similarities)) / settings.routing_temperature)
     shares /= shares.sum()
     known = ~np.isnan(gains)
     expected = shares @ np.where(known, gains, 0) / (shares @ known + settings.gain_prior)

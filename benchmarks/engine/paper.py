@@ -113,13 +113,13 @@ def filled_store(tasks: Sequence[str]) -> Any:
 def weights(tasks: Sequence[str], similarities: Any, settings: dict[str, Any]) -> dict[str, float]:
     """Return task weights as in section 3 of the paper: softmax over examples, sum by task, nucleus, normalised to sum
     1."""
-    shares = np.exp((similarities - similarities.max()) / settings["temperature"])
+    shares = np.exp((similarities - similarities.max()) / settings["routing_temperature"])
     masses: dict[str, float] = {}
     for task, share in zip(tasks, shares / shares.sum(), strict=True):
         masses[task] = masses.get(task, 0.0) + float(share)
     kept: dict[str, float] = {}
     for task, mass in sorted(masses.items(), key=lambda pair: -pair[1])[: settings["max_adapters"]]:
-        if sum(kept.values()) >= settings["top_p"] - 1e-9:
+        if sum(kept.values()) >= settings["routing_top_p"] - 1e-9:
             break
         kept[task] = mass
     return {task: mass / sum(kept.values()) for task, mass in kept.items()}

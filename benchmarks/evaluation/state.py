@@ -11,7 +11,9 @@ from .plan import Part, Unit
 
 # Settings on which answers don't always depend: those of ROUTING have no effect if the policy's router gives one
 # adapter or none, and those of MERGING have none if only routing weights are measured.
-ROUTING = frozenset({"k", "temperature", "top_p", "max_adapters", "min_share", "min_similarity", "weighting"})
+ROUTING = frozenset(
+    {"k", "routing_temperature", "routing_top_p", "max_adapters", "min_share", "min_similarity", "weighting"}
+)
 MERGING = frozenset({"strategy", "density", "choice_normalization"})
 
 BASE_MODEL = "SELECT fingerprint FROM loracomp.find_base_model(NULL)"

@@ -37,8 +37,9 @@ COMMENT ON FUNCTION loracomp.check_setting IS
 CREATE FUNCTION loracomp.with_settings(
     policy loracomp.policy,
     settings jsonb,
-    known text[] DEFAULT
-    '{k,temperature,top_p,max_adapters,min_share,weighting,gain_prior,gain_margin,calibration_rows,min_similarity}'
+    known text[] DEFAULT '{
+        k,routing_temperature,routing_top_p,max_adapters,min_share,weighting,gain_prior,gain_margin,calibration_rows,min_similarity
+    }'
 ) RETURNS loracomp.policy
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -49,7 +50,7 @@ DECLARE
     wanted jsonb;
 BEGIN
     IF jsonb_typeof(with_settings.settings) IS DISTINCT FROM 'object' THEN
-        RAISE EXCEPTION 'settings must be a JSON object, such as {"top_p": 0.9}'
+        RAISE EXCEPTION 'settings must be a JSON object, such as {"routing_top_p": 0.9}'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     -- Replaces one setting at a time, so that an error can name the setting.
@@ -76,7 +77,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.with_settings IS
-'A policy with some of its known settings replaced, such as {"top_p": 0.9}. An error names an unknown setting, or the allowed '
+'A policy with some of its known settings replaced, such as {"routing_top_p": 0.9}. An error names an unknown setting, or the allowed '
 'values of a setting.';
 
 CREATE FUNCTION loracomp.policy_with(policy text DEFAULT 'default', settings jsonb DEFAULT '{}') RETURNS loracomp.policy

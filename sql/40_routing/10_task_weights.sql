@@ -107,8 +107,10 @@ BEGIN ATOMIC
         FROM unnest(probabilities) WITH ORDINALITY AS u (p, rank)
         WHERE loracomp.check_probabilities(probabilities)
     ), nucleus AS (
-        -- The tolerance of 1e-9 is for probabilities whose sum is exactly top_p, such as .5 + .4 for .9.
-        SELECT c.p, c.rank, c.rank <= (settings).max_adapters AND c.mass - c.p < (settings).top_p - 1e-9 AS holds
+        -- The tolerance of 1e-9 is for probabilities whose sum is exactly routing_top_p, such as .5 + .4 for .9.
+        SELECT
+            c.p, c.rank,
+            c.rank <= (settings).max_adapters AND c.mass - c.p < (settings).routing_top_p - 1e-9 AS holds
         FROM cumulated AS c
     ), kept AS (
         SELECT
@@ -126,7 +128,7 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.similarity_weights IS
 'Weights of tasks by their probabilities, which must be in descending order. The function keeps the nucleus: the first tasks, until '
-'their probabilities add up to top_p, but at most max_adapters of them. Except for the first, it drops those whose share is below '
+'their probabilities add up to routing_top_p, but at most max_adapters of them. Except for the first, it drops those whose share is below '
 'min_share. The weights of kept tasks are their probabilities, scaled to a sum of 1; the weights of other tasks are 0.';
 
 CREATE FUNCTION loracomp.uniform_weights(probabilities double precision[], settings loracomp.policy)
@@ -220,7 +222,7 @@ BEGIN ATOMIC
         g.gain
     FROM (
         SELECT u.*
-        FROM loracomp.task_probabilities(tasks, similarities, (settings).temperature) AS p
+        FROM loracomp.task_probabilities(tasks, similarities, (settings).routing_temperature) AS p
         CROSS JOIN LATERAL unnest(
             p.task_ids, p.probabilities,
             CASE (settings).weighting

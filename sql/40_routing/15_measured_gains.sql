@@ -37,7 +37,7 @@ BEGIN ATOMIC
     WITH example AS (
         SELECT
             u.example_id,
-            loracomp.relative_share(u.similarity, max(u.similarity) OVER (), (settings).temperature) AS e
+            loracomp.relative_share(u.similarity, max(u.similarity) OVER (), (settings).routing_temperature) AS e
         FROM unnest(example_ids, similarities) AS u (example_id, similarity)
     ), share AS (
         SELECT x.example_id, x.e / sum(x.e) OVER () AS e FROM example AS x

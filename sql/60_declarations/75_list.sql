@@ -4,7 +4,7 @@
 --     accuracy_of               an accuracy with its interval, in words
 --     estimated_rows            estimates a table's rows; queue_health reads it too
 --   list_answer_rows            a page of a declaration's rows
---     find_answers              32_alter.sql
+--     find_declaration          32_alter.sql
 
 -- Reads nothing. It is written in PL/pgSQL, because an SQL function would need bi.wilson_interval to exist already.
 CREATE FUNCTION loracomp.accuracy_of(hits bigint, n bigint) RETURNS text

@@ -238,8 +238,8 @@ SELECT concat_ws(
     ),
     format(
         'Tasks (policy %s: temperature %s, weighting %s, top_p %s, at most %s adapters%s)',
-        prediction.policy_settings ->> 'name', prediction.policy_settings ->> 'temperature',
-        prediction.policy_settings ->> 'weighting', prediction.policy_settings ->> 'top_p',
+        prediction.policy_settings ->> 'name', prediction.policy_settings ->> 'routing_temperature',
+        prediction.policy_settings ->> 'weighting', prediction.policy_settings ->> 'routing_top_p',
         prediction.policy_settings ->> 'max_adapters',
         CASE WHEN prediction.calibration_examples IS NOT null THEN '; weights from labelled rows' END
     ) || E'\n' || (

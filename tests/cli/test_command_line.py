@@ -184,7 +184,7 @@ def test_a_prompt_too_long_fails_alone_and_the_worker_goes_on(demo: dict[str, st
         (["replay", "999999"], 5, "does not exist"),
         (["replay", "--all-since", "3000-01-01"], 5, "give an earlier time"),
         (["replay"], 2, "name a job, or --all-since DATE"),
-        (["policy", "set", "wild", "temperature=NaN"], 6, "temperature must be between"),
+        (["policy", "set", "wild", "routing_temperature=NaN"], 6, "routing_temperature must be between"),
         (["policy", "set", "wild", "k=0"], 6, "k must be between"),
         (["policy", "set", "wild", "colour=red"], 2, "there is no setting colour"),
         (["model", "add", "no/such/folder"], 5, "no/such/folder"),

@@ -380,7 +380,7 @@ def test_a_task_may_be_restricted_to_a_role_that_exists(connection):
 def test_policies_are_shown_and_set_by_the_command_line(run):
     assert run("policy", "list")[0]["name"] == "default"
     made = run("policy", "set", "wide", "k=50", "strategy=ties", "density=0.2", "description=Wide and sparse.")
-    assert (made["k"], made["strategy"], made["density"], made["top_p"]) == (50, "ties", 0.2, 0.95)
+    assert (made["k"], made["strategy"], made["density"], made["routing_top_p"]) == (50, "ties", 0.2, 0.95)
     assert run("policy", "set", "wide", "k=40")["strategy"] == "ties"
     assert run("policy", "show", "wide")["k"] == 40
 
@@ -389,9 +389,9 @@ def test_policies_are_shown_and_set_by_the_command_line(run):
     ("setting", "error", "says"),
     [
         ("k=0", RefusedError, "k must be between 1 and 200"),
-        ("top_p=1.5", RefusedError, r"^top_p must be between 0\.0001 and 1, not 1\.5"),
-        ("temperature=NaN", RefusedError, "temperature must be between"),
-        ("temperature=Infinity", RefusedError, "temperature must be between"),
+        ("routing_top_p=1.5", RefusedError, r"^routing_top_p must be between 0\.0001 and 1, not 1\.5"),
+        ("routing_temperature=NaN", RefusedError, "routing_temperature must be between"),
+        ("routing_temperature=Infinity", RefusedError, "routing_temperature must be between"),
         ("density=-1", RefusedError, "density must be between"),
         ("strategy=average", RefusedError, "^strategy must be one of linear, cat, ties, .*, not average"),
         ("min_similarity=-2", RefusedError, "^min_similarity must be between -1 and 1, not -2"),

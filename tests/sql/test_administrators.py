@@ -259,8 +259,10 @@ def test_set_policy_sets_each_column(connection: Connection):
     """Also one that a later release adds."""
     connection.execute("ALTER TABLE loracomp.policy ADD flavour text")
     connection.execute("""SELECT loracomp.set_policy('mine', '{"flavour": "mint", "k": 5}')""")
-    connection.execute("""SELECT loracomp.set_policy('mine', '{"top_p": 0.5}')""")
-    row = value(connection, "SELECT (p.flavour, p.k, p.top_p)::text FROM loracomp.policy AS p WHERE p.name = 'mine'")
+    connection.execute("""SELECT loracomp.set_policy('mine', '{"routing_top_p": 0.5}')""")
+    row = value(
+        connection, "SELECT (p.flavour, p.k, p.routing_top_p)::text FROM loracomp.policy AS p WHERE p.name = 'mine'"
+    )
     assert row == "(mint,5,0.5)"
 
 

@@ -179,10 +179,13 @@ def test_the_message_names_the_field_and_the_way_out(connection: Connection):
         ({"name": "default"}, "policy_pkey"),
         *(({"k": value}, "k_must_be_between_1_and_200") for value in (0, 201)),
         *(
-            ({"temperature": value}, "temperature_must_be_between_0_0001_and_100")
+            ({"routing_temperature": value}, "routing_temperature_must_be_between_0_0001_and_100")
             for value in (0, -1, 101, NAN, INFINITE)
         ),
-        *(({"top_p": value}, "top_p_must_be_between_0_0001_and_1") for value in (0, -1, 1.1, NAN, INFINITE)),
+        *(
+            ({"routing_top_p": value}, "routing_top_p_must_be_between_0_0001_and_1")
+            for value in (0, -1, 1.1, NAN, INFINITE)
+        ),
         *(({"density": value}, "density_must_be_between_0_0001_and_1") for value in (0, -1, 1.1, NAN, INFINITE)),
         *(
             ({"min_similarity": value}, "min_similarity_must_be_between_minus_1_and_1")

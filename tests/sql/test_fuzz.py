@@ -181,7 +181,9 @@ ODD_TIMINGS = st.dictionaries(
     st.sampled_from(("encode", "route", "load", "predict", "record", "claim")), documents, max_size=3
 )
 ODD_POLICIES = st.dictionaries(
-    st.sampled_from(("k", "temperature", "top_p", "max_adapters", "density", "router")), documents, max_size=3
+    st.sampled_from(("k", "routing_temperature", "routing_top_p", "max_adapters", "density", "router")),
+    documents,
+    max_size=3,
 )
 ODD_VALUES = st.one_of(documents, ODD_TIMINGS, ODD_POLICIES)
 

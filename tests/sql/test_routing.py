@@ -102,7 +102,7 @@ def test_the_trace_is_filled_in_the_order_of_its_type(connection: db.Connection)
 
 
 def test_a_policy_leaves_small_shares_out_and_the_trace_counts_what_was_eligible(connection: db.Connection) -> None:
-    set_policy(connection, min_share=0.1, temperature=1, top_p=1)
+    set_policy(connection, min_share=0.1, routing_temperature=1, routing_top_p=1)
     row = route_one(connection)
     assert (row["composed_tasks"], row["searched_task_count"]) == (TASKS, 3)
     set_policy(connection, min_share=0.3)
@@ -114,7 +114,7 @@ def test_a_policy_leaves_small_shares_out_and_the_trace_counts_what_was_eligible
 
 def test_the_policy_is_kept_as_it_was(connection: db.Connection) -> None:
     policy = route_one(connection, policy="ties")["policy_settings"]
-    assert (policy["name"], policy["strategy"], policy["k"], policy["top_p"]) == ("ties", "ties", 30, 0.95)
+    assert (policy["name"], policy["strategy"], policy["k"], policy["routing_top_p"]) == ("ties", "ties", 30, 0.95)
     assert not policy.keys() & {"description", "created_at", "updated_at"}
 
 

@@ -129,9 +129,9 @@ def test_weights_are_those_of_numpy(shared: Shared, batch: list[Case]) -> None:
 SETTINGS: list[dict[str, float]] = [
     {},
     {"gain_prior": 1.0, "gain_margin": 0.03},
-    {"gain_prior": 0.0, "temperature": 0.02, "max_adapters": 1},
+    {"gain_prior": 0.0, "routing_temperature": 0.02, "max_adapters": 1},
     {"gain_margin": -0.1, "max_adapters": 6, "k": 60},
-    {"temperature": 100.0, "min_share": 0.35},
+    {"routing_temperature": 100.0, "min_share": 0.35},
 ]
 
 

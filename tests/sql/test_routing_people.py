@@ -34,10 +34,10 @@ AS_THE_POLICY = {"policy": "default", "exclude_tasks": [], "base_model": None}
 CHANGES: list[dict[str, Any]] = [
     {},
     {"k": 5},
-    {"temperature": 0.01},
-    {"temperature": 100.0, "top_p": 0.5},
+    {"routing_temperature": 0.01},
+    {"routing_temperature": 100.0, "routing_top_p": 0.5},
     {"max_adapters": 2, "weighting": "uniform"},
-    {"temperature": 1.0, "min_share": 0.2},
+    {"routing_temperature": 1.0, "min_share": 0.2},
 ]
 
 
@@ -126,7 +126,7 @@ def test_where_nothing_is_eligible_no_task_is_named(connection: db.Connection, q
     assert route(connection, query, exclude_tasks=["t0", "t1", "t2", "t3", "t4"]) == []
 
 
-WRONG = {"k": 201, "temperature": math.nan, "top_p": 0.0, "max_adapters": 0}
+WRONG = {"k": 201, "routing_temperature": math.nan, "routing_top_p": 0.0, "max_adapters": 0}
 WRONG |= {"weighting": "equal", "min_similarity": math.inf, "min_share": 2}
 
 
@@ -139,16 +139,16 @@ def test_settings_out_of_range_are_refused_by_name(connection: db.Connection, qu
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"topp": 0.9}, "there is no setting topp: the settings are k, temperature, top_p, "),
-        ({"strategy": "linear"}, "there is no setting strategy: the settings are k, temperature"),
+        ({"topp": 0.9}, "there is no setting topp: the settings are k, routing_temperature, routing_top_p, "),
+        ({"strategy": "linear"}, "there is no setting strategy: the settings are k, routing_temperature"),
         ({"name": "other"}, "there is no setting name: the settings are "),
         ({"k": "many"}, 'k must be of type integer, not "many"'),
         ({"k": 2.5}, "k must be of type integer, not 2.5"),
         ({"k": 1e10}, "k must be of type integer, not 1"),
-        ({"top_p": [0.9]}, r"top_p must be of type double precision, not \[0.9\]"),
-        ({"top_p": None}, "top_p must not be null"),
+        ({"routing_top_p": [0.9]}, r"routing_top_p must be of type double precision, not \[0.9\]"),
+        ({"routing_top_p": None}, "routing_top_p must not be null"),
         ({"weighting": 3}, "weighting must be one of similarity, uniform, measured, not 3"),
-        ([["top_p", 0.9]], "settings must be a JSON object"),
+        ([["routing_top_p", 0.9]], "settings must be a JSON object"),
         (None, "settings must be a JSON object"),
     ],
 )

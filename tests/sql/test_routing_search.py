@@ -174,8 +174,8 @@ def test_whole_batches_agree_with_numpy(connection: db.Connection, library: Libr
 
 def some_settings(generator: np.random.Generator) -> Settings:
     return Settings(
-        temperature=float(generator.choice([0.0001, 0.01, 0.05, 0.1, 1, 100])),
-        top_p=float(generator.choice([0.0001, 0.5, 0.9, 1])),
+        routing_temperature=float(generator.choice([0.0001, 0.01, 0.05, 0.1, 1, 100])),
+        routing_top_p=float(generator.choice([0.0001, 0.5, 0.9, 1])),
         max_adapters=int(generator.integers(1, 6)),
         weighting=str(generator.choice(["similarity", "uniform"])),
     )
@@ -183,8 +183,9 @@ def some_settings(generator: np.random.Generator) -> Settings:
 
 def add_policy(connection: db.Connection, name: str, k: int, settings: Settings) -> None:
     connection.execute(
-        "INSERT INTO loracomp.policy (name, k, min_similarity, temperature, top_p, max_adapters, weighting)"
-        " VALUES (%(name)s, %(k)s, -1, %(temperature)s, %(top_p)s, %(max_adapters)s, %(weighting)s)",
+        "INSERT INTO loracomp.policy"
+        " (name, k, min_similarity, routing_temperature, routing_top_p, max_adapters, weighting)"
+        " VALUES (%(name)s, %(k)s, -1, %(routing_temperature)s, %(routing_top_p)s, %(max_adapters)s, %(weighting)s)",
         {"name": name, "k": k, **settings.as_dict()},
     )
 

@@ -43,13 +43,13 @@ def cases(draw: st.DrawFn) -> Case:
     digits = draw(st.sampled_from([1, 2, 17]))
     similarities = np.sort(np.round(generator.uniform(-0.2, 1, count), digits))[::-1]
     tasks = generator.integers(1, draw(st.integers(2, 10)), count)
-    temperature = draw(st.sampled_from([0.0001, 0.01, 0.05, 0.1, 1.0, 100.0]) | st.floats(0.0001, 10))
+    routing_temperature = draw(st.sampled_from([0.0001, 0.01, 0.05, 0.1, 1.0, 100.0]) | st.floats(0.0001, 10))
     return (
         tasks.tolist(),
         similarities.tolist(),
         Settings(
-            temperature=temperature,
-            top_p=draw(st.sampled_from([0.0001, 0.5, 0.8, 0.9, 1.0]) | st.floats(0.0001, 1)),
+            routing_temperature=routing_temperature,
+            routing_top_p=draw(st.sampled_from([0.0001, 0.5, 0.8, 0.9, 1.0]) | st.floats(0.0001, 1)),
             max_adapters=draw(st.integers(1, 9)),
             weighting=draw(st.sampled_from(["similarity", "uniform"])),
             min_share=draw(st.sampled_from([0.0, 0.0, 0.1, 0.25, 1.0]) | st.floats(0, 1)),
@@ -95,26 +95,26 @@ def test_weights_are_those_of_numpy(read_only: db.Connection, batch: list[Case])
 
 def test_ties_go_to_the_most_similar_example(read_only: db.Connection) -> None:
     """Sums that differ by less than 1e-12 are tied: task 7 has the best example, and 9 a sum larger by 2.5e-13."""
-    one = Settings(temperature=100.0, top_p=0.5, max_adapters=1)
+    one = Settings(routing_temperature=100.0, routing_top_p=0.5, max_adapters=1)
     (found,) = in_sql(read_only, [([7, 9, 9, 7], [0.8 + 1e-10, 0.8, 0.8, 0.8 - 2e-10], one)])
     assert (found.tasks, found.kept.tolist()) == ([7, 9], [True, False])
 
 
 def test_a_mass_that_meets_top_p_exactly_is_enough(read_only: db.Connection) -> None:
-    (found,) = in_sql(read_only, [([1] * 5 + [2] * 4 + [3], [0.5] * 10, Settings(top_p=0.9))])
+    (found,) = in_sql(read_only, [([1] * 5 + [2] * 4 + [3], [0.5] * 10, Settings(routing_top_p=0.9))])
     assert found.kept.tolist() == [True, True, False]
 
 
 def test_a_share_that_falls_short_goes_to_the_others(read_only: db.Connection) -> None:
-    (found,) = in_sql(read_only, [([1] * 5 + [2] * 4 + [3], [0.5] * 10, Settings(top_p=1.0, min_share=0.2))])
+    (found,) = in_sql(read_only, [([1] * 5 + [2] * 4 + [3], [0.5] * 10, Settings(routing_top_p=1.0, min_share=0.2))])
     assert found.kept.tolist() == [True, True, False]
     np.testing.assert_allclose(found.weights, [5 / 9, 4 / 9, 0])
-    (alone,) = in_sql(read_only, [([1, 2, 3], [0.5] * 3, Settings(top_p=1.0, min_share=1.0))])
+    (alone,) = in_sql(read_only, [([1, 2, 3], [0.5] * 3, Settings(routing_top_p=1.0, min_share=1.0))])
     assert alone.kept.tolist() == [True, False, False], "the most probable stays, whatever its share"
 
 
 def test_order_of_examples_does_not_matter(read_only: db.Connection) -> None:
-    tasks, similarities, settings = [1, 2, 3, 2, 1], [0.9, 0.7, 0.6, 0.5, 0.1], Settings(top_p=0.8)
+    tasks, similarities, settings = [1, 2, 3, 2, 1], [0.9, 0.7, 0.6, 0.5, 0.1], Settings(routing_top_p=0.8)
     forward, backward = in_sql(
         read_only, [(tasks, similarities, settings), (tasks[::-1], similarities[::-1], settings)]
     )
@@ -147,8 +147,8 @@ def test_examples_that_are_none_are_refused(
 
 BOUNDS = {
     "k": [0, 1, 200, 201, None],
-    "temperature": [0.00009, 0.0001, 100, 100.1, math.nan, math.inf, -math.inf, None],
-    "top_p": [0, 0.0001, 1, 1.0001, math.nan, math.inf, None],
+    "routing_temperature": [0.00009, 0.0001, 100, 100.1, math.nan, math.inf, -math.inf, None],
+    "routing_top_p": [0, 0.0001, 1, 1.0001, math.nan, math.inf, None],
     "max_adapters": [0, 1, 64, 65, None],
     "min_share": [-0.1, 0, 1, 1.1, math.nan, None],
     "weighting": ["similarity", "uniform", "measured", "equal", None],

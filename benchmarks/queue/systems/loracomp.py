@@ -21,8 +21,8 @@ from .command import PROMPT, command
 
 BASE_MODEL = "none"
 POLICY = {
-    "name": "default", "router": "retrieval", "k": 20, "temperature": 0.1, "top_p": 0.95, "max_adapters": 8,
-    "min_similarity": 0.0, "weighting": "similarity",
+    "name": "default", "router": "retrieval", "k": 20, "routing_temperature": 0.1, "routing_top_p": 0.95,
+    "max_adapters": 8, "min_similarity": 0.0, "weighting": "similarity",
     "strategy": "cat", "density": 0.5, "choice_normalization": "tokens",
 }  # fmt: skip
 TASKS = ("piqa", "rte", "commonsense_qa", "winogrande", "hellaswag", "snli", "boolq", "sst2")

@@ -203,8 +203,9 @@ prediction = Table(
         "policy_settings_must_hold_numbers_where_policies_do",
         "jsonb_typeof(policy_settings) = 'object' AND NOT jsonb_path_exists(policy_settings, "
         """'$ ? (@.k.type() <> "number" || @.k < -1000000 || @.k > 1000000 """
-        """|| @.temperature.type() <> "number" || @.temperature < -1000000 || @.temperature > 1000000 """
-        """|| @.top_p.type() <> "number" || @.top_p < -1000000 || @.top_p > 1000000 """
+        """|| @.routing_temperature.type() <> "number" """
+        """|| @.routing_temperature < -1000000 || @.routing_temperature > 1000000 """
+        """|| @.routing_top_p.type() <> "number" || @.routing_top_p < -1000000 || @.routing_top_p > 1000000 """
         """|| @.max_adapters.type() <> "number" || @.max_adapters < -1000000 || @.max_adapters > 1000000 """
         """|| @.density.type() <> "number" || @.density < -1000000 || @.density > 1000000)')""",
     ),
