@@ -16,7 +16,7 @@ import numpy as np
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
-from loracomp.engine.measuring import fit_evidence
+from loracomp.engine.evidence import fit_evidence
 from loracomp.model.encoder import load_encoder
 from loracomp.model.loading import load_base_model
 from loracomp.registry.embeddings import load_embeddings

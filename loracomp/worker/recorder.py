@@ -15,8 +15,9 @@ from psycopg.types.json import Jsonb
 from loracomp import metrics
 from loracomp.database.connections import Connection, composite, fields_of, know_traces, storable
 from loracomp.database.queries import QUERIES
+from loracomp.engine.evidence import record_evidence
 from loracomp.engine.inflight import InFlight, Result, lap
-from loracomp.engine.measuring import Measurement, record_evidence, record_measurements
+from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.records import Failure, Job, Prediction, Routed
 from loracomp.worker.leases import Leases
 from loracomp.worker.link import DATABASE_AWAY, NOBODY_CAN_WRITE, Link

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from loracomp.engine.calibration import Calibrator
+from loracomp.engine.evidence import log_likelihood
 from loracomp.engine.fitting import DOUBT, EXPECTED, SMOOTHING, fit_classifier, fit_weights
-from loracomp.engine.measuring import log_likelihood
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.records import Composition, LabelledRow, Prediction, Request

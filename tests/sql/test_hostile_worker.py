@@ -21,7 +21,7 @@ from job_data import add_jobs
 from loracomp.cli.brief import brief
 from loracomp.database import connections as db
 from loracomp.database.queries import QUERIES
-from loracomp.engine.measuring import fit_evidence
+from loracomp.engine.evidence import fit_evidence
 from loracomp.records import Prediction
 from loracomp.replay import replay
 from loracomp.web.picture import read_job
