@@ -1,5 +1,6 @@
 """What route_jobs and route decide: routers, scope, fallbacks, rights, and what they refuse."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from psycopg import sql
 
 from conftest import create_database, drop_database
+from loracomp.composition.strategies import STRATEGIES
 from loracomp.database import connections as db
 from loracomp.database.routing import route
 from loracomp.errors import SchemaMismatchError, UsageError
@@ -110,6 +112,13 @@ def test_a_policy_leaves_small_shares_out_and_the_trace_counts_what_was_eligible
     assert (row["composed_tasks"], row["policy_settings"]["min_share"]) == (["near", "middle"], 0.3)
     assert sum(row["adapter_weights"]) == pytest.approx(1)
     assert route_one(connection, exclude_tasks=["far"])["searched_task_count"] == 2
+
+
+def test_policies_may_have_the_strategies_that_the_engine_knows(connection: db.Connection) -> None:
+    (row,) = connection.execute(
+        "SELECT pg_get_constraintdef(oid) AS text FROM pg_constraint WHERE conname = 'strategy_must_be_a_known_one'"
+    )
+    assert set(re.findall(r"'(\w+)'", row["text"])) == set(STRATEGIES)
 
 
 def test_the_policy_is_kept_as_it_was(connection: db.Connection) -> None:
