@@ -325,7 +325,7 @@ SELECT concat_ws(
         SELECT
             string_agg(
                 format('%s %s ms', t.key, round(t.value::numeric, 1)), ', '
-                ORDER BY array_position('{claim,encode,route,load,ready,compose,calibrate,predict,record}', t.key)
+                ORDER BY array_position('{claim,ready,encode,route,load,compose,calibrate,predict,record}', t.key)
             )
         FROM jsonb_each_text(prediction.timings - 'share') AS t
     )

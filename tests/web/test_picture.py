@@ -1,5 +1,6 @@
 """A job as a picture: what is drawn of a trace, and that texts of users stay texts."""
 
+import re
 import xml.etree.ElementTree as ET
 from typing import Any
 
@@ -10,7 +11,7 @@ from hostile import HOSTILE
 from loracomp.database import connections as db
 from loracomp.errors import NotFoundError
 from loracomp.web import render
-from loracomp.web.picture import picture, read_job
+from loracomp.web.picture import STEPS, picture, read_job
 from loracomp.web.render import LONGEST, fit, harmless, self_contained
 from pages_data import Tags
 from people_data import answer, load, submit
@@ -42,6 +43,15 @@ def test_the_picture_has_each_step_from_examples_to_the_answer(connection: db.Co
     assert best["probability"] == pytest.approx(1 / (1 + 2.718281828**-1))
     assert best["probability"] + other["probability"] == pytest.approx(1)
     assert shown["steps"][0] == ("claim", 1) and ("predict", 40) in shown["steps"]
+
+
+def test_the_picture_and_the_explanation_have_the_steps_in_one_order(connection: db.Connection) -> None:
+    examples = load(connection)
+    number = submit(connection, "Is it wet?", choices=["yes", "no"])
+    answer(connection, number, examples, **SCORED, timings=dict.fromkeys(reversed(STEPS), 1))
+    shown = read_job(connection, number)
+    assert [step for step, _ in shown["steps"]] == [*STEPS]
+    assert tuple(re.findall(r"[ ,](\w+) [\d.]+ ms", shown["explanation"])) == STEPS
 
 
 def test_the_file_loads_nothing_and_says_all_in_words(connection: db.Connection, job: int) -> None:
