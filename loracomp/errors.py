@@ -31,7 +31,7 @@ class DatabaseUnavailableError(LoracompError):
 class SchemaMismatchError(LoracompError):
     """The database's schema is older or newer than this release: run `loracomp init`, or upgrade loracomp.
 
-    Also raised if the database has another encoder than this process loaded: start it again.
+    Also raised if the database has another encoder than this process loaded: start the process again.
     """
 
     exit_code = 4

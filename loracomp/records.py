@@ -76,7 +76,7 @@ class Trace(bytes):
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """What `route_jobs` decided for one job."""
+    """The decision of `route_jobs` for one job."""
 
     job_id: int
     composition: Composition
@@ -138,7 +138,7 @@ class Prediction:
     """Counted from 1, as in SQL arrays: choices[choice_index] = output."""
     choice_scores: tuple[float, ...] | None = None
     choice_biases: tuple[float, ...] | None = None
-    """Copied from the request, as are the next two; None: the scores come from the composition alone."""
+    """Copied from the request, like the next two fields; None: the scores come from the composition alone."""
     label_scores: tuple[float, ...] | None = None
     score_weights: tuple[float, float] | None = None
     prompt_tokens: int = 0
@@ -162,7 +162,7 @@ class Versions:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why one job cannot be answered."""
+    """The reason why one job cannot be answered."""
 
     job_id: int
     code: str

@@ -28,7 +28,7 @@ class Replay:
     """Largest difference between the two runs' scores of a choice, in nats; None if text was generated."""
     norm_ratio: float | None = None
     cosine: float | None = None
-    """As in `composition.fidelity`; None if it was not asked for, or if the base model answered alone."""
+    """The figures of `composition.fidelity`; None if nobody asked for them, or if the base model answered alone."""
 
 
 class _Stored(BaseModel):

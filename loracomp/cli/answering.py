@@ -39,8 +39,7 @@ def see_to_answers(connection: Connection, settings: Settings, look: Look, total
     """Wait until workers have answered the jobs that `look` counts, or answer them in this process.
 
     A login that may not run a worker, such as an administrator's, always waits. `total` is the length of the progress
-    bar and `doing` its title. Prints what it waits for, and prints it again when that changes. Returns how many jobs
-    are left.
+    bar and `doing` its title. Prints what the command waits for, whenever that changes. Returns how many jobs are left.
     """
     waiting = look(connection)
     may_answer = may_work(connection)
@@ -68,7 +67,7 @@ def _workers(connection: Connection, base_model: str) -> int:
 
 
 def _awaited(base_model: str, workers: int, may_answer: bool) -> str:
-    """A sentence on who will answer the jobs, or on what to do if nobody can."""
+    """Return a sentence on who will answer the jobs, or on what to do if nobody can."""
     if workers:
         return f"the workers of {base_model} ({workers} running) take them when no everyday job is due"
     if may_answer:
@@ -80,7 +79,7 @@ def _awaited(base_model: str, workers: int, may_answer: bool) -> str:
 
 
 def may_work(connection: Connection) -> bool:
-    """Whether the login may run a worker: only members of loracomp_worker and the owner may."""
+    """Return whether the login may run a worker: only members of loracomp_worker and the owner may."""
     return bool(row_of(connection, QUERIES["may_work"])["may"])
 
 
@@ -95,7 +94,7 @@ def _work_here(settings: Settings) -> None:
 
 @contextmanager
 def _progress(settings: Settings, look: Look, total: int, doing: str) -> Iterator[None]:
-    """A progress bar that counts finished jobs on its own connection, whichever worker answers them."""
+    """Show a progress bar that counts finished jobs on its own connection, whichever worker answers them."""
     from loracomp.registry.embeddings import progress_bar
 
     over = Event()

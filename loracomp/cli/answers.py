@@ -92,7 +92,7 @@ def try_answers(
         jobs = [
             row_of(connection, QUERIES["insert_job"], {"job": Jsonb({"prompt": each, **request})}) for each in prompts
         ]
-        for job in reversed(jobs):  # once the last one is answered, the others usually are too
+        for job in reversed(jobs):  # once the last job is answered, the others usually are too
             see_to(connection, job["id"], patience)
         results = rows_of(connection, QUERIES["job_results"], {"ids": [job["id"] for job in jobs]})
     emit(
@@ -147,7 +147,8 @@ def alter_answers(
     again: Annotated[bool, typer.Option("--again", help="Ask all rows again, behind new ones.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Change what you give of a declaration. Answers and corrections stay with rows whose prompt stays the same."""
+    """Change the settings that you give of a declaration. Answers and corrections stay with rows whose prompt stays the
+    same."""
     request = {"choices": choice, "max_new_tokens": max_new_tokens, "policy": policy}
     changes = {"prompt": prompt, **request, "priority": priority, "tags": tags, "filter": row_filter, "paused": paused}
     if not again and all(value is None for value in changes.values()):
@@ -248,7 +249,8 @@ def train_answers(
 
 
 def _start(task: str, folder: Path) -> dict[str, Any]:
-    """Options that start a training from the adapter that is right on most of the task's examples, if there is one.
+    """Return options that start training from the adapter that is right on most of the task's examples, if there is
+    one.
 
     The adapter is written to `folder`. Starting from it learns more from few rows than starting from nothing
     (docs/decisions.md).

@@ -15,8 +15,8 @@ def brief(row: dict[str, Any]) -> Iterator[str]:
 
 
 def composed(row: dict[str, Any], named: int) -> str:
-    """The `named` adapters with the largest weights and the number of others; only the number, if all weights are
-    equal."""
+    """Return the `named` adapters with the largest weights and the number of other adapters, or only the number if all
+    weights are equal."""
     parts = (row["composition"] or "nothing").split(" + ")
     weights = {part.rpartition(" ")[2] for part in parts}
     if len(parts) > named and len(weights) == 1:
@@ -26,8 +26,8 @@ def composed(row: dict[str, Any], named: int) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """The text on one line. If it is longer than `width`, its middle is cut out, because a question is usually at the
-    end."""
+    """Return the text on one line. If it is longer than `width`, its middle is cut out, because a question is usually
+    at the end."""
     text = " ".join(text.split())
     half = max(1, (width - 3) // 2)
     return text if len(text) <= width else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
@@ -42,6 +42,6 @@ def _scores(row: dict[str, Any]) -> str:
 
 
 def _end(row: dict[str, Any]) -> str:
-    """What ended a generated text."""
+    """Say what ended a generated text."""
     ends = {"stop": "a stop text", "length": "max_new_tokens"}
     return f"ended by {ends.get(row['finish_reason'], 'the model')}"

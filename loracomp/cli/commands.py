@@ -1,4 +1,4 @@
-"""Registers all commands, and imports only what the command that is run needs."""
+"""Registers all commands, and imports only the modules that the called command needs."""
 
 from collections.abc import Callable
 from importlib import import_module

@@ -29,7 +29,7 @@ console = Console()
 """Prints results to stdout; progress and remarks go to `remarks`, on stderr."""
 remarks = Console(stderr=True)
 _OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Characters that a terminal acts on: control characters, and those that change the direction of text."""
+"""Characters that a terminal acts on: control characters, and characters that change the direction of text."""
 PROSE = ("description", "detail")
 """Columns with sentences, which a table may wrap to PROSE_WIDTH characters."""
 PROSE_WIDTH = 30

@@ -91,9 +91,9 @@ def psql(arguments: Annotated[list[str] | None, typer.Argument(help="Options of 
 
 
 def _for_psql(url: str) -> dict[str, str]:
-    """The environment with the URL as libpq's variables (PGHOST, ...).
+    """Return the environment with the URL as libpq's variables (PGHOST, ...).
 
-    Variables are used instead of a URL among the arguments, so that psql's own options override them and other users
+    Variables are used, and not a URL among the arguments, so that psql's own options override them and other users
     can't see the password.
     """
     variables = {option.keyword.decode(): option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar}

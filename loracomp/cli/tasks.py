@@ -111,7 +111,7 @@ def import_groups(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Import at most `limit` examples of each group, embed those of the train split, and print how many there were."""
+    """Import at most `limit` examples of each group, embed the train examples, and print the numbers of examples."""
     from loracomp.model.loading import resolve_device
     from loracomp.registry.embeddings import embed_examples, load_registered_encoder
 
@@ -222,7 +222,8 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _number_or_text(value: str) -> Any:
-    """The value as a number if it is one, otherwise as text; NaN and infinity stay text, so that SQL refuses them."""
+    """Return the value as a number if it is one, otherwise as text; NaN and infinity stay text, so that SQL refuses
+    them."""
     try:
         return json.loads(value, parse_constant=lambda constant: constant)
     except ValueError:

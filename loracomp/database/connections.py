@@ -49,7 +49,7 @@ class _Impatient(psycopg.Connection[T]):
     statement_timeout_s: float = float("inf")
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
-        """Like psycopg's method, which runs every statement, but with the time limit."""
+        """Do what psycopg's method does, through which every statement runs, but with the time limit."""
         try:
             return super().wait(_within(gen, self.statement_timeout_s, self._cancel), *args, **kwargs)
         except _NoAnswerError:
@@ -131,8 +131,8 @@ def connect(
         raise DatabaseUnavailableError(
             "pgvector is not installed in this database: CREATE EXTENSION vector as a superuser, then `loracomp init`"
         )
-    # The functions of pgvector and psycopg are not used, because their statements could call what others created in
-    # public.
+    # The functions of pgvector and psycopg are not used, because their statements could call functions that others
+    # created in public.
     register_vector_info(connection, types["vector"])
     register_halfvec_info(connection, types["halfvec"])
     return connection
@@ -229,14 +229,15 @@ def rows_of(connection: Connection, statement: str, values: Mapping[str, Any] | 
 
 
 def row_of(connection: Connection, statement: str, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The row of a statement that always returns one; like `rows_of`."""
+    """Return the row of a statement that always returns one row; arguments are as for `rows_of`."""
     return rows_of(connection, statement, values)[0]
 
 
 def allowed_rows(
     connection: Connection, *statements: str, values: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]] | None:
-    """The rows of the first of these statements that the session's role may run; None if it may run none of them."""
+    """Return the rows of the first of these statements that the session's role may run, or None if it may run none of
+    them."""
     for statement in statements:
         try:
             with connection.transaction():  # a savepoint, where a transaction is open
@@ -274,7 +275,7 @@ _TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
 ]
 
 _REPEATS_THE_NAME = ("new row for relation ", "insert or update on table ", "duplicate key value ")
-"""How Postgres's own messages about constraints begin. They say no more than the constraint's name."""
+"""How Postgres's own messages about constraints begin. Such a message says no more than the constraint's name."""
 
 
 def translate(error: psycopg.Error) -> LoracompError:

@@ -10,7 +10,7 @@ Finding = dict[str, str]
 
 
 def examine(url: str) -> list[Finding]:
-    """All findings, or only the first one if the schema is not that of this release. Raises
+    """Return all findings, or only the first one if the schema belongs to another release. Raises
     DatabaseUnavailableError."""
     try:
         revision.check_revision(url)

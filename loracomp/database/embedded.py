@@ -92,7 +92,7 @@ def reset(folder: Path) -> bool:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether the server of this data folder accepts connections."""
+    """Return whether the server of this data folder accepts connections."""
     return _answer(folder.expanduser().resolve()) == _READY
 
 
@@ -191,8 +191,8 @@ def _remove_socket_folder(folder: Path, sockets: Path | None) -> None:
 
 
 def _is_private(sockets: Path, folder: Path) -> bool:
-    """Whether only the data folder's owner may enter the socket's folder, which must belong to the same owner and not
-    be a link."""
+    """Return whether only the data folder's owner may enter the socket's folder, which must belong to the same owner
+    and not be a link."""
     try:
         found = sockets.lstat()
     except FileNotFoundError:
@@ -238,12 +238,12 @@ def _run(folder: Path, program: str, *arguments: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The environment without variables such as PGPORT, which would change what the server's programs do."""
+    """Return the environment without variables such as PGPORT, which would change what the server's programs do."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
 
 
 def _system_user() -> str | None:
-    """The system user to run the server as if this process is root; otherwise None."""
+    """Return the system user that runs the server if this process is root; otherwise None."""
     if os.geteuid() != 0:
         return None
     user: str = _package().utils.ensure_user_exists("pgserver").pw_name

@@ -58,9 +58,8 @@ def check_worker(url: str) -> None:
 
 
 def worker_problem(connection: Connection) -> str | None:
-    """The reason why workers of this release can't work with the database, or None.
-
-    They can work with the schemas of their own minor version, of the one before, and of later versions that allow it.
+    """Return the reason why workers of this release can't work with the database, or None. They can work with the
+    schemas of their own minor version, of the one before, and of later versions that allow it.
     """
     row = connection.execute(QUERIES["oldest_worker"]).fetchone()
     assert row

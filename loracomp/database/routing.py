@@ -57,7 +57,8 @@ def route(
 def read_labelled(
     connection: Connection, jobs: Sequence[Job], routes: Sequence[Routed]
 ) -> Mapping[int, tuple[LabelledRow, ...]]:
-    """For each job, the labelled rows that calibrate its choices' scores, without examples that were deleted meanwhile.
+    """Return, for each job, the labelled rows that calibrate its choices' scores, without examples that were deleted
+    meanwhile.
 
     Jobs of other kinds than 'predict' have none. The server returns no rows for a job whose lease has ended.
     """

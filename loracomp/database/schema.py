@@ -38,7 +38,8 @@ def initialize(url: str, *, again: bool = False) -> list[str]:
 
 @contextmanager
 def installing(url: str) -> Iterator[Connection]:
-    """A transaction for changing the schema, in which no other installer runs and the roles and the extension exist.
+    """Open a transaction for changing the schema, in which no other installer runs and the roles and the extension
+    exist.
 
     Raises RefusedError if roles are missing and may not be created, or if a user's object prevents a change;
     DatabaseUnavailableError if the server can't be reached or is too old, or if pgvector is missing.
@@ -71,7 +72,7 @@ def set_aside(connection: Connection) -> Iterator[None]:
 
 
 def changed_files(url: str) -> list[str]:
-    """Paths of the files of sql/ that differ from those applied to the database."""
+    """Return the paths of the files of sql/ that differ from the files applied to the database."""
     with connect(url, application_name="loracomp doctor", vectors=False) as connection:
         return _changed_files(connection)
 

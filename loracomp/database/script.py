@@ -25,12 +25,12 @@ NOTE = "loracomp: LoRA adapters composed for each job. INSERT INTO loracomp.job 
 FIRST_LOCK = 7_215_533_101_990_104_661
 """Key of an advisory lock: a random number, so that nobody else uses it."""
 LOCK_ATTEMPTS = 100
-"""How often an upgrade tries to lock all tables: about a minute."""
+"""How often an upgrade tries to lock all tables, which takes about a minute in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A part of the script. Each runs after those before it, in the same transaction."""
+    """A part of the script. All parts run in order, in the same transaction."""
 
     name: str
     sql: str
@@ -89,7 +89,7 @@ def begin() -> Step:
 
 
 def steps(base: str | None) -> Iterator[Step]:
-    """What leads from revision `base`, or from no schema, to this release's schema."""
+    """Changes the schema from revision `base`, or from no schema, to this release's schema."""
     yield Step("revision", _block("revision", base=base))
     if base is None:
         yield Step("tables", _block("schema", note=NOTE) + _migrations("base"))

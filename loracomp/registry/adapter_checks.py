@@ -69,7 +69,7 @@ FORMS: dict[str, tuple[TypeAdapter[Any], str]] = {
 }
 """Forms of the settings that decide what the factors mean, besides ranks and alphas."""
 PATTERNS_S = 5.0
-"""Most seconds for comparing a setting's patterns with all modules; some patterns would take years."""
+"""Maximum seconds for comparing a setting's patterns with all modules, because some patterns would take years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,8 @@ class AdapterFile:
 
     @property
     def digest(self) -> str:
-        """Hex digest of everything that decides what the adapter computes: its file and the scaling of each module.
+        """Return the hex digest of everything that decides what the adapter computes: its file and the scaling of each
+        module.
 
         Scalings come from lora_alpha, alpha_pattern, rank_pattern and use_rslora, which the file doesn't contain.
         """
@@ -148,7 +149,8 @@ def read_adapter(folder: Path, base: KnownBaseModel, *, any_base: bool = False) 
 
 
 def _check_config(config: Mapping[str, Any]) -> tuple[int, float]:
-    """Rank and alpha of a plain LoRA. Raises RefusedError, which names the setting, for any other kind of adapter."""
+    """Return rank and alpha of a plain LoRA. Raises RefusedError, which names the setting, for any other kind of
+    adapter."""
     if config.get("peft_type") != "LORA":
         raise RefusedError(f"peft_type is {config.get('peft_type')!r}; only LORA can be composed; {CONVERT}")
     for name, value in config.items():
@@ -260,7 +262,7 @@ def _norm(A: Tensor, B: Tensor) -> float:
 
 
 def _check_targets(config: Mapping[str, Any], factors: Mapping[str, Factors], base: KnownBaseModel) -> None:
-    """Raise RefusedError unless the file's modules are those that PEFT would adapt with this config."""
+    """Raise RefusedError unless the file has exactly the modules that PEFT would adapt with this config."""
     if config.get("target_modules") == "all-linear":
         return
     from peft.tuners.tuners_utils import check_target_module_exists  # noqa: PLC0415  seconds, and for registration only

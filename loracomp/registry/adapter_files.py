@@ -94,8 +94,8 @@ def base_copies(weights: bytes) -> dict[str, Tensor]:
 
 
 def parse_factors(weights: bytes) -> dict[str, Factors]:
-    """Factors of each module in a safetensors file, in the file's precision. Raises RefusedError, which says what is
-    wrong."""
+    """Return the factors of each module in a safetensors file, in the file's precision. Raises RefusedError, which says
+    what is wrong."""
     try:
         tensors = load(weights)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -132,7 +132,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise RefusedError(f"there is no {path.name}: name a folder that PEFT's save_pretrained wrote")
     try:
         value = orjson.loads(path.read_bytes())
-        text = orjson.dumps(value)  # which refuses what is nested too deep for other readers
+        text = orjson.dumps(value)  # which refuses JSON that is nested too deep for other readers
     except (OSError, ValueError, TypeError) as error:
         raise RefusedError(f"{path.name} cannot be read: {error}") from None
     if not isinstance(value, dict):

@@ -46,7 +46,7 @@ def stage_adapter(
 ) -> StagedAdapter:
     """Check a PEFT folder and store it as a new version of adapter `name` (default: the task's), in one transaction.
 
-    If an adapter that computes the same is already stored, that one is returned. Raises RefusedError if something is
+    If an adapter that computes the same is already stored, it is returned instead. Raises RefusedError if something is
     wrong with the folder (`adapter_checks.read_adapter`) or the name, and NotFoundError for an unknown task or base
     model.
     """

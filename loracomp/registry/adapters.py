@@ -18,8 +18,8 @@ def activate_adapter(connection: Connection, adapter_id: int, *, force: bool = F
 
 
 def compare_adapter(connection: Connection, adapter_id: int) -> list[dict[str, Any]]:
-    """Measured comparisons of an adapter on its task: one row against the base model, and one against the active
-    version.
+    """Compare an adapter with others by its measurements on its task: one row against the base model, and one against
+    the active version.
 
     The second row is missing if the adapter itself is active. Either row is missing if no example is measured under
     both. Each row has n (examples), accuracy and other_accuracy (None without choices), gain (mean difference in nats)

@@ -17,6 +17,7 @@ def register_base_model(connection: Connection, model: BaseModelDescription, *, 
 
 
 def find_base_model(connection: Connection, name: str | None = None) -> KnownBaseModel:
-    """The registered base model with this name, or the default one if no name is given. Raises NotFoundError."""
+    """Return the registered base model with this name, or the default one if no name is given. Raises NotFoundError if
+    there is none."""
     row = row_of(connection, QUERIES["find_base_model"], {"name": name})
     return KnownBaseModel(**row | {"modules": {module: tuple(shape) for module, shape in row["modules"].items()}})

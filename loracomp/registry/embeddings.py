@@ -24,7 +24,7 @@ loses only a second of work."""
 COUNTED_EACH_S = 10
 """Seconds between two counts of the remaining examples, because other processes embed too."""
 ADDED_TOGETHER = 4096
-"""Embeddings sent in one statement, about 14 MB."""
+"""Number of embeddings sent in one statement, about 14 MB."""
 
 Vectors = npt.NDArray[np.float32]
 
@@ -77,7 +77,7 @@ def embed_examples(connection: Connection, encoder: Encoder, task: str | None = 
 
 
 def embed_missing(connection: Connection, encoder: Encoder, task: str | None = None) -> int:
-    """Like `embed_examples`, without the check of the encoder and without tuning."""
+    """Do as `embed_examples`, but without checking the encoder and without tuning."""
     done = after = 0
     counted = float("-inf")
     with translated_errors(), progress_bar() as progress:
@@ -93,7 +93,7 @@ def embed_missing(connection: Connection, encoder: Encoder, task: str | None = N
                     break
             progress.update(line, completed=done)
             if not rows and not after:
-                time.sleep(1)  # others are embedding the rest
+                time.sleep(1)  # other processes are embedding the rest
             after = rows[-1]["example_id"] if rows else 0
         progress.update(line, completed=done)
     return done
@@ -115,8 +115,8 @@ def embed_some(
 ) -> list[dict[str, Any]]:
     """Embed at most `most` of the examples without an embedding and with larger ids than `after`; returns their rows.
 
-    `compute` runs the encoder. The transaction stays open meanwhile: it holds the examples, so that no other process
-    takes them, and if this one is killed they are free at once.
+    `compute` runs the encoder. The transaction stays open meanwhile. It locks the examples, so that no other process
+    takes them; if this process is killed, they are free at once.
     """
     values = {**encoder_key(encoder), "task": task, "after": after, "max_examples": most}
     with connection.transaction():
@@ -132,7 +132,7 @@ def _count_unembedded(connection: Connection, task: str | None) -> int:
 
 
 def progress_bar(console: Console | None = None) -> Progress:
-    """A progress bar with count and remaining time, on stderr or on the console that also prints remarks.
+    """Show a progress bar with count and remaining time, on stderr or on the console that also prints remarks.
 
     Without a terminal it prints one line at the end.
     """
@@ -146,7 +146,7 @@ def load_embeddings(
     vectors: Vectors,
     encoder: "Encoder | EncoderPart | None" = None,
 ) -> None:
-    """Like `add_embeddings`, for many rows in one transaction; the index is rebuilt if that is faster."""
+    """Store many embeddings in one transaction, as `add_embeddings` does; the index is rebuilt if that is faster."""
     if rows:
         with translated_errors(), connection.transaction():
             dropped = row_of(connection, QUERIES["drop_embedding_index"], {"incoming": len(rows)})["dropped"]

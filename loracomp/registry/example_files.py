@@ -47,8 +47,8 @@ class Line(BaseModel):
 
 
 def files_of(path: Path) -> list[Path]:
-    """The path itself if it is a file; for a folder, its files whose names end in one of SUFFIXES, sorted. Raises
-    NotFoundError."""
+    """Return the path itself if it is a file; for a folder, return the sorted files in it whose names end in one of
+    SUFFIXES. Raises NotFoundError if there are none."""
     if path.name.endswith(SUFFIXES) and not path.is_dir():
         return [path]
     if not path.is_dir():

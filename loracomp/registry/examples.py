@@ -39,7 +39,7 @@ class Example:
 
 
 def json_object(line: str, place: str) -> dict[str, Any]:
-    """The JSON object in a line. Raises RefusedError, which names the line, if it is not one."""
+    """Return the JSON object in a line. Raises RefusedError, which names the line, if it is not one."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -30,7 +30,7 @@ from loracomp.registry.tasks import add_rows, add_task
 
 @dataclass(frozen=True, slots=True)
 class LoadedTask:
-    """What loading a library changed for one task."""
+    """The changes that loading a library made for one task."""
 
     task: str
     adapter: str
@@ -155,7 +155,8 @@ def _add_examples(connection: Connection, task: str, examples: EmbeddedExamples)
 def _without_embedding(
     connection: Connection, task: str, examples: EmbeddedExamples
 ) -> tuple[list[dict[str, Any]], Vectors]:
-    """The examples that have no embedding in the database, and the library's embeddings of them, in the same order."""
+    """Return the examples that have no embedding in the database, and the library's embeddings of them, in the same
+    order."""
     numbers = {content_hash.tobytes(): number for number, content_hash in enumerate(examples.content_hashes)}
     rows = rows_of(connection, QUERIES["find_unembedded"], {"task": task, "content_hashes": list(numbers)})
     return rows, examples.embeddings[[numbers[row["content_hash"]] for row in rows]]

@@ -72,7 +72,7 @@ class EmbeddedExamples:
     """[n, 32]"""
     hash_version: int
     encoder: str
-    """Fingerprint of the encoder that embedded them."""
+    """Fingerprint of the encoder that embedded the examples."""
     input_version: int
     """Version of the encoder's input format (`loracomp.model.encoder`)."""
     input_digest: str

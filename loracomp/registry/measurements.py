@@ -21,7 +21,7 @@ def measure_task(
 ) -> dict[str, Any]:
     """Insert the missing measurement jobs of a task, one job for each example (`loracomp.measure_task`).
 
-    At most `rows` examples of the split are measured (None: all), each under the task's own adapter and those of the
+    At most `rows` examples of the split are measured (None: all), each under the adapters of the task itself and of the
     nearest tasks, `adapters` in all. Returns examples, learnt (examples left out because the task's own adapter was
     trained on them), adapters_measured and added (jobs). Raises NotFoundError for an unknown task, if no adapter is
     active, or if no example is left.

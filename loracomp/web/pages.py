@@ -33,14 +33,14 @@ _KEY = TypeAdapter(list[str])
 
 
 def make_app(url: str, secret: str) -> Starlette:
-    """The server's application for the database with this URL. Processes with the same secret accept each other's
+    """Make the server's application for the database with this URL. Processes with the same secret accept each other's
     sessions."""
     app = Starlette(
         routes=routes(url, secret),
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=_with_headers)],
         exception_handlers={Exception: _failed},  # without it such a response would lack the headers
     )
-    app.router.redirect_slashes = False  # these redirects go to whatever host the request names
+    app.router.redirect_slashes = False  # these redirects would go to any host that the request names
     return app
 
 
@@ -211,7 +211,8 @@ def _declared(connection: Connection, name: str) -> dict[str, Any]:
 
 
 def _form(visit: Visit, name: str, choices: list[str], *seen: object) -> dict[str, str]:
-    """Hidden fields of a correction's form, with the row as it was shown: key, index of its correction, and job."""
+    """Return the hidden fields of a correction's form, with the row as it was shown: key, index of its correction, and
+    job."""
     what = json.dumps(seen)
     return {"what": what, "token": visit.token("correct", name, choices, what)}
 

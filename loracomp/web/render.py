@@ -23,7 +23,7 @@ def harmless(text: str) -> str:
 
 
 def fit(text: object, width: int) -> str:
-    """The text on one line, cut to `width` columns; a wide character takes two."""
+    """Return the text on one line, cut to `width` columns; a wide character takes two."""
     line = " ".join(str("–" if text is None else text)[: 4 * width].split())
     return line if cell_len(line) <= width else f"{set_cell_size(line, width - 1).rstrip()}…"
 
@@ -50,7 +50,7 @@ def _of(number: int, noun: str) -> str:
 
 
 def _minutes(minutes: float) -> str:
-    """A duration in the largest unit of which it has at least two."""
+    """Write a duration in the largest unit that fits into it at least twice."""
     for unit, length in (("days", 1440), ("hours", 60), ("minutes", 1)):
         if minutes >= 2 * length:
             return f"{minutes / length:,.0f} {unit}"

@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 def read_report(
     connection: Connection, days: int, *, answers: str | None = None, tag: str | None = None
 ) -> dict[str, Any]:
-    """Everything that the report shows about the last `days` days, and about a tag `key` or `key=value`.
+    """Read everything that the report shows about the last `days` days, and about a tag `key` or `key=value`.
 
     If `answers` names a declaration, the report shows corrections and the heat map only for it.
 

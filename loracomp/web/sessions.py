@@ -59,7 +59,8 @@ class Seal:
             return None
 
     def token(self, session: Session, *words: object) -> str:
-        """The token that a form of this session must contain. `words` say what the form does, and to which row."""
+        """Return the token that a form of this session must contain. `words` say what the form does, and to which
+        row."""
         return sign(self._form, json.dumps([session.id, *words]).encode(), "sha256").hex()
 
 

@@ -48,7 +48,7 @@ class Visit:
         return connected(self.url, self.session, self.seal, writes=writes)
 
     def token(self, *words: object) -> str:
-        """The token of a form, bound to this session and to the words, which say what the form does."""
+        """Return the token of a form, bound to this session and to the words, which say what the form does."""
         return self.seal.token(self.session, *words)
 
     def check_token(self, *words: object) -> None:
@@ -93,8 +93,8 @@ def endpoint(
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form, each once. If a form is longer than any of ours can be, its fields are ignored, so its
-    token is refused."""
+    """Return the fields of a form, each once. If a form is longer than any form of these pages can be, its fields are
+    ignored, so its token is refused."""
     body = b""
     try:
         async for part in request.stream():

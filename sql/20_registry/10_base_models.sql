@@ -4,7 +4,7 @@
 --     find_base_model
 --   find_base_model             by name, or the default
 
--- Adds a base model, or replaces what is known of one; raises if the name belongs to one with another fingerprint.
+-- Adds a base model, or replaces its description; raises if the name belongs to a base model with another fingerprint.
 -- The first base model becomes the default. A later one becomes the default if make_default is true, in place of the former default.
 CREATE FUNCTION loracomp.register_base_model(
     name text,

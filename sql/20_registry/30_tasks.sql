@@ -28,8 +28,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.add_task IS 'Adds a task. Returns false and changes nothing if the name exists.';
 
--- Changes whose jobs may use a task: those of the role's members and administrators, or everybody's if it is null. Raises if there is
--- no such task.
+-- Changes whose jobs may use a task: jobs of the role's members and of administrators, or everybody's jobs if the role is null. Raises if
+-- there is no such task.
 CREATE FUNCTION loracomp.restrict_task(task text, reader_role name) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$

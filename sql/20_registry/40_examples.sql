@@ -10,7 +10,7 @@
 --   add_embeddings
 --     lock_encoder
 --   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
---   build_embedding_index       after loading them; also stores the rows in an order that makes searches fast
+--   build_embedding_index       after loading embeddings; also stores the rows in an order that makes searches fast
 --     lock_embeddings           set_encoder calls it too
 
 -- Adds examples to a task. A row that is already stored (with the same content_hash) gets the given text, if there is one. This is how an
@@ -230,8 +230,8 @@ COMMENT ON FUNCTION loracomp.add_embeddings IS
 'Stores one unit vector for each example, and returns how many were stored; an example that already has one keeps it. Raises if the '
 'database has another encoder (null: any).';
 
--- Routing waits for whoever waits for this lock. While somebody reads the table, as a backup does, the lock is therefore tried for a tenth of a
--- second at a time, with pauses in which routing goes on.
+-- Routing waits for whoever waits for this lock. While somebody reads the table, as a backup does, the lock is therefore tried for a tenth
+-- of a second at a time, with pauses in which routing goes on.
 CREATE FUNCTION loracomp.lock_embeddings() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -275,7 +275,7 @@ COMMENT ON FUNCTION loracomp.drop_embedding_index IS
 'Call it before loading many embeddings: drops their index if building it afterwards is faster; returns whether it did.';
 
 -- Sorts the rows of example_embedding by their tasks, and builds the HNSW index that routing searches. pgvector writes the index in
--- the order of the table, so that what a search reads is then near in memory; an exact scan of a few tasks reads few pages.
+-- the order of the table, so that a search reads neighbouring memory, and an exact scan of a few tasks reads few pages.
 -- Embeddings that are added later come last. Until the transaction ends, routing waits.
 CREATE FUNCTION loracomp.build_embedding_index() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
@@ -292,4 +292,4 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.build_embedding_index IS
 'Builds the index that routing searches, after drop_embedding_index or to rebuild it, and first sorts the embeddings '
-'by their tasks, so that likes are stored side by side. Routing and whoever adds embeddings wait until the transaction ends.';
+'by their tasks, so that similar examples are stored side by side. Routing and whoever adds embeddings wait until the transaction ends.';

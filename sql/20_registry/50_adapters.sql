@@ -8,9 +8,9 @@
 --       find_base_model
 --   read_adapters               weights, for workers
 
--- Adds an adapter as staged, with the next version of its name; its weights follow in the same transaction, by COPY.
--- If the task already has an adapter of this name that computes the same (with the same digest), that one is returned, whatever its status,
--- with created = false.
+-- Adds an adapter as staged, with the next version of its name; its weights follow in the same transaction, by COPY. If the task already
+-- has an adapter of this name that computes the same (with the same digest), that adapter is returned, whatever its status, with created =
+-- false.
 CREATE FUNCTION loracomp.stage_adapter(
     task text,
     base_model text,

@@ -101,7 +101,7 @@ $$;
 COMMENT ON FUNCTION loracomp.policy_with IS
 'The policy with this name, with some of its routing settings replaced; an argument for task_weights.';
 
--- Changes the given settings of a policy. If there is no such policy, creates it, with defaults for the other settings.
+-- Changes the given settings of a policy. If the policy does not exist, the function creates it, with defaults for the other settings.
 CREATE FUNCTION loracomp.set_policy(name text, settings jsonb) RETURNS loracomp.policy
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -130,7 +130,7 @@ COMMENT ON FUNCTION loracomp.set_policy IS
 'Sets the given settings of a policy, and creates the policy if it does not exist. An error names the setting and its allowed '
 'values. Traces keep the settings that jobs ran with.';
 
--- The owner may delete and rename them, because restoring another database's registry first empties the table.
+-- The owner may delete and rename these policies, because restoring another database's registry first empties the table.
 CREATE FUNCTION loracomp.keep_used_policies() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp

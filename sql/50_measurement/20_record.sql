@@ -1,5 +1,5 @@
 -- Functions that workers call for jobs of kind measure.
---   plan_measurements           what to score for each job
+--   plan_measurements           says what to score for each job
 --   record_measurements         writes the results
 --     hold_jobs, succeed_jobs  30_queue/30_leases.sql, 40_record.sql
 --   labelled_scores             the scores that a worker fits evidence to

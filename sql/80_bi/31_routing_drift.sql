@@ -1,4 +1,4 @@
--- How much the tasks that routing found for a day's jobs differ from those of the week before.
+-- How much the tasks that routing found for a day's jobs differ from the tasks of the week before.
 --   bi.routing_drift
 --     loracomp.routing_by_day   the tasks of each day, a table
 --   routing_by_day_on           computes a day of it
@@ -62,7 +62,7 @@ FROM compared AS c
 GROUP BY c.day, c.policy, c.base_model
 HAVING sum(c.jobs) > 0;
 COMMENT ON VIEW bi.routing_drift IS
-'How certain routing was on each day, and how much the tasks of the jobs differ from those of the week before. Leaves out jobs whose '
+'How certain routing was on each day, and how much the jobs'' tasks differ from the tasks of the week before. Leaves out jobs whose '
 'right answer was known. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.routing_drift.jobs IS 'Number of answers that were routed by retrieval.';
 COMMENT ON COLUMN bi.routing_drift.entropy_bits IS

@@ -1,4 +1,4 @@
--- How many jobs ended on each day, how, and what they cost.
+-- How many jobs ended on each day, how they ended, and what they cost.
 --   bi.jobs_by_day              by submitter, policy, kind and status
 --   bi.cost_by_submitter        what they cost
 --     loracomp.jobs_by_day      the table that both views read

@@ -1,4 +1,4 @@
--- Deletes base models, adapters and tasks. These functions also check whether jobs or traces refer to what is to be deleted.
+-- Deletes base models, adapters and tasks. These functions also check whether jobs or traces refer to the object to delete.
 --   remove_base_model           a base model; by force also its adapters
 --   delete_adapter              an adapter with its weights
 --   delete_task                 a task with its examples and adapters
@@ -30,7 +30,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.remove_base_model IS
-'Removes a base model that no job names. One with adapters is removed only with force, together with them.';
+'Removes a base model that no job names. A base model that has adapters is removed only with force, together with its adapters.';
 
 -- Deletes an adapter with its weights. Without force it raises an error if the adapter is active, if waiting jobs are to measure it, or if
 -- a stored trace names it, because that job could then not be replayed.

@@ -3,9 +3,9 @@
 --     clear_corrections         60_declarations/70_learn.sql
 --   erase_submitter             all jobs and declarations of a submitter
 --     erase_declaration         a declaration with its answers, keys and corrections
---   erase_jobs                  the jobs given, or those with a tag, by their submitter or an administrator
+--   erase_jobs                  deletes the given jobs, or the jobs with given tags, for their submitter or an administrator
 --     lock_jobs                 the caller's jobs with these ids or tags: 30_queue/60_cancel_and_retry.sql
---     erase_sums                deletes what reports have counted for a tag
+--     erase_sums                deletes the counts that reports have for a tag
 --     clear_answers             deletes these jobs' answers from declarations: 60_declarations/50_outcome.sql
 --     each: delete_jobs         deletes jobs in any status, with answers and traces: 30_queue/72_delete_jobs.sql
 
@@ -50,7 +50,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.erase_example IS
 'Deletes an example with its embedding, its measurements and the jobs that were made from it; returns what was deleted, and '
-'what refers to it and was kept. Importing the data set again would bring it back.';
+'the rows that refer to it and were kept. Importing the data set again would bring it back.';
 
 -- Deletes a declaration and returns null. If this fails, because other objects depend on its view or somebody has locked its table, it
 -- pauses the declaration, deletes everything that is stored about its rows, and returns the reason.

@@ -51,7 +51,7 @@ def test_modules_that_adapters_cannot_change_are_found_and_the_others_left():
 @pytest.mark.parametrize("kind", sorted({*CAUSAL} - {*NAMED}))
 def test_each_other_architecture_is_served_or_refused_as_expected(kind):
     if (model := made(kind)) is None:
-        pytest.skip("no tiny model of it can be made by general settings")
+        pytest.skip("the general settings make no tiny model of this architecture")
     base = as_added(model)
     if kind in OTHERS_REFUSED.split():
         with pytest.raises(

@@ -1,4 +1,4 @@
-"""Base models and encoders: every kind of source, what is said of them, and what is refused."""
+"""Tests base models and encoders: every kind of source, their descriptions, and refusals."""
 
 import hashlib
 import shutil

@@ -1,6 +1,6 @@
 """Requests that no browser makes: every route with odd paths, methods, headers and bodies.
 
-No request fails inside the server, each response has the security headers, and none sends anybody elsewhere.
+No request fails inside the server, each response has the security headers, and none redirects to another site.
 """
 
 import asyncio

@@ -52,8 +52,8 @@ APPENDED_TO = {
     "autovacuum_vacuum_threshold": "1000",
     "autovacuum_vacuum_cost_delay": "0",
 }
-"""Settings of tables to which triggers append work for the keeper. The keeper reads them from the oldest row on and so
-past dead tuples; therefore vacuum runs early and at full speed. These tables have no foreign or unique keys, so that
+"""Settings of tables to which triggers append work for the keeper. The keeper reads such a table from its oldest row
+on, past dead tuples, so vacuum runs early and at full speed. These tables have no foreign or unique keys, so that
 nobody who writes to them waits."""
 
 metadata = MetaData(schema=SCHEMA)
@@ -132,7 +132,8 @@ def check(name: str, condition: str, **options: Any) -> CheckConstraint:
 
 
 def references(name: str, columns: str, targets: str, **options: Any) -> ForeignKeyConstraint:
-    """A named foreign key. Columns on both sides are separated by spaces; the other side has schema.table.column."""
+    """Return a named foreign key. Columns on both sides are separated by spaces; the other side has
+    schema.table.column."""
     return ForeignKeyConstraint(columns.split(), targets.split(), name=name, **options)
 
 
@@ -186,7 +187,7 @@ def partition(name: str, definition: str, parent: str, values: str, comment: str
 
 
 def one_of(column: str, values: str, name: str) -> CheckConstraint:
-    """A constraint that a column has one of these values, separated by spaces."""
+    """Return a constraint that a column has one of these values, separated by spaces."""
     listed = ", ".join(f"'{value}'" for value in values.split())
     return CheckConstraint(f"{column} IN ({listed})", name=name, comment=f"one of {', '.join(values.split())}")
 
@@ -199,7 +200,7 @@ def between(column: str, lowest: float, highest: float) -> CheckConstraint:
 
 
 def at_most_characters(column: str, most: int) -> CheckConstraint:
-    """A constraint that a text is not longer than this."""
+    """Return a constraint that a text has at most this many characters."""
     return check(f"{column}_must_be_at_most_{most}_characters", f"char_length({column}) <= {most}")
 
 
@@ -209,7 +210,7 @@ def short_name(column: str, what: str) -> CheckConstraint:
 
 
 def listing(column: str, most: int, *, with_nulls: bool = False) -> CheckConstraint:
-    """A constraint that an array is a list: one dimension, the first index is 1, and usually no nulls."""
+    """Return a constraint that an array is a list: one dimension, the first index is 1, and usually no nulls."""
     none_null = "" if with_nulls else f" AND num_nulls(VARIADIC {column}) = 0"
     return check(
         f"{column}_must_be_a_list_of_at_most_{most}",

@@ -1,4 +1,4 @@
-"""Declarations that a table's rows get answers, the answers, and what the keeper still has to do for them."""
+"""Declarations (each says that a table's rows get answers), the answers, and the keeper's remaining work for them."""
 
 from sqlalchemy import (
     ARRAY,

@@ -79,7 +79,7 @@ measurement = Table(
     check("base_score_must_be_a_log_probability", "base_score BETWEEN -1e9 AND 0.001"),
     check("gains_must_be_finite", "-1e9 <= ALL (gains) AND 1e9 >= ALL (gains) AND num_nulls(VARIADIC gains) = 0"),
     at_most_characters("worker", 300),
-    # Other workers read them to fit evidence.
+    # Other workers read these columns to fit evidence.
     check(
         "choice_scores_must_be_lists_of_numbers_by_adapter",
         "jsonb_typeof(choice_scores) = 'object' AND NOT jsonb_path_exists(choice_scores, "

@@ -1,4 +1,4 @@
-"""Workers, what they last reported, and which of them keeps house."""
+"""Workers, their last reports, and the worker that keeps house."""
 
 from sqlalchemy import Double, Integer, SmallInteger, Table, Text
 
@@ -43,7 +43,8 @@ worker = Table(
     *(at_most_characters(column, 300) for column in ("name", "host", "code_version", "device")),
     short_name("base_model", "base_model"),
     check("counts_must_not_be_negative", "least(claimed, succeeded, failed, released, dropped) >= 0"),
-    # Views subtract it from a timestamp, and a value too large for an interval would make them fail for everybody.
+    # Views subtract this value from a timestamp, and a value too large for an interval would make the views fail for
+    # everybody.
     check("silent_after_s_must_be_between_0_and_86400", "silent_after_s BETWEEN 0 AND 86400"),
     comment="Workers and what they last reported. The view worker_status shows who is alive.",
     # The table has few rows, which are updated every few seconds. Half-empty pages keep all versions of a row on one

@@ -1,7 +1,7 @@
 #!/bin/sh
-# What pgvector's image promises about its start, as far as docker-compose.yml relies on it: a new volume gets a database
-# POSTGRES_DB, the superuser's POSTGRES_PASSWORD, and what lies in docker-entrypoint-initdb.d, while the server answers on
-# its socket alone.
+# Starts Postgres as pgvector's image does, as far as docker-compose.yml relies on that. With a new volume, it creates the
+# database POSTGRES_DB, sets the superuser's POSTGRES_PASSWORD, and runs the files in docker-entrypoint-initdb.d, while
+# the server listens only on its socket.
 set -eu
 export POSTGRES_USER="${POSTGRES_USER:-postgres}" PGDATA=/var/lib/postgresql/data
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
