@@ -289,7 +289,7 @@ SELECT
     NOT loracomp.queue_is_empty(base_model => %(base_model)s) OR loracomp.rows_wait() AS others
 
 -- name: keep_house
-SELECT loracomp.keep_house(worker => %(worker)s, lease => %(lease)s) AS elected
+SELECT loracomp.keep_house(worker => %(worker)s, lease => %(lease)s, grace => %(grace)s) AS elected
 
 -- name: leave_house
 SELECT loracomp.leave_house(worker => %(worker)s)

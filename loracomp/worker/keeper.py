@@ -38,14 +38,20 @@ _log = logging.getLogger(__name__)
 class Keeper:
     """Calls the steps while it is elected, in its own thread, within a `with` block."""
 
-    def __init__(self, link: Link, *, worker: str, poll_s: float, changed: Callable[[], object]) -> None:
-        """`poll_s`: seconds between two calls of a step that finds nothing to do.
+    def __init__(self, link: Link, *, worker: str, poll_s: float, lease_s: float, changed: Callable[[], object]) -> None:
+        """`poll_s`: seconds between two calls of a step that finds nothing to do. `lease_s`: length of jobs' leases, for
+        which workers may renew them after an outage.
 
         `changed` is called after a step has handled something, because jobs may be due now.
         """
         self._link = link
         self._worker = worker
         self._changed = changed
+        self._given = {
+            "worker": worker,
+            "lease": timedelta(seconds=ELECTED_S),
+            "grace": timedelta(seconds=lease_s),
+        }
         self._steps = [
             Step("rescue_jobs", poll_s),
             Step("wake_jobs", poll_s, is_woken=True),
@@ -115,10 +121,9 @@ class Keeper:
                 self._take(step)
 
     def _elect(self) -> None:
-        given = {"worker": self._worker, "lease": timedelta(seconds=ELECTED_S)}
         connection = self._link.open()
         with within(connection, STEP_S):
-            elected = bool(row_of(connection, QUERIES["keep_house"], given)["elected"])
+            elected = bool(row_of(connection, QUERIES["keep_house"], self._given)["elected"])
         if elected and not self._elected:
             _log.info(logfmt("keeps_house"))
             self.notified.set()  # notifications that arrived before the election were for another worker

@@ -85,6 +85,7 @@ class Worker:
             self._link(url, "keeper"),
             worker=name,
             poll_s=settings.poll_s,
+            lease_s=lease_s,
             changed=self._claimer.wake.set,
         )
         self._embedder = Embedder(

@@ -87,6 +87,7 @@ COMMENT ON FUNCTION loracomp.wake_jobs IS
 -- attempt back. Any later expiry counts as an attempt, because the job ran alone, and after the last attempt the job is failed. A worker
 -- whose model goes on ends a job at its timeout_s itself (fail_jobs). If the worker did not end the job, it has died or hangs, and nobody
 -- knows which of its jobs caused that.
+-- After an outage (keep_house) it leaves the leases that ended meanwhile until the workers have had time to renew them.
 CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -99,6 +100,9 @@ SET jit = off
 AS $$
 DECLARE
     deadline CONSTANT timestamptz := clock_timestamp() + interval '0.2 seconds';
+    expired_before CONSTANT timestamptz := coalesce(
+        (SELECT k.unattended_since FROM loracomp.keeper AS k WHERE k.grace_until > now()), now()
+    );
     expired bigint[];
     handled integer := 0;
 BEGIN
@@ -106,7 +110,7 @@ BEGIN
     LOOP
         expired := ARRAY(
             SELECT j.id FROM loracomp.job AS j
-            WHERE j.status = 'running' AND j.lease_expires_at < now()
+            WHERE j.status = 'running' AND j.lease_expires_at < expired_before
             ORDER BY j.lease_expires_at LIMIT 100
             FOR UPDATE SKIP LOCKED
         );

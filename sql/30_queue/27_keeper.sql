@@ -6,12 +6,15 @@
 -- A worker is elected for a few seconds, and stays elected while it calls this function again in time. The election is a lease in a row and
 -- not an advisory lock, because any login could hold such a lock for ever, and because a worker that hangs keeps its session but loses the
 -- lease. Two keepers at once do no harm, because each step skips rows that another session has locked.
-CREATE FUNCTION loracomp.keep_house(worker text, lease interval) RETURNS boolean
+-- Workers ask several times in the length of a lease. So if nobody has kept house for half of one, no worker has reached the database: the
+-- server was down, or the network. The workers may still answer their jobs, so they get time (grace) to renew the leases that ended.
+CREATE FUNCTION loracomp.keep_house(worker text, lease interval, grace interval DEFAULT '0') RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     PERFORM loracomp.check_range('lease', extract(EPOCH FROM keep_house.lease), 0, 60);
+    PERFORM loracomp.check_range('grace', extract(EPOCH FROM keep_house.grace), 0, 86400);
     -- Read first: INSERT locks the row even where it changes nothing, and every worker asks every few seconds.
     IF EXISTS (
         SELECT FROM loracomp.keeper AS k WHERE k.worker <> keep_house.worker AND k.keeps_until > clock_timestamp()
@@ -19,13 +22,22 @@ BEGIN
         RETURN FALSE;
     END IF;
     INSERT INTO loracomp.keeper AS k (worker, keeps_until) VALUES (keep_house.worker, clock_timestamp() + keep_house.lease)
-    ON CONFLICT ON CONSTRAINT keeper_pkey DO UPDATE SET worker = excluded.worker, keeps_until = excluded.keeps_until
+    ON CONFLICT ON CONSTRAINT keeper_pkey DO UPDATE SET
+        worker = excluded.worker,
+        keeps_until = excluded.keeps_until,
+        (unattended_since, grace_until) = (
+            SELECT
+                CASE WHEN o.outage THEN k.keeps_until - keep_house.lease ELSE k.unattended_since END,
+                CASE WHEN o.outage THEN clock_timestamp() + keep_house.grace ELSE k.grace_until END
+            FROM (SELECT k.keeps_until < clock_timestamp() - keep_house.lease / 2 AS outage) AS o
+        )
     WHERE k.worker = excluded.worker OR k.keeps_until <= clock_timestamp();
     RETURN FOUND;
 END
 $$;
 COMMENT ON FUNCTION loracomp.keep_house IS
-'Returns whether the worker keeps house for the length of a lease: it was elected before, or no other worker is elected now.';
+'Returns whether the worker keeps house for the length of a lease: it was elected before, or no other worker is elected now. '
+'If nobody kept house for a while, workers can renew leases that ended meanwhile for the length of grace, before rescue_jobs takes them.';
 
 CREATE FUNCTION loracomp.leave_house(worker text) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER

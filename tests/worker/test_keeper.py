@@ -16,6 +16,7 @@ from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.worker import keeper
 from loracomp.worker.keeper import Keeper
+from loracomp.worker.leases import renew_leases
 from loracomp.worker.link import Link
 from queue_worker import Obedient
 from worker_helpers import drain_here, wait_until, working
@@ -32,9 +33,9 @@ STEPS = {
 
 
 @contextmanager
-def keeping(database: str, worker: str = "one", poll_s: float = 0.05) -> Iterator[Keeper]:
+def keeping(database: str, worker: str = "one", poll_s: float = 0.05, lease_s: float = 60) -> Iterator[Keeper]:
     link = Link(database, f"loracomp keeper {worker}", Event(), statement_timeout_s=30)
-    with Keeper(link, worker=worker, poll_s=poll_s, changed=lambda: None) as kept:
+    with Keeper(link, worker=worker, poll_s=poll_s, lease_s=lease_s, changed=lambda: None) as kept:
         yield kept
 
 
@@ -76,6 +77,34 @@ def test_another_worker_takes_over_from_one_that_is_gone(
     with keeping(database, "two"):
         assert elected(connection) == "gone"
         wait_until(lambda: elected(connection) == "two")
+
+
+def test_after_an_outage_workers_have_time_to_renew_leases_that_ended_meanwhile(
+    connection: Connection, database: str
+):
+    """Their models went on. A lease that had ended before is not waited for."""
+    dead, *held = add_jobs(connection, "dead", "renewed", "not renewed")
+    claimed = [claim(connection, 1, worker=name)[0] for name in ("dead", "busy", "gone")]
+    connection.execute("SELECT loracomp.keep_house('kept before', '5 seconds')")
+    connection.execute("UPDATE loracomp.keeper SET keeps_until = now() - interval '1 minute'")
+    connection.execute("UPDATE loracomp.job SET lease_expires_at = now() - interval '1 second'")
+    connection.execute("UPDATE loracomp.job SET lease_expires_at = now() - interval '2 minutes' WHERE id = %s", [dead])
+    with keeping(database, lease_s=2):
+        wait_until(lambda: job(connection, dead)["expired_leases"] == 1)
+        assert renew_leases(connection, [claimed[1]], 60) == {held[0]}
+        assert job(connection, held[1])["status"] == "running"
+        wait_until(lambda: job(connection, held[1])["expired_leases"] == 1)
+    assert job(connection, held[0])["status"] == "running"
+
+
+def test_a_worker_that_takes_over_at_once_waits_for_no_lease(connection: Connection, database: str):
+    (job_id,) = add_jobs(connection, "a")
+    claim(connection, 1, worker="gone")
+    connection.execute("SELECT loracomp.keep_house('gone', '5 seconds')")
+    connection.execute("UPDATE loracomp.keeper SET keeps_until = now() - interval '1 second'")
+    expire_leases(connection)
+    with keeping(database):
+        wait_until(lambda: job(connection, job_id)["expired_leases"] == 1)
 
 
 def test_who_keeps_house_is_asked_seldom_by_the_others(connection: Connection, database: str):

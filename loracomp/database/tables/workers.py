@@ -58,6 +58,12 @@ keeper = Table(
     required("id", SmallInteger, "Always 1.", primary_key=True, autoincrement=False, default="1"),
     required("worker", Text, "Worker that keeps house, or was the last to do so."),
     required("keeps_until", TIME, "When another worker may take over, unless this worker renews its election before."),
+    optional(
+        "unattended_since",
+        TIME,
+        "When the last time began in which nobody kept house, because the workers did not reach the database.",
+    ),
+    optional("grace_until", TIME, "Until then rescue_jobs leaves the leases that ended after unattended_since."),
     check("there_is_one_keeper", "id = 1"),
     at_most_characters("worker", 300),
     comment="The worker that keeps house for all workers: it makes scheduled jobs due, rescues jobs whose lease has "
