@@ -83,8 +83,8 @@ class Settings(BaseSettings):
         60.0,
         ge=1,
         le=3600,
-        description="Seconds that the model may go on after all its jobs' leases are lost; then it is presumed hung "
-        "and the worker ends. Defaults to 60.",
+        description="Seconds that a forward pass may take once the leases of all the worker's jobs are lost, or a "
+        "tenth of what it may take at all; then the device is presumed hung and the worker ends. Defaults to 60.",
     )
     poll_s: float = Field(1.0, ge=0.01, le=60, description="Seconds between polls of an empty queue. Defaults to 1.")
     grace_s: float = Field(

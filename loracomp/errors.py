@@ -64,9 +64,15 @@ class JobError(LoracompError):
 
 
 class DeviceHungError(LoracompError):
-    """The model is presumed hung: it still runs, but the leases of all its jobs have ended. Restart the worker."""
+    """The model is presumed hung: it still runs, but has ended no forward pass for long. Restart the worker."""
 
     exit_code = 8
+
+
+class DeviceFailedError(LoracompError):
+    """The device computes nothing any more, for example after an assertion or a memory error. Restart the worker."""
+
+    exit_code = 9
 
 
 def wrong_fields(error: "ValidationError", most: int | None = None) -> str:

@@ -27,7 +27,8 @@ REPORT: dict[str, Any] = {
 }  # fmt: skip
 """The report of an idle worker that has just started."""
 CLEARED = (
-    "job ended_job worker keeper prediction audit_event measurement example_embedding example adapter task base_model encoder"
+    "job ended_job worker keeper prediction audit_event measurement example_embedding example adapter task base_model"
+    " encoder"
 )
 _numbers = count()
 

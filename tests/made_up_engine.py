@@ -42,6 +42,9 @@ class MadeUp:
         """Give the job its result."""
         raise NotImplementedError
 
+    def check_device(self) -> None:
+        """It has none."""
+
     def clear(self) -> list[InFlight]:
         left, self.flights = self.flights, []
         return left

@@ -19,7 +19,7 @@ from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.routing import route
 from loracomp.engine.inflight import InFlight
 from loracomp.engine.measuring import Measurement, MeasurementPlan, plan_measurements
-from loracomp.errors import JobError
+from loracomp.errors import DeviceFailedError, JobError, LoracompError
 from loracomp.worker.process import serve
 from loracomp.worker.worker import Worker
 from made_up_engine import MadeUp
@@ -31,6 +31,7 @@ class Obedient(MadeUp):
     def __init__(self) -> None:
         super().__init__()
         self.plans: dict[int, MeasurementPlan] = {}
+        self.device_failed = False
 
     def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
         jobs = [flight.job for flight in flights]
@@ -55,6 +56,9 @@ class Obedient(MadeUp):
                     statement = f"DO $$ BEGIN RAISE EXCEPTION 'a sentence' USING DETAIL = '{quoted}'; END $$"
                     with translated_errors():
                         connection.execute(statement.encode())
+                case ["break", "encoder"]:
+                    self.device_failed = True
+                    raise RuntimeError("CUDA error: device-side assert triggered")
                 case ["unprepared"]:
                     raise ValueError("not to be prepared")
         plans = plan_measurements(connection, jobs)
@@ -79,6 +83,10 @@ class Obedient(MadeUp):
                 time.sleep(float(seconds))
             case ["die"]:
                 os.kill(os.getpid(), signal.SIGKILL)
+            case ["break", "device"]:
+                time.sleep(1)  # another job is prepared meanwhile
+                self.device_failed = True
+                raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
             case ["raise"]:
                 raise ValueError("a fault")
             case ["refuse" | "fail"]:
@@ -96,6 +104,10 @@ class Obedient(MadeUp):
         elif flight.result is None:
             end(flight, output=job.prompt.upper())
 
+    def check_device(self) -> None:
+        if self.device_failed:
+            raise DeviceFailedError("the device computes nothing any more")
+
 
 def cut_connections(connection: Connection) -> None:
     """Cut the connections of this process once, as a restart of the server would."""
@@ -112,4 +124,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     settings = load_settings()
     worker = Worker(sys.argv[1], Obedient(), base_model=BASE, settings=settings, drain="--drain" in sys.argv)
-    sys.exit(serve(worker, settings.grace_s))
+    try:
+        sys.exit(serve(worker, settings.grace_s))
+    except LoracompError as error:
+        sys.exit(error.exit_code)

@@ -66,6 +66,24 @@ def in_thread(worker: Worker) -> Iterator[None]:
             running.result(30)
 
 
+@contextmanager
+def changed(connection: Connection, function: str, body: str) -> Iterator[None]:
+    """Another body for a function of loracomp's, in plpgsql."""
+    (row,) = connection.execute(
+        "SELECT pg_get_functiondef(oid) AS before, format('%%I(%%s) RETURNS %%s', proname,"
+        " pg_get_function_arguments(oid), pg_get_function_result(oid)) AS head"
+        " FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace AND proname = %s",
+        (function,),
+    )
+    connection.execute(
+        f"CREATE OR REPLACE FUNCTION loracomp.{row['head']} LANGUAGE plpgsql AS $$ BEGIN {body} END $$".encode()
+    )
+    try:
+        yield
+    finally:
+        connection.execute(row["before"].encode())
+
+
 def make_due(connection: Connection) -> None:
     connection.execute("UPDATE loracomp.job SET run_at = now() WHERE status = 'queued' AND run_at > now()")
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import psycopg.errors as pg
 
-from loracomp.database.connections import Connection, know_traces, translated_errors
+from loracomp.database.connections import Connection, know_traces, translate
 from loracomp.database.queries import QUERIES
 from loracomp.records import Composition, Job, LabelledRow, Routed
 
@@ -22,7 +23,8 @@ def route(
 
     `embeddings` [len(jobs), dimensions] are the vectors from `engine.encode`; `encoder` and `input_version` are the
     fingerprint and input version of the encoder that made them. The connection must know pgvector's types. Raises
-    SchemaMismatchError if the database has another encoder now, or embeds its examples again.
+    SchemaMismatchError if the database has another encoder now, or embeds its examples again. Other errors of the
+    database are psycopg's, by which a worker tells whose fault they are.
     """
     if not jobs:
         return []
@@ -33,25 +35,27 @@ def route(
         "input_version": input_version,
     }
     know_traces(connection)
-    with translated_errors():
+    try:
         rows = connection.execute(QUERIES["route_jobs"], given, binary=True)
-        return [
-            Routed(
-                job_id=row["job_id"],
-                composition=Composition(
-                    adapter_ids=tuple(row["adapter_ids"]),
-                    adapter_sha256=tuple(row["adapter_sha256"]),
-                    weights=tuple(row["adapter_weights"]),
-                    strategy=row["strategy"],
-                    density=row["density"],
-                ),
-                normalization=row["choice_normalization"],
-                chat_template=row["chat_template"],
-                calibration_examples=tuple(row["calibration_examples"] or ()),
-                trace=row["trace"],
-            )
-            for row in rows
-        ]
+    except pg.ObjectNotInPrerequisiteState as error:
+        raise translate(error) from error
+    return [
+        Routed(
+            job_id=row["job_id"],
+            composition=Composition(
+                adapter_ids=tuple(row["adapter_ids"]),
+                adapter_sha256=tuple(row["adapter_sha256"]),
+                weights=tuple(row["adapter_weights"]),
+                strategy=row["strategy"],
+                density=row["density"],
+            ),
+            normalization=row["choice_normalization"],
+            chat_template=row["chat_template"],
+            calibration_examples=tuple(row["calibration_examples"] or ()),
+            trace=row["trace"],
+        )
+        for row in rows
+    ]
 
 
 def read_labelled(

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from loracomp import __version__
 from loracomp.composition.composer import Loaded
@@ -22,7 +23,7 @@ from loracomp.engine import measuring
 from loracomp.engine.calibration import Calibrator
 from loracomp.engine.inflight import InFlight, lap, requests_of
 from loracomp.engine.predictor import Predictor
-from loracomp.errors import JobError
+from loracomp.errors import DeviceFailedError, JobError
 from loracomp.model.cpu import ComputeThread
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import BaseModel
@@ -140,6 +141,19 @@ class Engine:
         self._running, self._waiting, self._answering = [], [], self.predictor.begin()
         self._turns.keep()
         return left
+
+    def check_device(self) -> None:
+        """Raise DeviceFailedError if a GPU reports an error that stays until the process ends.
+
+        CUDA reports such an error at every call, so synchronising shows it.
+        """
+        devices = {each.device for each in self.base.model.parameters()}
+        try:
+            for device in devices:
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+        except RuntimeError as error:
+            raise DeviceFailedError(f"the device computes nothing any more: {error}; start the worker again") from error
 
     def _schedule(self) -> None:
         joining, self._waiting = self._waiting, []

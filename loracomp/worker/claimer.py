@@ -16,9 +16,10 @@ from loracomp.engine.inflight import InFlight, lap
 from loracomp.records import Job
 from loracomp.worker.handover import Handover
 from loracomp.worker.leases import Leases, claim_jobs, note_released, release_claim, release_jobs
-from loracomp.worker.link import DATABASE_AWAY, Link
+from loracomp.worker.link import DATABASE_AWAY, NOT_THE_JOBS_FAULT, Link
 from loracomp.worker.logfmt import logfmt
-from loracomp.worker.stages import EngineInterface, isolate_failures, job_ids
+from loracomp.worker.pace import Pace
+from loracomp.worker.stages import EngineInterface, check_device, isolate_failures, job_ids
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Claimer:
         self._is_drained = is_drained
         self._stop = stop
         self._look_again = 0.0
+        self._pace = Pace()
         self._lost: int | None = None
         """Token of a claim that got no reply: it may have leased jobs all the same."""
         self.wake = Event()
@@ -66,9 +68,10 @@ class Claimer:
     def claim_meanwhile(self) -> None:
         """While the model is busy, claim and prepare more jobs and offer them to it, as long as there is room."""
         while flights := self.next(meanwhile=True):
-            # The model has not taken the jobs in time, so give them back.
-            if not self._handover.offer(flights, self._patience_s(flights)):
-                self._give_back([flight.job for flight in flights])
+            while flights and not self._handover.offer(flights, self._patience_s(flights)):
+                late, flights = self._late(flights)
+                self._give_back(late)
+            if not flights:  # all were given back, so don't claim them again at once
                 self._handover.wait_for_a_step()
 
     def next(self, meanwhile: bool = False) -> Sequence[InFlight]:
@@ -86,6 +89,7 @@ class Claimer:
                     self._stop()
             except DATABASE_AWAY:
                 return ()  # stop only once
+            self._stopping.wait(self._pace.pause_s())
             self.wake.wait(self._settings.poll_s * random.uniform(0.5, 1.0))  # noqa: S311
             if meanwhile:
                 # Let idle workers claim first.
@@ -111,7 +115,7 @@ class Claimer:
         unanswered: list[InFlight] = []
         isolate_failures(partial(self._prepare, unanswered), flights)
         if unanswered:
-            self._give_back([flight.job for flight in unanswered])
+            self._give_back(unanswered)
         return [flight for flight in flights if flight not in unanswered]
 
     def _claim(self, connection: Connection, most: int, held: frozenset[Job]) -> tuple[Job, ...]:
@@ -144,34 +148,52 @@ class Claimer:
         return jobs
 
     def _prepare(self, unanswered: list[InFlight], flights: Sequence[InFlight]) -> None:
-        """Prepare jobs. If the database does not answer in time, add them to `unanswered` instead."""
+        """Prepare jobs. Those that can't wait any longer for the database are added to `unanswered` instead."""
         if not (leased := [flight for flight in flights if self._leases.still_leased(flight.job)]):
             return
-        until = perf_counter() + self._patience_s(leased)
 
-        def give_up(_error: Exception) -> bool:
-            # If the connection still works after a database error such as a statement timeout, the jobs caused it.
-            return self._link.is_alive() or self._stopping.is_set() or perf_counter() >= until
+        def give_up(error: Exception) -> bool:
+            return self._is_fault_of_jobs(error) or self._patience_s(leased) == 0
 
         try:
             self._link.call(lambda connection: self._engine.prepare(connection, leased), give_up)
-        except DATABASE_AWAY:
-            if self._link.is_alive():
+        except DATABASE_AWAY as error:
+            if self._is_fault_of_jobs(error):
                 raise
             # Their leases would end while the worker still waits, although no job caused the wait.
-            unanswered.extend(leased)
+            late, others = self._late(leased)
+            unanswered.extend(late)
+            self._prepare(unanswered, others)
+        except Exception:
+            check_device(self._engine, self._leases, leased)
+            raise
+
+    def _is_fault_of_jobs(self, error: Exception) -> bool:
+        """Whether jobs caused an error of the database, such as a statement timeout: the connection still works."""
+        return not isinstance(error, NOT_THE_JOBS_FAULT) and self._link.is_alive()
 
     def _is_stopping(self, _error: Exception) -> bool:
         """Whether to give up instead of waiting for the database."""
         return self._stopping.is_set()
 
     def _patience_s(self, flights: Sequence[InFlight]) -> float:
-        """Seconds for which claimed jobs may wait before other workers get them: a lease, or half of the shortest
-        timeout."""
-        return min(self._settings.lease_s, *(flight.job.timeout_s / 2 for flight in flights))
+        """Seconds for which these claimed jobs may wait before one of them must go to another worker.
 
-    def _give_back(self, jobs: Sequence[Job]) -> None:
+        Each may wait for a lease, or half of its timeout if that is shorter; none does when the worker stops.
+        """
+        if self._stopping.is_set():
+            return 0.0
+        lease_s = self._settings.lease_s
+        return max(0.0, min(min(lease_s, each.job.timeout_s / 2) - self._leases.held_s(each.job) for each in flights))
+
+    def _late(self, flights: Sequence[InFlight]) -> tuple[list[InFlight], list[InFlight]]:
+        """The jobs that can't wait any longer, and the others."""
+        late = [flight for flight in flights if self._patience_s([flight]) == 0]
+        return late, [flight for flight in flights if flight not in late]
+
+    def _give_back(self, flights: Sequence[InFlight]) -> None:
         """Release jobs that the model has not begun."""
+        jobs = [flight.job for flight in flights]
         self._leases.mark_ending(jobs)
         with suppress(*DATABASE_AWAY):
             released = self._link.call(lambda connection: release_jobs(connection, jobs), self._is_stopping)

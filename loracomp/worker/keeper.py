@@ -19,16 +19,13 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
 from loracomp.worker.link import Link
 from loracomp.worker.logfmt import logfmt, message_of
+from loracomp.worker.pace import Pace
 from loracomp.worker.steps import STEP_S, Step, call, within
 
 ELECTED_S = 5.0
 """Seconds for which a worker is elected."""
 ELECT_AGAIN_S = 1.5
 """Seconds after which the elected worker renews its election, and the others check whether it has ended."""
-PAUSE_S = 0.05
-"""Seconds between rounds that find nothing to do, however many notifications come: any login can send them."""
-ROUNDS_AT_ONCE = 10
-"""How many of these rounds may follow one another without a pause. A row and its answer cause about three."""
 NOTE_EVERY_S = 10.0
 """Seconds between two records of what a step did. They are rare, because each record leaves a dead tuple."""
 
@@ -38,9 +35,12 @@ _log = logging.getLogger(__name__)
 class Keeper:
     """Calls the steps while it is elected, in its own thread, within a `with` block."""
 
-    def __init__(self, link: Link, *, worker: str, poll_s: float, lease_s: float, changed: Callable[[], object]) -> None:
-        """`poll_s`: seconds between two calls of a step that finds nothing to do. `lease_s`: length of jobs' leases, for
-        which workers may renew them after an outage.
+    def __init__(
+        self, link: Link, *, worker: str, poll_s: float, lease_s: float, changed: Callable[[], object]
+    ) -> None:
+        """`poll_s`: seconds between two calls of a step that finds nothing to do.
+
+        `lease_s`: length of jobs' leases, and seconds for which workers may renew them after an outage.
 
         `changed` is called after a step has handled something, because jobs may be due now.
         """
@@ -64,7 +64,7 @@ class Keeper:
         self._elected = False
         self._elect_at = monotonic()
         self._found = False
-        self._paused_until = 0.0
+        self._pace = Pace()
         self.notified = Event()
         """Set it when the keeper may have something to do."""
         self._stop = Event()
@@ -178,9 +178,7 @@ class Keeper:
         """Wait until a step is due or a notification arrives; if rounds keep finding nothing, wait at least for a
         moment."""
         if not self._found:
-            now = monotonic()
-            self._paused_until = max(self._paused_until, now - ROUNDS_AT_ONCE * PAUSE_S) + PAUSE_S
-            self._stop.wait(max(0.0, self._paused_until - now))
+            self._stop.wait(self._pace.pause_s())
         due_at = [step.due_at for step in self._steps] if self._elected else []
         seconds = min([self._elect_at, *due_at]) - monotonic()
         if seconds <= 0:

@@ -133,6 +133,17 @@ class Leases:
             self._held_since = {job: since for job, since in self._held_since.items() if job in self._held}
             self._look()
 
+    def forsake(self, jobs: Iterable[Job]) -> None:
+        """Count jobs as lost, so that they are neither recorded nor given back: their leases are left to expire."""
+        with self._lock:
+            self._lost |= frozenset(jobs) & self._held
+            self._look()
+
+    def held_s(self, job: Job) -> float:
+        """Seconds since the job was claimed; 0 if it is not held."""
+        now = monotonic()
+        return now - self._held_since.get(job, now)
+
     def wants(self, job: Job) -> bool:
         """Whether the job's answer is still needed, because its lease is not known to be lost and its time is not over.
 
@@ -147,8 +158,7 @@ class Leases:
 
     def is_over(self, job: Job) -> bool:
         """Whether a job has been held for longer than its timeout."""
-        now = monotonic()
-        return now - self._held_since.get(job, now) >= job.timeout_s
+        return self.held_s(job) >= job.timeout_s
 
     def stalled_s(self) -> float:
         """Seconds since all held leases were lost, or since the last `go_on` if that was later.
@@ -156,7 +166,11 @@ class Leases:
         0 if any lease is valid or no job is held. A large value means that the model is presumed hung.
         """
         since = self._stalled_since
-        return 0.0 if since is None else monotonic() - max(since, self._went_on_at)
+        return 0.0 if since is None else min(monotonic() - since, self.silent_s())
+
+    def silent_s(self) -> float:
+        """Seconds since the last `go_on`."""
+        return monotonic() - self._went_on_at
 
     def still_leased(self, job: Job) -> bool:
         """Whether the job's lease is not known to be lost."""

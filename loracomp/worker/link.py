@@ -27,8 +27,11 @@ DATABASE_AWAY = (
 
 ReadOnlySqlTransaction: the server has become a standby, and a new connection may reach the primary.
 """
-NOBODY_CAN_WRITE = (pg.DiskFull, pg.ReadOnlySqlTransaction)
-"""Those of them with which the database answers, and yet no statement that writes can succeed."""
+NOT_THE_JOBS_FAULT = (pg.DiskFull, pg.ReadOnlySqlTransaction, pg.LockNotAvailable)
+"""Those of them with which the database answers, and yet other jobs would not succeed either.
+
+LockNotAvailable: the worker's role has a lock_timeout, and a table is locked, for example because an index is built.
+"""
 
 _log = logging.getLogger(__name__)
 

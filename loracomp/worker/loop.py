@@ -9,7 +9,7 @@ from loracomp.worker.claimer import Claimer
 from loracomp.worker.handover import Handover
 from loracomp.worker.leases import Leases
 from loracomp.worker.recorder import Recorder
-from loracomp.worker.stages import FAULT_OF_THE_WORKER, EngineInterface, blame
+from loracomp.worker.stages import FAULT_OF_THE_WORKER, EngineInterface, blame, check_device
 
 
 class ModelLoop:
@@ -72,6 +72,7 @@ class ModelLoop:
             raise
         except Exception as error:
             left = self._engine.clear()
+            check_device(self._engine, self._leases, left)
             blame(left, error)
         finally:
             self.is_in_a_step = False

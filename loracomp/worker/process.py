@@ -44,8 +44,9 @@ def serve(worker: Worker, grace_s: float) -> int:
             if thread.is_alive():
                 _leave(worker, 0 if second is None else 128 + second)
         elif thread.is_alive():
-            _log.error(logfmt("hangs", error="the model does not return, and the leases of all its jobs have ended"))
+            _log.error(logfmt("hangs", error="the model does not return"))
             faulthandler.dump_traceback()
+            worker.forsake()
             _leave(worker, DeviceHungError.exit_code)
         thread.join()
     if errors:

@@ -20,7 +20,7 @@ from loracomp.engine.inflight import InFlight, Result, lap
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.records import Failure, Job, Prediction, Routed
 from loracomp.worker.leases import Leases
-from loracomp.worker.link import DATABASE_AWAY, NOBODY_CAN_WRITE, Link
+from loracomp.worker.link import DATABASE_AWAY, NOT_THE_JOBS_FAULT, Link
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.stages import isolate_failures, job_ids
 
@@ -159,7 +159,7 @@ class Recorder:
 
         def give_up(error: Exception) -> bool:
             nonlocal failures
-            failures += not isinstance(error, NOBODY_CAN_WRITE) and self._link.database_answers()
+            failures += not isinstance(error, NOT_THE_JOBS_FAULT) and self._link.database_answers()
             return failures == TRIES
 
         return self._link.call(operation, give_up)

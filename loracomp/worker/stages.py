@@ -8,12 +8,13 @@ import psycopg
 
 from loracomp.database.connections import Connection
 from loracomp.engine.inflight import InFlight
-from loracomp.errors import JobError, SchemaMismatchError
+from loracomp.errors import DeviceFailedError, JobError, SchemaMismatchError
+from loracomp.worker.leases import Leases
 from loracomp.worker.logfmt import logfmt, message_of, without_quotes
 
 _log = logging.getLogger(__name__)
 
-FAULT_OF_THE_WORKER = (SchemaMismatchError, psycopg.ProgrammingError)
+FAULT_OF_THE_WORKER = (SchemaMismatchError, DeviceFailedError, psycopg.ProgrammingError)
 """Errors such as missing SQL functions or privileges: every job would fail, so the worker ends instead."""
 
 
@@ -46,6 +47,12 @@ class EngineInterface(Protocol):
     def clear(self) -> Sequence[InFlight]:
         """Return the unfinished jobs, and forget them."""
 
+    def check_device(self) -> None:
+        """Raise DeviceFailedError if the device will compute nothing until the process is started again.
+
+        It is called after an error, from both threads.
+        """
+
 
 def isolate_failures(stage: Callable[[Sequence[InFlight]], object], flights: Sequence[InFlight]) -> None:
     """Run a stage over jobs. If it raises an error, it runs again for each job alone, so that only the job that caused
@@ -66,6 +73,19 @@ def isolate_failures(stage: Callable[[Sequence[InFlight]], object], flights: Seq
     if len(flights) > 1:
         for flight in flights:
             isolate_failures(stage, [flight])
+
+
+def check_device(engine: EngineInterface, leases: Leases, flights: Sequence[InFlight]) -> None:
+    """After an error of jobs that ran together: raise DeviceFailedError if every other job would fail as well.
+
+    The jobs are then not given back, because one of them may have broken the device: their leases expire, and from then
+    on each runs alone.
+    """
+    try:
+        engine.check_device()
+    except DeviceFailedError:
+        leases.forsake(flight.job for flight in flights)
+        raise
 
 
 def blame(flights: Sequence[InFlight], error: Exception) -> None:

@@ -157,7 +157,7 @@ class Worker:
 
         Returns False if the database can't be reached; then the leases expire by themselves.
         """
-        # Leave the other jobs to rescue_jobs, because one of them may be the reason why the worker hangs.
+        # The others are left to rescue_jobs.
         if not (held := [job for job in self._leases.held if self._leases.still_leased(job)]):
             return True
         self._leases.mark_ending(held)
@@ -175,15 +175,21 @@ class Worker:
         return True
 
     def hangs(self) -> bool:
-        """Whether the device is presumed hung, because for `hang_s` seconds all leases have been lost and the model has
-        ended no step.
+        """Whether the device is presumed hung, because the model has ended no forward pass for ten times `hang_s`
+        seconds, or for `hang_s` seconds although all leases have been lost.
 
         Time in which the worker waits for the database between two steps does not count, for example while a lock keeps
         jobs from being routed. Call this several times a second.
         """
         if not self._loop.is_in_a_step and (self._claiming.waits or self._recording.waits):
             self._leases.go_on()
-        return self._leases.stalled_s() >= self._settings.hang_s
+        hang_s = self._settings.hang_s
+        in_a_pass_s = self._leases.silent_s() if self._loop.is_in_a_step else 0.0
+        return self._leases.stalled_s() >= hang_s or in_a_pass_s >= 10 * hang_s
+
+    def forsake(self) -> None:
+        """Leave all held jobs to rescue_jobs, because one of them may be the reason why the worker hangs."""
+        self._leases.forsake(self._leases.held)
 
     def problems(self) -> dict[str, str]:
         """Reasons why the worker can't answer jobs, by check (database, schema, claims); empty if it is ready."""

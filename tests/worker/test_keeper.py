@@ -79,9 +79,7 @@ def test_another_worker_takes_over_from_one_that_is_gone(
         wait_until(lambda: elected(connection) == "two")
 
 
-def test_after_an_outage_workers_have_time_to_renew_leases_that_ended_meanwhile(
-    connection: Connection, database: str
-):
+def test_after_an_outage_workers_have_time_to_renew_leases_that_ended_meanwhile(connection: Connection, database: str):
     """Their models went on. A lease that had ended before is not waited for."""
     dead, *held = add_jobs(connection, "dead", "renewed", "not renewed")
     claimed = [claim(connection, 1, worker=name)[0] for name in ("dead", "busy", "gone")]

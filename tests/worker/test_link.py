@@ -1,7 +1,6 @@
 """A statement that the database does not answer in time: the worker goes on, and the server has forgotten it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from threading import Event
 
 import psycopg
@@ -16,7 +15,7 @@ from loracomp.records import Failure
 from loracomp.worker.leases import claim_jobs, release_jobs, renew_leases
 from loracomp.worker.link import Link
 from loracomp.worker.recorder import fail_jobs, record
-from worker_helpers import wait_until, working
+from worker_helpers import changed, wait_until, working
 
 NAME = "loracomp impatient"
 SESSIONS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
@@ -27,24 +26,6 @@ def link(database: str) -> Iterator[Link]:
     opened = Link(database, NAME, Event(), statement_timeout_s=1)
     yield opened
     opened.close()
-
-
-@contextmanager
-def changed(connection: Connection, function: str, body: str) -> Iterator[None]:
-    """Another body for a function of loracomp's, in plpgsql."""
-    (row,) = connection.execute(
-        "SELECT pg_get_functiondef(oid) AS before, format('%%I(%%s) RETURNS %%s', proname,"
-        " pg_get_function_arguments(oid), pg_get_function_result(oid)) AS head"
-        " FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace AND proname = %s",
-        (function,),
-    )
-    connection.execute(
-        f"CREATE OR REPLACE FUNCTION loracomp.{row['head']} LANGUAGE plpgsql AS $$ BEGIN {body} END $$".encode()
-    )
-    try:
-        yield
-    finally:
-        connection.execute(row["before"].encode())
 
 
 CALLS = {

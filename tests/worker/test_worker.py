@@ -21,7 +21,7 @@ from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.engine.inflight import InFlight
-from loracomp.errors import DeviceHungError, JobError, SchemaMismatchError
+from loracomp.errors import DeviceFailedError, DeviceHungError, JobError, SchemaMismatchError
 from loracomp.records import Job
 from loracomp.worker.claimer import Claimer
 from loracomp.worker.endpoint import DatabaseSample
@@ -32,7 +32,7 @@ from loracomp.worker.presence import Presence
 from loracomp.worker.process import leaves_after_s
 from loracomp.worker.worker import Worker
 from queue_worker import Obedient
-from worker_helpers import claims, drain, drain_here, make_due, running, wait_until, working
+from worker_helpers import changed, claims, drain, drain_here, make_due, running, wait_until, working
 
 
 def predictions(connection: Connection) -> dict[int, dict[str, Any]]:
@@ -159,6 +159,31 @@ def test_a_worker_whose_encoder_is_no_longer_the_databases_ends_and_costs_no_job
         drain_here(database)
     assert set(statuses(connection).values()) == {"queued"}
     assert [job(connection, job_id)["attempts"] for job_id in jobs] == [0, 0]
+
+
+@contextmanager
+def refusing_to_route(connection: Connection, error: str) -> Iterator[None]:
+    with changed(connection, "route_jobs", f"RAISE EXCEPTION 'it does not go' USING ERRCODE = '{error}';"):
+        yield
+
+
+def test_a_worker_that_lacks_a_right_ends_and_costs_no_job(connection: Connection, database: str):
+    """Each job would fail: routing as well as all else."""
+    jobs = add_jobs(connection, "a", "route-by ffff", max_attempts=1)
+    with refusing_to_route(connection, "insufficient_privilege"), pytest.raises(psycopg.ProgrammingError):
+        drain_here(database)
+    assert set(statuses(connection).values()) == {"queued"}
+    assert [job(connection, job_id)["attempts"] for job_id in jobs] == [0, 0]
+
+
+def test_jobs_wait_while_a_locked_table_keeps_them_from_being_routed(connection: Connection, database: str):
+    """The worker's role has a lock_timeout, and an index is being built."""
+    (waiting,) = add_jobs(connection, "route-by ffff", max_attempts=1)
+    with refusing_to_route(connection, "lock_not_available"), working(database, lease_s=1):
+        wait_until(lambda: claims(connection)[waiting] >= 3)
+        connection.execute("SELECT loracomp.cancel_job(%s)", (waiting,))
+    row = job(connection, waiting)
+    assert (row["expired_leases"], row["error_code"]) == (0, "cancelled")
 
 
 @pytest.mark.session
@@ -622,7 +647,7 @@ def test_a_killed_workers_jobs_are_taken_over_when_its_lease_runs_out(
         wait_until(lambda: "running" in statuses(connection).values())
         process.kill()
     gate.touch()
-    with running(database, WORKER="heir"):
+    with running(database, LEASE_S=1, WORKER="heir"):
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
     assert claims(connection) == dict.fromkeys(ids, 2)
     assert {(row["worker"], row["attempt"]) for row in predictions(connection).values()} == {("heir", 1)}
@@ -685,6 +710,29 @@ def test_a_worker_whose_device_hangs_ends_and_says_where(connection: Connection,
     assert [(row["status"], row["attempts"], row["expired_leases"]) for row in rows] == [("queued", 0, 1)] * 2
 
 
+def test_a_job_with_a_long_timeout_hides_no_device_that_hangs(connection: Connection, database: str):
+    (job_id,) = add_jobs(connection, "sleep 600", timeout_s=86400, max_attempts=1)
+    with running(database, LEASE_S=1, HANG_S=1) as process:
+        process.communicate(timeout=45)
+    assert process.returncode == DeviceHungError.exit_code
+    wait_until(lambda: connection.execute("SELECT loracomp.rescue_jobs() AS n").fetchone() == {"n": 1})
+    row = job(connection, job_id)
+    assert (row["status"], row["attempts"], row["expired_leases"]) == ("queued", 0, 1)
+
+
+@pytest.mark.parametrize("part", ["device", "encoder"])
+def test_a_worker_whose_device_computes_nothing_any_more_ends(connection: Connection, database: str, part: str):
+    """Otherwise it would go on and fail everybody's jobs. What broke the device runs alone from then on."""
+    breaking, other = add_jobs(connection, f"break {part}", "b", max_attempts=1)
+    with running(database, BATCH_SIZE=1, LEASE_S=1) as process:
+        _, log = process.communicate(timeout=45)
+    assert process.returncode == DeviceFailedError.exit_code, log
+    assert (job(connection, breaking)["status"], job(connection, other)["status"]) == ("running", "queued")
+    wait_until(lambda: connection.execute("SELECT loracomp.rescue_jobs() AS n").fetchone() == {"n": 1})
+    rows = [job(connection, each) for each in (breaking, other)]
+    assert [(row["attempts"], row["expired_leases"]) for row in rows] == [(0, 1), (0, 0)]
+
+
 def test_a_worker_that_goes_on_with_lost_jobs_does_not_hang(connection: Connection, database: str):
     """A submitter's short timeout ends no worker."""
     (slow,) = add_jobs(connection, "plod 5", timeout_s=1, max_attempts=1)
@@ -731,6 +779,39 @@ def test_what_waits_for_the_database_is_given_back(connection: Connection, datab
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
     rows = [job(connection, each) for each in waiting]
     assert {(row["attempts"], row["expired_leases"], row["error_code"]) for row in rows} == {(1, 0, None)}
+
+
+def test_a_short_timeout_sends_nobody_elses_jobs_back(connection: Connection, database: str, gate: Path):
+    """They are prepared, and wait for the model."""
+    add_jobs(connection, f"until {gate}")
+    with working(database):
+        wait_until(lambda: "running" in statuses(connection).values())
+        (other,) = add_jobs(connection, "b", run_at=datetime.now(UTC) + timedelta(hours=1))
+        (short,) = add_jobs(connection, "a", timeout_s=1, run_at=datetime.now(UTC) + timedelta(hours=1))
+        make_due(connection)
+        wait_until(lambda: claims(connection)[short] == 1 and statuses(connection)[short] == "queued")
+        assert statuses(connection)[other] == "running"
+        gate.touch()
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+    assert claims(connection)[other] == 1
+
+
+def test_notifications_without_a_job_make_no_worker_claim_without_a_pause(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Any login can send them in a loop."""
+    claimed = []
+
+    def claim_and_count(at: Connection, **arguments: Any) -> tuple[Job, ...]:
+        claimed.append(arguments)
+        return claim_jobs(at, **arguments)
+
+    monkeypatch.setattr("loracomp.worker.claimer.claim_jobs", claim_and_count)
+    with working(database, poll_s=60, listen=True):
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            connection.execute("NOTIFY loracomp_job")
+    assert 10 < len(claimed) < 60
 
 
 def test_a_job_that_waits_for_the_database_is_given_back_when_the_worker_is_to_stop(
