@@ -11,6 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loracomp.errors import JobError
 
 
+SPARE = 16
+"""Characters decoded before the place where a stop text may begin, because the first and the last decoded token may
+have a part of a character."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A tokenised prompt, how its answer is drawn, and when the answer ends."""
@@ -95,7 +100,7 @@ class Text:
             return True
         if self.tokens and self.tokens[-1] in self._end_tokens:
             return True
-        return bool(self.prompt.stop) and any(stop in self._decoded(self.tokens) for stop in self.prompt.stop)
+        return bool(self.prompt.stop) and self._has_stop()
 
     def result(self) -> Generated | JobError | None:
         """The finished text, or the error that ended it; None if the text is no longer wanted."""
@@ -108,9 +113,26 @@ class Text:
         reason = "no_tokens" if not tokens else "stop" if found else "end_of_text" if at_end else "length"
         return Generated(text[: min(found, default=len(text))], len(tokens), self.finite, reason)
 
+    def _has_stop(self) -> bool:
+        """Whether a stop text has been generated: it then ends in the last token, as each token is followed by a look.
+
+        So only the last tokens are decoded: before the last one, as many as have the characters of the longest stop
+        text. They may begin within a character, so what they seem to contain is looked for in the whole text.
+        """
+        stops = self.prompt.stop
+        enough = max(map(len, stops)) + SPARE
+        count = enough
+        while len(self._decoded(self.tokens[-count:-1])) < enough and count < len(self.tokens):
+            count *= 2
+        return _any_in(stops, self._decoded(self.tokens[-count:])) and (count >= len(self.tokens) or _any_in(stops, self._decoded(self.tokens)))
+
     def _decoded(self, tokens: list[int]) -> str:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+
+def _any_in(stops: Sequence[str], text: str) -> bool:
+    return any(stop in text for stop in stops)
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
