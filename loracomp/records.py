@@ -34,6 +34,8 @@ class Job:
     """Seed of sampled text; None: the job's id is the seed."""
     system_text: str | None = None
     """As in `Request`."""
+    background: bool = False
+    """Whether everyday jobs come first: a measurement, or a job with a priority below 0."""
 
     def __hash__(self) -> int:
         # Hash only the id, because each job is looked up some twenty times in a batch, and the default would hash its

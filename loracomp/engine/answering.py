@@ -28,6 +28,10 @@ class PendingRequest:
 
     request: Request
     wanted: Callable[[], bool]
+    background: bool = False
+    """Whether others come first."""
+    begun: bool = False
+    """Whether a forward pass has had any of it."""
     mix: Mix = BASE_ALONE
     encoded: Question | Prompt | None = None
     outcome: Prediction | JobError | None = None
@@ -65,7 +69,7 @@ class Answering:
         self._to_score: list[PendingRequest] = []
         """Requests with choices, in the order in which they were added."""
         self._passes: list[list[PendingRequest]] = []
-        """The same requests, divided into passes; empty after a request was added."""
+        """The first of them, divided into passes; empty after a request was added."""
         self._scored_last = False
         """Whether the last step was a pass that scores choices."""
         self._choice_adapters = self._stack_of([])
@@ -82,9 +86,19 @@ class Answering:
     def __bool__(self) -> bool:
         return bool(self._to_score or self._texts)
 
-    def add(self, request: Request, mix: Mix | JobError, wanted: Callable[[], bool] = lambda: True) -> PendingRequest:
-        """Add a request. If `wanted` returns False before one of its passes, its answer is JobError 'lease_lost'."""
-        pending = PendingRequest(request, wanted)
+    def add(
+        self,
+        request: Request,
+        mix: Mix | JobError,
+        wanted: Callable[[], bool] = lambda: True,
+        *,
+        background: bool = False,
+    ) -> PendingRequest:
+        """Add a request. If `wanted` returns False before one of its passes, its answer is JobError 'lease_lost'.
+
+        One in the background waits until no other waits.
+        """
+        pending = PendingRequest(request, wanted, background)
         try:
             if isinstance(mix, JobError):
                 raise mix
@@ -93,7 +107,9 @@ class Answering:
             pending.outcome = error
             return pending
         if isinstance(pending.encoded, Prompt):
-            self._texts.add(pending.encoded, item=pending, composition=request.composition, wanted=wanted)
+            self._texts.add(
+                pending.encoded, item=pending, composition=request.composition, wanted=wanted, background=background
+            )
         else:
             self._to_score.append(pending)
             self._passes = []
@@ -132,10 +148,12 @@ class Answering:
         return Prompt(tokens, request.max_new_tokens, request.stop, request.temperature, request.top_p, request.seed)
 
     def _score_some(self) -> None:
+        # Those in the background in passes of their own, because a pass takes as long as all that is in it.
+        first = [item for item in self._to_score if not item.background] or self._to_score
         if not self._passes:
-            self._passes = batches(self._to_score, self._token_budget, self._pass_tokens)
-            self._choice_adapters = self._stack_of(item.mix for item in self._to_score)
-        together = next(batch for batch in self._passes if self._to_score[0] in batch)
+            self._passes = batches(first, self._token_budget, self._pass_tokens)
+            self._choice_adapters = self._stack_of(item.mix for item in first)
+        together = next(batch for batch in self._passes if first[0] in batch)
         self._passes.remove(together)
         self._to_score = [item for item in self._to_score if item not in together]
         outcomes = self._scores([item for item in together if item.wanted()])
@@ -149,6 +167,8 @@ class Answering:
         """
         if not items:
             return {}
+        for item in items:
+            item.begun = True
         run = partial(self._part, items)
         outcomes = dict(zip(items, halving_on_out_of_memory(run, items), strict=True))
         spoilt = [item for item, outcome in outcomes.items() if _is_not_finite(outcome)]
@@ -169,6 +189,8 @@ class Answering:
         return [_chosen(item, own) for item, own in zip(items, scores, strict=True)]
 
     def _ready_for(self, texts: Sequence[Text], tokens: int) -> Ready:
+        for text in texts:
+            text.item.begun = True
         mixes = [text.item.mix for text in texts]
         # A text is tried again alone because an adapter may overflow, so the stack must have no adapters of others.
         if any(text.in_own_pass for text in texts) or not self._text_adapters.covers(mixes):

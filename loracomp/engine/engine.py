@@ -167,7 +167,10 @@ class Engine:
             lap(joining, "calibrate")
         for flight, own in zip(joining, scheduled, strict=True):
             flight.batch_size = len(self._running)
-            flight.pending = [self._answering.add(request, mix, flight.wanted) for request, mix in own]
+            flight.pending = [
+                self._answering.add(request, mix, flight.wanted, background=flight.job.background)
+                for request, mix in own
+            ]
 
     def _calibrated(self, flight: InFlight, scheduled: list[Scheduled]) -> list[Scheduled]:
         """Calibrate the scores of a job's choices under its mix; the error that prevents it takes the mix's place.

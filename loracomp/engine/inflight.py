@@ -61,6 +61,11 @@ class InFlight:
         """Number of its requests that the model has yet to answer."""
         return sum(each.outcome is None for each in self.pending)
 
+    @property
+    def begun(self) -> bool:
+        """Whether the model has begun it, or has nothing to do for it."""
+        return not self.pending or any(each.begun for each in self.pending)
+
     def fail(self, error: JobError) -> None:
         """End the job with a failure."""
         self.result = Failure(self.job.id, error.code, str(error), error.retry)

@@ -97,9 +97,13 @@ class Texts:
         return self._forward.frequencies(text.width) != self._forward.frequencies(text.width - 1)
 
     def _joining(self) -> list[Text]:
-        """The first waiting texts, as many as there is room for; at least one if none is running."""
+        """The first waiting texts, as many as there is room for; at least one if none is running.
+
+        Those in the background come after the others.
+        """
         joining: list[Text] = []
         longest = max((text.longest for text in self._running), default=0)
+        self._waiting = deque(sorted(self._waiting, key=lambda text: text.background))
         while self._waiting:
             longest, rows = max(longest, self._waiting[0].longest), len(self._running) + len(joining) + 1
             if rows > 1 and rows * longest > self._budget:

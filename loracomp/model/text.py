@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loracomp.errors import JobError
 
-
 SPARE = 16
 """Characters decoded before the place where a stop text may begin, because the first and the last decoded token may
 have a part of a character."""
@@ -58,15 +57,17 @@ class Text:
         item: Any = None,
         composition: Hashable = None,
         wanted: Callable[[], bool] = lambda: True,
+        background: bool = False,
     ) -> None:
         """`item` is for the caller's use. Texts with equal `composition` run under the same adapters and weights.
 
-        The text ends as soon as `wanted` returns False.
+        The text ends as soon as `wanted` returns False. One in the background joins after all others.
         """
         self.prompt = prompt
         self.item = item
         self.composition = composition
         self.wanted = wanted
+        self.background = background
         self.tokens: list[int] = []
         self.finite = True
         self.error: JobError | None = None
@@ -124,7 +125,7 @@ class Text:
         count = enough
         while len(self._decoded(self.tokens[-count:-1])) < enough and count < len(self.tokens):
             count *= 2
-        return _any_in(stops, self._decoded(self.tokens[-count:])) and (count >= len(self.tokens) or _any_in(stops, self._decoded(self.tokens)))
+        return all(_any_in(stops, self._decoded(tokens)) for tokens in (self.tokens[-count:], self.tokens))
 
     def _decoded(self, tokens: list[int]) -> str:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)

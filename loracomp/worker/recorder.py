@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +19,7 @@ from loracomp.engine.evidence import record_evidence
 from loracomp.engine.inflight import InFlight, Result, lap
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.records import Failure, Job, Prediction, Routed
-from loracomp.worker.leases import Leases
+from loracomp.worker.leases import Leases, note_released, release_jobs
 from loracomp.worker.link import DATABASE_AWAY, NOT_THE_JOBS_FAULT, Link
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.stages import isolate_failures, job_ids
@@ -130,6 +130,7 @@ class Recorder:
         leased = [flight for flight in flights if self._leases.still_leased(flight.job)]
         isolate_failures(self._write, [each for each in leased if not isinstance(each.result, Failure | None)])
         self._fail(jobs, [failure for flight in flights if (failure := self._failure(flight))])
+        self._release([flight.job for flight in flights if self._has_only_waited(flight)])
         self._leases.let_go(jobs)
         self._let_go()
         _note_recorded(leased)
@@ -146,9 +147,19 @@ class Recorder:
         job, result = flight.job, flight.result
         if isinstance(result, Failure) and result.code != "lease_lost":
             return result
-        if flight.recorded or not self._leases.is_over(job):
+        if flight.recorded or not self._leases.is_over(job) or not flight.begun:
             return None
         return Failure(job.id, "timed_out", f"it took longer than its timeout_s of {job.timeout_s:g} s", retry=True)
+
+    def _has_only_waited(self, flight: InFlight) -> bool:
+        """Whether a job's time is over although the model has not begun it, because others took so long."""
+        return not flight.begun and self._leases.is_over(flight.job)
+
+    def _release(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs again without counting the attempt."""
+        if jobs:
+            with suppress(*DATABASE_AWAY):  # their leases expire
+                note_released(self._call(lambda connection: release_jobs(connection, jobs)))
 
     def _call(self, operation: Callable[[Connection], set[int]]) -> set[int]:
         """Run it, and again while the database is away. If it fails although the database answers, the jobs cause it.

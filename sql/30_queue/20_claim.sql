@@ -10,7 +10,7 @@
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. If the worker already holds jobs
 -- (held_ids), it gets no job that must run alone; if one of the held jobs must run alone, it gets nothing. held_ids decides, and not the
 -- leases: a model may still be working on a job whose lease has expired. A worker that draws the token itself can give the jobs back if the
--- reply is lost (release_claim). While workers of two releases run, the older ones leave kinds of jobs that they don't know to the others.
+-- reply is lost (release_claim). Jobs in the background only fill up one batch, so that a worker that holds them has room for others. While workers of two releases run, the older ones leave kinds of jobs that they don't know to the others.
 CREATE FUNCTION loracomp.claim_jobs(
     worker text, base_model text, batch_size integer, lease interval,
     held_ids bigint[] DEFAULT '{}', from_start boolean DEFAULT TRUE, token bigint DEFAULT NULL,
@@ -19,7 +19,7 @@ CREATE FUNCTION loracomp.claim_jobs(
 RETURNS TABLE (
     id bigint, lease_token bigint, kind text, prompt text, choices text[], max_new_tokens integer, stop text[],
     attempts integer, timeout_s integer, temperature double precision, top_p double precision, seed bigint,
-    system_text text
+    system_text text, background boolean
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -48,7 +48,9 @@ BEGIN
     IF NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (held_ids) AND j.expired_leases > 0) THEN
         picked := coalesce(
             loracomp.pick_jobs(base_model, FALSE, batch_size, held_ids = '{}', from_start, kinds),
-            loracomp.pick_jobs(base_model, TRUE, batch_size, held_ids = '{}', from_start, kinds)
+            loracomp.pick_jobs(
+                base_model, TRUE, greatest(batch_size - cardinality(held_ids), 0), held_ids = '{}', from_start, kinds
+            )
         );
     END IF;
     RETURN QUERY
@@ -66,7 +68,7 @@ BEGIN
     )
     SELECT
         c.id, c.lease_token, c.kind, c.prompt, c.choices, c.max_new_tokens, c.stop, c.attempts, c.timeout_s,
-        c.temperature, c.top_p, c.seed, c.system_text
+        c.temperature, c.top_p, c.seed, c.system_text, c.background
     FROM claimed AS c
     ORDER BY c.place, c.id;
 END

@@ -618,3 +618,17 @@ def test_the_real_model_answers_and_adapters_change_its_answers(smollm2):
     with merged(smollm2.model, factors), torch.no_grad():
         expected = log_likelihoods(smollm2.model, [encoded])[0]
     assert (torch.tensor(mixed.choice_scores) - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_requests_in_the_background_wait_for_the_others_and_share_no_pass_with_them(library, predictor):
+    requests = [scored(f"Is {n} even?\nAnswer:") for n in range(4)]
+    mixes = predictor.compose([each.composition for each in requests], predictor.load([], library.fetch))
+    answering = predictor.begin()
+    old = [answering.add(*each, background=True) for each in zip(requests, mixes, strict=True)]
+    new = [answering.add(*each) for each in zip(requests[:2], mixes, strict=False)]
+    answering.step()
+    assert all(each.outcome and each.begun for each in new)
+    assert not any(each.outcome or each.begun for each in old)
+    while answering:
+        answering.step()
+    assert [each.outcome for each in old[:2]] == [each.outcome for each in new]

@@ -166,6 +166,16 @@ def test_no_more_run_than_the_budget_holds_and_who_waits_goes_in_turn(model, tok
     assert {*map(asked.index, ended[:3])} == {0, 1, 2}
 
 
+def test_texts_in_the_background_join_after_the_others(model, tokenizer):
+    texts = Texts(model, tokenizer, token_budget=11)
+    old = [texts.add(prompt(n), background=True) for n in range(2)]
+    new = [texts.add(prompt(n)) for n in range(2)]
+    ended = []
+    while texts:
+        ended += texts.step()
+    assert ended == [*new, *old]
+
+
 @pytest.mark.parametrize("most", [4, 1])
 def test_where_memory_runs_out_fewer_run_and_all_come_out_the_same(model, tokenizer, most):
     asked = [prompt(5 * n, new=3 + n) for n in range(6)]

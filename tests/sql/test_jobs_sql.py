@@ -746,6 +746,16 @@ def test_priority_is_not_hidden_behind_a_suspect(connection: Connection, suspect
     assert ids_of(claim(connection, 1, held=held)) == [urgent]
 
 
+def test_jobs_in_the_background_leave_a_worker_room_for_others(connection: Connection):
+    add_jobs(connection, *"abcdef", priority=-1)
+    held = claim(connection, 4)
+    assert [each.background for each in held] == [True] * 4
+    assert claim(connection, 4, held=held) == ()
+    (everyday,) = add_jobs(connection, "g")
+    assert [(each.id, each.background) for each in claim(connection, 4, held=held)] == [(everyday, False)]
+    assert len(claim(connection, 4, held=held[:3])) == 1
+
+
 def test_nothing_in_the_background_overtakes_a_suspect_of_everyday(connection: Connection, suspects: list[int]):
     add_jobs(connection, "in the background", priority=-1)
     (held_id,) = add_jobs(connection, "a", priority=1)

@@ -20,9 +20,10 @@ from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
+from loracomp.engine.answering import PendingRequest
 from loracomp.engine.inflight import InFlight
 from loracomp.errors import DeviceFailedError, DeviceHungError, JobError, SchemaMismatchError
-from loracomp.records import Job
+from loracomp.records import Job, Request
 from loracomp.worker.claimer import Claimer
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.heartbeat import Heartbeat
@@ -794,6 +795,29 @@ def test_a_short_timeout_sends_nobody_elses_jobs_back(connection: Connection, da
         gate.touch()
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
     assert claims(connection)[other] == 1
+
+
+class Crowded(Obedient):
+    """Others take up the model until a job's time is over."""
+
+    def end(self, flight: InFlight) -> None:
+        flight.pending = [PendingRequest(Request(flight.job.prompt, None, 4), flight.wanted, begun=self.begins)]
+        while flight.wanted():
+            time.sleep(0.05)
+        flight.fail(JobError("it is not wanted any more", code="lease_lost"))
+
+    begins = False
+
+
+def test_a_job_whose_time_is_over_before_the_model_has_begun_it_pays_no_attempt(connection: Connection, database: str):
+    (job_id,) = add_jobs(connection, "a", timeout_s=1, max_attempts=1)
+    engine = Crowded()
+    with working(database, engine):
+        wait_until(lambda: claims(connection)[job_id] >= 3)
+        engine.begins = True
+        wait_until(lambda: job(connection, job_id)["status"] == "failed")
+    row = job(connection, job_id)
+    assert (row["error_code"], row["attempts"], row["expired_leases"]) == ("timed_out", 1, 0)
 
 
 def test_notifications_without_a_job_make_no_worker_claim_without_a_pause(
