@@ -7,7 +7,11 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    INSERT INTO loracomp.ended_job (job_id) SELECT n.id FROM new_job AS n WHERE n.watched AND n.status <> 'running';
+    INSERT INTO loracomp.ended_job (job_id)
+    SELECT n.id FROM new_job AS n
+    WHERE n.watched AND (
+        n.finished_at IS NOT NULL OR EXISTS (SELECT FROM old_job AS o WHERE o.id = n.id AND o.finished_at IS NOT NULL)
+    );
     IF found THEN
         PERFORM loracomp.notify('loracomp_keep', '');
     END IF;
@@ -17,5 +21,5 @@ $$;
 COMMENT ON FUNCTION loracomp.note_ended IS 'Trigger: notes in ended_job which watched jobs have ended, and wakes the keeper.';
 
 CREATE TRIGGER note_ended AFTER UPDATE ON loracomp.job
-REFERENCING NEW TABLE AS new_job
+REFERENCING OLD TABLE AS old_job NEW TABLE AS new_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.note_ended();

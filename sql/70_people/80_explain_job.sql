@@ -85,12 +85,13 @@ CREATE FUNCTION loracomp.explain_next(job loracomp.job)
 RETURNS text LANGUAGE sql STABLE
 BEGIN ATOMIC
 SELECT 'Next: ' || CASE
-    WHEN job.status = 'queued' AND h.busy_workers = 0
+    WHEN job.status = 'queued' AND coalesce(greatest(h.live_workers, h.busy_workers), 0) = 0
         THEN format(
-            'no worker is answering jobs for base model %s (due jobs: %s). If none is running, '
-            'start one: LORACOMP_BASE_MODEL=%s loracomp worker',
-            job.base_model, h.due, quote_literal(job.base_model)
+            'no worker for base model %s is running (due jobs: %s). Start one: LORACOMP_BASE_MODEL=%s loracomp worker',
+            job.base_model, coalesce(h.due, 0), quote_literal(job.base_model)
         )
+    WHEN job.status = 'queued' AND job.run_at > now()
+        THEN 'wait until it can start.'
     WHEN job.status = 'queued'
         THEN format(
             'wait. Due jobs: %s, the oldest for %s s; running jobs: %s%s.', h.due, h.oldest_due_s, h.running,

@@ -746,6 +746,26 @@ def test_priority_is_not_hidden_behind_a_suspect(connection: Connection, suspect
     assert ids_of(claim(connection, 1, held=held)) == [urgent]
 
 
+def test_watched_jobs_are_noted_when_they_end_and_when_one_that_had_ended_is_queued(connection: Connection):
+    """All else would wake the keeper for nothing."""
+
+    def noted() -> int:
+        return len(connection.execute("DELETE FROM loracomp.ended_job RETURNING job_id").fetchall())
+
+    (job_id,) = add_jobs(connection, "a", watched=True)
+    release_jobs(connection, claim(connection))
+    connection.execute("SELECT loracomp.set_priority(5, ARRAY[%s])", (job_id,))
+    held = claim(connection)
+    fail_jobs(connection, held, [Failure(job_id, "code", "message", True)])
+    connection.execute("UPDATE loracomp.job SET run_at = now()")
+    claim(connection)
+    assert noted() == 0
+    connection.execute("SELECT loracomp.cancel_job(%s)", (job_id,))
+    assert noted() == 1
+    connection.execute("SELECT loracomp.retry_job(%s)", (job_id,))
+    assert noted() == 1
+
+
 def test_jobs_in_the_background_leave_a_worker_room_for_others(connection: Connection):
     add_jobs(connection, *"abcdef", priority=-1)
     held = claim(connection, 4)

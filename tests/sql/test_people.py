@@ -3,7 +3,9 @@
 import pytest
 from psycopg import errors
 
+from job_data import REPORT
 from loracomp.database import connections as db
+from loracomp.database.queries import QUERIES
 from people_data import answer, claim, load, one, submit
 
 
@@ -234,9 +236,12 @@ def test_explanation_where_the_base_model_answered(connection: db.Connection, ex
 def test_explanation_of_jobs_without_an_answer(connection: db.Connection) -> None:
     job_id = submit(connection)
     assert "\nIt has been due for 0." in explain(connection, job_id)
-    assert "start one: LORACOMP_BASE_MODEL='toy' loracomp worker" in explain(connection, job_id)
+    assert "Start one: LORACOMP_BASE_MODEL='toy' loracomp worker" in explain(connection, job_id)
     later = submit(connection, run_at="3000-01-01")
     assert "It can start at 3000-01-01 00:00:00" in explain(connection, later)
+    connection.execute(QUERIES["report_worker"], {**REPORT, "base_model": "toy"})
+    assert "Next: wait. Due jobs: 1, the oldest for" in explain(connection, job_id)
+    assert "Next: wait until it can start." in explain(connection, later)
     token = claim(connection, job_id)[job_id]
     assert "Attempt 1 of 3 has been running on worker worker-1 for 0." in explain(connection, job_id)
     assert "Its lease ends in 59." in explain(connection, job_id)
