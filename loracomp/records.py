@@ -195,4 +195,4 @@ class BaseModelDescription(KnownBaseModel):
     parameter_count: int
     """Number of parameters; shared (tied) parameters count once."""
     has_chat_template: bool
-    """Whether its tokenizer has a chat template (`model.tokens.render`)."""
+    """Whether the model's tokenizer has a chat template (`model.tokens.render`)."""

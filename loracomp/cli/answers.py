@@ -144,7 +144,7 @@ def alter_answers(
     paused: Annotated[
         bool | None, typer.Option("--pause/--resume", help="Ask no rows for now, or ask them from now on.")
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Ask all rows again, behind new ones.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Ask all rows again, after new rows.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Change the settings that you give of a declaration. Answers and corrections stay with rows whose prompt stays the

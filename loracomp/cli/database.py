@@ -73,7 +73,7 @@ def reset(
 
 @db_app.command()
 def status(as_json: AsJson = False) -> None:
-    """Show whether the embedded server is running, and where its data is. Exits with 3 if it is not running."""
+    """Show whether the embedded server is running, and where its data is. Exits with 3 if the server is not running."""
     folder = embedded.data_folder(load_settings())
     running = embedded.is_running(folder)
     said = f"{'running' if running else 'not running'}: {folder}"

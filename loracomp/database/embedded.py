@@ -56,7 +56,7 @@ def start(folder: Path) -> str:
             try:
                 _run(folder, "pg_ctl", "start", "-w", "-t", "120", "-l", str(folder / "log"), "-o", options)
             except DatabaseUnavailableError:
-                with suppress(OSError):  # the folder is not empty if the server is only slow and still starts
+                with suppress(OSError):  # the folder is not empty if the server is slow but still starting
                     if sockets != folder:
                         sockets.rmdir()
                 raise

@@ -46,7 +46,7 @@ def load_library(connection: Connection, folder: Path | None = None, *, settings
 
     Without a folder, it loads the shipped library. Loading a library again changes nothing. If the database lacks the
     library's base model or has no encoder, it is registered from the source that the library names. An existing task
-    keeps its settings, and an adapter that was retired meanwhile stays retired. Raises RefusedError if the database has
+    keeps its settings, and an adapter that somebody has retired stays retired. Raises RefusedError if the database has
     another encoder than the library, or if a source provides other weights than those that the library was made for.
     """
     folder = folder or packaged()
@@ -124,7 +124,7 @@ def _known_adapters(connection: Connection, base_model: str) -> set[tuple[str, s
 def _stage_adapter(
     connection: Connection, folder: Path, task: str, base: KnownBaseModel, known: set[tuple[str, str]]
 ) -> tuple[str, int | None]:
-    """The outcome (`LoadedTask.adapter`), and the adapter's id if it was added."""
+    """Return the outcome (`LoadedTask.adapter`), and the adapter's id if the adapter was added."""
     if not (folder / WEIGHTS).is_file():
         return "missing", None
     adapter = read_adapter(folder, base)

@@ -54,4 +54,4 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.list_measurements IS
 'For each task and base model: the number of measured examples and adapters, and the number of jobs of kind measure that wait, run, or '
-'have failed (without those whose example was measured later).';
+'have failed (without jobs whose example was measured later).';

@@ -21,7 +21,7 @@ from worker_helpers import wait_until, working
 
 
 class Embedding(Obedient):
-    """An obedient engine that embeds, with a real encoder."""
+    """An engine like Obedient that also embeds, with a real encoder."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ def add_example(connection: Connection, prompt: str, split: str = "train") -> No
 
 
 def wait_for_looks(worker: Worker, times: int) -> None:
-    """Until the worker has asked for jobs so many times more."""
+    """Wait until the worker has asked for jobs this many more times."""
     for _ in range(times):
         before = worker._claimer.looked_at
         wait_until(lambda before=before: worker._claimer.looked_at != before)
@@ -98,7 +98,7 @@ def test_a_worker_whose_encoder_is_no_longer_the_databases_goes_on(
 
 
 class OutOfMemory(Obedient):
-    """Has no memory for the encoder."""
+    """An engine that has no memory for the encoder."""
 
     def embed(self, connection: Connection) -> int:
         raise RuntimeError("out of memory")

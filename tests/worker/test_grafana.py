@@ -20,7 +20,8 @@ SUFFIXES: dict[Any, tuple[str, ...]] = {Counter: ("_total",), Gauge: ("",), Hist
 
 
 def exposed() -> Iterator[tuple[str, set[str]]]:
-    """Names as Prometheus sees them, with their labels; those that it adds itself are on all."""
+    """Return the names as Prometheus sees them, with their labels, including the labels that Prometheus adds to all
+    metrics."""
     for metric in vars(metrics).values():
         for kind, suffixes in SUFFIXES.items():
             if isinstance(metric, kind):

@@ -15,7 +15,7 @@ CLAIMED = [InFlight(Job(1, 1, "predict", "a", None, 1))]
 
 @pytest.fixture
 def handover() -> Handover:
-    """Of a worker whose model is at work."""
+    """A handover of a worker whose model is busy."""
     made = Handover(Event())
     made.busy()
     return made

@@ -40,13 +40,13 @@ def keeping(database: str, worker: str = "one", poll_s: float = 0.05, lease_s: f
 
 
 def elected(connection: Connection) -> str | None:
-    """The worker that keeps house now."""
+    """Return the worker that keeps house now."""
     row = connection.execute("SELECT worker FROM loracomp.keeper WHERE keeps_until > now()").fetchone()
     return row and row["worker"]
 
 
 def noted(connection: Connection) -> dict[str, str | None]:
-    """Each step's error."""
+    """Return each step's error."""
     return {row["step"]: row["error"] for row in connection.execute("SELECT step, error FROM loracomp.keeper_step")}
 
 
@@ -236,7 +236,7 @@ def test_a_worker_that_drains_does_not_wait_for_a_correction_that_somebody_leave
 
 
 class Slow(Obedient):
-    """Waits for the processor to embed, as long as the test wants."""
+    """An engine that waits before it embeds, as long as the test wants."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from loracomp.worker.logfmt import configure, logfmt
 
 @pytest.fixture
 def log() -> Iterator[logging.Logger]:
-    """A logger; what `configure` does to the root is undone at the end."""
+    """A logger; changes that `configure` makes to the root logger are undone at the end."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     root.handlers = []

@@ -72,7 +72,7 @@ def add_adapter(
 def add_examples(
     connection: Connection, task: str, *prompts: str, split: str = "train", choices: list[str] | None = CHOICES
 ) -> list[int]:
-    """Examples whose first choice is right; those of train stand in the index."""
+    """Add examples whose first choice is right; train examples are in the index."""
     ids = []
     for prompt in prompts:
         row = connection.execute(
@@ -108,7 +108,7 @@ def measurements(connection: Connection) -> dict[int, dict[str, Any]]:
 
 
 def waiting(connection: Connection) -> dict[int, list[int]]:
-    """The adapters that are to be measured on each example."""
+    """Return the adapters that are to be measured on each example."""
     rows = connection.execute("SELECT * FROM loracomp.job WHERE kind = 'measure' AND status = 'queued' ORDER BY id")
     return {row["example_id"]: row["adapter_ids"] for row in rows}
 
@@ -119,7 +119,7 @@ def measured(job: Job, adapter_ids: list[int], gains: list[float]) -> Measuremen
 
 
 def answer_all(connection: Connection, gain: float = 0.5) -> None:
-    """Record a gain for all that waits."""
+    """Record a gain for every waiting measurement."""
     while jobs := claim(connection):
         plans = {
             row["id"]: row["adapter_ids"] for row in connection.execute("SELECT id, adapter_ids FROM loracomp.job")
@@ -228,7 +228,7 @@ def test_everyday_jobs_come_first(connection: Connection) -> None:
 
 @pytest.fixture(scope="module")
 def many(server: str, template: str) -> Iterator[Connection]:
-    """Forty tasks with an adapter each, clustered examples, and texts."""
+    """Forty tasks, each with an adapter and clustered examples with texts."""
     from loracomp.database.connections import connect
 
     name = f"{template}_many"
@@ -263,7 +263,7 @@ def test_with_many_adapters_those_of_the_nearest_tasks_are_measured(many: Connec
 
 
 def one_job(connection: Connection) -> tuple[Job, int, int]:
-    """A claimed job that measures, its example and its adapter."""
+    """Return a claimed measurement job, its example and its adapter."""
     add_task(connection, "tea", adapter=False)
     adapter = add_task(connection, "milk")
     (example,) = add_examples(connection, "tea", "a")
@@ -374,7 +374,7 @@ def test_two_jobs_of_one_example_in_a_batch_are_one_row(connection: Connection) 
 
 @pytest.fixture
 def other_policy(connection: Connection, request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A policy with another setting than `measured`, and how a worker then scores."""
+    """Make a policy with another setting than `measured` has; returns how a worker then scores."""
     settings, scored = request.param
     connection.execute("UPDATE loracomp.base_model SET has_chat_template = true")
     connection.execute("SELECT loracomp.set_policy('mine', %s)", [Jsonb({"weighting": "measured"} | settings)])
@@ -492,7 +492,7 @@ def test_killed_half_way_it_goes_on(connection: Connection, database: str, gate:
 
 @pytest.fixture
 def library(connection: Connection, database: str, minilm, tmp_path: Path) -> dict[str, Path]:
-    """Folders of two tasks' adapters of the tiny model, registered and active; a third task has examples alone."""
+    """Folders with adapters of two tasks for the tiny model, registered and active; a third task has only examples."""
     connection.execute("DELETE FROM loracomp.base_model")
     registered(connection, "tea", "milk", "new")
     connection.execute("UPDATE loracomp.base_model SET fingerprint = repeat('0', 64)")
@@ -535,7 +535,7 @@ def test_gains_are_those_of_a_direct_computation(
 
 
 def measured_rows(connection: Connection, engine: Engine) -> list[int]:
-    """Ids of rows of the task new on which the policy measured calibrates choices, whatever the prompt."""
+    """Return ids of rows of the task `new` on which the policy `measured` calibrates choices, whatever the prompt."""
     rows = add_examples(connection, "new", *(f"row {number} of tea" for number in range(8)))
     measure_task(connection, "new")
     jobs = claim(connection, 64)
@@ -607,7 +607,7 @@ def test_the_time_of_a_calibration_is_a_step_of_its_own(
     monkeypatch.setattr(Calibrator, "calibrated", slowly)
 
     def timings(policy: str) -> list[dict[str, float]]:
-        """The time of two jobs that are answered together, including everything that it took."""
+        """Return the times of two jobs that are answered together."""
         add_jobs(connection, "Is tea hot?", "Is it hot?", choices=CHOICES, policy=policy)
         jobs, began = claim(connection), time.perf_counter()
         flights = engine.run(connection, jobs)
@@ -637,7 +637,7 @@ def test_a_step_that_raises_changes_no_calibrated_answer(
         run(self)
 
     def calibrated() -> list[float]:
-        """What the worker records for each prompt: the choices' scores and their parts."""
+        """Return the choices' scores and their parts, as the worker records them for each prompt."""
         ids = add_jobs(connection, *prompts, choices=CHOICES, policy="measured")
         Worker(database, engine, base_model="tiny", settings=Settings(poll_s=0.05), drain=True).run()
         rows = connection.execute(
@@ -655,7 +655,7 @@ def test_a_step_that_raises_changes_no_calibrated_answer(
 
 
 def request_of(trace: dict[str, Any]) -> Request:
-    """The request that a trace describes, under its composition."""
+    """Return the request that a trace describes, with its composition."""
     mix = Composition(
         tuple(trace["adapter_ids"]), tuple(trace["adapter_sha256"]), tuple(trace["adapter_weights"]), "cat", 0.5
     )
@@ -685,7 +685,8 @@ def test_an_adapter_that_does_not_fit_fails_the_job_by_name(
 
 
 def two_versions(connection: Connection, gains: list[tuple[float, float]]) -> tuple[int, int]:
-    """An active adapter of tea and a staged version 2, measured on an example each pair: their ids."""
+    """Add an active adapter of tea and a staged version 2, both measured; each pair of gains belongs to one example.
+    Returns their ids."""
     old = add_task(connection, "tea", training={"tasks_seen": []})
     new = add_adapter(connection, "tea", {"tasks_seen": []}, version=2, status="staged")
     connection.execute("INSERT INTO loracomp.adapter_part VALUES (%s, 0, 'x'), (%s, 0, 'x')", [old, new])
@@ -699,7 +700,7 @@ def two_versions(connection: Connection, gains: list[tuple[float, float]]) -> tu
 
 
 def warnings_of(connection: Connection) -> list[str | None]:
-    """What the connection is warned of from now on."""
+    """Return a list that collects the warnings that the connection gets from now on."""
     heard: list[str | None] = []
     connection.add_notice_handler(lambda notice: heard.append(notice.message_primary))
     return heard

@@ -40,7 +40,7 @@ ROW = re.compile(r"^\| `(loracomp_\w+)` \| (gauge|counter|histogram) \| (.*?) \|
 
 @contextmanager
 def serving(database: str, **settings: Any) -> Iterator[tuple[Endpoint, Worker]]:
-    """A worker that serves its endpoint, reporting every third of a second."""
+    """Run a worker that serves its endpoint and reports every third of a second."""
     values = {"poll_s": 0.05, "batch_size": 2, "lease_s": 1, "listen": False, **settings}
     with Endpoint("127.0.0.1", 0) as endpoint:
         worker = Worker(database, Obedient(), base_model=BASE, settings=Settings(**values), sample=endpoint.sample)
@@ -59,7 +59,7 @@ def get(endpoint: Endpoint, path: str) -> tuple[int, str]:
 
 
 def scraped(endpoint: Endpoint) -> dict[str, Metric]:
-    """Ours, by the name that its samples have."""
+    """Return loracomp's metrics, by the name that their samples have."""
     families = text_string_to_metric_families(get(endpoint, "/metrics")[1])
     named = {f"{each.name}_total" if each.type == "counter" else each.name: each for each in families}
     return {name: each for name, each in named.items() if name.startswith("loracomp_")}
@@ -78,7 +78,7 @@ def problems(endpoint: Endpoint) -> dict[str, str]:
 
 
 def sample(connection: Connection) -> dict[tuple[str, ...], float]:
-    """What the database says: name and values of labels -> value."""
+    """Return the database's metrics: name and values of labels -> value."""
     collector = DatabaseSample()
     collector.update(connection.execute(QUERIES["database_metrics"]))
     return {(each.name, *each.labels.values()): each.value for metric in collector.collect() for each in metric.samples}
@@ -122,7 +122,7 @@ def test_numbers_of_a_worker(connection: Connection, database: str) -> None:
 
 
 class OneByOne(Obedient):
-    """Ends each job in a step of its own."""
+    """An engine that ends each job in a step of its own."""
 
     def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
         for step in ("encode", "route", "load"):
@@ -139,7 +139,7 @@ class OneByOne(Obedient):
 
 
 def observed() -> Counter[str]:
-    """How often each step was observed."""
+    """Return how often each step was observed."""
     (steps,) = metrics.STEP_SECONDS.collect()
     return Counter({each.labels["step"]: int(each.value) for each in steps.samples if each.name.endswith("_count")})
 

@@ -57,7 +57,7 @@ def example(task: str, number: int) -> Example:
 
 @pytest.fixture
 def traces(monkeypatch, tmp_path: Path) -> Iterator[Path]:
-    """A folder with a file for each connection of a worker: all messages to and from the server."""
+    """A folder with a file for each connection of a worker, which has all messages to and from the server."""
     folder = tmp_path / "traces"
     folder.mkdir()
     files = []
@@ -101,7 +101,7 @@ def test_a_batch_of_measurements_costs_four(connection: Connection, database: st
 
 
 def asked(trace: Path) -> dict[str, int]:
-    """How often a connection called each function, and how often it waited for anything else.
+    """Return how often a connection called each function, and how often it waited for anything else.
 
     Each claim that found jobs was routed or planned. The other claims, whether the worker may leave, and whether there
     are examples to embed, are asked when the queue is empty, and are left out.

@@ -46,7 +46,7 @@ def is_connected(connection: Connection, application: str) -> bool:
 
 
 def has_looked_since(connection: Connection, moment: datetime) -> bool:
-    """Whether the worker's last statement on its connection for claims is newer, and has ended."""
+    """Return whether the last statement on the worker's connection for claims is newer, and has ended."""
     statement = (
         "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'loracomp worker%%'"
         " AND datname = current_database() AND state = 'idle' AND query_start > %s"
@@ -67,7 +67,7 @@ SEEN = "SELECT max(seen_at) FROM loracomp.worker"
 
 
 def reported(connection: Connection) -> list[str]:
-    """What workers said last."""
+    """Return the last status that each worker reported."""
     return [row["status"] for row in connection.execute("SELECT status FROM loracomp.worker")]
 
 
@@ -101,7 +101,7 @@ def beating(
     sample: DatabaseSample | None = None,
     lease_s: float = 1,
 ) -> Iterator[None]:
-    """The heartbeat of a worker that is idle; a statement of its may take a sixth of a lease."""
+    """Run the heartbeat of an idle worker, whose statements may take a sixth of a lease."""
     who = {"name": "w", "base_model": BASE, "device": "cpu/float32"}
     presence = Presence(who, lambda: {"status": "idle", "looked_s": None}, lease_s, sample)
     link = Link(database, "loracomp heartbeat", Event(), statement_timeout_s=30, vectors=False)
@@ -310,7 +310,7 @@ def test_a_kill_charges_neither_the_batch_that_runs_nor_the_one_that_waits(conne
 
 
 class Noting(Obedient):
-    """Notes whose answers the model has begun."""
+    """An engine that notes which jobs the model has begun."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -331,7 +331,8 @@ def test_the_model_goes_on_while_a_batch_is_recorded(connection: Connection, dat
             gate.touch()
             wait_until(lambda: engine.begun == ids[:4])
             wait_for_a_heartbeat(connection, ids[2])
-            assert engine.begun == ids[:4]  # what is held is bounded, and what waits to be recorded is held
+            # A worker holds a bounded number of jobs, which includes the jobs that wait to be recorded.
+            assert engine.begun == ids[:4]
             assert "succeeded" not in statuses(connection).values()
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
     times = [job(connection, each)["finished_at"] for each in ids]
@@ -342,12 +343,12 @@ def test_the_model_goes_on_while_a_batch_is_recorded(connection: Connection, dat
 
 
 class Stepping(Obedient):
-    """Answers "text N" in so many steps of a fiftieth of a second, and everything else in the step after it came."""
+    """An engine that answers "text N" in N steps of a fiftieth of a second, and every other prompt in its next step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[set[int]] = []
-        """Jobs that were under way in each."""
+        """Number of running jobs in each step."""
         self._spent: Counter[InFlight] = Counter()
 
     def step(self) -> list[InFlight]:
@@ -432,7 +433,7 @@ def test_an_attempt_beyond_the_jobs_timeout_counts_and_names_the_limit(
 
 
 class Gathering(Obedient):
-    """Answers when four jobs are there, all in one step."""
+    """An engine that answers when it has four jobs, all in one step."""
 
     def step(self) -> list[InFlight]:
         time.sleep(0.02)
@@ -595,7 +596,7 @@ def test_no_log_and_no_error_quotes_an_answer(connection: Connection, database: 
 
 
 class Cancelling(Obedient):
-    """Cancels each job before it fails."""
+    """An engine that cancels each job before the job fails."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__()

@@ -5,9 +5,9 @@
 CREATE FUNCTION loracomp.white_space() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '\t-\r\u001c- \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000';
 COMMENT ON FUNCTION loracomp.white_space IS
-'White space as the inside of a regular expression''s brackets: the same on every server, where \s is not.';
--- It looks only at the first 10,000 characters, because each UPDATE of a job checks the prompt again, and a million spaces would take 15
--- ms.
+'The white space characters, to put between the brackets of a regular expression. Unlike \s, they are the same on every server.';
+-- It looks only at the first 10,000 characters, because each UPDATE of a job checks the prompt again, and checking a million spaces
+-- would take 15 ms.
 CREATE FUNCTION loracomp.is_blank(value text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE STRICT AS $$
 BEGIN
     RETURN pg_catalog."left"(value, 10000) COLLATE pg_catalog."C" OPERATOR(pg_catalog.!~)

@@ -43,10 +43,11 @@ def build_library(
 ) -> list[Path]:
     """Embed train examples of catalogue entries into a library's folder, and write its manifest and card.
 
-    For each task, at most `limit` examples, drawn by `seed`, and MEASURED_A_TASK more that its adapter was not trained
-    on are embedded and written without their text. Examples that leak a validation row (`lab.catalogue.leaks`) are left
-    out. `data` is a folder with a folder of JSON lines for each task; None reads the hub. Other tasks of the library,
-    and files that already have exactly these examples, are not changed. Returns the paths of the examples' files.
+    For each task, it embeds at most `limit` examples, drawn by `seed`, and MEASURED_A_TASK further examples that the
+    task's adapter was not trained on. The files do not contain the examples' texts. Examples that leak a validation row
+    (`lab.catalogue.leaks`) are left out. `data` is a folder with a folder of JSON lines for each task; None reads the
+    hub. Other tasks of the library, and files that already have exactly these examples, are not changed. Returns the
+    paths of the examples' files.
     """
     with progress_bar() as progress:
         written = [

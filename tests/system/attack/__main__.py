@@ -22,7 +22,7 @@ def main(
     seed: Annotated[int | None, typer.Option(help="One round by this seed. Defaults to rounds by new ones.")] = None,
     together: Annotated[int, typer.Option(help="Parts that run at the same time.", min=1)] = 1,
 ) -> None:
-    """Exits with 1 where anything was found."""
+    """Run the rounds; exits with 1 if a failure was found."""
     names = part or [*parts()]
     if unknown := set(names) - {*parts()}:
         raise typer.BadParameter(f"no such part: {', '.join(unknown)}", param_hint="--part")
@@ -38,7 +38,7 @@ def main(
 
 
 def told(made: dict[str, Round]) -> Table:
-    """Counts, and each failure in a line."""
+    """Return the counts, and each failure in a line."""
     table = Table(title=f"attack, {os.cpu_count()} cores", title_justify="left", width=80)
     for column in ("part", "rounds", "tried", "failures"):
         table.add_column(column, justify="right" if column in ("rounds", "failures") else "left", overflow="fold")

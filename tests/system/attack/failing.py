@@ -116,7 +116,7 @@ def fail(town: Town, plan: Plan, name: str, way: str, made: Round) -> None:
 
 
 def serve(town: Town) -> list[str]:
-    """Bob is served, if need be by a worker that was started again, as a process manager does."""
+    """Check that Bob is served, if need be by a worker that was started again, as a process manager would do."""
     stop = Event()
 
     def manage() -> None:
@@ -135,7 +135,7 @@ def serve(town: Town) -> list[str]:
 
 
 def disturb(town: Town) -> None:
-    """What makes a worker do more than serve: a job that fails, one that is cancelled, and one that is slow."""
+    """Add work that makes a worker do more than serve: a job that fails, a job that is cancelled, and a slow job."""
     with connect(town.url, "alice") as alice:
         alice.execute(
             "INSERT INTO loracomp.job (prompt, max_new_tokens) VALUES (repeat('long ', 400), 4), ('slow', 200)"
@@ -145,8 +145,9 @@ def disturb(town: Town) -> None:
 
 
 def is_told(town: Town, plan: Plan) -> bool:
-    """In the worker's log, by how it ended, or in the keeper's notes."""
-    if plan.name in CALLS and plan.way == "hangs":  # the engine is only slow, and nothing has failed
+    """Return whether the failure was reported: in the worker's log, by the way the worker ended, or in the keeper's
+    notes."""
+    if plan.name in CALLS and plan.way == "hangs":  # the engine is only slow, so nothing has failed
         return True
     words = ("timeout", "no answer within", "takes too long") if plan.way == "hangs" else ("planted",)
     deadline = time.monotonic() + TOLD_S

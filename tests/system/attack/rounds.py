@@ -1,4 +1,5 @@
-"""What a round of a part comes to, and the parts by name. A round is made by its seed alone, so it can be repeated."""
+"""The result of a round of a part, and the parts by name. Only the seed decides what a round does, so it can be
+repeated."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,18 +11,18 @@ from town import Ground
 
 @dataclass
 class Round:
-    """How much was tried, and what was found."""
+    """The result of a round: how much was tried, and what was found."""
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
 
 Part: TypeAlias = Callable[[Ground, int, float], Round]
-"""A round by its seed; of a size less than 1 it does less."""
+"""A function that runs the round of a seed; with a size below 1 it tries less."""
 
 
 def parts() -> dict[str, Part]:
-    """Those of README.md, in its order."""
+    """Return the parts in the order of README.md."""
     from boundaries import boundaries
     from failing import steps
     from histories import histories
@@ -32,5 +33,5 @@ def parts() -> dict[str, Part]:
 
 
 def command(name: str, seed: int) -> str:
-    """What repeats a round."""
+    """Return the command that repeats a round."""
     return f"make attack PART={name} SEED={seed}"

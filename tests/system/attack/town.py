@@ -46,11 +46,12 @@ ROLES = {
 """Alice, Ana and Wendy attack; Walter's worker serves; Bob is served; Adam administers."""
 ATTACKERS = ("alice", "ana", "wendy")
 LATE_S = float(os.environ.get("LATE_S", "20"))
-"""Seconds after which an answer of Bob's is late. What holds it up stays open for as long, so more is no help."""
+"""Seconds after which an answer of Bob's is late. Whatever delays the answer stays open, so waiting longer would not
+help."""
 STATEMENT_S = 3
 """Seconds after which a statement of the worker's is cancelled."""
 LEASE_S = 6
-"""Seconds after which jobs are given to others that were claimed by a call whose answer was lost."""
+"""Seconds after which jobs claimed by a call whose reply was lost are given to other workers."""
 TASKS = ("tea", "milk", "rain")
 CHOICES = ("yes", "no")
 EVENTS = (
@@ -90,7 +91,7 @@ AFTERWARDS = (
     "SELECT count(loracomp.explain_job(id)) FROM loracomp.job",
     "SELECT loracomp.purge_jobs('0 seconds', force => true)",
 )
-"""What administrators do."""
+"""Calls that administrators make."""
 UNEVEN = """
 SELECT format('job %%s has status %%s and %%s answers', j.id, j.status, (
     SELECT count(*) FROM loracomp.prediction AS p WHERE p.job_id = j.id)) AS what
@@ -146,7 +147,7 @@ class Ground:
 
     @cached_property
     def prepared(self) -> str:
-        """Name of a database with people, a library and declarations that nobody connects to."""
+        """Name of a database with people, a library and declarations. Nobody connects to it."""
         assert self.people
         name = f"town_{os.getpid()}"
         url = create_database(self.server, name, self.template)
@@ -191,7 +192,7 @@ def example(task: str, number: int) -> Example:
 
 
 def settle(owner: Connection, url: str) -> None:
-    """Let people move in, each with what is theirs."""
+    """Add the people, each with their own objects."""
     everybody = ", ".join(map(login, ROLES))
     owner.execute(f"GRANT CREATE ON SCHEMA public TO {everybody}".encode())
     owner.execute("SELECT loracomp.set_reported_tags('{country}')")
@@ -214,12 +215,12 @@ def settle(owner: Connection, url: str) -> None:
 
 
 def connect(url: str, name: str, options: str = "") -> Connection:
-    """As one of ROLES."""
+    """Connect as one of ROLES."""
     return db.connect(make_conninfo(url, user=login(name), **({"options": options} if options else {})), vectors=False)
 
 
 class Watch(logging.Handler):
-    """What a worker logs."""
+    """Watches what a worker logs."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -230,7 +231,7 @@ class Watch(logging.Handler):
         self.lines.append(f"{record.getMessage()} {raised or ''}")
 
     def raised(self) -> list[str]:
-        """Lines about calls that have raised; each is told once."""
+        """Return the lines about calls that have raised an error, each only once."""
         lines, self.lines = self.lines, []
         return [line[:600] for line in lines if line.split()[0].removeprefix("event=") in EVENTS]
 
@@ -264,7 +265,7 @@ class Bob:
         self._connection.close()
 
     def is_served(self) -> list[str]:
-        """Send some of each and wait for the answers; what was late, wrong or raised."""
+        """Send some of each and wait for the answers; returns what was late, wrong or raised an error."""
         began = time.monotonic()
         try:
             found = self._waited(*self._sent(), began + LATE_S)
@@ -320,7 +321,7 @@ class Bob:
 
 
 class Walter:
-    """Who serves: a worker in a thread, hired again when he has left."""
+    """Walter serves: he is a worker in a thread, who is hired again when he has left."""
 
     def __init__(self, ground: Ground, url: str) -> None:
         self._ground = ground
@@ -329,7 +330,7 @@ class Walter:
         self.hire()
 
     def hire(self) -> None:
-        """Begin to work, with nothing that an earlier worker had in memory."""
+        """Start a worker, whose memory has nothing of an earlier worker."""
         self.engine = Engine("tiny", self._ground.base, self._ground.encoder)
         settings = Settings(
             poll_s=0.05, batch_size=8, lease_s=LEASE_S, worker="walter", statement_timeout_s=STATEMENT_S
@@ -348,7 +349,7 @@ class Walter:
 
     @property
     def ended(self) -> str | None:
-        """How he has ended, if he has."""
+        """How the worker has ended, if it has."""
         return repr(self._working.exception()) if self._working.done() else None
 
 
@@ -364,7 +365,7 @@ class Town:
     counts: Counter[str] = field(default_factory=Counter)
 
     def is_served(self) -> list[str]:
-        """Whether bob is served and no call of the worker has raised; what was wrong."""
+        """Check that bob is served and that no call of the worker has raised an error; returns what was wrong."""
         found = self.bob.is_served()
         self.counts["served"] += 1
         found += [f"a call of the worker raised: {line}" for line in self.watch.raised()]
@@ -373,7 +374,7 @@ class Town:
         return found
 
     def is_whole(self) -> list[str]:
-        """What is broken after everything: rights, answers, administrators' functions, and all views for everybody."""
+        """Check rights, answers, administrators' functions and all views after everything; returns what is broken."""
         with db.connect(self.url, vectors=False) as owner:
             after = rights_of(owner)
             found = [f"is other than before: {line[:300]}" for line in after ^ self.rights]
@@ -399,7 +400,7 @@ def rights_of(owner: Connection) -> set[str]:
 
 
 def raised(connection: Any, statement: sql.Composable) -> list[str]:
-    """The error of a statement, whose effects are undone."""
+    """Run a statement and undo its effects; returns its error."""
     try:
         with connection.transaction(force_rollback=True):
             connection.execute(statement)
@@ -410,7 +411,7 @@ def raised(connection: Any, statement: sql.Composable) -> list[str]:
 
 @contextmanager
 def town_of(ground: Ground) -> Iterator[Town]:
-    """Built, served by a worker, and torn down."""
+    """Build a town, let a worker serve it, and tear it down."""
     with ground.copy() as url, ExitStack() as stack:
         with db.connect(url, vectors=False) as owner:
             for name in ROLES:  # settings of a role outlive a database

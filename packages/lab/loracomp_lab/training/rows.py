@@ -61,8 +61,8 @@ def choose_rows(reads: Sequence[Read], base: BaseModel, config: TrainingConfig, 
 
     Each data set (one of `reads`) is split as it would be alone. A row that is kept aside for one data set is therefore
     not trained on here either, even if another data set has the same row. All data sets together are scored on as many
-    rows as a single one. Rows longer than max_tokens are left out. `phrasings` says whether there are phrasings. Raises
-    UsageError if no row is left or an example has no choices.
+    rows as a single one. Rows longer than max_tokens are left out. `phrasings` says whether the rows can be written in
+    phrasings. Raises UsageError if no row is left or an example has no choices.
     """
     kinds = tuple(Phrased) if phrasings else (Phrased.OWN,)
     aside = {kind: [split_rows(read(kind, config.seed), config)[0] for read in reads] for kind in kinds}
