@@ -65,7 +65,7 @@ else
 	    $(SUPERSET)/bin/python deploy/dashboards/superset/serve.py --home $(SUPERSET)/home --embedded "$$url"
 endif
 
-test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; needs Debian's chromium; PICTURE=file keeps the picture, FILLED=url of make volume's
+test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; needs Debian's chromium; PICTURE=file keeps the picture, FILLED=url uses a database of make volume
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'
 	SUPERSET=$(SUPERSET) PICTURE=$(PICTURE) $(BIN)/pytest -s -m dashboard
 
@@ -93,7 +93,7 @@ JOBS ?= 200
 RUNS ?= 1
 MODEL ?= none
 KEEP ?=
-faults: install ## kills workers, servers and connections, and counts lost and doubled jobs; JOBS=500 RUNS=3 for more, MODEL=real once
+faults: install ## kills workers, servers and connections, and counts lost and doubled jobs; JOBS=500 RUNS=3 tries more, MODEL=real uses the real model
 	PYTHONPATH=.:tests $(BIN)/python tests/system/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL) $(if $(KEEP),--keep $(KEEP))
 
 MINUTES ?= 60

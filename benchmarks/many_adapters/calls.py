@@ -82,8 +82,8 @@ def took(connection: db.Connection, call: Call, repeats: int) -> float:
 
 
 def views(connection: db.Connection) -> dict[str, Call]:
-    """Return queries that read each view of bi, or for fact views its chart, by the view's name, as an analyst from
-    whom all tasks are hidden."""
+    """Return a call for each view of bi, by the view's name, that reads the view, or a chart of it if it is a fact
+    view. The reader is an analyst from whom all tasks are hidden."""
 
     def call(view: str, connection: db.Connection) -> Callable[[], object]:
         connection.execute("SET LOCAL ROLE loracomp_analyst")

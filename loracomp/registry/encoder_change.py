@@ -17,9 +17,9 @@ def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = 
     """Make `encoder` the database's encoder; only the schema's owner may.
 
     If it is another one than before, all embeddings are deleted, and jobs wait in the queue until all examples with a
-    text are embedded again. Workers that loaded the old encoder give the next jobs that they claim back, and end. If
-    the process is killed, another call continues where it stopped. Several processes may do this at the same time, and
-    each embeds other examples.
+    text are embedded again. A worker that loaded the old encoder notices this at its next claim, gives the claimed jobs
+    back, and ends. If the process is killed, another call continues where it stopped. Several processes may do this at
+    the same time, and each embeds other examples.
 
     Examples without a text can't be embedded again. If there are any, `confirm` is called with their number by task
     before anything is changed; it raises an error to cancel the change. Returns these numbers, or None if the encoder

@@ -226,7 +226,7 @@ def test_a_text_too_large_alone_fails_alone(model, tokenizer):
 
 
 def test_what_a_neighbour_spoils_goes_on_alone_and_draws_the_same(model, tokenizer):
-    """An adapter that overflows at one step only makes all rows of that pass NaN."""
+    """An adapter that overflows only at one step turns all rows of that pass into NaN."""
     asked = [prompt(9 * n, new=7, temperature=0.8, seed=n) for n in range(3)]
     expected = [alone(model, tokenizer, each) for each in asked]
     texts = Texts(model, tokenizer)
