@@ -4,6 +4,7 @@ A step reads: schedule (compose and calibrate the jobs that wait, and let them j
 or one more token for each text), postprocess (take out the jobs that have all their answers).
 """
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
@@ -31,6 +32,8 @@ from loracomp.records import Composition, Job, Prediction, Request, Routed, Vers
 from loracomp.registry.adapter_store import fetch_adapters
 from loracomp.registry.embeddings import embed_some
 
+_log = logging.getLogger(__name__)
+
 Scheduled: TypeAlias = tuple[Request, Mix | JobError]
 """A request as the model gets it, and its mix, or the error that ends it."""
 EMBEDDED_TOGETHER = 16
@@ -53,6 +56,8 @@ class Engine:
         self._calibrator = Calibrator(self.predictor)
         self._answering = self.predictor.begin()
         self._turns = ComputeThread()
+        self._embedded_to = 0
+        """Id of the last example that was taken for embedding. The next ones come first, in case it can't be embedded."""
         self._waiting: list[InFlight] = []
         self._running: list[InFlight] = []
 
@@ -118,7 +123,13 @@ class Engine:
         """Embed some of the train examples without an embedding; returns how many."""
         if not row_of(connection, QUERIES["has_unembedded"])["has"]:
             return 0
-        return len(embed_some(connection, self.encoder, most=EMBEDDED_TOGETHER, compute=self._turns.run))
+        taken, failed = embed_some(
+            connection, self.encoder, after=self._embedded_to, most=EMBEDDED_TOGETHER, compute=self._turns.run
+        )
+        self._embedded_to = taken[-1] if taken else 0
+        for example_id, error in failed.items():
+            _log.warning("not_embedded example=%s error=%r", example_id, error)
+        return len(taken) - len(failed)
 
     def add(self, flight: InFlight) -> None:
         """Take a prepared job, which joins the others at the next step."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ ADDED_TOGETHER = 4096
 """Number of embeddings sent in one statement, about 14 MB."""
 
 Vectors = npt.NDArray[np.float32]
+Encoded: TypeAlias = tuple[Vectors, dict[int, str]]
+"""Unit vectors [n, dimensions], and the errors of those examples on which the encoder failed, by id."""
 
 
 def load_registered_encoder(connection: Connection, device: str = "cpu") -> Encoder:
@@ -79,23 +81,30 @@ def embed_examples(connection: Connection, encoder: Encoder, task: str | None = 
 def embed_missing(connection: Connection, encoder: Encoder, task: str | None = None) -> int:
     """Do as `embed_examples`, but without checking the encoder and without tuning."""
     done = after = 0
+    failed: dict[int, str] = {}
     counted = float("-inf")
     with translated_errors(), progress_bar() as progress:
         line = progress.add_task("embedding", total=None)
         while True:
-            rows = embed_some(connection, encoder, task, after=after, most=EMBEDDED_TOGETHER)
-            done += len(rows)
-            if not rows or perf_counter() - counted > COUNTED_EACH_S:
-                left = _count_unembedded(connection, task)
+            taken, refused = embed_some(connection, encoder, task, after=after, most=EMBEDDED_TOGETHER)
+            failed |= refused
+            done += len(taken) - len(refused)
+            if not taken or perf_counter() - counted > COUNTED_EACH_S:
+                left = _count_unembedded(connection, task) - len(failed)
                 counted = perf_counter()
                 progress.update(line, total=done + left)
-                if not left:
+                if left <= 0:
                     break
             progress.update(line, completed=done)
-            if not rows and not after:
+            if not taken and not after:
                 time.sleep(1)  # other processes are embedding the rest
-            after = rows[-1]["example_id"] if rows else 0
+            after = taken[-1] if taken else 0
         progress.update(line, completed=done)
+    for example_id, error in failed.items():
+        raise RefusedError(
+            f"example {example_id} and {len(failed) - 1} others have no embedding, because the encoder fails: {error}; "
+            "all others are embedded. Delete these examples with loracomp.erase_example, or change their text"
+        )
     return done
 
 
@@ -111,20 +120,43 @@ def embed_some(
     *,
     after: int = 0,
     most: int,
-    compute: Callable[[Callable[[], Vectors]], Vectors] = lambda encode: encode(),
-) -> list[dict[str, Any]]:
-    """Embed at most `most` of the examples without an embedding and with larger ids than `after`; returns their rows.
+    compute: Callable[[Callable[[], Encoded]], Encoded] = lambda encode: encode(),
+) -> tuple[list[int], dict[int, str]]:
+    """Embed at most `most` of the examples without an embedding and with larger ids than `after`.
 
+    Returns the ids of those that it took, in order, and the errors of those among them on which the encoder failed.
     `compute` runs the encoder. The transaction stays open meanwhile. It locks the examples, so that no other process
     takes them; if this process is killed, they are free at once.
     """
     values = {**encoder_key(encoder), "task": task, "after": after, "max_examples": most}
     with connection.transaction():
         rows = connection.execute(QUERIES["take_unembedded"], values).fetchall()
-        if rows:
-            texts = [(row["prompt"], row["choices"]) for row in rows]
-            add_embeddings(connection, rows, compute(lambda: encoder.encode(texts)), encoder)
-    return rows
+        if not rows:
+            return [], {}
+        vectors, failed = compute(lambda: encode_each(encoder, rows))
+        if good := [row for row in rows if row["example_id"] not in failed]:
+            add_embeddings(connection, good, vectors, encoder)
+    return [row["example_id"] for row in rows], failed
+
+
+def encode_each(encoder: Encoder, rows: Sequence[Mapping[str, Any]]) -> Encoded:
+    """Encode examples together, or, if that fails, each alone, so that a bad one holds up no other.
+
+    Returns the unit vectors [n, dimensions] of those that the encoder can encode, and the errors of the others by id.
+    """
+    try:
+        vectors = encoder.encode([(row["prompt"], row["choices"]) for row in rows])
+        if np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
+            return vectors, {}
+        error = "it is no unit vector"
+    except Exception as raised:
+        error = str(raised) or repr(raised)
+    if len(rows) == 1:
+        return np.empty((0, encoder.dimensions), np.float32), {rows[0]["example_id"]: error}
+    alone = [encode_each(encoder, [row]) for row in rows]
+    return np.concatenate([vectors for vectors, _ in alone]), {
+        key: told for _, each in alone for key, told in each.items()
+    }
 
 
 def _count_unembedded(connection: Connection, task: str | None) -> int:

@@ -1,6 +1,8 @@
 """Workers embed examples that lack an embedding, such as one that SQL alone added."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_tes
 from loracomp.config import Settings
 from loracomp.database.connections import Connection
 from loracomp.engine.engine import Engine
+from loracomp.errors import RefusedError
 from loracomp.model.encoder import Encoder
-from loracomp.registry.embeddings import embed_some
+from loracomp.registry.embeddings import embed_examples, embed_some
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.worker.worker import Worker
 from model_fixtures import as_base
@@ -28,7 +31,7 @@ class Embedding(Obedient):
         self.encoder = encoder
 
     def embed(self, connection: Connection) -> int:
-        return len(embed_some(connection, self.encoder, most=16))
+        return len(embed_some(connection, self.encoder, most=16)[0])
 
 
 def add_example(connection: Connection, prompt: str, split: str = "train") -> None:
@@ -95,6 +98,39 @@ def test_a_worker_whose_encoder_is_no_longer_the_databases_goes_on(
         (asked,) = add_jobs(connection, "a")
         wait_until(lambda: job(connection, asked)["status"] == "succeeded")
     assert embedded(connection) == []
+
+
+class Picky:
+    """An encoder that fails on texts with a forbidden word, and has no finite vector for others."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def encode(self, texts: Sequence[tuple[str, Sequence[str] | None]]) -> Any:
+        if any("forbidden" in text for text, _ in texts):
+            raise ValueError("a forbidden word")
+        vectors = self._encoder.encode(texts)
+        vectors[["infinite" in text for text, _ in texts]] = np.inf
+        return vectors
+
+
+def test_an_example_that_the_encoder_cannot_embed_holds_up_no_other(
+    connection: Connection, database: str, tiny_model, tokenizer, minilm: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even if there are more of them than a worker embeds at a time."""
+    for number in range(20):
+        add_example(connection, f"a forbidden word {number}")
+    add_example(connection, "an infinite one")
+    add_example(connection, "Is tea hot?")
+    picky = Picky(minilm)
+    with working(database, Engine("tiny", as_base(tiny_model, tokenizer), picky)):
+        wait_until(lambda: embedded(connection) == ["Is tea hot?"])
+    assert "not_embedded" in caplog.text and "a forbidden word" in caplog.text
+    with pytest.raises(RefusedError, match=r"20 others have no embedding, because the encoder fails: a forbidden word"):
+        embed_examples(connection, picky)
 
 
 class OutOfMemory(Obedient):
