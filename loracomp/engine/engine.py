@@ -57,7 +57,7 @@ class Engine:
         self._answering = self.predictor.begin()
         self._turns = ComputeThread()
         self._embedded_to = 0
-        """Id of the last example that was taken for embedding. The next ones come first, in case it can't be embedded."""
+        """Id of the last example taken for embedding. The next ones come first, in case it can't be embedded."""
         self._waiting: list[InFlight] = []
         self._running: list[InFlight] = []
 
