@@ -30,7 +30,7 @@ Prompt = Annotated[
     str, typer.Argument(help="Prompt for a row; {column} stands for the column's value, and {{ and }} for braces.")
 ]
 Choice = Annotated[
-    list[str] | None, typer.Option(help="A possible answer. Repeat it; without choices, text is generated.")
+    list[str] | None, typer.Option(help="A possible answer. Repeat the option for each; without it, text is generated.")
 ]
 MaxNewTokens = Annotated[
     int | None, typer.Option(help="Maximum number of tokens to generate, if there are no choices.")
@@ -134,7 +134,8 @@ def alter_answers(
         str | None, typer.Option(help="Another prompt. Rows whose prompt changes are asked again.")
     ] = None,
     choice: Annotated[
-        list[str] | None, typer.Option(help="A possible answer, instead of those that there are. Repeat it.")
+        list[str] | None,
+        typer.Option(help="A possible answer, to replace the current ones. Repeat the option for each."),
     ] = None,
     max_new_tokens: MaxNewTokens = None,
     policy: Annotated[str | None, typer.Option(help=POLICY)] = None,

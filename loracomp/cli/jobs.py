@@ -32,7 +32,8 @@ def ask(
     prompt: Annotated[str, typer.Argument(help="Text for the model to answer.")],
     *,
     choice: Annotated[
-        list[str] | None, typer.Option(help="A possible answer. Repeat it; without choices, text is generated.")
+        list[str] | None,
+        typer.Option(help="A possible answer. Repeat the option for each; without it, text is generated."),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Maximum number of tokens to generate, if there are no choices.")

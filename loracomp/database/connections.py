@@ -248,7 +248,7 @@ def allowed_rows(
 
 
 def storable(text: str) -> str:
-    """The text with NUL characters and half surrogate pairs, which Postgres can't store, written as in \\0."""
+    """Replace NUL characters and half surrogate pairs, which Postgres can't store, by escapes such as \\0."""
     return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
 

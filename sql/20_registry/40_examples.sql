@@ -136,7 +136,7 @@ BEGIN
     PERFORM loracomp.check_range('max_examples', max_examples, 1, 100000);
     PERFORM set_config('idle_in_transaction_session_timeout', '0', true);
     PERFORM loracomp.lock_encoder(take_unembedded.encoder, take_unembedded.input_version);
-    -- A subquery with IS NULL instead of NOT EXISTS, which Postgres would turn into a join that reads all embeddings for each batch.
+    -- This is a subquery with IS NULL, because Postgres would turn NOT EXISTS into a join that reads all embeddings for each batch.
     SELECT array_agg(t.id) INTO taken
     FROM (
         SELECT e.id FROM loracomp.example AS e

@@ -92,7 +92,8 @@ def test_what_fails_inside_has_the_headers_too(scene: Scene, monkeypatch: pytest
 
 
 def test_a_wrong_password_does_not_tell_which_roles_exist(scene: Scene) -> None:
-    """Where the database asks for no password; its own refusals are shown with the right password alone."""
+    """This holds where the database asks for no password. The database's own refusals are shown only if the password is
+    right."""
 
     def told(role: str) -> str:
         client = TestClient(make_app(scene.url, SECRET), follow_redirects=False)

@@ -209,7 +209,7 @@ job = Table(
     ),
     check("tags_must_be_a_json_object", "jsonb_typeof(tags) = 'object'"),
     shallow("tags"),
-    # num_nulls, because array_position raises for nested arrays, with an error that names no column.
+    # num_nulls is used because array_position would raise an error for nested arrays that names no column.
     check("exclude_tasks_must_be_a_list", "array_ndims(exclude_tasks) = 1"),
     check("exclude_tasks_must_not_hold_null", "num_nulls(VARIADIC exclude_tasks) = 0"),
     check(

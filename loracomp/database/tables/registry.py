@@ -59,7 +59,7 @@ base_model = Table(
     ),
     required("is_default", Boolean, "Whether jobs that name no base model use this one.", default="false"),
     created_at(),
-    required("has_chat_template", Boolean, "Whether its tokenizer has a chat template.", default="false"),
+    required("has_chat_template", Boolean, "Whether the model's tokenizer has a chat template.", default="false"),
     UniqueConstraint("name", name="base_model_name_is_taken"),
     check("base_model_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
     short_name("name", "base_model_name"),

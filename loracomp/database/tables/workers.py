@@ -46,7 +46,7 @@ worker = Table(
     # Views subtract this value from a timestamp, and a value too large for an interval would make the views fail for
     # everybody.
     check("silent_after_s_must_be_between_0_and_86400", "silent_after_s BETWEEN 0 AND 86400"),
-    comment="Workers and what they last reported. The view worker_status shows who is alive.",
+    comment="Workers and their last reports. The view worker_status shows who is alive.",
     # The table has few rows, which are updated every few seconds. Half-empty pages keep all versions of a row on one
     # page.
     postgresql_with={"fillfactor": "50"},
