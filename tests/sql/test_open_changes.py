@@ -11,7 +11,7 @@ from people_fixtures import connect
 from routing_data import add_adapter
 
 OPEN = {
-    "a policy's settings": "set_policy('default', '{\"top_p\": 0.5}')",
+    "a policy's settings": "set_policy('default', '{\"routing_top_p\": 0.5}')",
     "a base model": f"register_base_model('{BASE}', 'other', NULL, repeat('a', 64), 'Tiny', 128, 1, '{{}}')",
     "the default base model": f"set_default_base_model('{BASE}')",
     "an adapter": "retire_adapter('tea')",

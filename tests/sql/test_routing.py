@@ -13,7 +13,7 @@ from conftest import create_database, drop_database
 from loracomp.composition.strategies import STRATEGIES
 from loracomp.database import connections as db
 from loracomp.database.routing import route
-from loracomp.errors import SchemaMismatchError, UsageError
+from loracomp.errors import SchemaMismatchError
 from loracomp.model.encoder import INPUT_FORMAT_VERSION
 from loracomp.records import Job, Trace
 from routing_data import (
@@ -301,7 +301,7 @@ def unfolded(connection: db.Connection, trace: Trace) -> dict[str, Any]:
 
 def test_the_step_refuses_vectors_of_another_length(connection: db.Connection, encoder: str) -> None:
     jobs = [a_job(*add_jobs(connection, 1))]
-    with pytest.raises(UsageError, match="embedding has 3 dimensions; this database holds vectors of 832"):
+    with pytest.raises(psycopg.DataError, match="embedding has 3 dimensions; this database holds vectors of 832"):
         route(connection, jobs, np.ones((1, 3), dtype=np.float32), encoder, INPUT_FORMAT_VERSION)
 
 
@@ -340,7 +340,7 @@ def test_nothing_is_claimed_or_routed_until_all_examples_are_embedded(connection
 def test_a_vector_that_is_none_is_refused(connection: db.Connection, encoder: str, number: str) -> None:
     jobs = [a_job(*add_jobs(connection, 1))]
     vector = np.full((1, DIMENSIONS), float(number), dtype=np.float32)
-    with pytest.raises(UsageError, match="not allowed in vector"):
+    with pytest.raises(psycopg.DataError, match="not allowed in vector"):
         route(connection, jobs, vector, encoder, INPUT_FORMAT_VERSION)
 
 

@@ -27,7 +27,7 @@ NAMES = {text: name for name, text in QUERIES.items()}
 RAISES = "DO $$ BEGIN RAISE 'planted' USING ERRCODE = 'data_exception'; END $$"
 HANGS = "SELECT pg_sleep(600)"
 WAYS = ("raises", "hangs", "is lost before", "is lost after")
-CALLS = [name for name, made in vars(stages.Engine).items() if callable(made) and not name.startswith("_")]
+CALLS = [name for name, made in vars(stages.EngineInterface).items() if callable(made) and not name.startswith("_")]
 """The methods of an engine that a worker calls."""
 SLOW_S = 4.0
 """Seconds for which a hanging call hangs, which is longer than a statement may take."""
