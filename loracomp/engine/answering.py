@@ -148,6 +148,9 @@ class Answering:
         return Prompt(tokens, request.max_new_tokens, request.stop, request.temperature, request.top_p, request.seed)
 
     def _score_some(self) -> None:
+        self._let_go()
+        if not self._to_score:
+            return
         # Those in the background in passes of their own, because a pass takes as long as all that is in it.
         first = [item for item in self._to_score if not item.background] or self._to_score
         if not self._passes:
@@ -156,17 +159,22 @@ class Answering:
         together = next(batch for batch in self._passes if first[0] in batch)
         self._passes.remove(together)
         self._to_score = [item for item in self._to_score if item not in together]
-        outcomes = self._scores([item for item in together if item.wanted()])
-        for item in together:
-            item.outcome = outcomes.get(item) or _lease_lost()
+        for item, outcome in self._scores(together).items():
+            item.outcome = outcome
+
+    def _let_go(self) -> None:
+        """End the requests whose lease is lost, also those in the background, which everyday ones may keep waiting."""
+        if gone := {item for item in self._to_score if not item.wanted()}:
+            for item in gone:
+                item.outcome = _lease_lost()
+            self._to_score = [item for item in self._to_score if item not in gone]
+            self._passes = []
 
     def _scores(self, items: Sequence[PendingRequest]) -> dict[PendingRequest, Prediction | JobError]:
         """Score items in one pass; those that are not finite are scored again alone, as others may overflow.
 
         A single item too: the stack of its pass has adapters of items that wait for a later pass.
         """
-        if not items:
-            return {}
         for item in items:
             item.begun = True
         run = partial(self._part, items)

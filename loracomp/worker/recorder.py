@@ -16,7 +16,7 @@ from loracomp import metrics
 from loracomp.database.connections import Connection, composite, fields_of, know_traces, storable
 from loracomp.database.queries import QUERIES
 from loracomp.engine.evidence import record_evidence
-from loracomp.engine.inflight import InFlight, Result, lap
+from loracomp.engine.inflight import SHARED, InFlight, Result, lap
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.records import Failure, Job, Prediction, Routed
 from loracomp.worker.leases import Leases, note_released, release_jobs
@@ -147,13 +147,18 @@ class Recorder:
         job, result = flight.job, flight.result
         if isinstance(result, Failure) and result.code != "lease_lost":
             return result
-        if flight.recorded or not self._leases.is_over(job) or not flight.begun:
+        if flight.recorded or not self._leases.is_over(job) or self._has_only_waited(flight):
             return None
         return Failure(job.id, "timed_out", f"it took longer than its timeout_s of {job.timeout_s:g} s", retry=True)
 
     def _has_only_waited(self, flight: InFlight) -> bool:
-        """Whether a job's time is over although the model has not begun it, because others took so long."""
-        return not flight.begun and self._leases.is_over(flight.job)
+        """Whether a job's time is over although the model has not begun it, because others took so long.
+
+        Not if preparing the job took half of its time, because that would happen again each time.
+        """
+        prepared_ms = sum(flight.timings.get(step, 0.0) for step in SHARED)
+        is_slow = prepared_ms >= 500 * flight.job.timeout_s
+        return not flight.begun and not is_slow and self._leases.is_over(flight.job)
 
     def _release(self, jobs: Sequence[Job]) -> None:
         """Queue jobs again without counting the attempt."""

@@ -33,9 +33,13 @@ SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     UNLISTEN loracomp_is_restricted;
-    RETURN FALSE;
-EXCEPTION WHEN insufficient_privilege THEN
-    RETURN TRUE;
+    -- It is undone, because a session that has ever listened keeps 8 kB for each UNLISTEN until its transaction ends.
+    RAISE EXCEPTION USING ERRCODE = 'LC000';
+EXCEPTION
+    WHEN insufficient_privilege THEN
+        RETURN TRUE;
+    WHEN SQLSTATE 'LC000' THEN
+        RETURN FALSE;
 END
 $$;
 COMMENT ON FUNCTION loracomp.is_restricted IS

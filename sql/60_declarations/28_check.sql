@@ -135,6 +135,9 @@ EXCEPTION
         NULL;
     WHEN check_violation OR not_null_violation THEN
         GET STACKED DIAGNOSTICS constraint_name = CONSTRAINT_NAME, column_name = COLUMN_NAME;
+        IF sqlstate = '23502' AND column_name = '' THEN -- look_up_names says it in words
+            RAISE;
+        END IF;
         RAISE EXCEPTION '%', CASE sqlstate
             WHEN '23502' THEN format('%s must not be null', column_name) ELSE loracomp.constraint_in_words(constraint_name)
         END USING ERRCODE = sqlstate;

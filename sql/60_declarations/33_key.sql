@@ -1,6 +1,7 @@
 -- Changes the type of a key column of a declared table, for example from integer to bigint.
 --   alter_key
 --     view_grants         reads who has which privilege on a view
+--     is_changed_view     whether the owner has changed a view
 --     bring_view_back     makes a declaration's view again
 
 -- Reads only the catalog. It returns column numbers, because column names may differ after the view is made again.
@@ -29,6 +30,8 @@ AS $$
 DECLARE
     d loracomp.declaration := (SELECT a FROM loracomp.declaration AS a WHERE a.view::oid = bring_view_back.view);
     made regclass;
+    keeps text;
+    gone bigint[];
 BEGIN
     IF d.id IS NULL OR NOT loracomp.may_alter_answers(d) OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN
         RAISE EXCEPTION 'no view of a declaration of yours is missing' USING ERRCODE = 'no_data_found', HINT = 'call loracomp.alter_key';
@@ -41,9 +44,34 @@ BEGIN
     made := loracomp.make_view(d, schema, name);
     UPDATE loracomp.declaration AS a SET view = made, view_definition = loracomp.view_definition(made) WHERE a.id = d.id;
     PERFORM loracomp.begin_scan(d.id);
+    -- Of keys that the new type doesn't write as the same text nothing is kept. The scan finds the rows that had hints.
+    DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
+    SELECT string_agg(format(
+        'CASE WHEN pg_input_is_valid(r.key[%1$s], %2$L) THEN %3$s = r.key[%1$s] ELSE FALSE END',
+        k.ordinal, format_type(a.atttypid, NULL), format(k.written, format(k.read, format('r.key[%s]', k.ordinal)))
+    ), ' AND ') INTO keeps
+    FROM loracomp.key_columns_of(d) AS k JOIN pg_attribute AS a ON a.attrelid = d.source AND a.attname = k.name;
+    EXECUTE format(
+        'WITH gone AS (
+            DELETE FROM loracomp.answer_row AS r WHERE r.declaration_id = $1 AND NOT (%s) RETURNING r.earlier_jobs || r.job_id AS jobs
+        )
+        SELECT coalesce(array_agg(u.job_id), ''{}'') FROM gone AS g CROSS JOIN LATERAL unnest(g.jobs) AS u (job_id)', keeps
+    ) INTO gone USING d.id;
+    PERFORM loracomp.delete_jobs(gone);
 END
 $$;
 COMMENT ON FUNCTION loracomp.bring_view_back IS 'Makes the view of a declaration again. For alter_key.';
+
+CREATE FUNCTION loracomp.is_changed_view(view regclass) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM loracomp.declaration AS a
+        WHERE a.view = is_changed_view.view AND loracomp.view_definition(a.view) IS DISTINCT FROM a.view_definition
+    );
+$$;
+COMMENT ON FUNCTION loracomp.is_changed_view IS 'Whether the owner has changed the view of a declaration. For alter_key.';
 
 -- It runs with the caller's rights, because ALTER TABLE may run code of the table's owner; the caller must own the table. Postgres doesn't change
 -- the type of a column that a view uses, so the views of the table's declarations are dropped and made again.
@@ -66,7 +94,12 @@ BEGIN
     IF views IS NULL THEN
         RAISE EXCEPTION 'table % has no declaration of yours', alter_key.source USING ERRCODE = 'no_data_found', HINT = 'ALTER TABLE';
     END IF;
-    FOR each IN SELECT v.* FROM jsonb_to_recordset(views) AS v (schema name, name name) LOOP
+    FOR each IN SELECT v.* FROM jsonb_to_recordset(views) AS v (view oid, schema name, name name) LOOP
+        IF loracomp.is_changed_view(each.view) THEN
+            RAISE EXCEPTION 'view % was changed since it was declared, and would be made again without the change', each.view::regclass
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'give the declaration''s filter to loracomp.alter_answers, which makes the view again';
+        END IF;
         EXECUTE format('DROP VIEW %I.%I', each.schema, each.name);
     END LOOP;
     EXECUTE format('ALTER TABLE %s ALTER %I TYPE %s', alter_key.source, key_column, alter_key.type);
@@ -79,6 +112,7 @@ BEGIN
             )
             FROM jsonb_to_recordset(each.grants) AS g (number smallint, privilege text, grantee text, is_grantable boolean)
             LEFT JOIN pg_attribute AS a ON a.attrelid = to_regclass(format('%I.%I', each.schema, each.name)) AND a.attnum = nullif(g.number, 0)
+            WHERE g.number = 0 OR a.attname IS NOT NULL
         LOOP
             EXECUTE statement;
         END LOOP;

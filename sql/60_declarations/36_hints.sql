@@ -46,19 +46,29 @@ AS $$
         SELECT o.ctid FROM loracomp.scan_request AS o WHERE o.declaration_id = d.id
         ORDER BY o.not_before DESC, o.ctid DESC OFFSET 1 LIMIT 100000
     ));
+    WITH looked_at AS MATERIALIZED (
+        SELECT o.*, row_number() OVER (PARTITION BY o.key ORDER BY o.written_in DESC, o.ctid DESC) AS ordinal
+        FROM (
+            SELECT DISTINCT f.* -- the two ranges may overlap
+            FROM (
+                VALUES (d.hints_from), (d.hints_from + (random() * (pg_current_xact_id()::text::bigint - d.hints_from))::bigint)
+            ) AS b (written_from)
+            CROSS JOIN LATERAL (
+                SELECT h.ctid, h.key, h.written_in FROM loracomp.answer_hint AS h
+                WHERE h.declaration_id = d.id AND h.written_in >= b.written_from ORDER BY h.written_in LIMIT 20000
+            ) AS f
+        ) AS o
+    )
     DELETE FROM loracomp.answer_hint AS h
     WHERE h.ctid = ANY (ARRAY(
-        SELECT o.ctid
-        FROM (
-            VALUES (d.hints_from), (d.hints_from + (random() * (pg_current_xact_id()::text::bigint - d.hints_from))::bigint)
-        ) AS b (written_from)
-        CROSS JOIN LATERAL (
-            SELECT f.ctid, f.key, f.written_in FROM loracomp.answer_hint AS f
-            WHERE f.declaration_id = d.id AND f.written_in >= b.written_from ORDER BY f.written_in LIMIT 20000
-        ) AS o
-        WHERE EXISTS (
-            SELECT FROM loracomp.answer_hint AS n
-            WHERE n.declaration_id = d.id AND n.key = o.key AND (n.written_in, n.ctid) > (o.written_in, o.ctid)
+        SELECT o.ctid FROM looked_at AS o
+        WHERE o.ordinal > 1 OR EXISTS (
+            -- Twenty, because one row may have a million hints, and the plan may be one that was made for few.
+            SELECT FROM (
+                SELECT n.written_in, n.ctid FROM loracomp.answer_hint AS n
+                WHERE n.declaration_id = d.id AND n.key = o.key LIMIT 20
+            ) AS n
+            WHERE (n.written_in, n.ctid) > (o.written_in, o.ctid)
         )
     ));
 $$;

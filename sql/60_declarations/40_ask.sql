@@ -101,7 +101,12 @@ BEGIN
         EXIT WHEN handled > 0 AND clock_timestamp() > began + interval '0.2 seconds';
     END LOOP;
     IF rest >= interval '10 seconds' THEN
-        PERFORM loracomp.thin_hints(d);
+        BEGIN
+            -- Not after a statement took too long, because it would not be cancelled a second time.
+            PERFORM loracomp.thin_hints(d) WHERE rest < interval '10 minutes';
+        EXCEPTION WHEN query_canceled OR OTHERS THEN
+            rest := interval '10 minutes';
+        END;
     ELSIF rest IS NULL AND clock_timestamp() > began + interval '1 second' THEN
         rest := 5 * (clock_timestamp() - began);
     END IF;

@@ -92,7 +92,11 @@ BEGIN
             SELECT FROM loracomp.example AS e JOIN loracomp.job AS j ON (j.prompt, j.choices) IS NOT DISTINCT FROM (e.prompt, e.choices)
             WHERE e.id = old.example_id AND j.id = new.job_id
         );
-    ELSIF NOT EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.example_id = old.example_id) THEN
+        RETURN NULL;
+    END IF;
+    -- Wait for a correction that is just getting this example, so that the next statement sees its row.
+    PERFORM FROM loracomp.example AS e WHERE e.id = old.example_id FOR UPDATE;
+    IF NOT EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.example_id = old.example_id) THEN
         measuring := ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.kind = 'measure' AND j.example_id = old.example_id);
         IF measuring <> '{}' THEN
             PERFORM loracomp.delete_jobs(measuring);

@@ -147,6 +147,33 @@ def test_a_key_becomes_bigint_and_keeps_answers_corrections_and_rights(
     assert shown(alice, "says") == expected
 
 
+def test_a_key_that_the_new_type_cannot_have_stops_no_declaration(connection: Connection, alice: Connection) -> None:
+    alice.execute("CREATE TABLE notes (id numeric PRIMARY KEY, t text)")
+    alice.execute("INSERT INTO notes VALUES (3000000000, 'gone'), (1.5, 'half'), (7, 'seven')")
+    alice.execute("SELECT loracomp.create_answers('says', 'notes', '{t}')")
+    answer_all(connection)
+    with alice.transaction():
+        alice.execute("DELETE FROM notes WHERE id > 100")
+        alice.execute("SELECT loracomp.alter_key('notes', 'id', 'integer')")
+    assert answer_all(connection) == ["half"], "its key is 2 now"
+    alice.execute("INSERT INTO notes VALUES (4, 'new')")
+    assert answer_all(connection) == ["new"]
+    assert value(alice, "SELECT count(*) FROM loracomp.list_answer_rows('says')") == 3
+
+
+def test_a_view_that_its_owner_has_changed_is_not_made_again_without_saying_so(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute(URGENCY)
+    alice.execute("CREATE TABLE notes (id integer PRIMARY KEY, t text)")
+    alice.execute("SELECT loracomp.create_answers('says', 'notes', '{t}')")
+    alice.execute("ALTER VIEW says SET (security_invoker = true)")
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="says was changed since it was declared"):
+        alice.execute("SELECT loracomp.alter_key('notes', 'id', 'bigint')")
+    alice.execute("SELECT loracomp.alter_answers('says', filter => '{}')")
+    alice.execute("SELECT loracomp.alter_key('notes', 'id', 'bigint')")
+
+
 def test_a_new_owner_of_the_table_sees_its_declaration(
     connection: Connection, alice: Connection, database: str
 ) -> None:

@@ -1,13 +1,14 @@
 """Corrections of a declaration: labelled examples that are measured, and answer its later rows."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from psycopg import errors
 
 from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, as_alice, keep, shown, tidy, work
-from job_data import BASE, claim, record
+from job_data import BASE, claim, record, wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -239,6 +240,22 @@ def test_corrections_that_take_longer_to_queue_than_the_keeper_waits_are_left_ou
     assert value(connection, "SELECT measure_at > now() + interval '9 minutes' FROM loracomp.declaration")
     connection.execute("UPDATE loracomp.declaration SET measure_at = now()")
     assert value(connection, "SELECT loracomp.measure_corrections()") == 8
+
+
+def test_an_example_that_another_correction_is_getting_stays(
+    connection: Connection, database: str, alice: Connection
+) -> None:
+    alice.execute("UPDATE tickets SET subject = 'same' WHERE id < 3")
+    work(connection)
+    alice.execute(CORRECT, [2, 2])
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 2")
+    with connect(database, "alice") as other, ThreadPoolExecutor(1) as pool:
+        with other.transaction():
+            other.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+            undone = pool.submit(alice.execute, "UPDATE urgency SET correct = NULL WHERE id = 2")
+            wait_for_a_lock(connection)
+        undone.result()
+    assert labelled(connection) == [("Ticket: same wrong", "urgent")]
 
 
 def test_corrections_that_no_adapter_can_be_measured_on_keep_no_drain_waiting(

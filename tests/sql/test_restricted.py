@@ -126,3 +126,12 @@ def test_what_a_tables_owner_submits_meanwhile_is_his_own_or_refused(connection:
         plant(alice, f"INSERT INTO loracomp.job {columns}")
         connection.execute("ANALYZE planted")
         assert reached(alice) == (False, True)
+
+
+def test_who_has_listened_keeps_no_memory_for_each_row(connection: Connection) -> None:
+    connection.execute("LISTEN loracomp_test")
+    connection.execute("UNLISTEN *")
+    with connection.transaction():
+        connection.execute("SELECT count(loracomp.caller()) FROM generate_series(1, 5000)")
+        held = value(connection, "SELECT sum(total_bytes) FROM pg_backend_memory_contexts")
+    assert held < 20e6

@@ -20,7 +20,7 @@ EXECUTE = {
         explain_state explain_next explain_request explain_answer explain_vote explain_route
         explain_composition explain_run estimated_rows
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
-        rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back
+        rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back is_changed_view
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
@@ -64,7 +64,8 @@ EXECUTE = {
         check_similarities check_range check_gains check_probabilities relative_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
-        rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back estimated_rows
+        rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back is_changed_view
+        estimated_rows
     """,
 }
 OWNERS_ALONE = """

@@ -821,6 +821,21 @@ def test_a_job_whose_time_is_over_before_the_model_has_begun_it_pays_no_attempt(
     assert (row["error_code"], row["attempts"], row["expired_leases"]) == ("timed_out", 1, 0)
 
 
+class SlowToPrepare(Crowded):
+    """Takes longer than the job's time before the model can begin."""
+
+    def end(self, flight: InFlight) -> None:
+        flight.timings["route"] = 1000.0
+        super().end(flight)
+
+
+def test_a_job_whose_preparation_takes_all_its_time_fails_in_the_end(connection: Connection, database: str):
+    (job_id,) = add_jobs(connection, "a", timeout_s=1, max_attempts=2)
+    with working(database, SlowToPrepare()):
+        wait_until(lambda: job(connection, job_id)["status"] == "failed")
+    assert (job(connection, job_id)["error_code"], claims(connection)[job_id]) == ("timed_out", 2)
+
+
 def test_notifications_without_a_job_make_no_worker_claim_without_a_pause(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ):
