@@ -186,7 +186,7 @@ class AmongWorkers(Machine):
 
 BUSY = """
 SELECT EXISTS (SELECT FROM loracomp.answer_hint) OR EXISTS (SELECT FROM loracomp.job WHERE finished_at IS NULL)
-    OR EXISTS (SELECT FROM loracomp.declaration WHERE scan IS NOT NULL) OR EXISTS (SELECT FROM loracomp.ended_job)
+    OR EXISTS (SELECT FROM loracomp.ended_job) OR loracomp.rows_wait()
 """
 COUNT_ASKED = """
 CREATE TABLE asked (job_id bigint);
