@@ -251,7 +251,7 @@ def test_a_busy_worker_leaves_jobs_to_idle_ones(
         wait_until(lambda: found[-2:] == [1, 0])  # it has the job, has looked for more, and gives way from now on
         with working(database, worker="idle", listen=True):
             wait_until(lambda: "idle" in reported(connection))
-            others = [add_jobs(connection, "a")[0] for _ in range(3)]
+            others = add_jobs(connection, *"aaa")  # at once: if it looks between two, it gives way itself
             wait_until(lambda: {job(connection, each)["status"] for each in others} == {"succeeded"})
         assert job(connection, slow)["status"] == "running"
         gate.touch()
@@ -836,6 +836,7 @@ def test_a_job_whose_preparation_takes_all_its_time_fails_in_the_end(connection:
     assert (job(connection, job_id)["error_code"], claims(connection)[job_id]) == ("timed_out", 2)
 
 
+@pytest.mark.session
 def test_notifications_without_a_job_make_no_worker_claim_without_a_pause(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ):
