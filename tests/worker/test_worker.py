@@ -232,6 +232,7 @@ def test_a_busy_worker_takes_one_job_more_as_well(connection: Connection, databa
     assert claims(connection) == dict.fromkeys([slow, beside, other], 1)
 
 
+@pytest.mark.session
 def test_a_busy_worker_leaves_jobs_to_idle_ones(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch, gate: Path
 ):
