@@ -680,6 +680,12 @@ def test_a_frozen_workers_late_result_changes_nothing_and_it_carries_on(
     assert f"fence_void jobs={job_id}" in log or f"leases_lost jobs={job_id}" in log
 
 
+def rescued(connection: Connection, job_id: int) -> bool:
+    """Take away leases that have ended; whether this job's has been taken away, by this call or by a worker's keeper."""
+    connection.execute("SELECT loracomp.rescue_jobs()")
+    return job(connection, job_id)["status"] != "running"
+
+
 def test_heartbeats_keep_a_lease_beyond_its_length_and_up_to_the_timeout(connection: Connection, database: str):
     (long,) = add_jobs(connection, "sleep 2.5")
     (hung,) = add_jobs(connection, "sleep 600", timeout_s=2, max_attempts=1)
@@ -688,7 +694,8 @@ def test_heartbeats_keep_a_lease_beyond_its_length_and_up_to_the_timeout(connect
         wait_until(lambda: job(connection, hung)["status"] == "running")
         until = job(connection, hung)["claimed_at"] + timedelta(seconds=2)
         wait_until(lambda: job(connection, hung)["lease_expires_at"] >= until)
-        wait_until(lambda: connection.execute("SELECT loracomp.rescue_jobs() AS count").fetchone() == {"count": 1})
+        # Either this call takes the job's lease away, or the worker's own keeper did so before.
+        wait_until(lambda: rescued(connection, hung))
         row = connection.execute("SELECT *, now() AS now FROM loracomp.job WHERE id = %s", (hung,)).fetchone()
         assert row is not None
         assert (row["status"], row["error_code"], row["expired_leases"]) == ("queued", "timed_out", 1)
@@ -718,7 +725,7 @@ def test_a_job_with_a_long_timeout_hides_no_device_that_hangs(connection: Connec
     with running(database, LEASE_S=1, HANG_S=1) as process:
         process.communicate(timeout=45)
     assert process.returncode == DeviceHungError.exit_code
-    wait_until(lambda: connection.execute("SELECT loracomp.rescue_jobs() AS n").fetchone() == {"n": 1})
+    wait_until(lambda: rescued(connection, job_id))
     row = job(connection, job_id)
     assert (row["status"], row["attempts"], row["expired_leases"]) == ("queued", 0, 1)
 
@@ -731,7 +738,7 @@ def test_a_worker_whose_device_computes_nothing_any_more_ends(connection: Connec
         _, log = process.communicate(timeout=45)
     assert process.returncode == DeviceFailedError.exit_code, log
     assert (job(connection, breaking)["status"], job(connection, other)["status"]) == ("running", "queued")
-    wait_until(lambda: connection.execute("SELECT loracomp.rescue_jobs() AS n").fetchone() == {"n": 1})
+    wait_until(lambda: rescued(connection, breaking))
     rows = [job(connection, each) for each in (breaking, other)]
     assert [(row["attempts"], row["expired_leases"]) for row in rows] == [(0, 1), (0, 0)]
 
