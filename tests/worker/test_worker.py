@@ -681,7 +681,7 @@ def test_a_frozen_workers_late_result_changes_nothing_and_it_carries_on(
 
 
 def rescued(connection: Connection, job_id: int) -> bool:
-    """Take away leases that have ended; whether this job's has been taken away, by this call or by a worker's keeper."""
+    """Take away leases that have ended; whether this job has lost its own, by this call or by a worker's keeper."""
     connection.execute("SELECT loracomp.rescue_jobs()")
     return job(connection, job_id)["status"] != "running"
 
