@@ -94,6 +94,12 @@ BEGIN
     IF views IS NULL THEN
         RAISE EXCEPTION 'table % has no declaration of yours', alter_key.source USING ERRCODE = 'no_data_found', HINT = 'ALTER TABLE';
     END IF;
+    IF NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = alter_key.source AND a.attname = key_column AND a.attnum > 0) THEN
+        RAISE EXCEPTION 'key_column: table % has no column %', alter_key.source, coalesce(quote_ident(key_column), 'null')
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF alter_key.type IS NULL THEN
+        RAISE EXCEPTION 'type must not be null: give the column''s new type, for example bigint' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     FOR each IN SELECT v.* FROM jsonb_to_recordset(views) AS v (view oid, schema name, name name) LOOP
         IF loracomp.is_changed_view(each.view) THEN
             RAISE EXCEPTION 'view % was changed since it was declared, and would be made again without the change', each.view::regclass

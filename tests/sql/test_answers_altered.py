@@ -144,6 +144,11 @@ def test_a_key_becomes_bigint_and_keeps_answers_corrections_and_rights(
             bob.execute("SELECT loracomp.bring_view_back(%s, 'public', 'mine')", [old])
     with pytest.raises(errors.FeatureNotSupported, match="column id of the primary key has a name, type"):
         alice.execute("SELECT loracomp.alter_key('notes', 'id', 'real')")
+    for column, refusal in (("nope", "no column nope"), ("", 'no column ""'), (None, "no column null")):
+        with pytest.raises(errors.InvalidParameterValue, match=f"table public.notes has {refusal}"):
+            alice.execute("SELECT loracomp.alter_key('notes', %s, 'bigint')", [column])
+    with pytest.raises(errors.InvalidParameterValue, match="type must not be null"):
+        alice.execute("SELECT loracomp.alter_key('notes', 'id', NULL)")
     assert shown(alice, "says") == expected
 
 

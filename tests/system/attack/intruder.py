@@ -3,7 +3,7 @@
 import random
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +103,7 @@ class Intruder:
             rows = cursor.fetchmany(100) if cursor.description else []
         except psycopg.Error as error:
             self.said[error.sqlstate or type(error).__name__] += 1
-            if wrong := fault(error, fields[0] if fields else None):
+            if wrong := fault(error, fields[0] if fields else None, [each for each in values if isinstance(each, str)]):
                 self.broken.append(f"{wrong}: {self.recent[-1]}")
             if connection.info.transaction_status == TransactionStatus.INERROR and self._random.random() < 0.5:
                 connection.rollback()
@@ -149,10 +149,11 @@ def drawn(strategy: st.SearchStrategy[Any], most: int, number: int) -> list[Any]
     return values
 
 
-def fault(error: psycopg.Error, fields: frozenset[str] | None) -> str | None:
+def fault(error: psycopg.Error, fields: frozenset[str] | None, values: Collection[str] = ()) -> str | None:
     """What is wrong with an answer. A refused call must name a constraint, a column or an argument, or be in our words.
 
-    `fields`: the arguments of what was called; None if that is not ours.
+    `fields`: the arguments of what was called; None if that is not ours. `values`: the texts that were given; quoting
+    one of them, such as the name of a table that does not exist, names what is wrong as well.
     """
     code, diagnosis = error.sqlstate or "", error.diag
     message = diagnosis.message_primary or str(error)
@@ -161,5 +162,11 @@ def fault(error: psycopg.Error, fields: frozenset[str] | None) -> str | None:
     if not code or fields is None or code.startswith(EXPECTED) or any(each in message for each in OF_A_TYPE):
         return None
     named = diagnosis.constraint_name or diagnosis.column_name or any(field in message for field in fields)
+    quoted = any(len(_plain(value)) > 3 and _plain(value) in _plain(message) for value in values)
     ours = code in ("P0001", "P0002") or diagnosis.message_hint
-    return None if named or ours else f"{code} {message[:150]}"
+    return None if named or quoted or ours else f"{code} {message[:150]}"
+
+
+def _plain(name: str) -> str:
+    """A name without the quotes that Postgres adds or drops when it writes the name."""
+    return name.replace('"', "").strip()
