@@ -1,13 +1,13 @@
--- Reads only. A worker with --drain waits until this is false. A declaration that needs a person to repair its table doesn't count. One that is
--- tried again within a second does, because its table may just be locked by VACUUM.
-CREATE FUNCTION loracomp.rows_wait() RETURNS boolean
+-- Reads only. A worker with --drain waits until this is false; worker_demand calls it too. A declaration that can't be asked counts only if it is
+-- tried again within `soon`. For --drain that is a second, because its table may just be locked by VACUUM, and another trouble may need a person.
+CREATE FUNCTION loracomp.rows_wait(soon interval DEFAULT '1.5 seconds') RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET jit = off
 AS $$
     SELECT EXISTS (SELECT FROM loracomp.ended_job) OR EXISTS (
         SELECT FROM loracomp.declaration AS a
-        WHERE NOT a.paused AND (a.trouble IS NULL OR a.retry_at < clock_timestamp() + interval '1.5 seconds') AND (
+        WHERE NOT a.paused AND (a.trouble IS NULL OR a.retry_at < clock_timestamp() + rows_wait.soon) AND (
             a.scan IS NOT NULL OR loracomp.must_scan(a) OR loracomp.must_ask_corrected(a)
             OR EXISTS (
                 SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from

@@ -1,9 +1,14 @@
 -- The number of workers that the queue needs, for autoscaling.
 --   worker_demand
 --     compute_seconds           seconds that a job takes, from the timings of answers
+--     rows_wait                 whether rows of declared tables wait: 60_declarations/80_rows_wait.sql
 
 -- Reads only. It counts all open jobs, so call it at most every ten seconds. It runs with its owner's rights, so that an autoscaler's role
 -- needs no other privilege.
+--
+-- Rows of declared tables become jobs of the default base model once a worker keeps house, so one worker is needed if rows wait and there are
+-- no jobs yet. A declaration that can't be asked is tried every ten seconds, which must not keep a worker running for ever: it counts again an
+-- hour after the last try.
 CREATE FUNCTION loracomp.worker_demand(target_wait_s double precision DEFAULT 30, base_model text DEFAULT NULL)
 RETURNS TABLE (
     workers integer,
@@ -18,7 +23,7 @@ SET jit = off
 AS $$
     SELECT loracomp.check_range('target_wait_s', worker_demand.target_wait_s, 1, 86400);
     WITH asked AS MATERIALIZED (
-        SELECT b.name, now() - w.wait AS since, now() + w.wait AS until
+        SELECT b.name, b.is_default, now() - w.wait AS since, now() + w.wait AS until
         FROM loracomp.base_model AS b
         CROSS JOIN (SELECT make_interval(secs => worker_demand.target_wait_s) AS wait) AS w
         WHERE CASE
@@ -78,16 +83,16 @@ AS $$
     )
     SELECT
         greatest(
-            (c.open_jobs + c.background_jobs > 0)::integer,
+            (c.open_jobs + c.background_jobs > 0 OR a.is_default AND loracomp.rows_wait(interval '-1 hour'))::integer,
             least(
                 c.open_jobs + c.arrived_jobs,
                 ceil((c.open_jobs + c.arrived_jobs) * coalesce(m.seconds, 0) / worker_demand.target_wait_s)
             )
         )::integer,
         c.open_jobs, c.arrived_jobs, c.background_jobs, m.seconds
-    FROM counted AS c CROSS JOIN measured AS m
+    FROM asked AS a CROSS JOIN counted AS c CROSS JOIN measured AS m
 $$;
 COMMENT ON FUNCTION loracomp.worker_demand IS
 'Number of workers that a base model (null: the default) needs to answer jobs within target_wait_s seconds: the open jobs plus the jobs '
-'that arrived in the last target_wait_s seconds, times the seconds that a job takes, divided by target_wait_s. No row if there is no such '
-'base model.';
+'that arrived in the last target_wait_s seconds, times the seconds that a job takes, divided by target_wait_s. At least one if there are '
+'open jobs, or if rows of declared tables wait for the default base model. No row if there is no such base model.';

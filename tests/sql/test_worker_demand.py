@@ -1,14 +1,17 @@
 """loracomp.worker_demand: the one number that workers are scaled by."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from psycopg import errors
 
+from answers_data import TICKETS, URGENCY, as_alice, keep, keep_and_claim, tidy
 from job_data import BASE, add_base_model, add_jobs, claim, prediction_row, record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401  fixtures
 from loracomp.database.connections import Connection
+from people_fixtures import value
 
 
 def demand(connection: Connection, target_wait_s: float = 30, base_model: str | None = None) -> dict[str, Any]:
@@ -159,3 +162,42 @@ def test_a_base_model_that_is_not_there_gives_no_number(connection: Connection) 
 def test_the_target_must_be_one_that_can_be_met(connection: Connection, seconds: object) -> None:
     with pytest.raises(errors.InvalidParameterValue, match="target_wait_s must be between 1 and 86400"):
         connection.execute("SELECT * FROM loracomp.worker_demand(%s::double precision)", (seconds,))
+
+
+@pytest.fixture
+def alice(connection: Connection, database: str, logins: None) -> Iterator[Connection]:
+    with as_alice(database) as opened:
+        opened.execute(TICKETS)
+        opened.execute(URGENCY)
+        yield opened
+    tidy(connection)
+
+
+def test_rows_that_no_keeper_has_looked_at_need_one(connection: Connection, alice: Connection) -> None:
+    """Otherwise a deployment that was scaled to zero would never ask them."""
+    keep(connection)
+    assert workers(connection) == 0
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'urgent')")
+    assert value(connection, "SELECT count(*) FROM loracomp.job") == 0
+    assert workers(connection) == 1
+    add_base_model(connection, "other", default=False)
+    assert workers(connection, base_model="other") == 0, "rows become jobs of the default base model"
+    for job in keep_and_claim(connection):
+        assert record(connection, {job.id: job.lease_token}, [prediction_row(job.id)])
+    connection.execute("UPDATE loracomp.job SET created_at = 'epoch', run_at = 'epoch'")
+    assert workers(connection) == 1, "its answer is not shown yet"
+    keep(connection)
+    assert workers(connection) == 0
+
+
+def test_a_declaration_that_cannot_be_asked_keeps_no_worker_running(connection: Connection, alice: Connection) -> None:
+    alice.execute("ALTER TABLE tickets DROP COLUMN body; INSERT INTO tickets VALUES (1, 'a')")
+    keep(connection)
+    assert value(connection, "SELECT trouble FROM loracomp.declaration") is not None
+    connection.execute("UPDATE loracomp.declaration SET retry_at = now() - interval '50 minutes'")
+    assert workers(connection) == 0
+    connection.execute("UPDATE loracomp.declaration SET retry_at = now() - interval '61 minutes'")
+    assert workers(connection) == 1, "the table may have been repaired"
+    connection.execute("UPDATE loracomp.declaration SET retry_at = now()")
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => '{subject}')")
+    assert workers(connection) == 1
