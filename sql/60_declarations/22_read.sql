@@ -122,7 +122,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.read_prompts IS 'Rows of a declaration''s table with their prompts, as read_rows returns them.';
 
--- Each row is looked up by its key, so that virtual columns of other rows are not evaluated. A text that is known to be too long is not read.
+-- Each row is looked up by its key, so that virtual columns of other rows are not evaluated. A text that is known to be too long is not read. A row
+-- whose columns are blank together has no prompt, even if the template has words of its own.
 CREATE FUNCTION loracomp.prompts_statement(d loracomp.declaration) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -144,7 +145,7 @@ BEGIN
         LEFT JOIN LATERAL (
             SELECT
                 %5$s AS passes, %6$s > 4000000 OR char_length(p.prompt) > 1000000 AS is_too_long,
-                CASE WHEN char_length(p.prompt) <= 1000000 THEN CASE WHEN (%7$s) ~ '[^ \t\r\n]' THEN p.prompt END END AS prompt
+                CASE WHEN char_length(p.prompt) <= 1000000 AND NOT loracomp.is_blank(%7$s) THEN p.prompt END AS prompt
             FROM %2$s CROSS JOIN LATERAL (SELECT CASE WHEN %5$s AND %6$s <= 4000000 THEN %1$s END AS prompt OFFSET 0) AS p
             WHERE (%3$s) = (%4$s) LIMIT 1
         ) AS r ON true

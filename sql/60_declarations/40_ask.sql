@@ -187,7 +187,7 @@ BEGIN
         SELECT
             f.key, f.passes, f.prompt,
             sha256(convert_to(coalesce(f.fault, jsonb_build_array(d.round, d.max_new_tokens, d.choices, f.prompt)::text), 'UTF8')) AS prompt_hash,
-            coalesce(f.fault, CASE WHEN f.prompt IS NULL OR loracomp.is_blank(f.prompt) THEN 'all columns of the prompt are empty' END) AS fault
+            coalesce(f.fault, CASE WHEN f.prompt IS NULL THEN 'all columns of the prompt are empty' END) AS fault
         FROM jsonb_to_recordset(found_rows) AS f (key text[], passes boolean, prompt text, fault text)
     ),
     changed AS MATERIALIZED (

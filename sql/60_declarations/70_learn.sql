@@ -41,7 +41,7 @@ BEGIN
             loracomp.with_current_names(d), jsonb_build_array(jsonb_build_object('key', label_row.key))
         ) #>> '{0,prompt}';
     END IF;
-    IF row_prompt IS NULL OR loracomp.is_blank(row_prompt) THEN
+    IF row_prompt IS NULL THEN
         RETURN NULL;
     END IF;
     IF task IS NULL THEN -- an administrator has deleted it

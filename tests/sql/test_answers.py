@@ -87,6 +87,20 @@ def test_a_row_that_has_nothing_to_ask_says_so(connection: Connection, alice: Co
     assert answer_all(connection, "urgent") == ["Ticket:  b"]
 
 
+@pytest.mark.parametrize("blank", ["\u00a0", "\u2003\u3000", "\x1c", "\u0085\u202f"])
+def test_columns_of_any_white_space_are_empty(connection: Connection, alice: Connection, blank: str) -> None:
+    """The same characters as in the prompt of a job, and whatever words the template adds."""
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets VALUES (1, %s, %s), (2, %s, 'text')", [blank, blank, blank])
+    assert answer_all(connection, "urgent") == [f"Ticket: {blank} text"]
+    assert shown(alice) == {1: ("refused", None), 2: ("answered", "urgent")}
+    assert value(alice, "SELECT reason FROM urgency WHERE id = 1") == "all columns of the prompt are empty"
+    with pytest.raises(errors.NoDataFound, match="this row is not asked"):
+        alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+    tried = "SELECT array_agg(p) FROM loracomp.try_prompts('tickets', 'Note: {body}') AS p"
+    assert value(alice, tried) == ["Note: text"]
+
+
 def test_what_is_corrected_is_shown_and_in_the_audit(connection: Connection, alice: Connection) -> None:
     alice.execute(URGENCY)
     alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'urgent'), (2, 'b', 'urgent')")

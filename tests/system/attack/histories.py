@@ -98,7 +98,7 @@ DATABASE_SETTINGS = (
 )
 """Of these, what a database's owner may set for all sessions, workers' too."""
 NAMES = ("k", 'odd "key"', "{k}", "%s", "Key", "select", "\u0130\u202e", "s", "a")
-BODIES = (None, " ", "x", "y", "z")
+BODIES = (None, " ", "\u00a0", "x", "y", "z")
 PARTS = ("a", "b", "c")
 
 
