@@ -1,6 +1,7 @@
 -- Turns the similarities of retrieved examples into weights of their tasks, as a policy's settings say: steps 2 to 5 of the paper. The
 -- settings are passed as one row of loracomp.policy. None of these functions reads a table.
 --   task_weights                probabilities and weights of tasks; the policy's weighting chooses among the last four functions
+--     uses_gains                whether a weighting uses expected gains; routing asks it before it reads measurements
 --     task_probabilities        softmax over the examples, summed by task
 --       check_similarities
 --       relative_share          an example's term of the softmax, divided by the largest term
@@ -197,6 +198,12 @@ COMMENT ON FUNCTION loracomp.labelled_weights IS
 'Weights of adapters by what they are worth on labelled examples of the task, where the best adapter is worth 1. The weights of '
 'adapters that are worth at least 0.01 are their worths, scaled to a sum of 1; the weights of other adapters are 0.';
 
+CREATE FUNCTION loracomp.uses_gains(weighting text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN weighting = 'measured';
+COMMENT ON FUNCTION loracomp.uses_gains IS
+'Whether a policy''s weighting weighs adapters by their expected gains on measured examples.';
+
 CREATE FUNCTION loracomp.task_weights(
     tasks integer[],
     similarities double precision[],
@@ -236,7 +243,7 @@ BEGIN ATOMIC
         FROM unnest(
             gained_tasks, gains,
             CASE
-                WHEN (settings).weighting <> 'measured' THEN NULL
+                WHEN NOT loracomp.uses_gains((settings).weighting) THEN NULL
                 WHEN worths IS NULL THEN loracomp.measured_weights(gains, settings)
                 ELSE loracomp.labelled_weights(worths)
             END

@@ -40,14 +40,14 @@ LANGUAGE sql STABLE ROWS 10
 BEGIN ATOMIC
     WITH used AS MATERIALIZED (
         SELECT
-            p.name, p AS settings, p.weighting = 'measured' AS measured,
+            p.name, p AS settings, loracomp.uses_gains(p.weighting) AS uses_gains,
             to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS policy_snapshot
         FROM loracomp.policy AS p
         WHERE p.name IN (SELECT j.policy FROM loracomp.job AS j WHERE j.id = ANY (routing_inputs.job_ids))
     ), given AS MATERIALIZED (
         SELECT
             j.id, j.base_model, j.submitted_by, j.exclude_tasks, coalesce(j.tasks, '{}') AS named_tasks, j.weights,
-            u.settings, u.policy_snapshot, u.measured,
+            u.settings, u.policy_snapshot, u.uses_gains,
             (SELECT t.id FROM loracomp.task AS t WHERE t.name = j.task) AS own_task,
             -- The id of a deleted task is null, which equals no task's id.
             ARRAY(
@@ -68,16 +68,18 @@ BEGIN ATOMIC
         -- With weighting measured, the measured examples of tasks without an adapter show which adapters help, too.
         SELECT
             s.*, loracomp.usable_tasks(s.base_model, s.submitted_by, FALSE) AS tasks,
-            CASE WHEN s.measured THEN loracomp.usable_tasks(s.base_model, s.submitted_by, TRUE) END AS or_measured
-        FROM (SELECT DISTINCT g.base_model, g.submitted_by, g.measured FROM given AS g) AS s
+            CASE WHEN s.uses_gains THEN loracomp.usable_tasks(s.base_model, s.submitted_by, TRUE) END AS or_measured
+        FROM (SELECT DISTINCT g.base_model, g.submitted_by, g.uses_gains FROM given AS g) AS s
     ), narrowed AS MATERIALIZED (
         SELECT
             s.*, loracomp.narrowed_tasks(u.tasks, s.exclude_tasks, s.named_tasks) AS eligible,
-            CASE WHEN s.measured THEN loracomp.narrowed_tasks(u.or_measured, s.exclude_tasks, s.named_tasks) END AS more
+            CASE
+                WHEN s.uses_gains THEN loracomp.narrowed_tasks(u.or_measured, s.exclude_tasks, s.named_tasks)
+            END AS more
         FROM (
-            SELECT DISTINCT g.base_model, g.submitted_by, g.measured, g.exclude_tasks, g.named_tasks FROM given AS g
+            SELECT DISTINCT g.base_model, g.submitted_by, g.uses_gains, g.exclude_tasks, g.named_tasks FROM given AS g
         ) AS s
-        JOIN usable AS u USING (base_model, submitted_by, measured)
+        JOIN usable AS u USING (base_model, submitted_by, uses_gains)
     ), scope AS MATERIALIZED (
         SELECT
             n.*, x.searched, loracomp.search_exactly(x.searched) AS exact,
@@ -85,7 +87,7 @@ BEGIN ATOMIC
         FROM narrowed AS n
         CROSS JOIN LATERAL (SELECT coalesce(n.more, n.eligible) AS searched) AS x
         LEFT JOIN LATERAL (
-            SELECT a.* FROM loracomp.active_adapters(n.base_model, n.eligible) AS a WHERE n.measured
+            SELECT a.* FROM loracomp.active_adapters(n.base_model, n.eligible) AS a WHERE n.uses_gains
             OFFSET 0 -- called only if it is needed
         ) AS c ON TRUE
     )
@@ -93,7 +95,7 @@ BEGIN ATOMIC
         g.id, g.base_model, g.choices_to_calibrate, g.chat_template, g.own_task, g.weights IS NOT NULL, g.given_tasks,
         g.weights, g.settings, g.policy_snapshot, s.eligible, s.searched, s.exact, s.adapter_ids, s.adapter_tasks
     FROM given AS g
-    JOIN scope AS s USING (base_model, submitted_by, measured, exclude_tasks, named_tasks);
+    JOIN scope AS s USING (base_model, submitted_by, uses_gains, exclude_tasks, named_tasks);
 END;
 COMMENT ON FUNCTION loracomp.routing_inputs IS
 'What the route of each of these jobs depends on: its policy''s settings, the tasks and weights that the job itself gives, and the '
@@ -145,7 +147,9 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (
         -- CASE, so that jobs of tasks with an adapter do not pay for the call.
         SELECT CASE
-            WHEN (settings).weighting = 'measured' AND choices IS NOT NULL AND near.task_id <> ALL (adapter_tasks)
+            WHEN
+                loracomp.uses_gains((settings).weighting)
+                AND choices IS NOT NULL AND near.task_id <> ALL (adapter_tasks)
                 THEN loracomp.calibration_examples(choices, near.task_id, n.similarities[1], usable_adapters, settings)
         END AS examples
         FROM (VALUES (n.tasks[1])) AS near (task_id)
@@ -159,7 +163,7 @@ BEGIN ATOMIC
             CASE WHEN c.examples IS NULL THEN n.similarities ELSE array_fill(1.0, ARRAY[cardinality(c.examples)]) END,
             usable_adapters, adapter_tasks, settings
         ) AS x
-        WHERE (settings).weighting = 'measured'
+        WHERE loracomp.uses_gains((settings).weighting)
     ) AS g
     CROSS JOIN LATERAL (
         -- array_agg keeps the order of task_weights; WITH ORDINALITY would prevent inlining of the function call.
@@ -259,7 +263,7 @@ AS $$
                 r.settings, r.gives_weights, r.own_task, r.embedding, r.eligible, r.searched, r.similarities, r.gains
             ) END AS fallback,
             cardinality(r.searched) AS searched_task_count,
-            CASE (r.settings).weighting WHEN 'measured' THEN t.expected_gains END AS expected_gains,
+            CASE WHEN loracomp.uses_gains((r.settings).weighting) THEN t.expected_gains END AS expected_gains,
             r.chat_template,
             r.calibration_examples
     ) AS trace

@@ -35,7 +35,7 @@ BEGIN
     PERFORM loracomp.check_tasks_exist('exclude_tasks', route.exclude_tasks);
     eligible := loracomp.narrowed_tasks(loracomp.usable_tasks(model, loracomp.caller(), FALSE), exclude_tasks, '{}');
     searched := loracomp.narrowed_tasks(
-        loracomp.usable_tasks(model, loracomp.caller(), used.weighting = 'measured'), exclude_tasks, '{}'
+        loracomp.usable_tasks(model, loracomp.caller(), loracomp.uses_gains(used.weighting)), exclude_tasks, '{}'
     );
     RETURN QUERY
     SELECT t.name, u.probability, u.weight, u.in_nucleus, count(x.task_id), max(x.similarity), u.gain

@@ -172,7 +172,7 @@ SELECT concat_ws(
             WHEN prediction.choice_biases IS NOT null THEN format(
                 ', fitted on %s labelled examples', cardinality(prediction.calibration_examples)
             )
-            WHEN prediction.policy_settings ->> 'weighting' = 'measured' THEN ', without calibration'
+            WHEN loracomp.uses_gains(prediction.policy_settings ->> 'weighting') THEN ', without calibration'
         END,
         to_char(loracomp.confidence(prediction.choice_scores), 'FM0.00')
     )

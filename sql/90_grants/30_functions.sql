@@ -170,6 +170,7 @@ loracomp.compute_seconds
 TO loracomp_analyst, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.is_admin,
+loracomp.uses_gains,
 loracomp.composition_text,
 loracomp.confidence,
 loracomp.seconds_between,

@@ -18,7 +18,7 @@ EXECUTE = {
         constraint_in_words confidence texts_are_not_blank texts_are_distinct texts_length composition_text
         seconds_between shorten is_admin
         explain_state explain_next explain_request explain_answer explain_vote explain_route
-        explain_composition explain_run estimated_rows
+        explain_composition explain_run estimated_rows uses_gains
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
         rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back is_changed_view
     """,
@@ -37,7 +37,7 @@ EXECUTE = {
         task_probabilities similarity_weights uniform_weights measured_weights labelled_weights
         check_similarities check_range composition_text seconds_between is_admin may_read masked_tasks
         caller check_caller is_restricted masked_adapter compute_seconds confidence check_gains check_probabilities
-        relative_share answers_since estimated_rows
+        relative_share answers_since estimated_rows uses_gains
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
@@ -61,7 +61,7 @@ EXECUTE = {
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_vote explain_route
         explain_composition explain_run
-        check_similarities check_range check_gains check_probabilities relative_share
+        check_similarities check_range check_gains check_probabilities relative_share uses_gains
         measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
         rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back is_changed_view
