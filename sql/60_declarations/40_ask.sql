@@ -9,9 +9,10 @@
 --       ask_scanned             a page of a full scan: 37_scan.sql
 --         each: read_rows       22_read.sql
 --         each: ask_page        asks as many of these rows as can be asked together
+--           first_jobs          the first of the rows, as many as have 2,000 earlier jobs together
 --           ask_together
 --
--- A page has at most 200 rows and a megabyte of text. A call begins no new declaration after 0.2 s, and no new page of a declaration after
+-- A page has at most 200 rows, a megabyte of text and 2,000 earlier jobs, which are deleted with their rows. A call begins no new declaration after 0.2 s, and no new page of a declaration after
 -- 0.2 s that were spent on it. If reading a table's rows takes more than a second, for example because of a virtual column, the declaration is
 -- left out for five times as long; if the keeper's timeout ends it, for ten minutes.
 
@@ -119,6 +120,26 @@ $$;
 COMMENT ON FUNCTION loracomp.ask_or_mark IS
 'Asks rows of a declaration and returns the number of rows handled. If that fails, notes the reason and when to try again.';
 
+-- A row's earlier jobs are deleted with it, so that whoever deletes the row has deleted its texts. Their number has no limit, but one statement
+-- deletes only some ten thousand jobs a second, and the keeper's timeout would end a longer one again and again. So a page ends before they are
+-- too many. The first row is always taken.
+CREATE FUNCTION loracomp.first_jobs(d loracomp.declaration, found_rows jsonb) RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT coalesce(jsonb_agg(t.found ORDER BY t.ordinal), '[]')
+    FROM (
+        SELECT f.found, f.ordinal, sum(cardinality(r.earlier_jobs)) OVER (ORDER BY f.ordinal) AS jobs
+        FROM jsonb_array_elements(first_jobs.found_rows) WITH ORDINALITY AS f (found, ordinal)
+        LEFT JOIN LATERAL (
+            SELECT o.earlier_jobs FROM loracomp.answer_row AS o
+            WHERE o.declaration_id = d.id AND o.key = ARRAY(SELECT jsonb_array_elements_text(f.found -> 'key')) LIMIT 1
+        ) AS r ON TRUE
+    ) AS t
+    WHERE t.ordinal = 1 OR (t.jobs > 2000) IS NOT TRUE;
+$$;
+COMMENT ON FUNCTION loracomp.first_jobs IS 'The first of these rows, at least one, which have at most 2,000 earlier jobs together.';
+
 -- If a page can't be asked, its first half is tried, and so on down to a single row; the other rows wait for the next call. If a job without that
 -- row's text would be accepted, the text is at fault, and the row is refused. If the queue is full, as many rows are tried as there is room for,
 -- or a single one, which may need no job.
@@ -136,7 +157,7 @@ AS $$
 DECLARE
     fewer bigint;
 BEGIN
-    asked_rows := found_rows;
+    asked_rows := loracomp.first_jobs(d, found_rows);
     LOOP
         BEGIN
             SELECT t.middle_job, jsonb_array_length(asked_rows) - t.locked INTO middle_job, handled

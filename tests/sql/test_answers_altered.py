@@ -301,3 +301,27 @@ def test_hints_of_a_declaration_in_trouble_stay_few(connection: Connection, alic
             break
     assert value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 20001
     assert value(connection, "SELECT count(*) FROM loracomp.answer_hint WHERE key = '{1}'") == 1
+ADD_EARLIER_JOBS = """
+WITH added AS (
+    INSERT INTO loracomp.job (prompt, submitted_by, priority, status, finished_at)
+    SELECT 'earlier', a.owner, -1, 'succeeded', now() FROM generate_series(1, 700), loracomp.declaration AS a
+    RETURNING id
+)
+UPDATE loracomp.answer_row SET earlier_jobs = (SELECT array_agg(id) FROM added) WHERE key = ARRAY[%s]
+"""
+
+
+def test_rows_with_many_earlier_jobs_are_deleted_a_few_at_a_time(connection: Connection, alice: Connection) -> None:
+    """In one statement, the keeper's timeout would end it again and again."""
+    alice.execute(URGENCY)
+    answer_all(connection)
+    for key in "1234":
+        connection.execute(ADD_EARLIER_JOBS, [key])
+    alice.execute("DELETE FROM tickets")
+    connection.execute("SELECT loracomp.ask_rows()")
+    assert value(connection, "SELECT count(*) FROM loracomp.job WHERE prompt = 'earlier'") == 2 * 700
+    keep(connection)
+    assert value(connection, "SELECT count(*) FROM loracomp.job") == 0
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_row") == 0
+
+

@@ -99,7 +99,7 @@ OWNERS_ALONE = """
     check_source check_text check_owner check_request make_view find_declaration lock_declaration may_alter_answers
     forget_answers accuracy_of
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
-    ask_corrected due_declarations ask_or_mark ask_page ask_together follow_source forget_some copy_outcomes
+    ask_corrected due_declarations ask_or_mark ask_page first_jobs ask_together follow_source forget_some copy_outcomes
     clear_answers oldest_writer clear_corrections add_own_task note_ended
     write_correction label_row label_again unlabel has_unmeasured forget_evidence
 """
