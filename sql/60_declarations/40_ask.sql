@@ -43,7 +43,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks new and changed rows of declarations; returns the number of rows handled. For the keeper.';
 
--- Reads only. Owners take turns, so that nobody waits long because another owner has many tables or many rows.
+-- Reads only. Owners take turns, so that nobody waits long because another owner has many tables or many rows. A renamed column is noted at once,
+-- because after a dump and restore it is found by its name.
 CREATE FUNCTION loracomp.due_declarations() RETURNS TABLE (id integer, turn bigint)
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -53,6 +54,10 @@ AS $$
     WHERE a.retry_at <= clock_timestamp() AND (
         EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from)
         OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
+        OR EXISTS (
+            SELECT FROM unnest(a.columns || a.key_columns, a.names[2 :]) AS n (number, name)
+            JOIN pg_attribute AS t ON t.attrelid = a.source AND t.attnum = n.number AND t.attname <> n.name
+        )
         OR NOT a.paused AND (
             loracomp.scan_is_due(a) OR loracomp.must_scan(a) OR loracomp.must_ask_corrected(a) OR a.source_oid <> a.source
         )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from answers_data import TICKETS, URGENCY, answer_all, as_alice, shown
+from answers_data import TICKETS, URGENCY, answer_all, as_alice, keep, shown
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
 from people_fixtures import connect, login, value
@@ -89,3 +89,16 @@ def test_a_new_prompt_knows_the_filters_new_name(connection: Connection, alice: 
     alice.execute("ALTER TABLE notes RENAME kind TO sort")
     alice.execute("SELECT loracomp.alter_answers('says', prompt => 'say {t}')")
     assert answer_all(connection) == ["say one"]
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_new_names_are_noted_before_a_row_is_written(connection: Connection, alice: Connection, paused: bool) -> None:
+    """A restored declaration finds its columns by them."""
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => %s)", [paused])
+    keep(connection)
+    alice.execute("ALTER TABLE tickets RENAME body TO words; ALTER TABLE tickets RENAME id TO number")
+    alice.execute("ALTER TABLE tickets RENAME subject TO body")
+    keep(connection)
+    noted = connection.execute("SELECT names, prompt FROM loracomp.declaration").fetchall()
+    assert noted == [{"names": ["public.tickets", "body", "words", "number"], "prompt": "Ticket: {body} {words}"}]
+    assert value(connection, "SELECT count(*) FROM loracomp.due_declarations()") == 0
