@@ -135,9 +135,13 @@ def alter_answers(
     ] = None,
     choice: Annotated[
         list[str] | None,
-        typer.Option(help="A possible answer, to replace the current ones. Repeat the option for each."),
+        typer.Option(
+            help="A possible answer. Repeat the option for each: they replace the current choices, or generated text."
+        ),
     ] = None,
-    max_new_tokens: MaxNewTokens = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Maximum number of tokens of generated text, which replaces any choices.")
+    ] = None,
     policy: Annotated[str | None, typer.Option(help=POLICY)] = None,
     priority: Annotated[int | None, typer.Option(help=PRIORITY)] = None,
     tags: Tags = None,

@@ -53,8 +53,9 @@ $$;
 COMMENT ON FUNCTION loracomp.lock_declaration IS
 'The declaration of a view, locked until the transaction ends. Raises unless the caller may change it.';
 
--- Null leaves a setting as it is. Rows whose prompt, choices or length differ now are asked again, and rows that no longer pass the filter lose
--- their answers. Policy, priority and tags apply to jobs that are made from now on. Only the table's owner may change the prompt or the filter.
+-- Null leaves a setting as it is, except that choices replace a length and a length replaces choices, because a job has only one of them. Rows
+-- whose prompt, choices or length differ now are asked again, and rows that no longer pass the filter lose their answers. Policy, priority and
+-- tags apply to jobs that are made from now on. Only the table's owner may change the prompt or the filter.
 CREATE FUNCTION loracomp.alter_answers(
     name regclass,
     prompt text DEFAULT NULL,
@@ -73,7 +74,7 @@ AS $$
 DECLARE
     d loracomp.declaration := loracomp.with_current_names(loracomp.lock_declaration(alter_answers.name));
     checked loracomp.declaration;
-    is_reworded CONSTANT boolean := num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0;
+    old_choices CONSTANT text[] := d.choices;
 BEGIN
     IF num_nonnulls(alter_answers.prompt, alter_answers.filter) > 0 THEN
         checked := loracomp.check_source(
@@ -84,8 +85,10 @@ BEGIN
         d.columns := checked.columns;
         d.names := checked.names;
     END IF;
-    d.choices := coalesce(alter_answers.choices, d.choices);
-    d.max_new_tokens := coalesce(alter_answers.max_new_tokens, d.max_new_tokens);
+    IF num_nonnulls(alter_answers.choices, alter_answers.max_new_tokens) > 0 THEN
+        d.choices := alter_answers.choices;
+        d.max_new_tokens := alter_answers.max_new_tokens;
+    END IF;
     d.policy := coalesce(alter_answers.policy, d.policy);
     d.priority := coalesce(alter_answers.priority, d.priority);
     d.tags := coalesce(alter_answers.tags, d.tags);
@@ -101,17 +104,20 @@ BEGIN
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = d.view;
         UPDATE loracomp.declaration AS a SET view_definition = loracomp.view_definition(a.view) WHERE a.id = d.id;
     END IF;
-    IF is_reworded OR alter_answers.again OR num_nonnulls(alter_answers.max_new_tokens, alter_answers.filter) > 0 THEN
+    IF alter_answers.again
+        OR num_nonnulls(alter_answers.prompt, alter_answers.choices, alter_answers.max_new_tokens, alter_answers.filter) > 0
+    THEN
         PERFORM loracomp.begin_scan(d.id);
     END IF;
-    IF is_reworded THEN
+    IF alter_answers.prompt IS NOT NULL OR d.choices IS DISTINCT FROM old_choices THEN
         PERFORM loracomp.label_again(d);
     END IF;
     PERFORM loracomp.notify('loracomp_keep', '');
 END
 $$;
 COMMENT ON FUNCTION loracomp.alter_answers IS
-'Changes a declaration; null leaves a setting as it is. With `again`, all rows are asked again, behind new ones.';
+'Changes a declaration; null leaves a setting as it is. Choices replace max_new_tokens, and the other way round. With `again`, all rows are '
+'asked again, behind new ones.';
 
 CREATE FUNCTION loracomp.drop_answers(name regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER

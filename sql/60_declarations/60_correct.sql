@@ -3,6 +3,7 @@
 --   correct_answer              corrects a row by its key
 --   correct_row                 corrects a row unless it has changed since somebody saw it
 --     each: write_correction
+--       correction_fault        why a text can't be a correction; label_again calls it too
 
 -- The view's first columns are the key, even if they were renamed, and they have the key's types. The view's owner may have added other columns.
 -- These are compared as bytes, because converting them may run the owner's code.
@@ -104,6 +105,19 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.correct_row IS 'Corrects the answer to a row, unless the row has changed since it was seen; null withdraws the correction.';
 
+CREATE FUNCTION loracomp.correction_fault(d loracomp.declaration, correct text) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT CASE
+        WHEN correct <> ALL (d.choices) THEN 'correct must be one of the choices, and is ' || left(correct, 100)
+        WHEN d.choices IS NULL AND (loracomp.is_blank(correct) OR char_length(correct) > 4000)
+            THEN format('correct must be a text of 1 to 4000 characters that is not blank, and has %s', char_length(correct))
+    END;
+$$;
+COMMENT ON FUNCTION loracomp.correction_fault IS
+'Why a text can''t be a correction of a declaration''s answers; null if it can, or if there is no text.';
+
 -- The caller has made sure that the row may be corrected. The prompt is read from the table as it is now.
 CREATE FUNCTION loracomp.write_correction(
     declaration_id integer, key text[], correct text, changes_others boolean DEFAULT FALSE
@@ -113,6 +127,7 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     d CONSTANT loracomp.declaration := (SELECT a FROM loracomp.declaration AS a WHERE a.id = write_correction.declaration_id);
+    fault text;
     labelled bigint;
     corrected_job bigint; -- the audit names the row by its job, because a key may be a person's text
 BEGIN
@@ -120,13 +135,11 @@ BEGIN
         RAISE EXCEPTION 'of %, only correct can be updated', d.view
             USING ERRCODE = 'feature_not_supported', HINT = 'change the table itself for another prompt';
     END IF;
-    IF write_correction.correct <> ALL (d.choices) THEN
-        RAISE EXCEPTION 'correct must be one of the choices, and is %', left(write_correction.correct, 100)
-            USING ERRCODE = 'check_violation', HINT = array_to_string(d.choices, ', ');
-    END IF;
-    IF d.choices IS NULL AND (loracomp.is_blank(write_correction.correct) OR char_length(write_correction.correct) > 4000) THEN
-        RAISE EXCEPTION 'correct must be a text of 1 to 4000 characters that is not blank, and has %', char_length(write_correction.correct)
-            USING ERRCODE = 'check_violation', HINT = 'each correction is measured under many adapters, which takes long for a long text';
+    fault := loracomp.correction_fault(d, write_correction.correct);
+    IF fault IS NOT NULL THEN
+        RAISE EXCEPTION '%', fault USING ERRCODE = 'check_violation', HINT = coalesce(
+            array_to_string(d.choices, ', '), 'each correction is measured under many adapters, which takes long for a long text'
+        );
     END IF;
     SELECT r.job_id INTO corrected_job FROM loracomp.answer_row AS r
     WHERE r.declaration_id = d.id AND r.key = write_correction.key FOR UPDATE;

@@ -3,6 +3,7 @@
 --   label_row                   adds the example of a corrected row
 --     add_own_task
 --   label_again                 does this for all corrected rows, after the prompt or the choices have changed
+--     correction_fault          60_correct.sql
 --   clear_corrections           clears corrections whose example is erased: 85_administration/20_erase.sql
 --   trigger unlabel             of answer_row: removes the example when the row is deleted, asked with another prompt or corrected otherwise
 --   measure_corrections         a step of the keeper: measures corrections if there are eight or more
@@ -61,15 +62,16 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.label_row IS 'Adds a corrected row to the declaration''s examples; returns the example''s id.';
 
--- A correction that is not one of the new choices is deleted, and so is the correction of a row whose new prompt is empty. take_answers notes the
--- first answers to the new prompt.
+-- A correction is deleted if nobody could make it any more: if it is not one of the new choices, if it is too long for a generated text, or if the
+-- row's new prompt is empty. take_answers notes the first answers to the new prompt.
 CREATE FUNCTION loracomp.label_again(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     PERFORM loracomp.check_code(d.source); -- an administrator may have called
-    UPDATE loracomp.answer_row AS r SET correct = NULL WHERE r.declaration_id = d.id AND r.correct <> ALL (d.choices);
+    UPDATE loracomp.answer_row AS r SET correct = NULL
+    WHERE r.declaration_id = d.id AND loracomp.correction_fault(d, r.correct) IS NOT NULL;
     UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_row(d, r.key, r.correct), first_answer = NULL
     WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL;
     UPDATE loracomp.answer_row AS r SET correct = NULL, drawn = FALSE

@@ -77,6 +77,10 @@ def test_a_declaration_is_changed_by_name(wishes: dict[str, str]) -> None:
     assert refused.returncode == 2 and "say what to change" in refused.stderr
     assert answers(wishes, "alter", "wish_tone", "--pause", "--tags", '{"app": "tea"}') == [{"name": "wish_tone"}]
     assert listed(wishes)["state"] == "paused"
+    answers(wishes, "alter", "wish_tone", "--max-new-tokens", "5")
+    assert psql(wishes, "SELECT choices, max_new_tokens FROM loracomp.declaration") == "|5"
+    answers(wishes, "alter", "wish_tone", "--choice", "kind", "--choice", "rude")
+    assert psql(wishes, "SELECT choices, max_new_tokens FROM loracomp.declaration") == "{kind,rude}|"
     answers(wishes, "alter", "wish_tone", "--resume", "--filter", '{"id": [1, 2]}')
     assert psql(wishes, "SELECT string_agg(id::text, ',' ORDER BY id) FROM wish_tone") == "1,2"
     answers(wishes, "alter", "wish_tone", "--filter", "{}")

@@ -6,6 +6,7 @@ import pytest
 from psycopg import errors
 
 from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, keep, shown, tidy
+from job_data import claim, record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -82,6 +83,68 @@ def test_another_length_asks_all_rows_again_and_other_tags_none(connection: Conn
     assert value(connection, jobs) == ['("{""b"": 2}",-1,9)']
     assert len(answer_all(connection)) == 5
     assert value(alice, "SELECT correct FROM said WHERE id = 1") == "so", "its prompt is the same"
+
+
+LABELLED = """
+SELECT e.prompt, e.label, e.choices
+FROM loracomp.example AS e JOIN loracomp.declaration AS a USING (task_id) ORDER BY e.label
+"""
+OPEN_JOBS = "SELECT DISTINCT choices, max_new_tokens FROM loracomp.job WHERE finished_at IS NULL"
+
+
+def test_choices_become_texts_and_corrections_stay(connection: Connection, alice: Connection) -> None:
+    """Waiting, answered and corrected rows, and a job that a worker is running."""
+    alice.execute(URGENCY)
+    answer_all(connection)
+    alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 1")
+    alice.execute("INSERT INTO tickets VALUES (5, 'a', 'urgent'), (6, 'b', 'urgent')")
+    keep(connection)
+    (running,) = claim(connection, 1)
+    alice.execute("SELECT loracomp.alter_answers('urgency', max_new_tokens => 7)")
+    keep(connection)
+    assert {status for status, _ in shown(alice).values()} == {"stale", "waiting"}
+    assert connection.execute(OPEN_JOBS).fetchall() == [{"choices": None, "max_new_tokens": 7}]
+    assert record(connection, {running.id: running.lease_token}, [{"job_id": running.id, "output": "urgent"}]) == set()
+    assert len(answer_all(connection, "any text")) == 6
+    assert {*shown(alice).values()} == {("answered", "any text")}
+    assert value(alice, "SELECT correct FROM urgency WHERE id = 1") == "not urgent"
+    assert connection.execute(LABELLED).fetchall() == [
+        {"prompt": "Ticket: a urgent", "label": "not urgent", "choices": None}
+    ]
+    alice.execute("UPDATE urgency SET correct = 'another text' WHERE id = 2")
+
+
+def test_texts_become_choices_and_only_corrections_that_are_choices_stay(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute("SELECT loracomp.create_answers('urgency', 'tickets', 'Ticket: {id}', max_new_tokens => 7)")
+    answer_all(connection, "any text")
+    alice.execute("UPDATE urgency SET correct = CASE id WHEN 1 THEN 'urgent' ELSE 'another text' END WHERE id < 3")
+    alice.execute("INSERT INTO tickets VALUES (5, 'a', 'urgent')")
+    keep(connection)
+    alice.execute("SELECT loracomp.alter_answers('urgency', choices => '{urgent,later}')")
+    keep(connection)
+    assert connection.execute(OPEN_JOBS).fetchall() == [{"choices": ["urgent", "later"], "max_new_tokens": None}]
+    assert len(answer_all(connection, "later")) == 5
+    assert {*shown(alice).values()} == {("answered", "later")}
+    corrected = alice.execute("SELECT id, correct FROM urgency WHERE correct IS NOT NULL").fetchall()
+    assert corrected == [{"id": 1, "correct": "urgent"}]
+    assert connection.execute(LABELLED).fetchall() == [
+        {"prompt": "Ticket: 1", "label": "urgent", "choices": ["urgent", "later"]}
+    ]
+    with pytest.raises(errors.CheckViolation, match="correct must be one of the choices"):
+        alice.execute("UPDATE urgency SET correct = 'another text' WHERE id = 2")
+
+
+def test_a_choice_that_is_too_long_to_be_a_corrected_text_is_none(connection: Connection, alice: Connection) -> None:
+    long = "x" * 4001
+    alice.execute("SELECT loracomp.create_answers('urgency', 'tickets', '{id}', choices => %s)", [[long, "short"]])
+    answer_all(connection, "short")
+    alice.execute("UPDATE urgency SET correct = CASE id WHEN 1 THEN %s ELSE 'short' END WHERE id < 3", [long])
+    alice.execute("SELECT loracomp.alter_answers('urgency', max_new_tokens => 7)")
+    answer_all(connection, "any text")
+    corrected = alice.execute("SELECT id, correct FROM urgency WHERE correct IS NOT NULL").fetchall()
+    assert corrected == [{"id": 2, "correct": "short"}]
 
 
 @pytest.mark.parametrize(
@@ -284,23 +347,6 @@ def test_jobs_of_earlier_prompts_go_with_the_row(connection: Connection, alice: 
     assert value(connection, "SELECT count(*) FROM loracomp.job") == 3
 
 
-def test_hints_of_a_declaration_in_trouble_stay_few(connection: Connection, alice: Connection) -> None:
-    """Also if the oldest 20,000 are all of rows that were written once."""
-    alice.execute(URGENCY)
-    answer_all(connection)
-    alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
-    alice.execute("INSERT INTO tickets SELECT i, 'a', 'b' FROM generate_series(11, 20010) AS i")
-    connection.execute(
-        "UPDATE loracomp.declaration SET hints_from = (SELECT min(written_in) FROM loracomp.answer_hint)"
-    )
-    for number in range(20):
-        alice.execute("UPDATE tickets SET body = %s WHERE id = 1", [f"b{number}"])
-    for _ in range(100):
-        connection.execute("SELECT loracomp.thin_hints(a) FROM loracomp.declaration AS a")
-        if value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 20001:
-            break
-    assert value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 20001
-    assert value(connection, "SELECT count(*) FROM loracomp.answer_hint WHERE key = '{1}'") == 1
 ADD_EARLIER_JOBS = """
 WITH added AS (
     INSERT INTO loracomp.job (prompt, submitted_by, priority, status, finished_at)
@@ -325,3 +371,20 @@ def test_rows_with_many_earlier_jobs_are_deleted_a_few_at_a_time(connection: Con
     assert value(connection, "SELECT count(*) FROM loracomp.answer_row") == 0
 
 
+def test_hints_of_a_declaration_in_trouble_stay_few(connection: Connection, alice: Connection) -> None:
+    """Also if the oldest 20,000 are all of rows that were written once."""
+    alice.execute(URGENCY)
+    answer_all(connection)
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
+    alice.execute("INSERT INTO tickets SELECT i, 'a', 'b' FROM generate_series(11, 20010) AS i")
+    connection.execute(
+        "UPDATE loracomp.declaration SET hints_from = (SELECT min(written_in) FROM loracomp.answer_hint)"
+    )
+    for number in range(20):
+        alice.execute("UPDATE tickets SET body = %s WHERE id = 1", [f"b{number}"])
+    for _ in range(100):
+        connection.execute("SELECT loracomp.thin_hints(a) FROM loracomp.declaration AS a")
+        if value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 20001:
+            break
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 20001
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_hint WHERE key = '{1}'") == 1

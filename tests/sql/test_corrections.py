@@ -209,6 +209,21 @@ def test_corrected_rows_are_asked_again_if_the_policy_is_measured_too(
     assert listed(alice)["after"] == "100 % (84 to 100, 20 rows)"
 
 
+def test_corrections_are_measured_again_if_choices_become_texts(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [7, 17])
+    alice.execute(CORRECT, [1, 6])
+    work(connection)
+    alice.execute(CORRECT, [7, 16])
+    work(connection)
+    answered_by = "SELECT array_agg(DISTINCT answered_by) FROM urgency WHERE id < 17"
+    assert value(alice, answered_by) == ["16 corrections"]
+    alice.execute("SELECT loracomp.alter_answers('urgency', max_new_tokens => 5)")
+    assert value(connection, "SELECT count(*) FROM loracomp.measurement") == 0, "they are of another question"
+    done = [(job.kind, job.choices) for job in work(connection)]
+    assert sorted(done, key=str) == [("measure", None)] * 16 + [("predict", None)] * (17 + 16)
+    assert value(alice, answered_by) == ["16 corrections"]
+
+
 def test_a_full_queue_does_not_hold_up_embeddings(connection: Connection, database: str, alice: Connection) -> None:
     alice.execute(ADD_TICKETS, [7, 9])
     work(connection)
