@@ -28,8 +28,12 @@ def parts() -> dict[str, Part]:
     from histories import histories
     from locks import locks
     from models import models
+    from turns import turns
 
-    return {"boundaries": boundaries, "locks": locks, "steps": steps, "histories": histories, "models": models}
+    return {
+        "boundaries": boundaries, "locks": locks, "steps": steps,
+        "histories": histories, "turns": turns, "models": models,
+    }  # fmt: skip
 
 
 def command(name: str, seed: int) -> str:

@@ -1,0 +1,318 @@
+"""Random work of two submitters, and the turns that a third has among it: jobs alone, without a model.
+
+Alice and Adam submit, schedule, move, cancel and retry jobs; workers answer, fail, release and lose theirs. Every so
+often Bob has one job: new, scheduled, failed once, or lost with its worker. At most one turn of each other submitter
+comes before it, whatever they add meanwhile. In the end each job has ended once, each of Bob's keys still means its
+job, and nothing of Alice's is left in the database when she is erased.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from job_data import add_base_model, claim, ended, keep, record_predictions
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
+from loracomp.records import Failure, Job
+from loracomp.worker.leases import release_jobs
+from loracomp.worker.recorder import fail_jobs
+from rounds import Round
+from town import Ground, connect, login
+
+MOVES = 60
+OTHERS = ("alice", "adam")
+TURNS = 4 * len(OTHERS)
+"""Jobs of others that may come before one that is next. Each has a turn for new jobs, one for retries, and one for a
+job that runs alone and that a batch went past; one more is to spare, because what starves waits for hundreds."""
+BATCH_SIZES = (1, 4, 32)
+SECRET = "alices-secret"
+"""Stands in every text of Alice's jobs."""
+SUBMIT = """
+INSERT INTO loracomp.job (prompt, choices, tags, priority, run_at, max_attempts, timeout_s, idempotency_key)
+SELECT %(text)s || i, ARRAY['yes', %(text)s], jsonb_build_object('country', %(text)s), %(priority)s,
+    now() + %(later)s, %(max_attempts)s, 60, %(text)s || %(number)s || '.' || i
+FROM generate_series(1, %(count)s) AS i
+"""
+ASK = """
+SELECT loracomp.submit_job(
+    %(prompt)s, choices => '{yes,no}', idempotency_key => %(key)s, run_at => now() + %(later)s
+) AS id
+"""
+LAPSE = (
+    "UPDATE loracomp.job SET lease_expires_at = now() - interval '1 second' WHERE status = 'running' AND id = ANY (%s)"
+)
+DUE = "UPDATE loracomp.job SET run_at = now() WHERE status = 'queued' AND run_at > now() AND submitted_by = ANY (%s)"
+AHEAD = """
+SELECT
+    j.expired_leases > 0 AS runs_alone,
+    j.place - pg_sequence_last_value(loracomp.counter_name(b.id, false, 0, '')) AS turns,
+    ARRAY(
+        SELECT o.id FROM loracomp.job AS o
+        WHERE (o.place, o.id) < (j.place, j.id) AND o.status = 'queued' AND NOT o.scheduled AND NOT o.background
+    ) AS ids
+FROM loracomp.job AS j JOIN loracomp.base_model AS b ON b.name = j.base_model WHERE j.id = %s
+"""
+UNENDED = "SELECT id, status FROM loracomp.job WHERE status IN ('queued', 'running')"
+OTHERWISE_ENDED = """
+SELECT format('job %s has ended %s times', entity_id, count(*)) AS what FROM loracomp.audit_event
+WHERE entity = 'job' AND new_status = 'succeeded' GROUP BY entity_id HAVING count(*) > 1
+"""
+TABLES = """
+SELECT n.nspname AS schema, c.relname AS name FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname IN ('loracomp', 'bi', 'loracomp_parts') AND c.relkind IN ('r', 'm')
+"""
+
+
+@dataclass
+class Turns:
+    """A queue, who works on it, and what has been seen."""
+
+    url: str
+    draw: random.Random
+    owner: Connection
+    people: dict[str, Connection]
+    batches: list[tuple[Job, ...]] = field(default_factory=list)
+    released: set[int] = field(default_factory=set)
+    """Jobs that were claimed and given back: they keep their places, which are before everybody's new ones."""
+    asked: dict[str, int] = field(default_factory=dict)
+    """Bob's jobs by their keys."""
+    done: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    # --- others
+
+    def text(self, who: str) -> str:
+        return f"{SECRET} " if who == "alice" else "adams "
+
+    def submit(self) -> None:
+        who = self.draw.choice(OTHERS)
+        values = {
+            "text": self.text(who),
+            "number": len(self.done),
+            "count": self.draw.choice((1, 3, 30, 300)),
+            "priority": self.draw.choice((0, 0, 0, -1, -10)),
+            "later": timedelta(seconds=self.draw.choice((0, 0, -3600, 0.05, 3600))),
+            "max_attempts": self.draw.randint(1, 3),
+        }
+        self.people[who].execute(SUBMIT, values)
+        self.done.append(f"{who} submits {values['count']} at priority {values['priority']}, in {values['later']}")
+
+    def change(self) -> None:
+        """Somebody moves, cancels or retries some of their jobs."""
+        who = self.draw.choice(OTHERS)
+        rows = self.owner.execute(
+            "SELECT id, status FROM loracomp.job WHERE submitted_by = %s ORDER BY md5(id::text || %s) LIMIT %s",
+            [login(who), str(self.draw.random()), self.draw.choice((1, 5, 100))],
+        ).fetchall()
+        ids = [row["id"] for row in rows]
+        match self.draw.choice(("move", "cancel", "retry")):
+            case "move":
+                priority = self.draw.choice((0, 0, -1, -5))
+                self.people[who].execute("SELECT loracomp.set_priority(%s, ids => %s)", [priority, ids])
+                self.released -= {*ids}
+                self.done.append(f"{who} moves up to {len(ids)} jobs to priority {priority}")
+            case "cancel":
+                self.people[who].execute("SELECT loracomp.cancel_jobs(ids => %s, reason => %s)", [ids, self.text(who)])
+                self.done.append(f"{who} cancels up to {len(ids)} jobs")
+            case _:
+                for row in rows:
+                    if row["status"] in ("failed", "cancelled"):
+                        self.people[who].execute("SELECT loracomp.retry_job(%s)", [row["id"]])
+                        self.released.discard(row["id"])
+                self.done.append(f"{who} retries some of {len(ids)} jobs")
+
+    # --- workers
+
+    def claim(self) -> tuple[Job, ...]:
+        jobs = claim(self.owner, self.draw.choice(BATCH_SIZES))
+        self.released -= {job.id for job in jobs}
+        self.done.append(f"a worker claims {[job.id for job in jobs]}")
+        return jobs
+
+    def work(self) -> None:
+        if jobs := self.claim():
+            self.batches.append(jobs)
+
+    def end(self) -> None:
+        """A batch comes to one of its ends."""
+        if self.batches:
+            self.end_batch(self.batches.pop(self.draw.randrange(len(self.batches))))
+
+    def end_batch(self, jobs: tuple[Job, ...]) -> None:
+        ids, how = [job.id for job in jobs], self.draw.choice(("answered", "answered", "failed", "released", "lost"))
+        self.done.append(f"{ids} are {how}")
+        match how:
+            case "answered":
+                record_predictions(self.owner, jobs, [ended(job.id) for job in jobs])
+            case "failed":
+                fail_jobs(self.owner, jobs, [Failure(job.id, "odd", "it was odd", True) for job in jobs])
+            case "released":
+                self.released |= release_jobs(self.owner, jobs)
+            case _:
+                self.owner.execute(LAPSE, [ids])
+
+    def time_passes(self) -> None:
+        self.owner.execute(DUE, [[login(who) for who in OTHERS]])
+        self.done.append("what was scheduled is due")
+
+    # --- Bob
+
+    def ask(self, later: float = 0) -> int:
+        key = f"bob {len(self.asked)}"
+        values = {"prompt": key, "key": key, "later": timedelta(seconds=later)}
+        (row,) = self.people["bob"].execute(ASK, values)
+        self.asked[key] = row["id"]
+        return int(row["id"])
+
+    def ask_again(self) -> None:
+        """A key means its job, whatever has become of it meanwhile."""
+        if not self.asked:
+            return
+        key, job_id = self.draw.choice([*self.asked.items()])
+        if self.draw.random() < 0.5:
+            self.people["bob"].execute("SELECT loracomp.set_priority(%s, ids => %s)", [0, [job_id]])
+        (row,) = self.people["bob"].execute(ASK, {"prompt": key, "key": key, "later": timedelta()})
+        assert row["id"] == job_id, f"the job with key {key!r} was {job_id}, and submitted again is {row['id']}"
+        try:
+            self.people["bob"].execute(ASK, {"prompt": "another", "key": key, "later": timedelta()})
+        except psycopg.Error as error:
+            assert "idempotency_key" in str(error), error
+        else:
+            raise AssertionError(f"another payload with key {key!r} was taken")
+        self.counts["asked again"] += 1
+
+    def probe(self) -> None:
+        kind = self.draw.choice(("new", "scheduled", "failed", "lost"))
+        self.done.append(f"bob has a {kind} job")
+        job_id = self.ask(0.01 if kind == "scheduled" else 0)
+        if kind in ("failed", "lost"):
+            held = self.served(job_id)
+            if kind == "failed":
+                fail_jobs(self.owner, held, [Failure(job.id, "odd", "it was odd", True) for job in held])
+            else:
+                self.owner.execute(LAPSE, [[job.id for job in held]])
+                keep(self.owner)
+            self.owner.execute(DUE, [[login("bob")]])
+        self.wait_for_its_place(job_id)
+        jobs = self.served(job_id)
+        record_predictions(self.owner, jobs, [ended(job.id) for job in jobs])
+        self.counts["probes"] += 1
+
+    def wait_for_its_place(self, job_id: int) -> None:
+        """The keeper wakes a few jobs of everybody at a time, so nobody's schedule holds up another's."""
+        time.sleep(0.02)
+        for _ in range(3):
+            keep(self.owner)
+            (row,) = self.owner.execute("SELECT scheduled FROM loracomp.job WHERE id = %s", [job_id])
+            if not row["scheduled"]:
+                return
+        raise AssertionError("bob's job is due, and three rounds of the keeper have not woken it")
+
+    def served(self, job_id: int) -> tuple[Job, ...]:
+        """Claim until Bob's job is claimed, while others go on submitting; the batch that it is in.
+
+        Bob's job has a place so many turns after the last that was claimed: one, unless his own jobs were retried
+        before. What was released may come again and again before it.
+        """
+        (row,) = self.owner.execute(AHEAD, [job_id])
+        most = TURNS * max(row["turns"], 1) + len({*row["ids"]} & self.released)
+        if row["runs_alone"]:
+            most += max(BATCH_SIZES)  # a batch that begins before it may go beyond it
+        passed = set[int]()
+        while True:
+            if self.draw.random() < 0.5:
+                self.submit()
+            jobs = self.claim()
+            assert jobs, "nothing is claimed though bob's job waits"
+            ids = [job.id for job in jobs]
+            is_served = job_id in ids
+            passed |= {*(ids[: ids.index(job_id)] if is_served else ids)}
+            assert len(passed) <= most, f"{len(passed)} jobs of others came before bob's; {most} might"
+            if is_served:
+                return jobs
+            self.end_batch(jobs)
+
+    # --- the end
+
+    def finish(self) -> None:
+        """Whatever happened, each job comes to its end, and only once."""
+        for jobs in self.batches:
+            self.end_batch(jobs)
+        for _ in range(10_000):
+            self.owner.execute("UPDATE loracomp.job SET run_at = now() WHERE status = 'queued' AND run_at > now()")
+            jobs = claim(self.owner, 500)
+            record_predictions(self.owner, jobs, [ended(job.id) for job in jobs])
+            self.owner.execute("SELECT loracomp.rescue_jobs()")
+            if not jobs and not self.owner.execute(UNENDED).fetchall():
+                break
+        left = self.owner.execute(UNENDED).fetchall()
+        assert not left, f"these never end: {left[:10]}"
+        twice = self.owner.execute(OTHERWISE_ENDED).fetchall()
+        assert not twice, twice
+
+    def erase(self) -> None:
+        """Nothing of a submitter is left once the submitter is erased."""
+        self.owner.execute("SELECT loracomp.refresh_reports()")
+        self.owner.execute("SELECT * FROM loracomp.erase_submitter(%s)", [login("alice")])
+        for table in self.owner.execute(TABLES).fetchall():
+            name = sql.Identifier(table["schema"], table["name"])
+            left = self.owner.execute(
+                sql.SQL("SELECT x::text AS row FROM {} AS x WHERE strpos(x::text, %s) > 0 LIMIT 1").format(name),
+                [SECRET],
+            ).fetchone()
+            assert left is None, f"alice is erased, and {table['schema']}.{table['name']} still has {left}"
+
+
+def moves_of(turns: Turns) -> list[Callable[[], None]]:
+    t = turns
+    return [
+        t.submit,
+        t.submit,
+        t.submit,
+        t.change,
+        t.work,
+        t.work,
+        t.work,
+        t.end,
+        t.end,
+        t.time_passes,
+        t.probe,
+        t.probe,
+        t.ask_again,
+    ]
+
+
+def turns(ground: Ground, seed: int, size: float = 1) -> Round:
+    """One queue. The log of what was done is what a failure is told with."""
+    made, opened = Round(), dict[str, Any]()
+    with ground.empty() as url, db.connect(url) as owner:
+        add_base_model(owner)
+        claim(owner)  # the first claim makes the queue's counters
+        owner.execute("SELECT loracomp.set_reported_tags('{country}')")
+        opened = {name: connect(url, name) for name in (*OTHERS, "bob")}
+        queue = Turns(url, random.Random(seed), owner, opened)
+        try:
+            moves = moves_of(queue)
+            for _ in range(round(size * MOVES)):
+                queue.draw.choice(moves)()
+            queue.finish()
+            queue.erase()
+        except (AssertionError, psycopg.Error) as error:
+            made.failures += [f"{type(error).__name__}: {error}", *queue.done[-25:]]
+        finally:
+            for connection in opened.values():
+                connection.close()
+        (row,) = owner.execute(
+            "SELECT count(*) AS jobs FROM loracomp.audit_event WHERE entity = 'job' AND old_status IS NULL"
+        )
+        queue.counts["jobs"] += row["jobs"]
+    made.counts.update(queue.counts)
+    made.counts.update(queues=1, rounds=1)
+    return made
