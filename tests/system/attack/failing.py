@@ -218,5 +218,9 @@ def failing_call(town: Town, plan: Plan) -> Iterator[None]:
             time.sleep(SLOW_S)
         return whole(*arguments, **given)
 
-    setattr(engine, plan.name, partial(call, whole))
-    yield
+    name = plan.name
+    setattr(engine, name, partial(call, whole))
+    try:
+        yield
+    finally:
+        setattr(engine, name, whole)
