@@ -37,12 +37,6 @@ class Obedient(MadeUp):
         jobs = [flight.job for flight in flights]
         for job in jobs:
             match job.prompt.split():
-                case ["slow-query"]:
-                    connection.execute("SET statement_timeout = 50")
-                    try:
-                        connection.execute("SELECT pg_sleep(10)")
-                    finally:
-                        connection.execute("RESET statement_timeout")
                 case ["look-up"]:
                     connection.execute("SELECT FROM loracomp.example_embedding LIMIT 1")
                 case ["cut"]:

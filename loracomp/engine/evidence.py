@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from loracomp.database.connections import Connection, rows_of
+from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.engine.fitting import Numbers, fit_weights
 
@@ -17,8 +17,8 @@ FEWEST = 4
 
 
 def record_evidence(connection: Connection, job_ids: Collection[int]) -> None:
-    """Fit and write the evidence of each task whose examples these jobs have measured."""
-    found = rows_of(connection, QUERIES["labelled_scores"], {"job_ids": list(job_ids)})
+    """Fit and write the evidence of each task whose examples these jobs have measured. Raises psycopg's errors."""
+    found = connection.execute(QUERIES["labelled_scores"], {"job_ids": list(job_ids)}).fetchall()
     of_task = ("task_id", "base_model_id", "read_at")
     for task, rows in groupby(found, key=itemgetter(*of_task)):
         if evidence := fit_evidence(rows):

@@ -16,7 +16,7 @@ from loracomp.engine.inflight import InFlight, lap
 from loracomp.records import Job
 from loracomp.worker.handover import Handover
 from loracomp.worker.leases import Leases, claim_jobs, note_released, release_claim, release_jobs
-from loracomp.worker.link import DATABASE_AWAY, NOT_THE_JOBS_FAULT, Link
+from loracomp.worker.link import DATABASE_AWAY, Link, may_be_the_jobs_fault
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.pace import Pace
 from loracomp.worker.stages import EngineInterface, check_device, isolate_failures, job_ids
@@ -153,12 +153,12 @@ class Claimer:
             return
 
         def give_up(error: Exception) -> bool:
-            return self._is_fault_of_jobs(error) or self._patience_s(leased) == 0
+            return self._is_fault_of(leased, error) or self._patience_s(leased) == 0
 
         try:
             self._link.call(lambda connection: self._engine.prepare(connection, leased), give_up)
         except DATABASE_AWAY as error:
-            if self._is_fault_of_jobs(error):
+            if self._is_fault_of(leased, error):
                 raise
             # Their leases would end while the worker still waits, although no job caused the wait.
             late, others = self._late(leased)
@@ -168,9 +168,9 @@ class Claimer:
             check_device(self._engine, self._leases, leased)
             raise
 
-    def _is_fault_of_jobs(self, error: Exception) -> bool:
-        """Whether jobs caused an error of the database, such as a statement timeout: the connection still works."""
-        return not isinstance(error, NOT_THE_JOBS_FAULT) and self._link.is_alive()
+    def _is_fault_of(self, flights: Sequence[InFlight], error: Exception) -> bool:
+        """Whether one of these jobs may have caused an error of the database: the connection still works."""
+        return may_be_the_jobs_fault(error, flights) and self._link.is_alive()
 
     def _is_stopping(self, _error: Exception) -> bool:
         """Whether to give up instead of waiting for the database."""

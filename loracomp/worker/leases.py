@@ -7,7 +7,7 @@ from threading import Lock
 from time import monotonic
 
 from loracomp import metrics
-from loracomp.database.connections import Connection, row_of
+from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.records import KINDS, Job
 from loracomp.worker.logfmt import logfmt
@@ -72,9 +72,9 @@ def note_released(ids: Collection[int]) -> None:
 def what_waits(connection: Connection, base_model: str) -> tuple[bool, bool]:
     """Whether jobs wait for the time of a retry, and whether jobs are due or rows of declarations wait for the keeper.
 
-    Jobs that are scheduled for later or that other workers run don't count.
+    Jobs that are scheduled for later or that other workers run don't count. Raises psycopg's errors.
     """
-    row = row_of(connection, QUERIES["what_waits"], {"base_model": base_model})
+    (row,) = connection.execute(QUERIES["what_waits"], {"base_model": base_model})
     return row["retries"], row["others"]
 
 

@@ -3,7 +3,7 @@
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
 from typing import TypeVar
@@ -27,10 +27,11 @@ DATABASE_AWAY = (
 
 ReadOnlySqlTransaction: the server has become a standby, and a new connection may reach the primary.
 """
-NOT_THE_JOBS_FAULT = (pg.DiskFull, pg.ReadOnlySqlTransaction, pg.LockNotAvailable)
+NOT_THE_JOBS_FAULT = (pg.DiskFull, pg.ReadOnlySqlTransaction, pg.LockNotAvailable, pg.QueryCanceled)
 """Those of them with which the database answers, and yet other jobs would not succeed either.
 
-LockNotAvailable: the worker's role has a lock_timeout, and a table is locked, for example because an index is built.
+LockNotAvailable and QueryCanceled: the worker's role has a lock_timeout or a statement_timeout, and a table is locked,
+for example because an index is built, or the database is slow.
 """
 
 _log = logging.getLogger(__name__)
@@ -128,6 +129,14 @@ class Link:
             time.sleep(seconds)
         else:
             self._stopping.wait(seconds)
+
+
+def may_be_the_jobs_fault(error: Exception, jobs: Sequence[object]) -> bool:
+    """Whether an error with which the database answers may come from one of these jobs, so that each is tried alone.
+
+    A statement that was cancelled because of its duration may have time enough for fewer jobs.
+    """
+    return not isinstance(error, NOT_THE_JOBS_FAULT) or (isinstance(error, pg.QueryCanceled) and len(jobs) > 1)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +21,7 @@ from loracomp.engine.inflight import SHARED, InFlight, Result, lap
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.records import Failure, Job, Prediction, Routed
 from loracomp.worker.leases import Leases, note_released, release_jobs
-from loracomp.worker.link import DATABASE_AWAY, NOT_THE_JOBS_FAULT, Link
+from loracomp.worker.link import DATABASE_AWAY, Link, may_be_the_jobs_fault
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.stages import isolate_failures, job_ids
 
@@ -137,7 +138,7 @@ class Recorder:
 
     def _write(self, flights: Sequence[InFlight]) -> None:
         lap(flights, "record", observed=False)
-        recorded = self._call(lambda connection: record(connection, flights))
+        recorded = self._call(flights, lambda connection: record(connection, flights))
         lap(flights, "record")
         for flight in flights:
             flight.recorded = flight.job.id in recorded
@@ -162,12 +163,13 @@ class Recorder:
 
     def _release(self, jobs: Sequence[Job]) -> None:
         """Queue jobs again without counting the attempt."""
-        if jobs:
-            with suppress(*DATABASE_AWAY):  # their leases expire
-                note_released(self._call(lambda connection: release_jobs(connection, jobs)))
+        for job in jobs:
+            with suppress(*DATABASE_AWAY):  # its lease expires
+                note_released(self._call([job], partial(release_jobs, jobs=[job])))
 
-    def _call(self, operation: Callable[[Connection], set[int]]) -> set[int]:
-        """Run it, and again while the database is away. If it fails although the database answers, the jobs cause it.
+    def _call(self, written: Sequence[object], operation: Callable[[Connection], set[int]]) -> set[int]:
+        """Run it, and again while the database is away. If it fails although the database answers, what is written
+        causes that.
 
         Then it raises, after a second try: the connection may have been cut, or the server slow for a moment.
         """
@@ -175,7 +177,7 @@ class Recorder:
 
         def give_up(error: Exception) -> bool:
             nonlocal failures
-            failures += not isinstance(error, NOT_THE_JOBS_FAULT) and self._link.database_answers()
+            failures += may_be_the_jobs_fault(error, written) and self._link.database_answers()
             return failures == TRIES
 
         return self._link.call(operation, give_up)
@@ -184,7 +186,7 @@ class Recorder:
         if not failures:
             return
         try:
-            failed = self._call(lambda connection: fail_jobs(connection, jobs, failures))
+            failed = self._call(failures, lambda connection: fail_jobs(connection, jobs, failures))
         except DATABASE_AWAY as error:
             if len(failures) > 1:
                 for failure in failures:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -177,10 +178,11 @@ def test_a_worker_that_lacks_a_right_ends_and_costs_no_job(connection: Connectio
     assert [job(connection, job_id)["attempts"] for job_id in jobs] == [0, 0]
 
 
-def test_jobs_wait_while_a_locked_table_keeps_them_from_being_routed(connection: Connection, database: str):
-    """The worker's role has a lock_timeout, and an index is being built."""
+@pytest.mark.parametrize("error", ["lock_not_available", "query_canceled"])
+def test_jobs_wait_while_a_locked_table_keeps_them_from_being_routed(connection: Connection, database: str, error: str):
+    """The worker's role has a lock_timeout or a statement_timeout, and an index is being built."""
     (waiting,) = add_jobs(connection, "route-by ffff", max_attempts=1)
-    with refusing_to_route(connection, "lock_not_available"), working(database, lease_s=1):
+    with refusing_to_route(connection, error), working(database, lease_s=1):
         wait_until(lambda: claims(connection)[waiting] >= 3)
         connection.execute("SELECT loracomp.cancel_job(%s)", (waiting,))
     row = job(connection, waiting)
@@ -493,7 +495,6 @@ def test_a_fault_costs_the_culprit_alone(connection: Connection, database: str):
         "nameless x",
         "e",
         "f",
-        "slow-query",
         "unprepared",
     ]
     ids = dict(zip(prompts, add_jobs(connection, *prompts, max_attempts=1), strict=True))
@@ -501,7 +502,7 @@ def test_a_fault_costs_the_culprit_alone(connection: Connection, database: str):
     rows = {prompt: job(connection, job_id) for prompt, job_id in ids.items()}
     assert {prompt: row["error_code"] for prompt, row in rows.items()} == {
         **dict.fromkeys("abcdef"),
-        **dict.fromkeys(["raise", "nameless x", "slow-query", "unprepared"], "internal_error"),
+        **dict.fromkeys(["raise", "nameless x", "unprepared"], "internal_error"),
         **dict.fromkeys(["refuse", "fail"], "prompt_too_long"),
     }
     assert rows["raise"]["error"] == "ValueError: a fault"
@@ -527,12 +528,12 @@ def refusing(connection: Connection, table: str, condition: str, error: str) -> 
 
 
 def test_what_the_database_never_takes_costs_that_job_alone(connection: Connection, database: str):
-    """As a statement that takes too long each time: the recorder must not repeat it for ever."""
+    """The recorder must not repeat it for ever."""
     first, bad, last = add_jobs(connection, "a", "bad", "c", max_attempts=1)
-    with refusing(connection, "prediction", "new.output = 'BAD'", "query_canceled"):
+    with refusing(connection, "prediction", "new.output = 'BAD'", "out_of_memory"):
         drain_here(database)
     assert statuses(connection) == {first: "succeeded", bad: "failed", last: "succeeded"}
-    assert job(connection, bad)["error"] == "QueryCanceled: it does not go"
+    assert job(connection, bad)["error"] == "OutOfMemory: it does not go"
 
 
 def test_a_failure_that_the_database_never_takes_is_left_to_its_lease(connection: Connection, database: str):
@@ -553,6 +554,40 @@ def test_a_full_disk_is_waited_for_and_costs_no_job_an_attempt(connection: Conne
             time.sleep(1.5)
             assert set(statuses(connection).values()) == {"running"}
         wait_until(lambda: statuses(connection) == dict.fromkeys(ids, "succeeded"))
+
+
+@pytest.mark.session
+@pytest.mark.parametrize("table", ["job", "prediction"])
+def test_a_locked_table_costs_no_job_an_attempt_though_the_role_has_a_statement_timeout(
+    connection: Connection, database: str, gate: Path, table: str
+):
+    ids = add_jobs(connection, f"until {gate}", *"abc", max_attempts=1)
+    hurried = make_conninfo(database, options="-c statement_timeout=200")
+    with working(hurried, batch_size=4):
+        wait_until(lambda: set(statuses(connection).values()) == {"running"})
+        with db.connect(database) as other, other.transaction():
+            other.execute(f"LOCK TABLE loracomp.{table} IN ACCESS EXCLUSIVE MODE".encode())
+            gate.touch()
+            time.sleep(3)
+        wait_until(lambda: statuses(connection) == dict.fromkeys(ids, "succeeded"))
+    assert {(row["attempts"], row["expired_leases"]) for row in map(partial(job, connection), ids)} == {(1, 0)}
+
+
+def test_answers_that_take_too_long_to_write_together_are_written_one_by_one(connection: Connection, database: str):
+    ids = add_jobs(connection, *"abc", max_attempts=1)
+    connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF (SELECT count(*) FROM n) > 1 THEN"
+        " RAISE EXCEPTION 'it takes too long' USING ERRCODE = 'query_canceled'; END IF; RETURN NULL; END $$"
+    )
+    connection.execute(
+        "CREATE TRIGGER refuse AFTER INSERT ON loracomp.prediction REFERENCING NEW TABLE AS n"
+        " FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+    )
+    try:
+        drain_here(database)
+    finally:
+        connection.execute("DROP FUNCTION refuse CASCADE")
+    assert statuses(connection) == dict.fromkeys(ids, "succeeded")
 
 
 def test_a_claim_whose_reply_is_lost_makes_no_suspects(
