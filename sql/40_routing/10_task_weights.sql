@@ -48,12 +48,12 @@ COMMENT ON FUNCTION loracomp.check_gains IS
 'Returns true if the arrays have a task and a finite number for each measured task; otherwise raises an error.';
 
 -- The exponent is at least -300: below -745 exp raises an underflow error, and expected_gains multiplies the result by gains, which may
--- be as small as 1e-45.
+-- be as small as 1e-45. A policy's temperature is at least 0.0001; a lower one counts as that, so that nobody divides by 0.
 CREATE FUNCTION loracomp.relative_share(
     similarity double precision, highest double precision, temperature double precision
 ) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN exp(greatest((similarity - highest) / temperature, -300));
+RETURN exp(greatest((similarity - highest) / greatest(temperature, 0.0001), -300));
 COMMENT ON FUNCTION loracomp.relative_share IS
 'An example''s term of the softmax over similarities, divided by the term of the most similar example.';
 

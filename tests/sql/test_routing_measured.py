@@ -169,7 +169,7 @@ MUTANTS = [
     ("(sum(s.e) + (settings).gain_prior)", "(1 + (settings).gain_prior)"),
     ("(sum(s.e) + (settings).gain_prior)", "sum(s.e)"),
     ("x.e / sum(x.e) OVER ()", "x.e"),
-    ("(similarity - highest) / temperature", "(similarity - highest) * temperature"),
+    ("(similarity - highest) / greatest", "(similarity - highest) * greatest"),
     ("SELECT adapter_tasks[p.ordinal] AS", "SELECT adapter_tasks[1] AS"),
     ("m.example_id = s.example_id", "m.example_id >= s.example_id"),
     ("r.gain > (settings).gain_margin", "r.gain > 0"),
@@ -611,3 +611,9 @@ def test_gains_that_are_none_are_refused(connection: db.Connection, tasks: list[
             "SELECT * FROM loracomp.task_weights('{1}', '{0.5}', loracomp.policy_with(), %s::int[], %s::float8[])",
             [tasks, gains],
         )
+
+
+def test_at_temperature_0_the_most_similar_example_decides(connection: db.Connection) -> None:
+    query = "SELECT loracomp.relative_share(0.9, 0.9, 0) AS nearest, loracomp.relative_share(0.8, 0.9, 0) AS other"
+    (row,) = connection.execute(query)
+    assert row["nearest"] == 1 and row["other"] < 1e-100
