@@ -99,11 +99,14 @@ def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Fa
 class Recorder:
     """Records jobs in a thread of its own, in the order in which they ended, within a `with` block."""
 
-    def __init__(self, link: Link, leases: Leases, let_go: Callable[[], object]) -> None:
-        """`let_go` is called after jobs have been recorded, because there is room for others now."""
+    def __init__(self, link: Link, leases: Leases, *, let_go: Callable[[], object], stop: Callable[[], object]) -> None:
+        """`let_go` is called after jobs have been recorded, because there is room for others now; `stop` after an error
+        that every later record would meet as well.
+        """
         self._link = link
         self._leases = leases
         self._let_go = let_go
+        self._stop = stop
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
         self._records: deque[Future[None]] = deque()
 
@@ -116,13 +119,22 @@ class Recorder:
     def add(self, ended: Sequence[InFlight]) -> None:
         """Record jobs that have ended, in the recorder's thread. Raises the errors of records that have ended."""
         if ended:
-            self._records.append(self._thread.submit(self._record, ended))
+            self._records.append(self._thread.submit(self._record_or_stop, ended))
         self.check()
 
     def check(self, *, finished: bool = False) -> None:
         """Raise the errors of records that have ended; with `finished`, wait for all of them first."""
         while self._records and (finished or self._records[0].done()):
             self._records.popleft().result()
+
+    def _record_or_stop(self, flights: Sequence[InFlight]) -> None:
+        """Stop the worker if a record raises, because an idle worker would notice that only when other jobs end."""
+        try:
+            self._record(flights)
+        except Exception as error:
+            _log.error(logfmt("not_recorded", jobs=job_ids(flights), error=error))
+            self._stop()
+            raise
 
     def _record(self, flights: Sequence[InFlight]) -> None:
         """Record jobs' results, then their failures, and let all of them go."""

@@ -79,7 +79,7 @@ class Worker:
             is_drained=self._is_drained,
             stop=self.stop,
         )
-        self._recorder = Recorder(self._recording, self._leases, self._claimer.wake.set)
+        self._recorder = Recorder(self._recording, self._leases, let_go=self._claimer.wake.set, stop=self.stop)
         self._loop = ModelLoop(engine, self._leases, handover, self._claimer, self._recorder)
         self._keeper = Keeper(
             self._link(url, "keeper"),

@@ -4,6 +4,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -176,6 +177,23 @@ def test_a_worker_that_lacks_a_right_ends_and_costs_no_job(connection: Connectio
         drain_here(database)
     assert set(statuses(connection).values()) == {"queued"}
     assert [job(connection, job_id)["attempts"] for job_id in jobs] == [0, 0]
+
+
+def test_a_worker_that_may_not_record_ends_at_once(
+    connection: Connection, database: str, caplog: pytest.LogCaptureFixture
+):
+    (job_id,) = add_jobs(connection, "a", max_attempts=1)
+    worker = Worker(database, Obedient(), base_model=BASE, settings=Settings(poll_s=0.05))
+    body = "RAISE EXCEPTION 'you may not' USING ERRCODE = 'insufficient_privilege';"
+    with changed(connection, "record_predictions", body), ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(worker.run)
+        try:
+            with pytest.raises(psycopg.ProgrammingError):
+                ended.result(20)
+        finally:
+            worker.stop()
+    assert (statuses(connection), job(connection, job_id)["attempts"]) == ({job_id: "queued"}, 0)
+    assert "not_recorded" in caplog.text
 
 
 @pytest.mark.parametrize("error", ["lock_not_available", "query_canceled"])
