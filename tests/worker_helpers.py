@@ -15,10 +15,27 @@ from typing import Any
 from job_data import BASE
 from loracomp.config import Settings
 from loracomp.database.connections import Connection
+from loracomp.engine.answering import PendingRequest
+from loracomp.engine.inflight import InFlight
+from loracomp.errors import JobError
+from loracomp.records import Request
 from loracomp.worker.worker import Worker
 from queue_worker import Obedient
 
 SCRIPT = Path(__file__).with_name("queue_worker.py")
+
+
+class Crowded(Obedient):
+    """Others take up the model until a job's time is over."""
+
+    def end(self, flight: InFlight) -> None:
+        flight.pending = [PendingRequest(Request(flight.job.prompt, None, 4), flight.wanted, begun=self.begins)]
+        flight.worked_s = self.worked_s
+        while flight.wanted():
+            time.sleep(0.05)
+        flight.fail(JobError("it is not wanted any more", code="lease_lost"))
+
+    begins, worked_s = False, 0.0
 
 
 @contextmanager

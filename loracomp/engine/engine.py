@@ -202,9 +202,11 @@ class Engine:
         waiting = [flight.unanswered for flight in self._running]
         began = perf_counter()
         self._answering.step()
-        of_a_request_s = (perf_counter() - began) / max(1, sum(waiting))
+        took_s = perf_counter() - began
         for flight, requests in zip(self._running, waiting, strict=True):
-            flight.share(requests * of_a_request_s)
+            flight.share(took_s * requests / max(1, sum(waiting)))
+            if flight.unanswered < requests:
+                flight.worked_s += took_s
 
     def _postprocess(self) -> list[InFlight]:
         ended = [flight for flight in self._running if not flight.unanswered]

@@ -46,6 +46,8 @@ class InFlight:
     """Those that its requests use, and others, by id (`composer.Loaded`)."""
     pending: Sequence["PendingRequest"] = ()
     """The requests in the model, with what it has given for them so far."""
+    worked_s: float = 0.0
+    """Seconds of the passes that answered one of its requests."""
     batch_size: int = 1
     """Number of jobs that the model had when this one joined, itself included."""
     result: Result | None = None

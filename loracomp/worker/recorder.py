@@ -18,7 +18,7 @@ from loracomp.database.connections import Connection, composite, fields_of, know
 from loracomp.database.queries import QUERIES
 from loracomp.engine.evidence import record_evidence
 from loracomp.engine.inflight import SHARED, InFlight, Result, lap
-from loracomp.engine.measuring import Measurement, record_measurements
+from loracomp.engine.measuring import KIND, Measurement, record_measurements
 from loracomp.records import Failure, Job, Prediction, Routed
 from loracomp.worker.leases import Leases, note_released, release_jobs
 from loracomp.worker.link import DATABASE_AWAY, Link, may_be_the_jobs_fault
@@ -165,13 +165,15 @@ class Recorder:
         return Failure(job.id, "timed_out", f"it took longer than its timeout_s of {job.timeout_s:g} s", retry=True)
 
     def _has_only_waited(self, flight: InFlight) -> bool:
-        """Whether a job's time is over although the model has not begun it, because others took so long.
+        """Whether a job's time is over because others took so long: the model has not begun it, or has left the rest of
+        a measurement for later.
 
-        Not if preparing the job took half of its time, because that would happen again each time.
+        Not if its own work took half of its time, because that would happen again each time.
         """
-        prepared_ms = sum(flight.timings.get(step, 0.0) for step in SHARED)
-        is_slow = prepared_ms >= 500 * flight.job.timeout_s
-        return not flight.begun and not is_slow and self._leases.is_over(flight.job)
+        worked_s = flight.worked_s + sum(flight.timings.get(step, 0.0) for step in SHARED) / 1000
+        is_slow = worked_s >= flight.job.timeout_s / 2
+        has_waited = flight.job.kind == KIND or not flight.begun
+        return has_waited and not is_slow and self._leases.is_over(flight.job)
 
     def _release(self, jobs: Sequence[Job]) -> None:
         """Queue jobs again without counting the attempt."""

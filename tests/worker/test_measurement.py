@@ -42,7 +42,7 @@ from loracomp.worker.worker import Worker
 from model_fixtures import as_base, direct, tiny_llama
 from registry_data import quiet_peft, registered, write_adapter
 from routing_data import BASE_MODEL, load
-from worker_helpers import drain, running, wait_until
+from worker_helpers import Crowded, claims, drain, running, wait_until, working
 
 CHOICES = ["yes", "no", "can not be told"]
 TRAINED = {"tasks_seen": ["tea"]}
@@ -485,6 +485,26 @@ def test_killed_half_way_it_goes_on(connection: Connection, database: str, gate:
     assert all(row["adapter_ids"] == adapters for row in found.values())
     assert all(found[example]["measured_at"] == row["measured_at"] for example, row in done.items()), "not done again"
     assert set(statuses(connection).values()) == {"succeeded"}
+
+
+def test_a_measurement_that_waits_for_its_next_pass_until_its_time_is_over_pays_no_attempt(
+    connection: Connection, database: str
+) -> None:
+    """It pays one if its own passes took half of the time."""
+    add_task(connection, "tea", adapter=False)
+    add_task(connection, "milk")
+    add_examples(connection, "tea", "a")
+    assert measure_task(connection, "tea")["added"] == 1
+    (job_id,) = statuses(connection)
+    connection.execute("UPDATE loracomp.job SET timeout_s = 1, max_attempts = 1")
+    engine = Crowded()
+    engine.begins, engine.worked_s = True, 0.4
+    with working(database, engine):
+        wait_until(lambda: claims(connection)[job_id] >= 3)
+        engine.worked_s = 0.6
+        wait_until(lambda: job(connection, job_id)["status"] == "failed")
+    row = job(connection, job_id)
+    assert (row["error_code"], row["attempts"], row["expired_leases"]) == ("timed_out", 1, 0)
 
 
 # --- what is scored

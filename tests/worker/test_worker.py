@@ -22,10 +22,9 @@ from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
-from loracomp.engine.answering import PendingRequest
 from loracomp.engine.inflight import InFlight
 from loracomp.errors import DeviceFailedError, DeviceHungError, JobError, SchemaMismatchError
-from loracomp.records import Job, Request
+from loracomp.records import Job
 from loracomp.worker.claimer import Claimer
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.heartbeat import Heartbeat
@@ -35,7 +34,7 @@ from loracomp.worker.presence import Presence
 from loracomp.worker.process import leaves_after_s
 from loracomp.worker.worker import Worker
 from queue_worker import Obedient
-from worker_helpers import changed, claims, drain, drain_here, make_due, running, wait_until, working
+from worker_helpers import Crowded, changed, claims, drain, drain_here, make_due, running, wait_until, working
 
 
 def predictions(connection: Connection) -> dict[int, dict[str, Any]]:
@@ -857,18 +856,6 @@ def test_a_short_timeout_sends_nobody_elses_jobs_back(connection: Connection, da
         gate.touch()
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
     assert claims(connection)[other] == 1
-
-
-class Crowded(Obedient):
-    """Others take up the model until a job's time is over."""
-
-    def end(self, flight: InFlight) -> None:
-        flight.pending = [PendingRequest(Request(flight.job.prompt, None, 4), flight.wanted, begun=self.begins)]
-        while flight.wanted():
-            time.sleep(0.05)
-        flight.fail(JobError("it is not wanted any more", code="lease_lost"))
-
-    begins = False
 
 
 def test_a_job_whose_time_is_over_before_the_model_has_begun_it_pays_no_attempt(connection: Connection, database: str):
