@@ -25,6 +25,8 @@ class Job:
     prompt: str
     choices: tuple[str, ...] | None
     max_new_tokens: int | None
+    descriptions: tuple[str, ...] | None = None
+    """What each of the choices means; None: they are not described."""
     stop: tuple[str, ...] = ()
     attempts: int = 1
     timeout_s: float = 600.0
@@ -100,6 +102,10 @@ class LabelledRow:
     """Its embedding, as `Encoder.encode` makes it."""
 
 
+MIX_ALONE = (1.0, 0.0, 0.0)
+"""Score weights of a request whose choices are neither calibrated nor described."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One question to the model: a prompt whose choices are scored, or after which text is generated."""
@@ -115,8 +121,10 @@ class Request:
     """Biases that are added to the normalised log-likelihoods, one for each choice; empty: none."""
     label_scores: tuple[float, ...] = ()
     """Scores of a classifier trained on labelled rows, times its weight, which are added too; empty: none."""
-    score_weights: tuple[float, float] = (1.0, 1.0)
-    """The weight of the normalised log-likelihoods, and that of the classifier's scores."""
+    description_similarities: tuple[float, ...] = ()
+    """Similarity of the prompt to each described choice, which is added too, times its weight; empty: none."""
+    score_weights: tuple[float, float, float] = MIX_ALONE
+    """Weights of the normalised log-likelihoods, of the classifier's scores (0: none) and of the similarities."""
     composition: Composition = field(default_factory=Composition)
     temperature: float = 0.0
     top_p: float = 1.0
@@ -140,9 +148,11 @@ class Prediction:
     """Counted from 1, as in SQL arrays: choices[choice_index] = output."""
     choice_scores: tuple[float, ...] | None = None
     choice_biases: tuple[float, ...] | None = None
-    """Copied from the request, like the next two fields; None: the scores come from the composition alone."""
+    """Copied from the request, like the next three fields; None: this part is absent."""
     label_scores: tuple[float, ...] | None = None
-    score_weights: tuple[float, float] | None = None
+    description_similarities: tuple[float, ...] | None = None
+    score_weights: tuple[float, float, float] | None = None
+    """None if the scores come from the composition alone."""
     prompt_tokens: int = 0
     output_tokens: int = 0
     finish_reason: str | None = None

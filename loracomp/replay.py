@@ -12,7 +12,7 @@ from loracomp.composition.strategies import Mix, merge
 from loracomp.database.connections import Connection, storable
 from loracomp.engine.engine import Engine
 from loracomp.errors import JobError, wrong_fields
-from loracomp.records import Composition, Prediction, Request
+from loracomp.records import MIX_ALONE, Composition, Prediction, Request
 from loracomp.registry.adapter_store import fetch_adapters
 
 
@@ -46,11 +46,13 @@ class _Stored(BaseModel):
     choices: list[str] | None
     choice_biases: list[FiniteFloat] | None
     label_scores: list[FiniteFloat] | None
-    score_weights: list[FiniteFloat] | None = Field(min_length=2, max_length=2)
+    description_similarities: list[FiniteFloat] | None
+    score_weights: list[FiniteFloat] | None = Field(min_length=3, max_length=3)
 
     @model_validator(mode="after")
     def _is_one_of_each(self) -> "_Stored":
-        for name, added in (("choice_biases", self.choice_biases), ("label_scores", self.label_scores)):
+        for name in ("choice_biases", "label_scores", "description_similarities"):
+            added = getattr(self, name)
             if added is not None and len(added) != len(self.choices or ()):
                 raise ValueError(f"choices and {name} differ in length")
         if not len(self.adapter_ids) == len(self.adapter_sha256) == len(self.adapter_weights):
@@ -69,7 +71,8 @@ class _Stored(BaseModel):
 
 
 STORED = (
-    "adapter_ids", "adapter_sha256", "adapter_weights", "choices", "choice_biases", "label_scores", "score_weights",
+    "adapter_ids", "adapter_sha256", "adapter_weights", "choices", "choice_biases", "label_scores",
+    "description_similarities", "score_weights",
 )  # fmt: skip
 
 
@@ -130,7 +133,7 @@ def _missing(engine: Engine, trace: dict[str, Any]) -> str | None:
 
 
 def _request(trace: dict[str, Any], stored: _Stored) -> Request:
-    of_mix, of_labels = stored.score_weights or (1.0, 1.0)
+    of_mix, of_labels, of_descriptions = stored.score_weights or MIX_ALONE
     return Request(
         prompt=trace["prompt"],
         choices=tuple(trace["choices"]) if trace["choices"] else None,
@@ -139,7 +142,8 @@ def _request(trace: dict[str, Any], stored: _Stored) -> Request:
         normalization=stored.choice_normalization,
         choice_biases=tuple(stored.choice_biases or ()),
         label_scores=tuple(stored.label_scores or ()),
-        score_weights=(of_mix, of_labels),
+        description_similarities=tuple(stored.description_similarities or ()),
+        score_weights=(of_mix, of_labels, of_descriptions),
         composition=stored.composition,
         temperature=trace["temperature"],
         top_p=trace["top_p"],

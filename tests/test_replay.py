@@ -1,6 +1,7 @@
 """A trace that no honest worker writes: replay says what is wrong with it, and goes on to the next job."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -88,6 +89,21 @@ def test_what_cannot_be_composed_again_is_impossible_by_name(
     assert again.outcome == "impossible"
     assert said in again.detail
     assert "\x1b" not in again.detail and len(again.detail) < 500
+
+
+def test_described_choices_are_replayed_from_what_is_stored(connection: Connection, engine: Engine) -> None:
+    """The encoder isn't asked again, so another one would make no difference."""
+    described = Request("Is it wet?", CHOICES, None, normalization="tokens")
+    similar = {"description_similarities": (0.125, 0.5), "score_weights": (0.5, 0.0, 10.0)}
+    (answer,) = engine.predict(connection, [replace(described, **similar)])
+    assert isinstance(answer, Prediction) and answer.output == CHOICES[1]
+    given = {"output": answer.output, "choice_index": 2, "choice_scores": answer.choice_scores, **similar}
+    stored = traced(connection, **given)
+    assert (stored["description_similarities"], stored["score_weights"]) == ([0.125, 0.5], [0.5, 0, 10])
+    again = replay(engine, connection, stored)
+    assert (again.outcome, again.largest_difference) == ("equal", pytest.approx(0, abs=1e-6))
+    broken = replay(engine, connection, stored | {"description_similarities": [0.1]})
+    assert (broken.outcome, "description_similarities differ in length" in broken.detail) == ("impossible", True)
 
 
 @pytest.mark.parametrize("scores", [None, [], [-1], [-1, -2, -3]])

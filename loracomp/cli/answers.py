@@ -32,6 +32,10 @@ Prompt = Annotated[
 Choice = Annotated[
     list[str] | None, typer.Option(help="A possible answer. Repeat the option for each; without it, text is generated.")
 ]
+Describe = Annotated[
+    list[str] | None,
+    typer.Option(help="What a choice means, in a few words. Repeat it for each choice, in the same order."),
+]
 MaxNewTokens = Annotated[
     int | None, typer.Option(help="Maximum number of tokens to generate, if there are no choices.")
 ]
@@ -72,6 +76,7 @@ def try_answers(
     prompt: Prompt,
     *,
     choice: Choice = None,
+    describe: Describe = None,
     max_new_tokens: MaxNewTokens = None,
     policy: Policy = "default",
     row_filter: Filter = None,
@@ -79,7 +84,7 @@ def try_answers(
     as_json: AsJson = False,
 ) -> None:
     """Show the prompts of the first three rows and answer them, without declaring anything."""
-    request = {"choices": choice, "max_new_tokens": max_new_tokens, "policy": policy}
+    request = {"choices": choice, "descriptions": describe, "max_new_tokens": max_new_tokens, "policy": policy}
     with open_database() as connection:
         prompts = [
             row["prompt"]
@@ -110,6 +115,7 @@ def create_answers(
     prompt: Prompt,
     *,
     choice: Choice = None,
+    describe: Describe = None,
     max_new_tokens: MaxNewTokens = None,
     policy: Policy = "default",
     priority: Annotated[int, typer.Option(help=PRIORITY)] = 0,
@@ -119,7 +125,7 @@ def create_answers(
     as_json: AsJson = False,
 ) -> None:
     """Declare that each row of a table, old or new, gets an answer. The view NAME shows the answers."""
-    request = {"choices": choice, "max_new_tokens": max_new_tokens, "policy": policy}
+    request = {"choices": choice, "descriptions": describe, "max_new_tokens": max_new_tokens, "policy": policy}
     chosen = {"tags": tags or Jsonb({}), "filter": row_filter or Jsonb({}), "backfill": backfill}
     values = {"name": name, "source": source, "prompt": prompt, **request, "priority": priority, **chosen}
     (row,) = run_query(QUERIES["create_answers"], values)
@@ -139,6 +145,7 @@ def alter_answers(
             help="A possible answer. Repeat the option for each: they replace the current choices, or generated text."
         ),
     ] = None,
+    describe: Describe = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Maximum number of tokens of generated text, which replaces any choices.")
     ] = None,
@@ -154,7 +161,7 @@ def alter_answers(
 ) -> None:
     """Change the settings that you give of a declaration. Answers and corrections stay with rows whose prompt stays the
     same."""
-    request = {"choices": choice, "max_new_tokens": max_new_tokens, "policy": policy}
+    request = {"choices": choice, "descriptions": describe, "max_new_tokens": max_new_tokens, "policy": policy}
     changes = {"prompt": prompt, **request, "priority": priority, "tags": tags, "filter": row_filter, "paused": paused}
     if not again and all(value is None for value in changes.values()):
         raise UsageError("say what to change: `loracomp answers alter --help` lists the options")

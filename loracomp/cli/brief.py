@@ -6,12 +6,14 @@ from typing import Any
 
 def brief(row: dict[str, Any]) -> Iterator[str]:
     """The answer and its confidence, then three lines that explain it: nearest tasks, composition, and scores of the
-    choices."""
+    choices; and a fourth if the choices are described: the one whose description is closest."""
     sure = "" if row["confidence"] is None else f"  (confidence {row['confidence']:.2f})"
     yield f"{row['output'] or 'no text'}{sure}"
     yield f"near    {row['nearest'] or 'nothing was retrieved'}"
     yield f"mix     {composed(row, 3)}"
     yield f"scores  {_scores(row)}" if row["choices"] else f"text    {row['output_tokens']} tokens, {_end(row)}"
+    if row["closest"]:
+        yield f"closest {shortened(row['closest'], 70)}"
 
 
 def composed(row: dict[str, Any], named: int) -> str:

@@ -35,6 +35,10 @@ def ask(
         list[str] | None,
         typer.Option(help="A possible answer. Repeat the option for each; without it, text is generated."),
     ] = None,
+    describe: Annotated[
+        list[str] | None,
+        typer.Option(help="What a choice means, in a few words. Repeat it for each choice, in the same order."),
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Maximum number of tokens to generate, if there are no choices.")
     ] = None,
@@ -65,11 +69,12 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Insert a job, wait for its answer, and print it with its confidence and a short explanation."""
-    refuse_nul(prompt, *(choice or []), system or "")
+    refuse_nul(prompt, *(choice or []), *(describe or []), system or "")
     with open_database() as connection:
         columns = {
             "prompt": prompt,
             "choices": choice,
+            "descriptions": describe,
             "max_new_tokens": max_new_tokens,
             "stop": stop,
             "temperature": str(temperature),  # JSON has no nan
@@ -112,9 +117,9 @@ def _said_where_it_waits(job: int) -> Iterator[None]:
 def refuse_nul(*texts: str) -> None:
     """Raise UsageError if a text contains a NUL byte or invalid Unicode, which Postgres can't store."""
     if any("\0" in text for text in texts):
-        raise UsageError("prompt or choices contain a NUL byte, which Postgres cannot store: remove it")
+        raise UsageError("prompt, choices or descriptions contain a NUL byte, which Postgres cannot store: remove it")
     if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
-        raise UsageError("prompt or choices are not valid UTF-8: send them in that encoding")
+        raise UsageError("prompt, choices or descriptions are not valid UTF-8: send them in that encoding")
 
 
 def _job(connection: Connection, job: int) -> dict[str, Any]:

@@ -362,15 +362,15 @@ SELECT prompt FROM loracomp.try_prompts(
 -- name: create_answers
 SELECT loracomp.create_answers(
     name => %(name)s, source => %(source)s::regclass, prompt => %(prompt)s, choices => %(choices)s,
-    max_new_tokens => %(max_new_tokens)s, policy => %(policy)s, priority => %(priority)s, tags => %(tags)s,
-    backfill => %(backfill)s, filter => %(filter)s
+    descriptions => %(descriptions)s, max_new_tokens => %(max_new_tokens)s, policy => %(policy)s,
+    priority => %(priority)s, tags => %(tags)s, backfill => %(backfill)s, filter => %(filter)s
 ) AS name
 
 -- name: alter_answers
 SELECT loracomp.alter_answers(
-    name => %(name)s::regclass, prompt => %(prompt)s, choices => %(choices)s, max_new_tokens => %(max_new_tokens)s,
-    policy => %(policy)s, priority => %(priority)s, tags => %(tags)s, filter => %(filter)s, paused => %(paused)s,
-    again => %(again)s
+    name => %(name)s::regclass, prompt => %(prompt)s, choices => %(choices)s, descriptions => %(descriptions)s,
+    max_new_tokens => %(max_new_tokens)s, policy => %(policy)s, priority => %(priority)s, tags => %(tags)s,
+    filter => %(filter)s, paused => %(paused)s, again => %(again)s
 )
 
 -- name: list_answers
@@ -451,6 +451,9 @@ RETURNING id
 
 -- name: job_results
 SELECT r.*, t.expected, t.correct, t.choice_biases, t.output_tokens,
+    (SELECT c.choice || ': ' || c.description
+     FROM unnest(t.choices, t.descriptions, t.description_similarities) AS c (choice, description, similarity)
+     WHERE c.similarity IS NOT NULL ORDER BY c.similarity DESC LIMIT 1) AS closest,
     (SELECT string_agg(pg_catalog.format('%%s %%s', e.task, to_char(e.similarity, 'FM0.00')), ', ' ORDER BY e.ordinal)
      FROM loracomp.retrieved_example AS e WHERE e.job_id = r.job_id AND e.ordinal <= 3) AS nearest
 FROM loracomp.job_result AS r JOIN loracomp.job_trace AS t USING (job_id)

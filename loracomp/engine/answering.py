@@ -226,17 +226,23 @@ def _chosen(item: PendingRequest, log_likelihoods: Tensor) -> Prediction | JobEr
         choice_scores=tuple(scores),
         choice_biases=item.request.choice_biases or None,
         label_scores=item.request.label_scores or None,
-        score_weights=item.request.score_weights if item.request.choice_biases else None,
+        description_similarities=item.request.description_similarities or None,
+        score_weights=item.request.score_weights if _is_more_than_the_mix(item.request) else None,
         prompt_tokens=item.question.prompt_tokens,
         output_tokens=item.question.token_counts[best],
     )
 
 
 def _calibrated(request: Request, scores: list[float]) -> list[float]:
-    """The choices' scores with what labelled rows add to them."""
-    weight, nothing = request.score_weights[0], (0.0,) * len(scores)
-    parts = zip(scores, request.choice_biases or nothing, request.label_scores or nothing, strict=True)
-    return [weight * score + bias + label for score, bias, label in parts]
+    """The choices' scores with what labelled rows and descriptions add to them."""
+    (of_mix, _, of_descriptions), nothing = request.score_weights, (0.0,) * len(scores)
+    added = (request.choice_biases, request.label_scores, request.description_similarities)
+    parts = zip(scores, *(each or nothing for each in added), strict=True)
+    return [of_mix * score + bias + label + of_descriptions * similar for score, bias, label, similar in parts]
+
+
+def _is_more_than_the_mix(request: Request) -> bool:
+    return bool(request.choice_biases or request.description_similarities)
 
 
 def _written(item: PendingRequest, generated: Generated | JobError | None) -> Prediction | JobError:

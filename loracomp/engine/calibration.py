@@ -14,10 +14,12 @@ import numpy.typing as npt
 
 from loracomp.composition.composer import ByteLimitedCache
 from loracomp.composition.strategies import Mix
+from loracomp.engine.describing import similarities
 from loracomp.engine.fitting import Classifier, Numbers, fit_classifier, fit_weights
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
-from loracomp.records import LabelledRow, Prediction, Request
+from loracomp.model.encoder import Vector
+from loracomp.records import MIX_ALONE, LabelledRow, Prediction, Request
 
 KEPT_BYTES = 16 << 20
 """Memory for scores of rows that are kept for later jobs, and as much for what is fitted on them."""
@@ -27,9 +29,10 @@ FATAL = ("out_of_memory", "lease_lost")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
-    """How much the composition's and the classifier's scores count, and a bias for each choice."""
+    """How much the composition's and the classifier's scores count, and the similarities to described choices (0 if
+    they are not described), and a bias for each choice."""
 
-    weights: tuple[float, float]
+    weights: tuple[float, float, float]
     biases: Numbers
     classifier: Classifier
 
@@ -46,7 +49,7 @@ class Calibrator:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self._scores: ByteLimitedCache[bytes, Numbers] = ByteLimitedCache(KEPT_BYTES)
-        self._fitted: ByteLimitedCache[tuple[bytes, bytes], Fitted] = ByteLimitedCache(KEPT_BYTES)
+        self._fitted: ByteLimitedCache[tuple[bytes, bytes, bytes], Fitted] = ByteLimitedCache(KEPT_BYTES)
 
     def calibrated(
         self,
@@ -55,9 +58,12 @@ class Calibrator:
         rows: Sequence[LabelledRow],
         mix: Mix,
         wanted: Callable[[], bool] = lambda: True,
+        *,
+        described: Vector | None = None,
     ) -> Request:
         """The request with biases of its choices, what a classifier says of its `vector`, and how much each counts.
 
+        If the choices are described, `described` [choices, d] are their embeddings (`Describer.embedded`).
         A row with the request's own prompt is left out, so that a labelled row that is asked does not know its own
         label; so is a row that cannot be scored, such as one that is too long. With fewer than two rows left, the
         request is returned unchanged. `wanted` is called between forward passes. Raises JobError 'out_of_memory', or
@@ -65,25 +71,27 @@ class Calibrator:
         """
         assert request.choices is not None
         choices = tuple(sorted(request.choices))
-        key = _key(replace(request, choices=choices), rows)
+        order = [choices.index(choice) for choice in request.choices]
+        asked = replace(request, choices=choices, description_similarities=(), score_weights=MIX_ALONE)
+        key = _key(asked, rows)
         scores = self._scores.get(key)
         if scores is None:
-            scores = self._scored(replace(request, choices=choices), rows, mix, wanted)
+            scores = self._scored(asked, rows, mix, wanted)
             self._scores.put(key, scores, scores.nbytes + 200)
         used = np.flatnonzero(_others(request.prompt, rows) & ~np.isnan(scores[:, 0]))
         if len(used) < 2:
             return request
-        fitted = self._fitted.get((key, used.tobytes()))
+        described = None if described is None else described[np.argsort(order)]
+        fit_key = (key, used.tobytes(), b"" if described is None else hashlib.sha256(described.tobytes()).digest())
+        fitted = self._fitted.get(fit_key)
         if fitted is None:
-            fitted = _fit(choices, [rows[at] for at in used.tolist()], scores[used])
-            self._fitted.put((key, used.tobytes()), fitted, fitted.nbytes + used.nbytes)
-        order = [choices.index(choice) for choice in request.choices]
-        of_mix, of_labels = fitted.weights
+            fitted = _fit(choices, [rows[at] for at in used.tolist()], scores[used], described)
+            self._fitted.put(fit_key, fitted, fitted.nbytes + used.nbytes)
         return replace(
             request,
             choice_biases=tuple(fitted.biases[order].tolist()),
-            label_scores=tuple((of_labels * fitted.classifier(vector))[order].tolist()),
-            score_weights=(of_mix, of_labels),
+            label_scores=tuple((fitted.weights[1] * fitted.classifier(vector))[order].tolist()),
+            score_weights=fitted.weights,
         )
 
     def _scored(self, request: Request, rows: Sequence[LabelledRow], mix: Mix, wanted: Callable[[], bool]) -> Numbers:
@@ -92,7 +100,7 @@ class Calibrator:
         scores = np.full((len(rows), len(request.choices)), np.nan)
         # A row's label may have been changed since routing.
         usable = [at for at, row in enumerate(rows) if row.label in request.choices]
-        requests = [replace(request, prompt=rows[at].prompt, choice_biases=()) for at in usable]
+        requests = [replace(request, prompt=rows[at].prompt) for at in usable]
         outcomes = self._predictor.answer(requests, [mix] * len(requests), lambda _: wanted())
         if error := next((each for each in outcomes if isinstance(each, JobError) and each.code in FATAL), None):
             raise JobError(f"scoring the labelled rows of its task: {error}", code=error.code, retry=error.retry)
@@ -117,9 +125,16 @@ def _others(prompt: str, rows: Sequence[LabelledRow]) -> npt.NDArray[np.bool_]:
     return np.array([row.prompt.strip() != prompt.strip() for row in rows])
 
 
-def _fit(choices: Sequence[str], rows: Sequence[LabelledRow], scores: Numbers) -> Fitted:
-    """Fit on rows with these scores [rows, choices] under the composition."""
+def _fit(
+    choices: Sequence[str], rows: Sequence[LabelledRow], scores: Numbers, described: Vector | None = None
+) -> Fitted:
+    """Fit on rows with these scores [rows, choices] under the composition; `described` has one embedding a choice."""
     right = np.eye(len(choices))[[choices.index(row.label) for row in rows]]
-    classifier = fit_classifier(np.array([row.vector for row in rows], np.float64), right)
-    weights = fit_weights(np.stack([scores, classifier.left_out], axis=2), right)
-    return Fitted((float(weights[0]), float(weights[1])), weights[2:], classifier)
+    vectors = np.array([row.vector for row in rows], np.float64)
+    classifier = fit_classifier(vectors, right)
+    parts = [scores, classifier.left_out]
+    if described is not None:
+        parts.append(similarities(vectors, described).astype(np.float64))
+    weights = fit_weights(np.stack(parts, axis=2), right)
+    of_mix, of_labels, of_descriptions = (*weights[: len(parts)].tolist(), 0.0)[:3]
+    return Fitted((of_mix, of_labels, of_descriptions), weights[len(parts) :], classifier)

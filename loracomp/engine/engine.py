@@ -22,11 +22,12 @@ from loracomp.database.queries import QUERIES
 from loracomp.database.routing import read_labelled, route
 from loracomp.engine import measuring
 from loracomp.engine.calibration import Calibrator
+from loracomp.engine.describing import Describer, described_request
 from loracomp.engine.inflight import InFlight, lap, requests_of
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import DeviceFailedError, JobError
 from loracomp.model.cpu import ComputeThread
-from loracomp.model.encoder import Encoder
+from loracomp.model.encoder import Encoder, Vector
 from loracomp.model.loading import BaseModel
 from loracomp.records import Composition, Job, Prediction, Request, Routed, Versions
 from loracomp.registry.adapter_store import fetch_adapters
@@ -54,6 +55,7 @@ class Engine:
         self.encoder = encoder
         self.predictor = Predictor(base, **predictor)
         self._calibrator = Calibrator(self.predictor)
+        self._describer = Describer(encoder)
         self._answering = self.predictor.begin()
         self._turns = ComputeThread()
         self._embedded_to = 0
@@ -92,7 +94,7 @@ class Engine:
         encoder now.
         """
         routed = [flight.job for flight in flights if flight.job.kind != measuring.KIND]
-        vectors = self._turns.run(partial(self._encode, flights, routed))
+        vectors, described = self._turns.run(partial(self._encode, flights, routed))
         routes = route(connection, routed, vectors, self.encoder.fingerprint, self.encoder.input_version)
         plans = measuring.plan_measurements(connection, [flight.job for flight in flights])
         decided: list[Routed | measuring.MeasurementPlan] = [*routes, *plans]
@@ -106,6 +108,10 @@ class Engine:
             flight.decision = decision
             flight.requests = requests_of(flight.job, decision)
             flight.labelled, flight.vector = labelled.get(flight.job.id, ()), vector_of.get(flight.job)
+            if (meant := described.get(flight.job)) is not None:
+                vector = vector_of[flight.job]
+                flight.requests = tuple(described_request(request, vector, meant) for request in flight.requests)
+                flight.described = meant
         lap(flights, "route")
         compositions = [request.composition for flight in flights for request in flight.requests]
         adapters = self.predictor.load(compositions, partial(fetch_adapters, connection))
@@ -113,11 +119,11 @@ class Engine:
             flight.adapters = adapters
         lap(flights, "load")
 
-    def _encode(self, flights: Sequence[InFlight], routed: Sequence[Job]) -> npt.NDArray[np.float32]:
+    def _encode(self, flights: Sequence[InFlight], routed: Sequence[Job]) -> tuple[Vector, dict[Job, Vector]]:
         lap(flights, "ready")
-        vectors = encode(self.encoder, routed)
+        vectors, described = encode(self.encoder, routed), self._describer.embedded(routed)
         lap(flights, "encode")
-        return vectors
+        return vectors, described
 
     def embed(self, connection: Connection) -> int:
         """Embed some of the train examples without an embedding; returns how many."""
@@ -194,7 +200,10 @@ class Engine:
         if isinstance(mix, JobError):
             return scheduled
         try:
-            return [(self._calibrator.calibrated(request, flight.vector, flight.labelled, mix, flight.wanted), mix)]
+            calibrated = self._calibrator.calibrated(
+                request, flight.vector, flight.labelled, mix, flight.wanted, described=flight.described
+            )
+            return [(calibrated, mix)]
         except JobError as error:
             return [(request, error)]
 

@@ -9,10 +9,13 @@ import numpy.typing as npt
 Numbers: TypeAlias = npt.NDArray[np.float64]
 RIDGE = 0.3
 """Penalty of the classifier's squared slopes. This and the next three were chosen on train rows (docs/decisions.md)."""
-EXPECTED = (1.0, 2.0)
-"""Weights of the composition's and of the classifier's scores, before any row is seen."""
-DOUBT = (0.5, 0.3, 0.5)
-"""Penalties of the squared differences from these weights, and of the squared biases, in nats over all rows."""
+EXPECTED = (1.0, 2.0, 10.0)
+"""Weights of the composition's and of the classifier's scores, and of the similarities to described choices, before any
+row is seen."""
+DOUBT = (0.5, 0.3, 0.005)
+"""Penalties of the squared differences from these weights, in nats over all rows."""
+BIAS_DOUBT = 0.5
+"""Penalty of the squared biases."""
 SMOOTHING = 3
 """Shares of right answers are counted as if each choice were right in so many more rows."""
 
@@ -48,16 +51,19 @@ def fit_classifier(vectors: Numbers, right: Numbers) -> Classifier:
 
 
 def fit_weights(parts: Numbers, right: Numbers) -> Numbers:
-    """Weights [2] of two kinds of scores, then biases [choices], under which the right answers are most likely.
+    """Weights [kinds] of two or three kinds of scores, then biases [choices], under which the right answers are most
+    likely.
 
-    `parts` [rows, choices, 2] are the scores, and `right` [rows, choices] is one-hot. The likelihood is that of the
-    softmax over weighted scores plus biases, with SMOOTHING and less the penalties of DOUBT.
+    `parts` [rows, choices, kinds] are the scores, in the order of EXPECTED, and `right` [rows, choices] is one-hot. The
+    likelihood is that of the softmax over weighted scores plus biases, with SMOOTHING and less the penalties of DOUBT
+    and BIAS_DOUBT.
     """
-    rows, choices, _ = parts.shape
+    rows, choices, kinds = parts.shape
     design = np.concatenate([parts, np.broadcast_to(np.eye(choices), (rows, choices, choices))], axis=2)
     wanted = np.einsum("rc,rcw->w", right, design)
-    wanted[2:] = rows * (wanted[2:] + SMOOTHING) / (rows + SMOOTHING * choices)
-    expected, doubt = np.array([*EXPECTED, *[0.0] * choices]), np.array([*DOUBT[:2], *[DOUBT[2]] * choices])
+    wanted[kinds:] = rows * (wanted[kinds:] + SMOOTHING) / (rows + SMOOTHING * choices)
+    expected = np.array([*EXPECTED[:kinds], *[0.0] * choices])
+    doubt = np.array([*DOUBT[:kinds], *[BIAS_DOUBT] * choices])
 
     def loss(weights: Numbers) -> float:
         likely = np.logaddexp.reduce(design @ weights, axis=1).sum() - wanted @ weights

@@ -40,6 +40,8 @@ class InFlight:
     """What the job asks (`requests_of`). Calibration changes a copy, because a job may be scheduled twice."""
     vector: npt.NDArray[np.float32] | None = None
     """By which it was routed; None for a job of kind 'measure'."""
+    described: npt.NDArray[np.float32] | None = None
+    """Embeddings [choices, d] of its choices with their descriptions; None if they are not described."""
     labelled: tuple[LabelledRow, ...] = ()
     """Rows on which the scores of its choices are calibrated; empty: they are the composition's."""
     adapters: Mapping[int, "PackedAdapter | JobError"] = field(default_factory=dict)

@@ -121,7 +121,7 @@ class Encoder:
             return np.zeros((0, self.dimensions), dtype=np.float32)
         views = [encoder_views(prompt, choices) for prompt, choices in shown]
         texts = list(dict.fromkeys(text for pair in views for text in pair if text is not None))
-        embedded = dict(zip(texts, self._embed(texts), strict=True))
+        embedded = dict(zip(texts, self.embed(texts), strict=True))
         return np.array(
             [
                 join_views(embedded[prompt], None if choices is None else embedded[choices], shape(*each))
@@ -129,16 +129,20 @@ class Encoder:
             ]
         )
 
-    def _embed(self, texts: list[str]) -> Any:
+    def embed(self, texts: list[str]) -> Sequence[Vector]:
+        """Unit embeddings [d] of texts alone, in order."""
+        if not texts:
+            return ()
         device = self.model.device.type
         with self._one_at_a_time, torch.autocast("cpu", torch.bfloat16, enabled=device == "cpu" and has_bf16(device)):
-            return self.model.encode(
+            embedded: Sequence[Vector] = self.model.encode(
                 texts,
                 batch_size=TEXTS_TOGETHER if device == "cpu" else 64,
                 normalize_embeddings=True,
                 show_progress_bar=False,
                 convert_to_numpy=True,
             )
+        return embedded
 
 
 def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu") -> Encoder:

@@ -72,12 +72,20 @@ def _lanes(job: Row, examples: Sequence[Row], adapters: Sequence[Row]) -> Iterat
 
 def _choices(job: Row) -> Iterator[dict[str, Any]]:
     """The choices that have a score, best first, with their probabilities by softmax."""
-    columns = (job[name] or () for name in ("choices", "choice_scores", "choice_biases", "label_scores"))
+    parts = {
+        "choice": "choices",
+        "score": "choice_scores",
+        "bias": "choice_biases",
+        "label": "label_scores",
+        "description": "descriptions",
+        "similarity": "description_similarities",
+    }
+    rows = zip_longest(*(job[column] or () for column in parts.values()))
     scored = [
-        {"choice": choice, "score": score, "bias": bias, "label": label, "is_answer": number == job["choice_index"]}
-        for number, (choice, score, bias, label) in enumerate(zip_longest(*columns), start=1)
-        if score is not None
+        dict(zip(parts, row, strict=True)) | {"is_answer": number == job["choice_index"]}
+        for number, row in enumerate(rows, start=1)
     ]
+    scored = [each for each in scored if each["score"] is not None]
     best = max((each["score"] for each in scored), default=0)
     total = sum(math.exp(each["score"] - best) for each in scored)
     for each in sorted(scored, key=lambda each: -each["score"]):

@@ -42,7 +42,14 @@ def claim_jobs(
         "kinds": list(KINDS),
     }
     return tuple(
-        Job(**{**row, "choices": row["choices"] and tuple(row["choices"]), "stop": tuple(row["stop"])})
+        Job(
+            **{
+                **row,
+                "choices": row["choices"] and tuple(row["choices"]),
+                "descriptions": row["descriptions"] and tuple(row["descriptions"]),
+                "stop": tuple(row["stop"]),
+            }
+        )
         for row in connection.execute(QUERIES["claim_jobs"], arguments)
     )
 

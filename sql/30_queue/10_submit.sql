@@ -19,8 +19,8 @@
 CREATE FUNCTION loracomp.submitter_columns() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '{
-    prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority, run_at, tasks, weights,
-    exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
+    prompt, choices, descriptions, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority, run_at, tasks,
+    weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
 }'::text[];
 COMMENT ON FUNCTION loracomp.submitter_columns IS 'Names of the columns of loracomp.job that a submitter may fill.';
 
@@ -73,12 +73,12 @@ BEGIN
         WHERE j.submitted_by = current_user AND j.idempotency_key = given.idempotency_key;
         EXIT WHEN earlier.id IS NOT NULL;
         INSERT INTO loracomp.job (
-            prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority, run_at,
-            tasks, weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
+            prompt, choices, descriptions, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority,
+            run_at, tasks, weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
         )
         VALUES (
-            given.prompt, given.choices, given.max_new_tokens, given.stop, given.temperature, given.top_p, given.seed, given.policy,
-            given.base_model, given.kind, given.priority, given.run_at, given.tasks, given.weights, given.exclude_tasks,
+            given.prompt, given.choices, given.descriptions, given.max_new_tokens, given.stop, given.temperature, given.top_p,
+            given.seed, given.policy, given.base_model, given.kind, given.priority, given.run_at, given.tasks, given.weights, given.exclude_tasks,
             given.idempotency_key, given.tags, given.max_attempts, given.timeout_s, given.chat_template, given.system_text
         )
         ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO NOTHING
@@ -109,6 +109,7 @@ COMMENT ON FUNCTION loracomp.insert_job IS
 CREATE FUNCTION loracomp.submit_job(
     prompt text,
     choices text[] DEFAULT NULL,
+    descriptions text[] DEFAULT NULL,
     max_new_tokens integer DEFAULT NULL,
     policy text DEFAULT NULL,
     priority integer DEFAULT NULL,
@@ -137,7 +138,7 @@ BEGIN
     -- because submitters have rights to some columns only.
     PERFORM FROM loracomp.job LIMIT 0;
     RETURN loracomp.insert_job(jsonb_build_object(
-        'prompt', prompt, 'choices', choices, 'max_new_tokens', max_new_tokens, 'stop', stop,
+        'prompt', prompt, 'choices', choices, 'descriptions', descriptions, 'max_new_tokens', max_new_tokens, 'stop', stop,
         'temperature', temperature, 'top_p', top_p, 'seed', seed, 'policy', policy, 'base_model', base_model,
         'kind', kind, 'priority', priority, 'run_at', run_at, 'tasks', tasks, 'weights', weights,
         'exclude_tasks', exclude_tasks, 'idempotency_key', idempotency_key, 'tags', tags,

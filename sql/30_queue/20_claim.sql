@@ -17,8 +17,8 @@ CREATE FUNCTION loracomp.claim_jobs(
     kinds text[] DEFAULT '{predict,route,measure}'
 )
 RETURNS TABLE (
-    id bigint, lease_token bigint, kind text, prompt text, choices text[], max_new_tokens integer, stop text[],
-    attempts integer, timeout_s integer, temperature double precision, top_p double precision, seed bigint,
+    id bigint, lease_token bigint, kind text, prompt text, choices text[], descriptions text[], max_new_tokens integer,
+    stop text[], attempts integer, timeout_s integer, temperature double precision, top_p double precision, seed bigint,
     system_text text, background boolean
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -67,8 +67,8 @@ BEGIN
         RETURNING j.*
     )
     SELECT
-        c.id, c.lease_token, c.kind, c.prompt, c.choices, c.max_new_tokens, c.stop, c.attempts, c.timeout_s,
-        c.temperature, c.top_p, c.seed, c.system_text, c.background
+        c.id, c.lease_token, c.kind, c.prompt, c.choices, c.descriptions, c.max_new_tokens, c.stop, c.attempts,
+        c.timeout_s, c.temperature, c.top_p, c.seed, c.system_text, c.background
     FROM claimed AS c
     ORDER BY c.place, c.id;
 END

@@ -38,8 +38,8 @@ BEGIN
             example_ids, example_tasks, similarities, tasks, probabilities, weights,
             composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings, fallback,
             searched_task_count, expected_gains, chat_template, calibration_examples, job_id, output, choice_index,
-            choice_scores, choice_biases, label_scores, score_weights, composition_digest, prompt_tokens,
-            output_tokens, finish_reason,
+            choice_scores, choice_biases, label_scores, score_weights, description_similarities, composition_digest,
+            prompt_tokens, output_tokens, finish_reason,
             timings, batch_size, worker, device, attempt,
             base_model, base_fingerprint, encoder, code_version, submitted_by
         )
@@ -48,7 +48,7 @@ BEGIN
             a.composed_tasks, a.adapter_ids, a.adapter_sha256, a.adapter_weights, a.policy_settings, a.fallback,
             a.searched_task_count, a.expected_gains, a.chat_template, a.calibration_examples,
             a.job_id, a.output, a.choice_index, a.choice_scores, a.choice_biases, a.label_scores, a.score_weights,
-            a.composition_digest, a.prompt_tokens, a.output_tokens, a.finish_reason,
+            a.description_similarities, a.composition_digest, a.prompt_tokens, a.output_tokens, a.finish_reason,
             -- Add the time from the worker's call until the row is written to the step that the worker timed.
             a.timings || CASE WHEN jsonb_typeof(a.timings -> 'record') = 'number' THEN jsonb_build_object(
                 'record',

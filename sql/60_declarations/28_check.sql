@@ -127,8 +127,8 @@ DECLARE
     constraint_name text;
     column_name text;
 BEGIN
-    INSERT INTO loracomp.job (prompt, choices, max_new_tokens, policy, priority, tags, submitted_by)
-    VALUES ('a row', d.choices, d.max_new_tokens, d.policy, d.priority, d.tags, d.owner);
+    INSERT INTO loracomp.job (prompt, choices, descriptions, max_new_tokens, policy, priority, tags, submitted_by)
+    VALUES ('a row', d.choices, d.descriptions, d.max_new_tokens, d.policy, d.priority, d.tags, d.owner);
     RAISE EXCEPTION USING ERRCODE = 'LC001';
 EXCEPTION
     WHEN SQLSTATE 'LC001' OR configuration_limit_exceeded THEN

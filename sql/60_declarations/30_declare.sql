@@ -62,6 +62,7 @@ CREATE FUNCTION loracomp.create_answers(
     source regclass,
     prompt text,
     choices text[] DEFAULT NULL,
+    descriptions text[] DEFAULT NULL,
     max_new_tokens integer DEFAULT NULL,
     policy text DEFAULT 'default',
     priority integer DEFAULT 0,
@@ -99,6 +100,7 @@ BEGIN
             USING ERRCODE = 'duplicate_table', HINT = 'give another name, or change the declaration by loracomp.alter_answers';
     END IF;
     d.choices := create_answers.choices;
+    d.descriptions := create_answers.descriptions;
     d.max_new_tokens := create_answers.max_new_tokens;
     d.policy := create_answers.policy;
     d.priority := create_answers.priority;
@@ -115,11 +117,11 @@ BEGIN
     END IF;
     -- The row is inserted last, because its view must be unique, and two sessions that inserted first would wait for each other.
     INSERT INTO loracomp.declaration (
-        id, view, view_definition, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, max_new_tokens, policy,
-        priority, tags, task_id, scan, scan_skips
+        id, view, view_definition, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, descriptions,
+        max_new_tokens, policy, priority, tags, task_id, scan, scan_skips
     ) OVERRIDING SYSTEM VALUE VALUES (
         d.id, d.view, loracomp.view_definition(d.view), d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
-        d.max_new_tokens, d.policy, d.priority, d.tags, d.task_id, 'rows', create_answers.backfill IS FALSE
+        d.descriptions, d.max_new_tokens, d.policy, d.priority, d.tags, d.task_id, 'rows', create_answers.backfill IS FALSE
     );
     PERFORM loracomp.notify('loracomp_keep', '');
     RETURN d.view;

@@ -54,12 +54,13 @@ COMMENT ON FUNCTION loracomp.lock_declaration IS
 'The declaration of a view, locked until the transaction ends. Raises unless the caller may change it.';
 
 -- Null leaves a setting as it is, except that choices replace a length and a length replaces choices, because a job has only one of them. Rows
--- whose prompt, choices or length differ now are asked again, and rows that no longer pass the filter lose their answers. Policy, priority and
--- tags apply to jobs that are made from now on. Only the table's owner may change the prompt or the filter.
+-- whose prompt, choices, descriptions or length differ now are asked again, and rows that no longer pass the filter lose their answers. Policy,
+-- priority and tags apply to jobs that are made from now on. Only the table's owner may change the prompt or the filter.
 CREATE FUNCTION loracomp.alter_answers(
     name regclass,
     prompt text DEFAULT NULL,
     choices text[] DEFAULT NULL,
+    descriptions text[] DEFAULT NULL,
     max_new_tokens integer DEFAULT NULL,
     policy text DEFAULT NULL,
     priority integer DEFAULT NULL,
@@ -85,17 +86,22 @@ BEGIN
         d.columns := checked.columns;
         d.names := checked.names;
     END IF;
+    IF alter_answers.descriptions IS NULL AND alter_answers.choices <> d.choices AND d.descriptions IS NOT NULL THEN
+        RAISE EXCEPTION 'descriptions must be given with other choices, because the present ones describe the present choices'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'descriptions => ''{}'' leaves the choices without descriptions';
+    END IF;
     IF num_nonnulls(alter_answers.choices, alter_answers.max_new_tokens) > 0 THEN
         d.choices := alter_answers.choices;
         d.max_new_tokens := alter_answers.max_new_tokens;
     END IF;
+    d.descriptions := nullif(coalesce(alter_answers.descriptions, CASE WHEN d.choices IS NOT NULL THEN d.descriptions END), '{}');
     d.policy := coalesce(alter_answers.policy, d.policy);
     d.priority := coalesce(alter_answers.priority, d.priority);
     d.tags := coalesce(alter_answers.tags, d.tags);
     PERFORM loracomp.check_request(d);
     UPDATE loracomp.declaration AS a SET
         prompt = d.prompt, filter = d.filter, columns = d.columns, names = d.names, choices = d.choices,
-        max_new_tokens = d.max_new_tokens, policy = d.policy, priority = d.priority, tags = d.tags,
+        descriptions = d.descriptions, max_new_tokens = d.max_new_tokens, policy = d.policy, priority = d.priority, tags = d.tags,
         paused = coalesce(alter_answers.paused, a.paused), round = a.round + coalesce(alter_answers.again, FALSE)::integer,
         trouble = NULL, retry_at = '-infinity'
     WHERE a.id = d.id;
@@ -104,8 +110,9 @@ BEGIN
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = d.view;
         UPDATE loracomp.declaration AS a SET view_definition = loracomp.view_definition(a.view) WHERE a.id = d.id;
     END IF;
-    IF alter_answers.again
-        OR num_nonnulls(alter_answers.prompt, alter_answers.choices, alter_answers.max_new_tokens, alter_answers.filter) > 0
+    IF alter_answers.again OR num_nonnulls(
+        alter_answers.prompt, alter_answers.choices, alter_answers.descriptions, alter_answers.max_new_tokens, alter_answers.filter
+    ) > 0
     THEN
         PERFORM loracomp.begin_scan(d.id);
     END IF;

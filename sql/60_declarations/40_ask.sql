@@ -212,7 +212,8 @@ BEGIN
     WITH given AS MATERIALIZED (
         SELECT
             f.key, f.passes, f.prompt,
-            sha256(convert_to(coalesce(f.fault, jsonb_build_array(d.round, d.max_new_tokens, d.choices, f.prompt)::text), 'UTF8')) AS prompt_hash,
+            sha256(convert_to(coalesce(f.fault, jsonb_build_array(d.round, d.max_new_tokens, d.choices, d.descriptions, f.prompt)::text), 'UTF8'))
+                AS prompt_hash,
             coalesce(f.fault, CASE WHEN f.prompt IS NULL THEN 'all columns of the prompt are empty' END) AS fault
         FROM jsonb_to_recordset(found_rows) AS f (key text[], passes boolean, prompt text, fault text)
     ),
@@ -256,10 +257,10 @@ BEGIN
         FROM changed AS c WHERE NOT c.is_known OR c.key IN (SELECT f.key FROM free AS f)
     ),
     queued AS (
-        INSERT INTO loracomp.job (id, prompt, choices, max_new_tokens, policy, priority, tags, submitted_by, watched)
+        INSERT INTO loracomp.job (id, prompt, choices, descriptions, max_new_tokens, policy, priority, tags, submitted_by, watched)
         OVERRIDING SYSTEM VALUE
         SELECT
-            h.job_id, h.prompt, d.choices, d.max_new_tokens, CASE WHEN corrections_answer THEN 'measured' ELSE d.policy END,
+            h.job_id, h.prompt, d.choices, d.descriptions, d.max_new_tokens, CASE WHEN corrections_answer THEN 'measured' ELSE d.policy END,
             CASE WHEN is_scan THEN least(d.priority, -1) ELSE d.priority END, d.tags, d.owner, TRUE
         FROM handled AS h WHERE h.job_id IS NOT NULL ORDER BY h.job_id
     ),

@@ -6,6 +6,7 @@ SELECT
     j.kind,
     j.prompt,
     j.choices,
+    j.descriptions,
     j.max_new_tokens,
     j.stop,
     p.output,
@@ -64,7 +65,8 @@ SELECT
     p.calibration_examples,
     p.choice_biases,
     p.label_scores,
-    p.score_weights
+    p.score_weights,
+    p.description_similarities
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
 COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and trace, as stored. A job''s embedding is not stored.';

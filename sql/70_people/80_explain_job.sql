@@ -127,9 +127,11 @@ SELECT concat_ws(
     'Prompt: ' || loracomp.shorten(job.prompt, 240),
     'System text: ' || loracomp.shorten(job.system_text, 240),
     'Choices: ' || (
-        SELECT string_agg(loracomp.shorten(c.choice, 60), ' | ' ORDER BY c.ordinal) FILTER (WHERE c.ordinal <= 8)
+        SELECT
+            string_agg(loracomp.shorten(concat_ws(': ', c.choice, c.description), 60), ' | ' ORDER BY c.ordinal)
+            FILTER (WHERE c.ordinal <= 8)
             || CASE WHEN count(*) > 8 THEN format(' | ... %s more', count(*) - 8) ELSE '' END
-        FROM unnest(job.choices) WITH ORDINALITY AS c (choice, ordinal)
+        FROM unnest(job.choices, job.descriptions) WITH ORDINALITY AS c (choice, description, ordinal)
     ),
     'Expected: ' || loracomp.shorten(job.expected, 240),
     'Excluded tasks: ' || nullif(array_to_string(job.exclude_tasks, ', '), ''),
@@ -180,29 +182,63 @@ SELECT concat_ws(
         SELECT
             string_agg(
                 format(
-                    '%s %s%s%s  %s', CASE WHEN s.ordinal = prediction.choice_index THEN '>' ELSE ' ' END,
-                    to_char(s.score, '99990.000'), '  of which bias ' || to_char(s.bias, 'FMS990.000'),
-                    ', rows ' || to_char(s.label, 'FMS990.000'),
-                    loracomp.shorten(s.choice, CASE WHEN s.bias IS null THEN 66 ELSE 29 END)
+                    '%s %s%s  %s', CASE WHEN s.ordinal = prediction.choice_index THEN '>' ELSE ' ' END,
+                    to_char(s.score, '99990.000'), a.added,
+                    loracomp.shorten(s.choice, greatest(12, 66 - coalesce(char_length(a.added), 0)))
                 ),
                 E'\n' ORDER BY s.score DESC, s.ordinal
             )
-        FROM unnest(job.choices, prediction.choice_scores, prediction.choice_biases, prediction.label_scores)
-        WITH ORDINALITY AS s (choice, score, bias, label, ordinal)
+        FROM unnest(
+            job.choices, prediction.choice_scores, prediction.choice_biases, prediction.label_scores,
+            prediction.description_similarities
+        ) WITH ORDINALITY AS s (choice, score, bias, label, similarity, ordinal)
+        CROSS JOIN LATERAL (
+            SELECT '  of which ' || nullif(concat_ws(
+                ', ', 'bias ' || to_char(s.bias, 'FMS990.000'), 'rows ' || to_char(s.label, 'FMS990.000'),
+                'description ' || to_char(prediction.score_weights[3] * s.similarity, 'FMS990.000')
+            ), '') AS added
+        ) AS a
         WHERE s.score IS NOT null
     ),
     (
         SELECT
-            format(
-                'The adapter mix favours %s (weight %s); '
-                'the classifier trained on %s labelled rows favours %s (weight %s).',
-                loracomp.explain_vote(job.choices, array_agg(s.score - s.label ORDER BY s.ordinal)),
-                to_char(prediction.score_weights[1], 'FM990.00'), cardinality(prediction.calibration_examples),
-                loracomp.explain_vote(job.choices, prediction.label_scores),
-                to_char(prediction.score_weights[2], 'FM990.00')
-            )
-        FROM unnest(prediction.choice_scores, prediction.label_scores) WITH ORDINALITY AS s (score, label, ordinal)
-        HAVING prediction.label_scores IS NOT null
+            concat_ws(
+                '; ',
+                format(
+                    '%s favours %s (weight %s)',
+                    CASE prediction.adapter_ids WHEN '{}' THEN 'The base model' ELSE 'The adapter mix' END,
+                    loracomp.explain_vote(job.choices, array_agg(s.score - s.label - s.described ORDER BY s.ordinal)),
+                    to_char(prediction.score_weights[1], 'FM990.00')
+                ),
+                CASE WHEN prediction.label_scores IS NOT null THEN format(
+                    'the classifier trained on %s labelled rows favours %s (weight %s)',
+                    cardinality(prediction.calibration_examples),
+                    loracomp.explain_vote(job.choices, prediction.label_scores),
+                    to_char(prediction.score_weights[2], 'FM990.00')
+                ) END,
+                CASE WHEN prediction.description_similarities IS NOT null THEN format(
+                    'the descriptions favour %s (weight %s)',
+                    loracomp.explain_vote(job.choices, array_agg(s.described ORDER BY s.ordinal)),
+                    to_char(prediction.score_weights[3], 'FM990.00')
+                ) END
+            ) || '.'
+        FROM (
+            SELECT
+                u.score, u.ordinal, coalesce(u.label, 0) AS label,
+                coalesce(prediction.score_weights[3] * u.similarity, 0) AS described
+            FROM unnest(prediction.choice_scores, prediction.label_scores, prediction.description_similarities)
+            WITH ORDINALITY AS u (score, label, similarity, ordinal)
+        ) AS s
+        HAVING num_nonnulls(prediction.label_scores, prediction.description_similarities) > 0
+    ),
+    (
+        SELECT format(
+            'Closest to the description of %s: %s (similarity %s)', loracomp.shorten(s.choice, 24),
+            loracomp.shorten(s.description, 120), to_char(s.similarity, 'FM0.000')
+        )
+        FROM unnest(job.choices, job.descriptions, prediction.description_similarities)
+        WITH ORDINALITY AS s (choice, description, similarity, ordinal)
+        WHERE s.similarity IS NOT null ORDER BY s.similarity DESC, s.ordinal LIMIT 1
     ),
     CASE WHEN EXISTS (
         SELECT FROM unnest(prediction.calibration_examples) AS c (id)

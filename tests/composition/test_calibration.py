@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from loracomp.engine.calibration import Calibrator
+from loracomp.engine.describing import described_request, similarities
 from loracomp.engine.evidence import log_likelihood
-from loracomp.engine.fitting import DOUBT, EXPECTED, SMOOTHING, fit_classifier, fit_weights
+from loracomp.engine.fitting import BIAS_DOUBT, DOUBT, EXPECTED, SMOOTHING, fit_classifier, fit_weights
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.records import Composition, LabelledRow, Prediction, Request
@@ -20,19 +21,22 @@ ROWS = tuple(LabelledRow(f"row {place} is wet", CHOICES[place % 2], each) for pl
 VECTOR = VECTORS[3] + VECTORS[5]
 
 
+@pytest.mark.parametrize("kinds", [2, 3])
 @pytest.mark.parametrize("seed", range(8))
-def test_weights_and_biases_are_where_the_penalised_loss_is_flat(seed: int) -> None:
+def test_weights_and_biases_are_where_the_penalised_loss_is_flat(seed: int, kinds: int) -> None:
     deal = np.random.default_rng(seed)
     rows, choices = int(deal.integers(2, 40)), int(deal.integers(2, 7))
-    parts, right = deal.normal(0, 2, (rows, choices, 2)), np.eye(choices)[deal.integers(0, choices, rows)]
-    parts[:, 0] += [3, 0]
+    parts, right = deal.normal(0, 2, (rows, choices, kinds)), np.eye(choices)[deal.integers(0, choices, rows)]
+    parts[:, 0, 0] += 3
     weights = fit_weights(parts, right)
-    moved = np.exp(parts @ weights[:2] + weights[2:])
+    moved = np.exp(parts @ weights[:kinds] + weights[kinds:])
     surplus = moved / moved.sum(axis=1, keepdims=True) - right
     slopes = np.einsum("rc,rcw->w", surplus, parts)
-    np.testing.assert_allclose(slopes, -2 * np.array(DOUBT[:2]) * (weights[:2] - EXPECTED), atol=1e-4)
+    np.testing.assert_allclose(slopes, -2 * np.array(DOUBT[:kinds]) * (weights[:kinds] - EXPECTED[:kinds]), atol=1e-4)
     shares = (right.sum(axis=0) + SMOOTHING) / (rows + SMOOTHING * choices)
-    np.testing.assert_allclose((surplus + right).sum(axis=0) - rows * shares, -2 * DOUBT[2] * weights[2:], atol=1e-4)
+    np.testing.assert_allclose(
+        (surplus + right).sum(axis=0) - rows * shares, -2 * BIAS_DOUBT * weights[kinds:], atol=1e-4
+    )
 
 
 def test_scores_that_tell_the_labels_apart_give_finite_weights() -> None:
@@ -108,7 +112,7 @@ def test_what_is_added_follows_from_the_rows_scores_under_the_same_composition(
     right = np.eye(len(CHOICES))[[CHOICES.index(row.label) for row in ROWS]]
     classifier = fit_classifier(VECTORS.astype(np.float64), right)
     weights = fit_weights(np.stack([direct, classifier.left_out], axis=2), right)
-    np.testing.assert_allclose(calibrated.score_weights, weights[:2], atol=1e-4)
+    np.testing.assert_allclose(calibrated.score_weights, [*weights[:2], 0], atol=1e-4)
     np.testing.assert_allclose(calibrated.choice_biases, weights[2:], atol=1e-4)
     np.testing.assert_allclose(calibrated.label_scores, weights[1] * classifier(VECTOR), atol=1e-4)
     expected = weights[0] * scores(predictor, request_) + weights[1] * classifier(VECTOR) + weights[2:]
@@ -117,6 +121,43 @@ def test_what_is_added_follows_from_the_rows_scores_under_the_same_composition(
     assert isinstance(answer, Prediction)
     assert (answer.choice_biases, answer.label_scores) == (calibrated.choice_biases, calibrated.label_scores)
     assert answer.score_weights == calibrated.score_weights
+
+
+def test_similarities_to_described_choices_are_one_more_fitted_part(predictor: Counting, request_: Request) -> None:
+    described = np.random.default_rng(3).normal(0, 1, (len(CHOICES), 12)).astype(np.float32)
+    described /= np.linalg.norm(described, axis=1, keepdims=True)
+    request = described_request(request_, VECTOR, described)
+    calibrator, mix = Calibrator(predictor), composed(predictor, request)
+    plain = calibrator.calibrated(request_, VECTOR, ROWS, mix)
+    calibrated = calibrator.calibrated(request, VECTOR, ROWS, mix, described=described)
+    assert predictor.asked == len(ROWS), "what the mix says of the rows is the same"
+    assert plain == Calibrator(predictor).calibrated(request_, VECTOR, ROWS, mix), "without descriptions as ever"
+    direct = np.array([scores(predictor, replace(request_, prompt=row.prompt)) for row in ROWS])
+    right = np.eye(len(CHOICES))[[CHOICES.index(row.label) for row in ROWS]]
+    classifier = fit_classifier(VECTORS.astype(np.float64), right)
+    weights = fit_weights(np.stack([direct, classifier.left_out, similarities(VECTORS, described)], axis=2), right)
+    np.testing.assert_allclose(calibrated.score_weights, weights[:3], atol=1e-4)
+    similar = similarities(VECTOR, described)
+    np.testing.assert_allclose(calibrated.description_similarities, similar, atol=1e-6)
+    parts = [scores(predictor, request_), classifier(VECTOR), similar]
+    np.testing.assert_allclose(scores(predictor, calibrated), weights[:3] @ parts + weights[3:], atol=1e-4)
+    backwards = replace(request, choices=CHOICES[::-1], description_similarities=tuple(similar[::-1].tolist()))
+    reordered = calibrator.calibrated(backwards, VECTOR, ROWS, mix, described=described[::-1])
+    np.testing.assert_allclose(reordered.choice_biases, calibrated.choice_biases[::-1], atol=1e-5)
+    others = calibrator.calibrated(request, VECTOR, ROWS, mix, described=described[::-1].copy())
+    assert others.score_weights != calibrated.score_weights, "other descriptions are fitted anew"
+
+
+def test_without_labels_the_similarities_are_added_as_they_are_weighed(predictor: Counting, request_: Request) -> None:
+    bare = scores(predictor, request_)
+    described = replace(request_, description_similarities=(0.1, 0.3, -0.2), score_weights=(0.5, 0.0, 10.0))
+    (answer,) = predictor.answer([described], [composed(predictor, request_)])
+    assert isinstance(answer, Prediction)
+    np.testing.assert_allclose(answer.choice_scores, 0.5 * bare + [1, 3, -2], atol=1e-5)
+    assert (answer.description_similarities, answer.score_weights) == ((0.1, 0.3, -0.2), (0.5, 0.0, 10.0))
+    (alone,) = predictor.answer([request_], [composed(predictor, request_)])
+    assert isinstance(alone, Prediction)
+    assert (alone.description_similarities, alone.score_weights) == (None, None)
 
 
 def test_rows_are_scored_once_for_each_composition_choices_and_rows(predictor: Counting, request_: Request) -> None:

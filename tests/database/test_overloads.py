@@ -221,6 +221,7 @@ def declare_and_correct(alice: db.Connection, wendy: db.Connection) -> None:
         QUERIES["create_answers"],
         {
             **declared,
+            "descriptions": None,
             "max_new_tokens": None,
             "policy": "default",
             "backfill": True,

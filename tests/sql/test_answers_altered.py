@@ -147,12 +147,42 @@ def test_a_choice_that_is_too_long_to_be_a_corrected_text_is_none(connection: Co
     assert corrected == [{"id": 2, "correct": "short"}]
 
 
+def test_described_choices_reach_the_jobs_and_other_descriptions_ask_all_rows_again(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute(URGENCY.replace("}')", "}', descriptions => '{at once,\"some day\"}')"))
+    described = "SELECT DISTINCT descriptions FROM loracomp.job WHERE status = 'queued'"
+    keep(connection)
+    assert value(connection, described) == ["at once", "some day"]
+    assert len(answer_all(connection)) == 4
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+    alice.execute("SELECT loracomp.alter_answers('urgency', descriptions => '{at once,\"some day\"}')")
+    assert answer_all(connection) == [], "they mean the same as before"
+    alice.execute("SELECT loracomp.alter_answers('urgency', descriptions => '{now,later}')")
+    assert value(alice, "SELECT descriptions FROM loracomp.list_answers('urgency')") == ["now", "later"]
+    keep(connection)
+    assert value(connection, described) == ["now", "later"]
+    assert len(answer_all(connection)) == 4
+    assert value(alice, "SELECT correct FROM urgency WHERE id = 1") == "urgent"
+    with pytest.raises(errors.InvalidParameterValue, match="descriptions must be given with other choices") as refused:
+        alice.execute("SELECT loracomp.alter_answers('urgency', choices => '{urgent,so so}')")
+    assert "descriptions => '{}'" in (refused.value.diag.message_hint or "")
+    alice.execute("SELECT loracomp.alter_answers('urgency', choices => '{urgent,so so}', descriptions => '{}')")
+    keep(connection)
+    assert value(connection, described) is None
+    alice.execute("SELECT loracomp.alter_answers('urgency', descriptions => '{now,later}')")
+    alice.execute("SELECT loracomp.alter_answers('urgency', max_new_tokens => 7)")
+    assert value(alice, "SELECT descriptions FROM loracomp.list_answers('urgency')") is None, "with the choices"
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     {
         "choices => '{a}'": "choices must be a list of 2 to 1000",
         "choices => '{a,a}'": "choices must be distinct",
         "choices => '{a,NULL}'": "choices must not be null or blank",
+        "choices => '{a,b}', descriptions => '{x}'": "descriptions must be a list of one for each of the choices",
+        "choices => '{a,b}', descriptions => '{x,NULL}'": "descriptions must not be null or blank",
         "max_new_tokens => -4": "max_new_tokens must be between 1 and 100000",
         "tags => '[1]'": "tags must be a json object",
         "priority => 4000": "priority must be between minus 10 and 10",

@@ -134,7 +134,7 @@ def test_tables_that_can_have_no_declaration_say_why(connection: Connection, ali
         with pytest.raises(psycopg.Error, match=said):
             alice.execute("SELECT loracomp.create_answers('x', %s, '{t}')", [table])
     with pytest.raises(psycopg.Error, match="give choices or max_new_tokens not both"):
-        alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', '{a,b}', 5)")
+        alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', '{a,b}', NULL, 5)")
     with pytest.raises(psycopg.Error, match="filter must be a JSON object"):
         alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', filter => '[]')")
     with pytest.raises(psycopg.Error, match="name must be that of a view"):

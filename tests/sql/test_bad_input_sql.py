@@ -37,6 +37,20 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
         ({"choices": ["a", None]}, "choices_must_not_be_null_or_blank"),
         ({"choices": ["a", "b"], "max_new_tokens": 8}, "give_choices_or_max_new_tokens_not_both"),
         ({"choices": ["a" * 600_000, "b" * 600_000]}, "choices_must_be_at_most_1000000_characters_together"),
+        ({"descriptions": ["x", "y"]}, "descriptions_must_be_a_list_of_one_for_each_of_the_choices"),
+        *(
+            (
+                {"choices": ["a", "b"], "descriptions": given},
+                "descriptions_must_be_a_list_of_one_for_each_of_the_choices",
+            )
+            for given in ([], ["x"], ["x", "y", "z"], [["x", "y"], ["z", "w"]])
+        ),
+        ({"choices": ["a", "b"], "descriptions": ["x", None]}, "descriptions_must_not_be_null_or_blank"),
+        ({"choices": ["a", "b"], "descriptions": ["x", "\t"]}, "descriptions_must_not_be_null_or_blank"),
+        (
+            {"choices": ["a", "b"], "descriptions": ["x", "y" * 20_000]},
+            "descriptions_must_be_at_most_20000_characters_together",
+        ),
         ({"stop": ["a" * 10_001]}, "stop_must_be_at_most_10000_characters_together"),
         ({"tags": f'{{"a": "{"b" * 100_000}"}}'}, "tags_must_be_at_most_100000_characters"),
         ({"max_new_tokens": 0}, "max_new_tokens_must_be_between_1_and_100000"),

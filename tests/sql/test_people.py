@@ -207,7 +207,7 @@ def test_explanation_of_many_adapters_at_equal_weights(connection: db.Connection
     even = {"composed_tasks": tasks, "adapter_weights": [1 / 22] * 22, "adapter_ids": list(range(1, 23))}
     route = {"tasks": ["rte", *tasks], "probabilities": [1.0] + [0.0] * 22, "weights": [0.0] + [1 / 22] * 22}
     scored = {"choice_index": 1, "choice_scores": [-0.5, -1.5], "choice_biases": [1.25, -1.25]}
-    scored |= {"label_scores": [-0.5, 1.5], "score_weights": [1.5, 2.0]}
+    scored |= {"label_scores": [-0.5, 1.5], "score_weights": [1.5, 2.0, 0.0]}
     hashes, labelled = ["a" * 64] * 22, list(examples.values())
     answer(
         connection, job_id, examples, **even, **route, **scored, adapter_sha256=hashes, calibration_examples=labelled
@@ -220,6 +220,30 @@ def test_explanation_of_many_adapters_at_equal_weights(connection: db.Connection
     assert "\nThe adapter mix favours yes 0.95 (weight 1.50); the classifier " in words
     assert " trained on 4 labelled rows favours no 0.88 (weight 2.00).\n" in words
     assert max(len(line) for line in words.splitlines() if line.startswith("  ")) <= 80
+
+
+def test_explanation_of_described_choices(connection: db.Connection, examples: dict[str, int]) -> None:
+    described = {"choices": ["account", "billing"], "descriptions": ["login,\n passwords, users", "payments, invoices"]}
+    job_id = submit(connection, "I cannot log in.", **described)
+    scored = {"choice_index": 1, "choice_scores": [2.5, 1.5], "description_similarities": [0.5, 0.25]}
+    answer(connection, job_id, examples, **scored, score_weights=[0.5, 0.0, 10.0])
+    words = explain(connection, job_id)
+    assert "\nChoices: account: login, passwords, users | billing: payments, invoices\n" in words
+    assert "\n>      2.500  of which description +5.000  account\n" in words
+    assert (
+        "\nThe adapter mix favours billing 0.82 (weight 0.50); the descriptions favour account 0.92 (weight 10.00).\n"
+        in words
+    )
+    assert "\nClosest to the description of account: login, passwords, users (similarity 0.500)\n" in words
+    labelled = scored | {"choice_biases": [0.5, -0.5], "label_scores": [0.25, -0.25]}
+    again = submit(connection, "I cannot log in.", **described)
+    answer(
+        connection, again, examples, **labelled, score_weights=[1, 2, 10], calibration_examples=list(examples.values())
+    )
+    words = explain(connection, again)
+    assert "\n>      2.500  of which bias +0.500, rows +0.250, description +5.000  account\n" in words
+    assert "trained on 4 labelled rows favours account 0.62 (weight 2.00); the descriptions favour account" in words
+    assert max(len(line) for line in words.splitlines() if line.startswith(("  ", "> "))) <= 80
 
 
 def test_explanation_where_the_base_model_answered(connection: db.Connection, examples: dict[str, int]) -> None:

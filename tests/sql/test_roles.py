@@ -104,8 +104,8 @@ OWNERS_ALONE = """
     write_correction correction_fault label_row label_again unlabel has_unmeasured forget_evidence
 """
 JOB_COLUMNS = """
-    kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
-    tags exclude_tasks tasks weights max_attempts timeout_s chat_template system_text
+    kind prompt choices descriptions max_new_tokens stop temperature top_p seed policy base_model priority run_at
+    idempotency_key tags exclude_tasks tasks weights max_attempts timeout_s chat_template system_text
 """
 VECTOR = [1.0] + [0.0] * 831
 # The trigger check_columns refuses these by name; the first three are administrators' to fill.

@@ -59,6 +59,21 @@ def answer(connection: Connection, job_id: int, **columns: Any) -> None:
 # --- trying again
 
 
+def test_described_choices_are_stored_and_are_part_of_what_a_key_stands_for(submitter: Connection):
+    submit = "SELECT loracomp.submit_job('a', '{x,y}', %s, idempotency_key => 'd')"
+    mine = value(submitter, submit, [["hot", "cold"]])
+    assert value(submitter, submit, [["hot", "cold"]]) == mine
+    assert value(submitter, "SELECT descriptions FROM loracomp.job_trace") == ["hot", "cold"]
+    with pytest.raises(psycopg.errors.UniqueViolation, match=f"by job {mine}, with another descriptions"):
+        value(submitter, submit, [["hot", "wet"]])
+    ((_, one, _), (_, _, refused)) = submit_jobs(
+        submitter,
+        {"prompt": "b", "choices": ["x", "y"], "descriptions": ["hot", "cold"]},
+        {"prompt": "b", "descriptions": ["hot", "cold"]},
+    )
+    assert one and refused == "descriptions must be a list of one for each of the choices"
+
+
 def test_ones_own_job_is_tried_again_and_anothers_is_not(connection: Connection, submitter: Connection):
     submit = "SELECT loracomp.submit_job('a', idempotency_key => 'k')"
     mine = value(submitter, submit)
@@ -232,9 +247,9 @@ def test_a_column_that_is_not_ones_own_is_named(submitter: Connection, column: s
         ) as error:
             submitter.execute(f"INSERT INTO loracomp.job (prompt, {column}) {rows}".encode())
         hint = error.value.diag.message_hint or ""
-        assert "you may fill prompt, choices, max_new_tokens" in hint and column not in hint.split("you may fill ")[
-            1
-        ].split(", ")
+        assert "you may fill prompt, choices, descriptions, max_new_tokens" in hint and column not in hint.split(
+            "you may fill "
+        )[1].split(", ")
     assert submitter.execute("SELECT FROM loracomp.job").fetchall() == []
 
 
@@ -260,7 +275,7 @@ def test_submit_job_fills_every_column_that_a_submitter_may_fill(connection: Con
         "chat_template": True, "system_text": "Be brief.", "base_model": BASE, "prompt": "a",
     }  # fmt: skip
     to_fill = set(value(connection, "SELECT loracomp.submitter_columns()"))
-    assert given.keys() == to_fill - {"choices"}
+    assert given.keys() == to_fill - {"choices", "descriptions"}
     arguments = ", ".join(f"{name} => %({name})s" for name in given)
     with connection.transaction(force_rollback=True):
         connection.execute("UPDATE loracomp.base_model SET has_chat_template = true")

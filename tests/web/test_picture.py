@@ -78,6 +78,19 @@ def test_the_picture_alone_is_xml(connection: db.Connection, job: int) -> None:
     assert "a� < b & �c" in texts and "answer: no" in texts
 
 
+def test_described_choices_show_what_the_prompt_is_closest_to(connection: db.Connection) -> None:
+    meant = ["payments and invoices", "login, passwords, users"]
+    examples = load(connection)
+    number = submit(connection, "I can't get in.", choices=["billing", "account"], descriptions=meant)
+    scored = {"output": "account", "choice_scores": [2.0, 3.5], "choice_index": 2}
+    similar = {"description_similarities": [0.1, 0.3], "score_weights": [0.5, 0, 10]}
+    answer(connection, number, examples, **scored, **similar)
+    shown = read_job(connection, number)
+    for drawn in (render.render("job.svg", **shown), self_contained("job.html", **shown)):
+        assert "score 3.500 nats, description +3.00<" in drawn
+        assert "closest to: login, passwords, users<" in drawn
+
+
 def test_a_job_without_an_answer_has_a_page_too(connection: db.Connection) -> None:
     load(connection)
     shown = read_job(connection, submit(connection, "Is it wet?"))
@@ -103,10 +116,11 @@ def page(text: str) -> str:
     job: dict[str, Any] = {
         **dict.fromkeys(["prompt", "output", "policy", "submitted_by", "error", "error_code", "fallback"], text),
         "kind": "predict", "correct": False, "expected": text,
-        **dict.fromkeys(["expected_gains", "label_scores", "score_weights", "calibration_examples"]),
+        **dict.fromkeys(["expected_gains", "label_scores", "calibration_examples"]),
         "job_id": 1, "status": "succeeded", "created_at": None, "tags": {text: text},
         "tasks": [text, "b"], "probabilities": [0.5, 0.5], "adapter_ids": [1], "searched_task_count": 2,
         "choices": [text, "b"], "choice_scores": [-1.0, -2.0], "choice_biases": None, "choice_index": 1,
+        "descriptions": [text, "c"], "description_similarities": [0.5, 0.25], "score_weights": [1.0, 0.0, 10.0],
         "batch_size": 1, "timings": {"claim": 1.0},
     }  # fmt: skip
     example = {"task": text, "similarity": 0.5, "prompt": text, "label": text, "source_ref": text}

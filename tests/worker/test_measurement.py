@@ -30,7 +30,7 @@ from loracomp.engine.engine import Engine
 from loracomp.engine.inflight import InFlight
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.errors import LoracompError, RefusedError
-from loracomp.records import Composition, Failure, Job, Prediction, Request
+from loracomp.records import MIX_ALONE, Composition, Failure, Job, Prediction, Request
 from loracomp.registry.adapter_store import stage_adapter
 from loracomp.registry.adapters import activate_adapter, compare_adapter
 from loracomp.registry.encoder_change import set_encoder
@@ -592,7 +592,7 @@ def test_choices_of_a_new_task_are_calibrated_and_replayed(
     assert second["choice_biases"] == first["choice_biases"][::-1]
     assert max(first["label_scores"]) == first["label_scores"][0] > 0.1, "the first choice is right for all rows"
     bare = engine.predict(
-        connection, [replace(request_of(first), choice_biases=(), label_scores=(), score_weights=(1.0, 1.0))]
+        connection, [replace(request_of(first), choice_biases=(), label_scores=(), score_weights=MIX_ALONE)]
     )[0]
     assert isinstance(bare, Prediction)
     added = np.add(first["choice_biases"], first["label_scores"])
@@ -620,9 +620,9 @@ def test_the_time_of_a_calibration_is_a_step_of_its_own(
     measured_rows(connection, engine)
     fitted = Calibrator.calibrated
 
-    def slowly(*given: Any) -> Request:
+    def slowly(*given: Any, **described: Any) -> Request:
         time.sleep(0.1)
-        return fitted(*given)
+        return fitted(*given, **described)
 
     monkeypatch.setattr(Calibrator, "calibrated", slowly)
 
@@ -668,7 +668,7 @@ def test_a_step_that_raises_changes_no_calibrated_answer(
         return [part for row in rows for part in row["parts"]]
 
     undisturbed = calibrated()
-    assert len(undisturbed) == len(prompts) * (3 * len(CHOICES) + 2)
+    assert len(undisturbed) == len(prompts) * (3 * len(CHOICES) + 3)
     monkeypatch.setattr(Engine, "_run", once)
     assert calibrated() == pytest.approx(undisturbed, abs=1e-4)
     assert raised == [len(prompts)]

@@ -65,6 +65,7 @@ declaration = Table(
         "JSON object that says which rows are answered: for each column, the value or the list of values allowed.",
     ),
     optional("choices", texts(), "Possible answers; null: text is generated."),
+    optional("descriptions", texts(), "What each of the choices means; null: they are not described."),
     optional(
         "max_new_tokens", Integer, "Maximum number of tokens to generate; defaults to 64 if there are no choices."
     ),
@@ -120,7 +121,7 @@ answer_row = Table(
     required(
         "prompt_hash",
         LargeBinary,
-        "SHA-256 of the newest prompt with its choices, length and round.",
+        "SHA-256 of the newest prompt with its choices, descriptions, length and round.",
         info=NO_STATISTICS,
     ),
     required("uses_corrections", Boolean, "Whether corrections were used for the newest job.", default="false"),

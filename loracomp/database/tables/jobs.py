@@ -52,6 +52,7 @@ job = Table(
     ),
     required("prompt", Text, "Text for the model to answer; the only column that an INSERT must give."),
     optional("choices", texts(), "Possible answers, one of which is chosen; null: the answer is generated text."),
+    optional("descriptions", texts(), "What each of the choices means, in a few words; null: they are not described."),
     optional("max_new_tokens", Integer, "Maximum number of tokens to generate; 64 by default if there are no choices."),
     required("stop", texts(), "Texts at which generation ends; they are not part of the answer.", default="'{}'"),
     required("policy", Text, "Name of the policy: the settings of routing and merging.", default="'default'"),
@@ -181,6 +182,19 @@ job = Table(
         "choices_must_be_at_most_1000000_characters_together",
         "choices IS NULL OR loracomp.texts_length(choices) <= 1000000",
     ),
+    check(
+        "descriptions_must_be_a_list_of_one_for_each_of_the_choices",
+        "descriptions IS NULL OR (choices IS NOT NULL AND array_ndims(descriptions) = 1 "
+        "AND array_lower(descriptions, 1) = 1 AND cardinality(descriptions) = cardinality(choices))",
+    ),
+    check(
+        "descriptions_must_not_be_null_or_blank",
+        "descriptions IS NULL OR loracomp.texts_are_not_blank(descriptions)",
+    ),
+    check(
+        "descriptions_must_be_at_most_20000_characters_together",
+        "descriptions IS NULL OR loracomp.texts_length(descriptions) <= 20000",
+    ),
     # Each change of status checks these constraints again; testing for empty values first makes that cheap.
     check("stop_must_be_at_most_10000_characters_together", "stop = '{}' OR loracomp.texts_length(stop) <= 10000"),
     check(
@@ -295,6 +309,6 @@ job = Table(
 set_storage(
     job,
     NO_STATISTICS,
-    "prompt choices stop idempotency_key tags exclude_tasks tasks weights task expected lease_token error "
+    "prompt choices descriptions stop idempotency_key tags exclude_tasks tasks weights task expected lease_token error "
     "adapter_ids chat_template system_text",
 )

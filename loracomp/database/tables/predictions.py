@@ -1,6 +1,6 @@
 """Answers, each with its trace."""
 
-from sqlalchemy import ARRAY, BigInteger, Boolean, Column, Double, Index, Integer, Table, Text, text
+from sqlalchemy import ARRAY, REAL, BigInteger, Boolean, Column, Double, Index, Integer, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from loracomp.database.tables.columns import (
@@ -39,7 +39,8 @@ prediction = Table(
         "choice_scores",
         ARRAY(Double),
         "Score of each choice: its log-likelihood in nats, normalised by the policy's choice_normalization, "
-        "times the first of score_weights, plus choice_biases and label_scores.",
+        "times the first of score_weights, plus choice_biases and label_scores, plus description_similarities times "
+        "the third of score_weights.",
     ),
     required("example_ids", ARRAY(BigInteger), "Ids of the retrieved examples, nearest first.", default="'{}'"),
     required("example_tasks", texts(), "Task of each example in example_ids.", default="'{}'"),
@@ -124,8 +125,15 @@ prediction = Table(
     optional(
         "score_weights",
         ARRAY(Double),
-        "Weights of the adapter mix's log-likelihoods and of the classifier's scores, fitted to the labels of "
-        "calibration_examples; null if the scores were not calibrated.",
+        "Weights of the adapter mix's log-likelihoods, of the classifier's scores and of description_similarities, 0 "
+        "for what was not used. They are fitted to the labels of calibration_examples if choice_biases is not null. "
+        "Null if the scores are the adapter mix's alone.",
+        info=NOT_COMPRESSED,
+    ),
+    optional(
+        "description_similarities",
+        ARRAY(REAL),
+        "Cosine similarity of the prompt to each choice with its description; null if the choices are not described.",
         info=NOT_COMPRESSED,
     ),
     # Reports cast and add up these values, and have names in their keys. The constraints prevent a faulty worker from
@@ -177,6 +185,7 @@ prediction = Table(
             "choice_biases",
             "label_scores",
             "score_weights",
+            "description_similarities",
             "calibration_examples",
         )
     ),
@@ -229,7 +238,16 @@ prediction = Table(
         "each_label_score_belongs_to_a_score",
         "label_scores IS NULL OR coalesce(cardinality(label_scores) = cardinality(choice_scores), false)",
     ),
-    check("score_weights_must_be_two", "cardinality(score_weights) = 2"),
+    check(
+        "each_description_similarity_belongs_to_a_score",
+        "description_similarities IS NULL "
+        "OR coalesce(cardinality(description_similarities) = cardinality(choice_scores), false)",
+    ),
+    check(
+        "description_similarities_must_be_between_minus_2_and_2",
+        "-2 <= ALL (description_similarities) AND 2 >= ALL (description_similarities)",
+    ),
+    check("score_weights_must_be_three", "cardinality(score_weights) = 3"),
     one_of("finish_reason", "end_of_text stop length no_tokens", "finish_reason_must_be_a_known_one"),
     check("batch_size_must_be_positive", "batch_size BETWEEN 1 AND 1000000"),
     check("tokens_must_not_be_negative", "prompt_tokens >= 0 AND output_tokens >= 0"),
@@ -266,8 +284,8 @@ composite_type(
         Column("lease_token", BigInteger),
         *columns_of(
             prediction,
-            "output choice_index choice_scores choice_biases label_scores score_weights prompt_tokens output_tokens "
-            "finish_reason composition_digest batch_size timings",
+            "output choice_index choice_scores choice_biases label_scores score_weights description_similarities "
+            "prompt_tokens output_tokens finish_reason composition_digest batch_size timings",
         ),
     ],
     "The prediction of a worker for a job, with the token of its lease; an argument of record_predictions.",
