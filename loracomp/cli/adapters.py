@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import AsJson, emit, open_database, run_query
+from loracomp.cli.common import AsJson, emit, load_encoder, open_database, remark, run_query
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, row_of
 from loracomp.database.queries import QUERIES
-from loracomp.errors import LoracompError
+from loracomp.errors import LoracompError, NotFoundError, RefusedError
 from loracomp.registry import adapters
 from loracomp.registry.base_models import find_base_model
 
@@ -20,6 +20,8 @@ adapter_app = typer.Typer(no_args_is_help=True)
 library_app = typer.Typer(no_args_is_help=True)
 
 BaseModelName = Annotated[str | None, typer.Option(help="Name of the base model. Defaults to the database's default.")]
+ROWS_REWORDED = 8
+"""Number of a task's rows that are put in other words when its adapter is activated, which takes a few seconds."""
 COMPARED = ("against", "n", "accuracy", "other_accuracy", "gain", "p")
 Reference = Annotated[
     str, typer.Argument(metavar="NAME[@VERSION]", help="Name of the adapter. Without @VERSION: its newest version.")
@@ -57,6 +59,8 @@ def stage_adapter(
         )
         measured = _activate(connection, staged.id) if activate else ()
         _show(connection, f"{staged.name}@{staged.version}", base_model, as_json, measured)
+        if activate:
+            _say_what_finds(connection, task, base_model)
 
 
 @adapter_app.command("activate")
@@ -73,6 +77,7 @@ def activate_adapter(
         found = adapters.find_adapter(connection, reference, base_model)
         measured = _activate(connection, found["id"], force=force)
         _show(connection, reference, base_model, as_json, measured)
+        _say_what_finds(connection, found["task"], base_model)
 
 
 @adapter_app.command("retire")
@@ -170,6 +175,24 @@ def _activate(connection: Connection, adapter_id: int, *, force: bool = False) -
     measured = adapters.compare_adapter(connection, adapter_id)
     adapters.activate_adapter(connection, adapter_id, force=force)
     return measured
+
+
+def _say_what_finds(connection: Connection, task: str, base_model: str | None) -> None:
+    """Print how many prompts of a task find its adapter if they are put in other words."""
+    from loracomp.registry import rewording, wordings
+
+    try:
+        examples = rewording.read_examples(connection, task)
+        encoder = load_encoder(connection)
+    except (NotFoundError, RefusedError):  # no texts, as in a library, or no encoder
+        return
+    frame = wordings.find_frame([example.prompt for example in examples])
+    written = rewording.write(rewording.rows_to_check(examples, ROWS_REWORDED), frame, wordings.RULES)
+    _, *found = rewording.check_wordings(connection, encoder, task, written, base_model)
+    remark(
+        f"of {sum(row.prompts for row in found)} prompts in other words, {sum(row.finding for row in found)} find this "
+        f"adapter: `loracomp task reword {task}` shows where the others go, and imports examples in other words"
+    )
 
 
 def _show(

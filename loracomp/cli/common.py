@@ -23,6 +23,7 @@ from loracomp.database.revision import check_revision
 from loracomp.model.cpu import collection_paused
 
 if TYPE_CHECKING:
+    from loracomp.model.encoder import Encoder
     from loracomp.model.loading import BaseModel
 
 console = Console()
@@ -84,6 +85,14 @@ def load_base(source: str, *, revision: str | None = None, device_map: str | Non
         dtype=settings.dtype,
         cache_dir=settings.home / "models",
     )
+
+
+def load_encoder(connection: Connection) -> "Encoder":
+    """Load the database's encoder on the device that the settings name."""
+    from loracomp.model.loading import resolve_device
+    from loracomp.registry.embeddings import load_registered_encoder
+
+    return load_registered_encoder(connection, resolve_device(load_settings().device))
 
 
 def warn(sentence: str) -> None:

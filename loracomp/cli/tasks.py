@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from psycopg.types.json import Jsonb
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import AsJson, emit, emit_json, open_database, remark, run_query
+from loracomp.cli.common import AsJson, emit, emit_json, load_encoder, open_database, remark, run_query
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, rows_of
 from loracomp.database.queries import QUERIES
@@ -18,6 +19,9 @@ from loracomp.registry import tasks
 from loracomp.registry.base_models import find_base_model
 from loracomp.registry.examples import Example
 
+if TYPE_CHECKING:
+    from loracomp.model.encoder import Encoder
+
 task_app = typer.Typer(no_args_is_help=True)
 policy_app = typer.Typer(no_args_is_help=True)
 
@@ -25,8 +29,10 @@ OTHER_SPLITS_SHOWN = 10
 COUNTED = ("examples", "adapters", "queued", "running", "failed")
 ADAPTERS_SHOWN = 5
 COMPARED = ("adapter", "n", "base_accuracy", "accuracy", "gain", "p")
+REWORDED = ("wording", "prompts", "finding", "share", "instead")
 MEASURED = ("task", "base_model", "examples", "adapters", "added", "failed")
 
+BaseModelName = Annotated[str | None, typer.Option(help="Name of the base model. Defaults to the database's default.")]
 Splits = Annotated[
     list[str] | None,
     typer.Option("--split", help="Split of the data to import. May be repeated; defaults to all splits."),
@@ -112,17 +118,22 @@ def import_groups(
     as_json: bool,
 ) -> None:
     """Import at most `limit` examples of each group, embed the train examples, and print the numbers of examples."""
-    from loracomp.model.loading import resolve_device
-    from loracomp.registry.embeddings import embed_examples, load_registered_encoder
+    drawn = [row for group in groups for row in tasks.draw(group, limit, seed)]
+    counts = _import_and_embed(connection, load_encoder(connection), task, drawn)
+    emit([{"task": task, **counts}], title="Import", as_json=as_json)
 
-    encoder = load_registered_encoder(connection, resolve_device(load_settings().device))
-    report = tasks.import_examples(
-        connection, task, [row for group in groups for row in tasks.draw(group, limit, seed)]
-    )
+
+def _import_and_embed(
+    connection: Connection, encoder: "Encoder", task: str, examples: Iterable[Example]
+) -> dict[str, int]:
+    """Import examples and embed the train examples; returns how many had each outcome, and how many were embedded."""
+    from loracomp.registry.embeddings import embed_examples
+
+    report = tasks.import_examples(connection, task, examples)
     embedded = embed_examples(connection, encoder, task)
     for source_ref, split, stored in report.other_split[:OTHER_SPLITS_SHOWN]:
         remark(f"left out: {source_ref} ({split}) is already in split {stored}")
-    emit([{"task": task, **report.counts, "embedded": embedded}], title="Import", as_json=as_json)
+    return {**report.counts, "embedded": embedded}
 
 
 @task_app.command("measure")
@@ -136,9 +147,7 @@ def measure_task(
         int, typer.Option(min=1, help="Maximum number of adapters: the task's own and those of the nearest tasks.")
     ] = 30,
     split: Annotated[str, typer.Option(help="Split of the examples. Routing uses only train examples.")] = "train",
-    base_model: Annotated[
-        str | None, typer.Option(help="Name of the base model. Defaults to the database's default.")
-    ] = None,
+    base_model: BaseModelName = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure how much adapters help on a task's examples. Can be interrupted; run it again to continue."""
@@ -175,6 +184,62 @@ def measure_task(
         raise LoracompError(f"{left} jobs are left: run `loracomp task measure {task}` to go on")
     if found["failed"]:
         remark(f"{found['failed']} jobs have failed, the last with: {found['last_error']}")
+
+
+@task_app.command("reword")
+def reword_task(
+    task: str,
+    *,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another wording, with {text}, {question}, {choices}, {1}, {2} ... or {prompt}. May be repeated; "
+            "defaults to built-in rules."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A file of whole prompts to check, in the format of `task import`.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Maximum number of prompts in each wording.")] = 30,
+    add: Annotated[
+        bool, typer.Option("--import", help="Import train examples in these wordings, and check afterwards.")
+    ] = False,
+    base_model: BaseModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a task's prompts in other words, and show how many of them still find the task's adapter.
+
+    A prompt finds the adapter if the default policy gives it more than half of the mix. No model answers.
+    """
+    from loracomp.registry import rewording, wordings
+    from loracomp.registry.example_files import read_files
+
+    whole = read_files(data.expanduser(), task) if data else []
+    with open_database() as connection:
+        examples = rewording.read_examples(connection, task)
+        frame = wordings.find_frame([example.prompt for example in examples])
+        own = [wordings.own_wording(number, text, frame) for number, text in enumerate(template or (), start=1)]
+        offered = own or wordings.RULES
+        encoder = load_encoder(connection)
+        if add:
+            reworded = rewording.reword_examples(examples, frame, offered)
+            imported = _import_and_embed(connection, encoder, task, reworded)
+            remark(f"imported: {', '.join(f'{count} {outcome}' for outcome, count in imported.items())}")
+        written = rewording.write(rewording.rows_to_check(examples, rows), frame, offered)
+        if whole:
+            written[str(data)] = tasks.draw(whole, rows)
+        found = rewording.check_wordings(connection, encoder, task, written, base_model)
+    shown = [asdict(row) | {"share": row.finding / row.prompts} for row in found]
+    emit(shown, title=f"Prompts of {task} in other words", as_json=as_json, columns=REWORDED)
+    if not add:
+        apart = [wording.name for wording in offered if wording.kept_apart]
+        remark(f"the prompts as stored are {frame.template!r}")
+        remark(
+            f"`loracomp task reword {task} --import` imports train examples in these wordings, so that they are found"
+            + (f"; {wordings.listed(apart)} are kept apart, to show what that brings" if apart else "")
+        )
+    if all(example.split == "train" for example in examples):
+        remark("these are train rows, which find themselves; rows of split test would show what other prompts find")
 
 
 @policy_app.command("list")

@@ -146,8 +146,9 @@ SELECT loracomp.retire_adapter(adapter => %(adapter_id)s::text)
 SELECT * FROM loracomp.delete_adapter(adapter => %(adapter)s, base_model => %(base_model)s, force => %(force)s)
 
 -- name: find_adapter
-SELECT a.*, b.name AS base_model, b.source AS base_source, b.revision AS base_revision
+SELECT a.*, t.name AS task, b.name AS base_model, b.source AS base_source, b.revision AS base_revision
 FROM loracomp.find_adapter(adapter => %(adapter)s, base_model => %(base_model)s) AS a
+JOIN loracomp.task AS t ON t.id = a.task_id
 JOIN loracomp.base_model AS b ON b.id = a.base_model_id
 
 -- name: list_adapters
@@ -226,6 +227,13 @@ SELECT * FROM loracomp.route_jobs(
     job_ids => %(job_ids)s::bigint[], embeddings => %(embeddings)b::public.vector[],
     encoder => %(encoder)s::text, input_version => %(input_version)s::smallint
 )
+
+-- name: route_vectors
+SELECT u.ordinal, r.task, r.weight
+FROM pg_catalog.unnest(%(embeddings)b::public.vector[]) WITH ORDINALITY AS u (embedding, ordinal)
+CROSS JOIN LATERAL loracomp.route(embedding => u.embedding, base_model => %(base_model)s::text) AS r
+WHERE r.weight > 0
+ORDER BY u.ordinal, r.weight DESC, r.task
 
 -- name: read_labelled
 SELECT * FROM loracomp.read_labelled(

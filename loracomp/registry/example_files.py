@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import hashlib
 import io
 import json
 import zlib
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from loracomp.errors import NotFoundError, RefusedError, wrong_fields
-from loracomp.registry.examples import Example, canonical_json, json_object
+from loracomp.registry.examples import Example, content_hash, json_object
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
 SPLITS = ("train", "validation", "test")
@@ -137,12 +136,11 @@ def _example(row: dict[str, Any], place: str, source_ref: str) -> Example:
         line = Line.model_validate(row)
     except ValidationError as error:
         raise RefusedError(f"{place}: {wrong_fields(error)}") from None
-    content = canonical_json({"prompt": line.prompt, "choices": line.choices, "label": line.label})
     return Example(
         split=line.split,
         prompt=line.prompt,
         choices=tuple(line.choices) if line.choices else None,
         label=line.label,
-        content_hash=hashlib.sha256(content.encode()).digest(),
+        content_hash=content_hash(line.prompt, line.choices, line.label),
         source_ref=source_ref,
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,12 @@ def json_object(line: str, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise RefusedError(f"{place}: a row is a JSON object, not {type(row).__name__}")
     return row
+
+
+def content_hash(prompt: str, choices: Sequence[str] | None, label: str) -> bytes:
+    """The content hash of an example that consists of these texts alone, as one of a user's file does."""
+    row = {"prompt": prompt, "choices": None if choices is None else list(choices), "label": label}
+    return hashlib.sha256(canonical_json(row).encode()).digest()
 
 
 def canonical_json(value: Any) -> str:

@@ -16,6 +16,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError, NotFoundError
 from loracomp.registry.base_models import find_base_model
 from loracomp.registry.examples import Example
+from loracomp.registry.wordings import is_reworded
 from loracomp_lab.catalogue import entry_names, load_entry
 from loracomp_lab.training.config import TrainingConfig, training_config
 
@@ -119,6 +120,8 @@ def _source(task: str, data: str | None, config: TrainingConfig) -> tuple["Sourc
         base = find_base_model(connection, load_settings().base_model)
         rows = rows_of(connection, QUERIES["stored_examples"], {"task": task})
     stored = [Example(**row | {"choices": row["choices"] and tuple(row["choices"])}) for row in rows]
+    # A reworded copy of a row that is kept aside would give its answer away.
+    stored = [example for example in stored if not is_reworded(example)]
     return (
         own_source(task, stored, config, read_from="database", family=known[0]["family"]),
         (base.source, base.revision),

@@ -1,0 +1,119 @@
+"""Checks whether routing finds a task whose prompts are worded otherwise, and imports examples in other wordings.
+
+Routing needs the encoder alone, so a check of 200 prompts takes a few seconds.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from loracomp.database.connections import Connection, rows_of, translated_errors
+from loracomp.database.queries import QUERIES
+from loracomp.errors import NotFoundError
+from loracomp.model.encoder import Encoder, Shown
+from loracomp.registry.embeddings import check_encoder
+from loracomp.registry.examples import Example
+from loracomp.registry.tasks import draw
+from loracomp.registry.wordings import Frame, Wording, is_reworded, reword
+
+HALF = 0.5
+"""A task is found if its adapter has more than this share of the mix."""
+AS_STORED = "as stored"
+"""The name of the wording that a task's examples have."""
+IMPORTED_ROWS = 300
+"""Most train examples that are imported in another wording, each in one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How many prompts in one wording find the task, that is, get more than half of their mix from its adapter."""
+
+    wording: str
+    prompts: int
+    finding: int
+    instead: str | None
+    """Where the other prompts go most often: the task with the largest weight; None: no other task."""
+
+
+def read_examples(connection: Connection, task: str) -> list[Example]:
+    """A task's examples that have a text and that no rewording made. Raises NotFoundError if there are none."""
+    rows = rows_of(connection, QUERIES["stored_examples"], {"task": task})
+    if not rows and task not in {row["name"] for row in rows_of(connection, QUERIES["list_tasks"])}:
+        raise NotFoundError(f"there is no task {task}: `loracomp task list` shows the existing ones")
+    examples = (Example(**row | {"choices": row["choices"] and tuple(row["choices"])}) for row in rows)
+    found = [example for example in examples if not is_reworded(example)]
+    if not found:
+        raise NotFoundError(f"task {task} has no examples with a text: `loracomp task import` imports examples")
+    return found
+
+
+def rows_to_check(examples: Sequence[Example], most: int) -> list[Example]:
+    """Draw rows that routing doesn't search (validation, test); train rows if there are no others."""
+    apart = [example for example in examples if example.split != "train"]
+    return draw(apart or examples, most)
+
+
+def write(rows: Sequence[Example], frame: Frame, wordings: Sequence[Wording]) -> dict[str, list[Example]]:
+    """The rows as they are and in each wording, by its name. A wording is left out if it changes no row, or makes the
+    same prompts as one before it."""
+    written = {AS_STORED: list(rows)}
+    for wording in wordings:
+        reworded = [each for row in rows if (each := reword(row, frame, wording))]
+        if reworded and _prompts(reworded) not in map(_prompts, written.values()):
+            written[wording.name] = reworded
+    return written
+
+
+def _prompts(rows: Sequence[Example]) -> list[str]:
+    return [row.prompt for row in rows]
+
+
+def check_wordings(
+    connection: Connection,
+    encoder: Encoder,
+    task: str,
+    written: Mapping[str, Sequence[Example]],
+    base_model: str | None = None,
+) -> list[Found]:
+    """Route the examples of each wording under the default policy, and count those that find the task.
+
+    Nothing is stored, and no model answers. Raises RefusedError unless `encoder` is the database's.
+    """
+    check_encoder(connection, encoder)
+    shown = [(row.prompt, row.choices) for rows in written.values() for row in rows]
+    routes = iter(_route(connection, encoder, shown, base_model))
+    return [_count(task, name, [next(routes) for _ in rows]) for name, rows in written.items()]
+
+
+def _route(
+    connection: Connection, encoder: Encoder, shown: Sequence[Shown], base_model: str | None
+) -> list[dict[str, float]]:
+    """For each prompt with its choices, the weights of tasks, largest first. The base model alone has none."""
+    given = {"embeddings": list(encoder.encode(shown)), "base_model": base_model}
+    weights: list[dict[str, float]] = [{} for _ in shown]
+    with translated_errors():
+        for row in connection.execute(QUERIES["route_vectors"], given):
+            weights[row["ordinal"] - 1][row["task"]] = row["weight"]
+    return weights
+
+
+def _count(task: str, wording: str, routes: Sequence[dict[str, float]]) -> Found:
+    missed = [weights for weights in routes if weights.get(task, 0) <= HALF]
+    instead = Counter(next((name for name in weights if name != task), None) for weights in missed)
+    return Found(
+        wording=wording,
+        prompts=len(routes),
+        finding=len(routes) - len(missed),
+        instead=instead.most_common(1)[0][0] if instead else None,
+    )
+
+
+def reword_examples(examples: Sequence[Example], frame: Frame, wordings: Sequence[Wording]) -> Iterator[Example]:
+    """Put at most IMPORTED_ROWS train rows in other wordings, each row in one; the wordings take turns."""
+    offered = [wording for wording in wordings if not wording.kept_apart]
+    rows = draw([example for example in examples if example.split == "train"], IMPORTED_ROWS)
+    for number, row in enumerate(rows):
+        turn = number % len(offered)
+        reworded = (reword(row, frame, wording) for wording in offered[turn:] + offered[:turn])
+        yield from islice(filter(None, reworded), 1)

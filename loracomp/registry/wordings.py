@@ -1,0 +1,150 @@
+"""Rewords a task's prompts by rules or by a user's templates, as other people might put the same question.
+
+A task's prompts usually have the same words around their texts, such as "Question: " and "Answer:". `find_frame` finds
+these words, so that a wording can drop them, or put others in their place.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+from loracomp.errors import UsageError
+from loracomp.registry.examples import Example, content_hash
+
+_PLACEHOLDER = re.compile(r"\{(\w*)\}")
+_OTHERS = ("question", "choices")
+"""Placeholders that are no text of the prompt."""
+_LABEL = re.compile(r"\n[^\n:]{1,40}:(?= )")
+_MARK = "reworded: "
+"""How the source_ref of a reworded example begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The words that all prompts of a task have in common."""
+
+    start: str = ""
+    labels: tuple[str, ...] = ()
+    """Labels of lines between the task's texts, such as "\\nQuestion:"."""
+    end: str = ""
+
+    def texts(self, prompt: str) -> tuple[str, ...]:
+        """The texts of a prompt, without the frame around them."""
+        rest = prompt.removeprefix(self.start).removesuffix(self.end)
+        found = []
+        for label in self.labels:
+            text, _, rest = rest.partition(label)
+            found.append(text)
+        return tuple(text.strip() for text in (*found, rest))
+
+    @property
+    def question(self) -> str:
+        """What the end of a prompt asks, without labels: "True or False?" if it is "True or False?\\nAnswer:"."""
+        lines = [line for line in self.end.strip().split("\n") if not line.endswith(":")]
+        return " ".join(line.partition(": ")[2] or line for line in lines).strip()
+
+    @property
+    def template(self) -> str:
+        """The frame with {1}, {2}, ... in place of the task's texts."""
+        between = "".join(f"{label} {{{number}}}" for number, label in enumerate(self.labels, start=2))
+        return f"{self.start}{{1}}{between}{self.end}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """Another way to put a task's prompts: a template with the placeholders {prompt} (the prompt as it is), {text} (its
+    texts, one a line), {1}, {2}, ... (each text), {question} (what the frame asks) and {choices} ("a, b or c")."""
+
+    name: str
+    template: str
+    in_lower_case: bool = False
+    kept_apart: bool = False
+    """Whether examples are never imported in this wording, so that it shows what the imported wordings are worth."""
+
+
+RULES = (
+    Wording("no frame", "{text}"),
+    Wording("other labels", "Text: {text}\nLabel:"),
+    Wording("question first", "{question}\n\n{text}"),
+    Wording("choices first", "Answer with {choices}.\n{text}"),
+    Wording("choices last", "{text}\n\nIs it {choices}?"),
+    Wording("a sentence before", "Please tell me: {text} {question}"),
+    Wording("lower case", "{text}\n{question}", in_lower_case=True, kept_apart=True),
+    Wording(
+        "a chat", 'I have this here: "{text}" {question} Which of these would you say, {choices}?', kept_apart=True
+    ),
+)
+
+
+def own_wording(number: int, template: str, frame: Frame) -> Wording:
+    """A user's wording. Raises UsageError if prompts in this frame lack a placeholder, or if it shows no text of the
+    prompt."""
+    named = set(_PLACEHOLDER.findall(template))
+    texts = {"prompt", "text", *map(str, range(1, len(frame.labels) + 2))}
+    known = ", ".join(f"{{{name}}}" for name in (*sorted(texts), *_OTHERS))
+    if unknown := named - texts - set(_OTHERS):
+        raise UsageError(f"template {template!r}: there is no {{{min(unknown)}}} but {known}")
+    if not named & texts:
+        raise UsageError(f"template {template!r} shows no text of the prompt: use one of {known}")
+    return Wording(f"template {number}", template)
+
+
+def find_frame(prompts: Sequence[str]) -> Frame:
+    """The words that these prompts have in common at their start, at their end, and as labels of lines between.
+
+    Prompts that are all the same have no frame.
+    """
+    different = list(dict.fromkeys(prompts))
+    if len(different) < 2:
+        return Frame()
+    start = _common_start(different)
+    end = _common_start([prompt[len(start) :][::-1] for prompt in different])[::-1]
+    rests = [prompt.removeprefix(start).removesuffix(end) for prompt in different]
+    labels = [label for label in _LABEL.findall(rests[0]) if all(rest.count(label) == 1 for rest in rests)]
+    in_order = all(sorted(labels, key=rest.index) == labels for rest in rests)
+    return Frame(start, tuple(labels) if in_order else (), end)
+
+
+def _common_start(texts: Sequence[str]) -> str:
+    """The common start of texts, up to its last white space, so that no word is cut."""
+    pairs = zip(min(texts), max(texts), strict=False)
+    common = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return common[: 1 + max(common.rfind(space) for space in " \n")]
+
+
+def reword(example: Example, frame: Frame, wording: Wording) -> Example | None:
+    """The example with its prompt in another wording; choices and label stay.
+
+    None if the wording lists choices and the example has none, or if the wording changes nothing.
+    """
+    texts = frame.texts(example.prompt)
+    values = {
+        "prompt": example.prompt,
+        "text": "\n".join(texts),
+        "question": frame.question,
+        "choices": listed(example.choices or ()),
+        **{str(number): text for number, text in enumerate(texts, start=1)},
+    }
+    if "{choices}" in wording.template and not example.choices:
+        return None
+    prompt = _PLACEHOLDER.sub(lambda match: values[match[1]], wording.template).strip()
+    prompt = prompt.lower() if wording.in_lower_case else prompt
+    if prompt in ("", example.prompt):
+        return None
+    return replace(
+        example,
+        prompt=prompt,
+        content_hash=content_hash(prompt, example.choices, example.label),
+        source_ref=f"{_MARK}{wording.name}: {example.source_ref}",
+    )
+
+
+def is_reworded(example: Example) -> bool:
+    """Whether `reword` made this example."""
+    return example.source_ref.startswith(_MARK)
+
+
+def listed(choices: Sequence[str]) -> str:
+    """The choices as people list them: "a, b or c"."""
+    return " or ".join(filter(None, [", ".join(choices[:-1]), *choices[-1:]]))
