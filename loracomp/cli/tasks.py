@@ -197,6 +197,10 @@ def reword_task(
             "defaults to built-in rules."
         ),
     ] = None,
+    choice: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CHOICE=WORD", help="Another word for a choice, in the templates. May be repeated."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="A file of whole prompts to check, in the format of `task import`.")
     ] = None,
@@ -214,11 +218,15 @@ def reword_task(
     from loracomp.registry import rewording, wordings
     from loracomp.registry.example_files import read_files
 
+    if choice and not template:
+        raise UsageError("--choice needs --template, which says how the prompts are worded with these choices")
+    pairs = [_pair(each, "choice", "CHOICE=WORD, such as yes=true") for each in choice or ()]
+    others = {own.lower(): word for own, word in pairs} or None
     whole = read_files(data.expanduser(), task) if data else []
     with open_database() as connection:
         examples = rewording.read_examples(connection, task)
         frame = wordings.find_frame([example.prompt for example in examples])
-        own = [wordings.own_wording(number, text, frame) for number, text in enumerate(template or (), start=1)]
+        own = [wordings.own_wording(number, text, frame, others) for number, text in enumerate(template or (), start=1)]
         offered = own or wordings.RULES
         encoder = load_encoder(connection)
         if add:
@@ -280,10 +288,15 @@ def _emit_policy(row: dict[str, Any], as_json: bool) -> None:
 
 
 def _setting(text: str) -> tuple[str, Any]:
+    key, value = _pair(text, "setting", "SETTING=VALUE, such as k=30")
+    return key, _number_or_text(value)
+
+
+def _pair(text: str, name: str, form: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     if not separator:
-        raise UsageError(f"setting {text!r}: write SETTING=VALUE, such as k=30")
-    return key, _number_or_text(value)
+        raise UsageError(f"{name} {text!r}: write {form}")
+    return key, value
 
 
 def _number_or_text(value: str) -> Any:

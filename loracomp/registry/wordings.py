@@ -5,7 +5,7 @@ these words, so that a wording can drop them, or put others in their place.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -58,26 +58,33 @@ class Wording:
 
     name: str
     template: str
+    choices: Mapping[str, str] | None = None
+    """Other words for choices, by the task's own in lower case. Rows with a choice that has no other word are left
+    out."""
     in_lower_case: bool = False
     kept_apart: bool = False
     """Whether examples are never imported in this wording, so that it shows what the imported wordings are worth."""
 
 
+SYNONYMS = {
+    one: other
+    for pair in (("yes", "true"), ("no", "false"), ("positive", "good"), ("negative", "bad"), ("neutral", "neither"))
+    for one, other in (pair, pair[::-1])
+}
 RULES = (
     Wording("no frame", "{text}"),
     Wording("other labels", "Text: {text}\nLabel:"),
     Wording("question first", "{question}\n\n{text}"),
     Wording("choices first", "Answer with {choices}.\n{text}"),
     Wording("choices last", "{text}\n\nIs it {choices}?"),
-    Wording("a sentence before", "Please tell me: {text} {question}"),
-    Wording("lower case", "{text}\n{question}", in_lower_case=True, kept_apart=True),
-    Wording(
-        "a chat", 'I have this here: "{text}" {question} Which of these would you say, {choices}?', kept_apart=True
-    ),
+    Wording("lower case", "{text}\n{question}", in_lower_case=True),
+    Wording("other choices", "{text}\n{choices}?", choices=SYNONYMS),
+    Wording("a sentence before", "Please tell me: {text} {question}", kept_apart=True),
+    Wording("a chat", 'I have this here: "{text}" {question} Would you say {choices}?', kept_apart=True),
 )
 
 
-def own_wording(number: int, template: str, frame: Frame) -> Wording:
+def own_wording(number: int, template: str, frame: Frame, choices: Mapping[str, str] | None = None) -> Wording:
     """A user's wording. Raises UsageError if prompts in this frame lack a placeholder, or if it shows no text of the
     prompt."""
     named = set(_PLACEHOLDER.findall(template))
@@ -87,7 +94,7 @@ def own_wording(number: int, template: str, frame: Frame) -> Wording:
         raise UsageError(f"template {template!r}: there is no {{{min(unknown)}}} but {known}")
     if not named & texts:
         raise UsageError(f"template {template!r} shows no text of the prompt: use one of {known}")
-    return Wording(f"template {number}", template)
+    return Wording(f"template {number}", template, choices=choices)
 
 
 def find_frame(prompts: Sequence[str]) -> Frame:
@@ -114,30 +121,48 @@ def _common_start(texts: Sequence[str]) -> str:
 
 
 def reword(example: Example, frame: Frame, wording: Wording) -> Example | None:
-    """The example with its prompt in another wording; choices and label stay.
+    """The example in another wording. Its choices and its label stay, unless the wording has other words for them.
 
-    None if the wording lists choices and the example has none, or if the wording changes nothing.
+    None if the wording needs choices that the example lacks, or if it changes nothing.
     """
+    renamed = _rename(example.choices or (), wording.choices)
+    if not renamed and ("{choices}" in wording.template or wording.choices):
+        return None
     texts = frame.texts(example.prompt)
     values = {
         "prompt": example.prompt,
         "text": "\n".join(texts),
         "question": frame.question,
-        "choices": listed(example.choices or ()),
+        "choices": listed(list(renamed.values())),
         **{str(number): text for number, text in enumerate(texts, start=1)},
     }
-    if "{choices}" in wording.template and not example.choices:
-        return None
     prompt = _PLACEHOLDER.sub(lambda match: values[match[1]], wording.template).strip()
     prompt = prompt.lower() if wording.in_lower_case else prompt
     if prompt in ("", example.prompt):
         return None
+    choices, label = tuple(renamed.values()) or None, renamed.get(example.label, example.label)
     return replace(
         example,
         prompt=prompt,
-        content_hash=content_hash(prompt, example.choices, example.label),
+        choices=choices,
+        label=label,
+        content_hash=content_hash(prompt, choices, label),
         source_ref=f"{_MARK}{wording.name}: {example.source_ref}",
     )
+
+
+def _rename(choices: Sequence[str], others: Mapping[str, str] | None) -> dict[str, str]:
+    """Each choice with the word to use for it, which has a capital where the choice has one. Empty if one has no other
+    word."""
+    if others is None:
+        return {choice: choice for choice in choices}
+    words = [others.get(choice.lower()) for choice in choices]
+    if None in words:
+        return {}
+    return {
+        choice: word.capitalize() if choice[:1].isupper() else word
+        for choice, word in zip(choices, filter(None, words), strict=True)
+    }
 
 
 def is_reworded(example: Example) -> bool:

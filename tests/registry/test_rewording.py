@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from loracomp.cli import adapters
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.registry import rewording
 from loracomp.registry.embeddings import embed_examples
@@ -12,8 +13,8 @@ from loracomp.registry.example_files import read_lines
 from loracomp.registry.examples import Example, content_hash
 from loracomp.registry.rewording import AS_STORED, Found, check_wordings, read_examples, reword_examples, rows_to_check
 from loracomp.registry.tasks import add_task, import_examples
-from loracomp.registry.wordings import RULES, Frame, Wording, find_frame, own_wording, reword
-from registry_data import registered
+from loracomp.registry.wordings import RULES, SYNONYMS, Frame, Wording, find_frame, own_wording, reword
+from registry_data import registered, write_adapter
 from routing_data import ADD_ADAPTER
 
 NLI = [
@@ -83,6 +84,20 @@ def test_a_template_is_filled_from_the_prompt(template: str, prompt: str) -> Non
 def test_texts_with_braces_and_backslashes_stay_as_they_are() -> None:
     odd = example(r"Is {text} a \1 set? {choices}")
     assert reword(odd, Frame(), Wording("other", "{prompt} So?")).prompt == rf"{odd.prompt} So?"
+
+
+@pytest.mark.parametrize(
+    ("choices", "renamed"),
+    [(("True", "False"), ("Yes", "No")), (("no", "yes"), ("false", "true")), (("True", "maybe"), None), (None, None)],
+)
+def test_choices_get_other_words_if_each_has_one(choices, renamed) -> None:
+    before = example(NLI[0], choices, choices[0] if choices else "wet")
+    after = reword(before, find_frame(NLI), Wording("other", "{text} {choices}?", choices=SYNONYMS))
+    if renamed is None:
+        assert after is None
+    else:
+        assert (after.choices, after.label) == (renamed, renamed[0])
+        assert after.prompt == f"It rained.\nIt was wet. {' or '.join(renamed)}?"
 
 
 def test_choices_and_label_stay_and_the_example_is_another_one() -> None:
@@ -191,6 +206,10 @@ def test_the_command_shows_imports_and_shows_again(parcels, run, tmp_path) -> No
         ("template 1", 2, 2),
     ]
     assert (after[2]["wording"], after[2]["prompts"]) == (str(path), 1)
+    with pytest.raises(UsageError, match="--choice needs --template"):
+        run("task", "reword", "refunds", "--choice", "yes=sure")
+    (_, sure) = run("task", "reword", "refunds", "--template", "{text}", "--choice", "Yes=sure", "--choice", "no=never")
+    assert sure["prompts"] == 2
     by_rules = [row["wording"] for row in run("task", "reword", "refunds", "--rows", "1")]
     assert by_rules == ["as stored", *(rule.name for rule in RULES)]
 
@@ -202,3 +221,23 @@ def test_the_command_names_what_is_missing(connection, run, minilm, database) ->
     add_task(connection, "refunds")
     with pytest.raises(NotFoundError, match="task refunds has no examples with a text"):
         run("task", "reword", "refunds")
+
+
+def test_activating_an_adapter_says_how_many_prompts_in_other_words_find_it(
+    parcels, run, minilm, tmp_path, monkeypatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(adapters, "remark", said.append)
+    write_adapter(tmp_path / "peft")
+    run("adapter", "stage", str(tmp_path / "peft"), "--task", "refunds")
+    assert said == []
+    run("adapter", "activate", "refunds@2")
+    examples = read_examples(parcels, "refunds")
+    written = rewording.write(rows_to_check(examples, 30), find_frame([row.prompt for row in examples]), RULES)
+    finding = sum(found.finding for found in check_wordings(parcels, minilm, "refunds", written)[1:])
+    (line,) = said
+    assert line.startswith(f"of {2 * len(RULES)} prompts in other words, {finding} find this adapter: `loracomp task ")
+    # A library's examples may have no texts.
+    parcels.execute("UPDATE loracomp.example SET prompt = NULL, choices = NULL, label = NULL")
+    run("adapter", "activate", "refunds@2")
+    assert said == [line]
