@@ -33,9 +33,9 @@ SELECT %(task_id)s, 'train', n::text, sha256(convert_to(%(task_id)s || '/' || n,
 FROM generate_series(1, %(count)s) AS n RETURNING id
 """
 ADD_JOBS = """
-INSERT INTO loracomp.job (prompt, policy, exclude_tasks, task, submitted_by)
-SELECT 'x', (%(policies)s::text[])[1 + n %% cardinality(%(policies)s::text[])], %(exclude_tasks)s, %(task)s,
-    coalesce(%(submitted_by)s, current_user)
+INSERT INTO loracomp.job (prompt, choices, policy, exclude_tasks, task, submitted_by)
+SELECT 'x', %(choices)s, (%(policies)s::text[])[1 + n %% cardinality(%(policies)s::text[])], %(exclude_tasks)s,
+    %(task)s, coalesce(%(submitted_by)s, current_user)
 FROM generate_series(0, %(count)s - 1) AS n RETURNING id
 """
 
@@ -134,13 +134,21 @@ def add_jobs(
     connection: db.Connection,
     count: int,
     *policies: str,
+    choices: Sequence[str] | None = ("a", "b"),
     exclude_tasks: Sequence[str] = (),
     task: str | None = None,
     submitted_by: str | None = None,
 ) -> list[int]:
     """Add jobs that name these policies in turn, or the default one; returns their ids."""
-    given = {"count": count, "policies": list(policies or ["default"]), "exclude_tasks": list(exclude_tasks)}
-    rows = connection.execute(ADD_JOBS, {**given, "task": task, "submitted_by": submitted_by})
+    given = {
+        "count": count,
+        "policies": list(policies or ["default"]),
+        "choices": None if choices is None else list(choices),
+        "exclude_tasks": list(exclude_tasks),
+        "task": task,
+        "submitted_by": submitted_by,
+    }
+    rows = connection.execute(ADD_JOBS, given)
     return [row["id"] for row in rows]
 
 

@@ -31,7 +31,7 @@ MEAN, SHORTEST, LONGEST = 48, 4, 256
 LOAD = 0.8
 BEGINNING, ALIKE = 400, 16
 STORY = "Write a very long story about a river that wanted to see the mountains.\nOnce upon a time"
-TEXT = "INSERT INTO loracomp.job (prompt, max_new_tokens) VALUES (%s, %s) RETURNING id"
+TEXT = "INSERT INTO loracomp.job (prompt, max_new_tokens, policy) VALUES (%s, %s, 'cat') RETURNING id"
 STATUS = "SELECT r.status FROM loracomp.job_result AS r WHERE r.job_id = %s"
 
 

@@ -37,9 +37,9 @@ ADAPTERS = """
 SELECT t.name AS task, a.sha256, coalesce(a.training -> 'tasks_seen', '[]') AS tasks_seen
 FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.status = 'active'
 """
-# All rows have choices, and for these a policy uses the chat template only if its setting is 'always'.
+# All rows have choices. For these a policy uses the chat template only if its setting is 'always', and all adapters.
 POLICIES = """
-SELECT name, to_jsonb(p) - '{name,description,created_at,updated_at}'::text[]
+SELECT name, to_jsonb(p) - '{name,description,created_at,updated_at,text_adapters}'::text[]
     - CASE chat_template WHEN 'always' THEN '' ELSE 'chat_template' END
     - CASE weighting WHEN 'measured' THEN '' ELSE 'calibration_rows' END AS settings
 FROM loracomp.policy AS p

@@ -7,6 +7,7 @@
 --     each: find_task
 --       check_task_exists       raises an error if the task does not exist
 --   list_tasks
+--   generating_tasks            those of some tasks whose adapters have learnt to write text
 --   readable_tasks              tasks that the caller's jobs may use
 --     readable_roles            the roles whose tasks a role may know of
 --   check_tasks_exist           raises an error if some of the names are not tasks that the caller may know of
@@ -126,6 +127,21 @@ GROUP BY t.id
 ORDER BY t.family, t.name;
 END;
 COMMENT ON FUNCTION loracomp.list_tasks IS 'Tasks with their numbers of examples, embeddings and active adapters.';
+
+-- Reads an entry of the index example_of_text for each task; for EXISTS the planner might read the whole index. An example that a library
+-- brought without its text may have had choices, so it counts only when its text has been imported.
+CREATE FUNCTION loracomp.generating_tasks(tasks integer[]) RETURNS integer[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT coalesce(array_agg(u.id ORDER BY u.id), '{}')
+    FROM unnest(tasks) AS u (id)
+    WHERE (
+        SELECT e.task_id FROM loracomp.example AS e
+        WHERE e.task_id = u.id AND e.split = 'train' AND e.prompt IS NOT NULL AND e.choices IS NULL LIMIT 1
+    ) IS NOT NULL;
+END;
+COMMENT ON FUNCTION loracomp.generating_tasks IS
+'Those of these tasks that have a train example without choices, from which their adapters learn to write text; in order of their ids.';
 
 -- Reads memberships, and the roles of all tasks: the rule of may_read, for many tasks at once. OFFSET 0 makes Postgres check each role
 -- once, and not once for each of its tasks; is_admin is called once, because it is in a subquery.

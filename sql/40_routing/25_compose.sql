@@ -82,6 +82,7 @@ COMMENT ON FUNCTION loracomp.trace_tasks IS
 -- Changes nothing and reads no table.
 CREATE FUNCTION loracomp.fallback_reason(
     settings loracomp.policy,
+    only_generating boolean,
     gives_weights boolean,
     own_task integer,
     embedding public.halfvec,
@@ -94,6 +95,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
     WHEN gives_weights THEN 'a given task has no active adapter, or may not be used'
     WHEN (settings).router = 'base' THEN 'router is base'
+    WHEN searched = '{}' AND only_generating
+        THEN 'no eligible adapter has learnt to write'
     WHEN searched = '{}' THEN 'no eligible task'
     WHEN (settings).router = 'own_task' AND own_task IS NULL THEN 'job names no task'
     WHEN (settings).router = 'own_task' THEN 'own task is not eligible'

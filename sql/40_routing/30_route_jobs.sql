@@ -4,6 +4,7 @@
 --     routing_inputs            what the route of each job depends on: its settings, and the tasks that it may use
 --       in_chat_template        whether its prompt is put into the base model's chat template
 --       usable_tasks, narrowed_tasks, active_adapters, search_exactly
+--       generating_tasks        if the job asks for text: 20_registry/30_tasks.sql
 --     route_query               nearest examples, and from them the weights of tasks, for one vector
 --       nearest_examples
 --       expected_gains          if the policy's weighting is 'measured'
@@ -25,6 +26,7 @@ RETURNS TABLE (
     choices_to_calibrate text[],
     chat_template boolean,
     own_task integer,
+    only_generating boolean,
     gives_weights boolean,
     given_tasks integer[],
     given_weights double precision[],
@@ -49,6 +51,9 @@ BEGIN ATOMIC
             j.id, j.base_model, j.submitted_by, j.exclude_tasks, coalesce(j.tasks, '{}') AS named_tasks, j.weights,
             u.settings, u.policy_snapshot, u.uses_gains,
             (SELECT t.id FROM loracomp.task AS t WHERE t.name = j.task) AS own_task,
+            -- Adapters that have only learnt to choose write hardly anything usable. A job of kind route writes no text.
+            j.kind = 'predict' AND j.choices IS NULL AND j.tasks IS NULL AND (u.settings).text_adapters = 'generating'
+                AS only_generating,
             -- The id of a deleted task is null, which equals no task's id.
             ARRAY(
                 SELECT t.id FROM unnest(j.tasks) WITH ORDINALITY AS n (name, ordinal)
@@ -67,9 +72,16 @@ BEGIN ATOMIC
     ), usable AS MATERIALIZED (
         -- With weighting measured, the measured examples of tasks without an adapter show which adapters help, too.
         SELECT
-            s.*, loracomp.usable_tasks(s.base_model, s.submitted_by, FALSE) AS tasks,
-            CASE WHEN s.uses_gains THEN loracomp.usable_tasks(s.base_model, s.submitted_by, TRUE) END AS or_measured
-        FROM (SELECT DISTINCT g.base_model, g.submitted_by, g.uses_gains FROM given AS g) AS s
+            s.*,
+            CASE WHEN s.only_generating THEN loracomp.generating_tasks(x.tasks) ELSE x.tasks END AS tasks,
+            CASE WHEN s.only_generating THEN loracomp.generating_tasks(x.or_measured) ELSE x.or_measured END
+                AS or_measured
+        FROM (SELECT DISTINCT g.base_model, g.submitted_by, g.only_generating, g.uses_gains FROM given AS g) AS s
+        CROSS JOIN LATERAL (
+            SELECT
+                loracomp.usable_tasks(s.base_model, s.submitted_by, FALSE) AS tasks,
+                CASE WHEN s.uses_gains THEN loracomp.usable_tasks(s.base_model, s.submitted_by, TRUE) END AS or_measured
+        ) AS x
     ), narrowed AS MATERIALIZED (
         SELECT
             s.*, loracomp.narrowed_tasks(u.tasks, s.exclude_tasks, s.named_tasks) AS eligible,
@@ -77,9 +89,11 @@ BEGIN ATOMIC
                 WHEN s.uses_gains THEN loracomp.narrowed_tasks(u.or_measured, s.exclude_tasks, s.named_tasks)
             END AS more
         FROM (
-            SELECT DISTINCT g.base_model, g.submitted_by, g.uses_gains, g.exclude_tasks, g.named_tasks FROM given AS g
+            SELECT DISTINCT
+                g.base_model, g.submitted_by, g.only_generating, g.uses_gains, g.exclude_tasks, g.named_tasks
+            FROM given AS g
         ) AS s
-        JOIN usable AS u USING (base_model, submitted_by, uses_gains)
+        JOIN usable AS u USING (base_model, submitted_by, only_generating, uses_gains)
     ), scope AS MATERIALIZED (
         SELECT
             n.*, x.searched, loracomp.search_exactly(x.searched) AS exact,
@@ -92,15 +106,17 @@ BEGIN ATOMIC
         ) AS c ON TRUE
     )
     SELECT
-        g.id, g.base_model, g.choices_to_calibrate, g.chat_template, g.own_task, g.weights IS NOT NULL, g.given_tasks,
-        g.weights, g.settings, g.policy_snapshot, s.eligible, s.searched, s.exact, s.adapter_ids, s.adapter_tasks
+        g.id, g.base_model, g.choices_to_calibrate, g.chat_template, g.own_task, g.only_generating,
+        g.weights IS NOT NULL, g.given_tasks, g.weights, g.settings, g.policy_snapshot, s.eligible, s.searched, s.exact,
+        s.adapter_ids, s.adapter_tasks
     FROM given AS g
-    JOIN scope AS s USING (base_model, submitted_by, uses_gains, exclude_tasks, named_tasks);
+    JOIN scope AS s USING (base_model, submitted_by, only_generating, uses_gains, exclude_tasks, named_tasks);
 END;
 COMMENT ON FUNCTION loracomp.routing_inputs IS
 'What the route of each of these jobs depends on: its policy''s settings, the tasks and weights that the job itself gives, and the '
-'choices that may be calibrated; the tasks whose adapters it may compose (eligible), the tasks whose examples are searched, and '
-'whether by an exact scan; and with weighting measured the active adapters of the eligible tasks.';
+'choices that may be calibrated; whether it asks for text, for which only generating_tasks are used; the tasks whose adapters it may '
+'compose (eligible), the tasks whose examples are searched, and whether by an exact scan; and with weighting measured the active '
+'adapters of the eligible tasks.';
 
 -- Changes nothing. Calls nearest_examples, expected_gains and task_weights for one vector.
 CREATE FUNCTION loracomp.route_query(
@@ -260,7 +276,8 @@ AS $$
             c.adapter_weights,
             r.policy_snapshot AS policy_settings,
             CASE WHEN c.names = '{}' THEN loracomp.fallback_reason(
-                r.settings, r.gives_weights, r.own_task, r.embedding, r.eligible, r.searched, r.similarities, r.gains
+                r.settings, r.only_generating, r.gives_weights, r.own_task, r.embedding, r.eligible, r.searched,
+                r.similarities, r.gains
             ) END AS fallback,
             cardinality(r.searched) AS searched_task_count,
             CASE WHEN loracomp.uses_gains((r.settings).weighting) THEN t.expected_gains END AS expected_gains,

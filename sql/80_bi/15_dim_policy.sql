@@ -19,7 +19,8 @@ SELECT
     p.gain_prior,
     p.gain_margin,
     p.chat_template,
-    p.calibration_rows
+    p.calibration_rows,
+    p.text_adapters
 FROM loracomp.policy AS p;
 COMMENT ON VIEW bi.dim_policy IS
 'Dimension: a row for every policy, with its current settings. '

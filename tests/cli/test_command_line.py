@@ -295,7 +295,7 @@ def _answer(connection: psycopg.Connection[tuple[object, ...]], job: object) -> 
 def test_the_second_demo_adds_jobs_and_nothing_else(demo: dict[str, str]) -> None:
     before = json.loads(execute(["loracomp", "adapter", "list", "--json"], demo))
     lines = at_80_columns(["loracomp", "demo"], demo)
-    assert len(lines) == 32 and sum(line.lstrip()[0] in "✓✗" for line in lines) == 15
+    assert len(lines) == 32 and sum(line.lstrip()[0] in "✓✗" for line in lines) == 14
     assert json.loads(execute(["loracomp", "adapter", "list", "--json"], demo)) == before
 
 

@@ -74,7 +74,7 @@ OWNERS_ALONE = """
     check_role_exists
     check_task_exists did_you_mean readable_roles
     check_tasks_exist check_name look_up_names with_settings
-    checked_embedding check_encoder set_encoder start_routing lock_encoder usable_tasks narrowed_tasks
+    checked_embedding check_encoder set_encoder start_routing lock_encoder usable_tasks generating_tasks narrowed_tasks
     search_exactly nearest_examples routing_inputs route_query
     compose_tasks trace_tasks fallback_reason
     calibration_examples adapter_worths in_chat_template fitting_ef_search oldest_snapshots count_queued

@@ -8,6 +8,7 @@ import numpy as np
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from conftest import create_database, drop_database
 from loracomp.composition.strategies import STRATEGIES
@@ -232,6 +233,64 @@ def test_min_similarity_is_met_by_an_equal_one(connection: db.Connection) -> Non
 def test_an_example_without_direction_is_never_retrieved(connection: db.Connection) -> None:
     add_examples(connection, add_task(connection, "zero"), 0 * AXES[:1])
     assert route_one(connection)["example_tasks"] == ["near", "near", "middle", "middle", "far", "far"]
+
+
+# Jobs that ask for text
+
+NOTHING_WRITES = "no eligible adapter has learnt to write"
+
+
+def add_text(connection: db.Connection, task: str, split: str = "train", choices: list[str] | None = None) -> None:
+    """Give a task an example with a text, which has no embedding."""
+    outcome = connection.execute(
+        "SELECT loracomp.add_example(%s, 'Sum up: rain.', 'Rain.', %s, %s) AS outcome", [task, choices, split]
+    ).fetchone()
+    assert outcome == {"outcome": "added"}
+
+
+def test_a_text_is_written_with_adapters_of_tasks_whose_examples_have_no_choices(connection: db.Connection) -> None:
+    add_text(connection, "near", choices=["Rain.", "Snow."])
+    add_text(connection, "far", split="validation")
+    row = route_one(connection, choices=None)
+    assert (row["composed_tasks"], row["example_ids"], row["fallback"]) == ([], [], NOTHING_WRITES)
+    add_text(connection, "middle")
+    text, choice = route_jobs(
+        connection,
+        [*add_jobs(connection, 1, "default", choices=None), *add_jobs(connection, 1, "default")],
+        np.repeat(QUERY, 2, axis=0),
+    )
+    assert (text["composed_tasks"], text["example_tasks"]) == (["middle"], ["middle", "middle"])
+    assert (text["searched_task_count"], text["fallback"]) == (1, None)
+    assert choice["composed_tasks"] == ["near", "middle"]  # which may use adapters of either kind
+
+
+def test_examples_that_a_library_brought_without_text_say_nothing_until_their_text_is_imported(
+    connection: db.Connection,
+) -> None:
+    row = {"split": "train", "source_ref": "sums#1", "content_hash": "ab" * 32}
+    add = "SELECT outcome FROM loracomp.add_examples('near', %s)"
+    connection.execute(add, [Jsonb([row])])
+    assert route_one(connection, choices=None)["fallback"] == NOTHING_WRITES
+    connection.execute(add, [Jsonb([row | {"prompt": "Sum up: rain.", "label": "Rain."}])])
+    assert route_one(connection, choices=None)["composed_tasks"] == ["near"]
+
+
+def test_a_text_may_be_written_with_whatever_is_asked_for(connection: db.Connection) -> None:
+    """A job may name the tasks, or their weights, or a policy that uses all adapters, as the paper does."""
+    given = ({"tasks": ["far"]}, {"tasks": ["far"], "weights": [0.5]})
+    named = [submit_pinned(connection, **arguments) for arguments in given]
+    policies = add_jobs(connection, 2, "linear", "nearest", choices=None)
+    rows = route_jobs(connection, [*named, *policies], np.repeat(QUERY, 4, axis=0))
+    assert [row["composed_tasks"] for row in rows] == [["far"], ["far"], ["near", "middle"], ["near"]]
+    assert route_one(connection, policy="own_task", task="far", choices=None)["composed_tasks"] == ["far"]
+    set_policy(connection, text_adapters="all")
+    assert route_one(connection, choices=None)["composed_tasks"] == ["near", "middle"]
+
+
+def test_a_job_that_asks_for_weights_alone_sees_all_tasks(connection: db.Connection) -> None:
+    job_id = submit_pinned(connection, kind="route")
+    (row,) = route_jobs(connection, [job_id], QUERY)
+    assert row["composed_tasks"] == ["near", "middle"]
 
 
 # Whose job may retrieve what

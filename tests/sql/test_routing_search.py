@@ -241,6 +241,28 @@ def test_tasks_are_found_by_bisection_whatever_the_order_of_their_names(
         assert len(set(found[False]) & set(found[True])) >= 29
 
 
+def test_looking_for_tasks_that_write_text_reads_an_entry_of_an_index_for_each_task(
+    connection: db.Connection, queries: Vectors
+) -> None:
+    """Tasks may have any number of examples with choices, and of examples without."""
+    connection.execute(
+        "UPDATE loracomp.example AS e SET prompt = 'x', choices = CASE WHEN t.name <> 't2' THEN '{a,b}'::text[] END"
+        " FROM loracomp.task AS t WHERE t.id = e.task_id"
+    )
+    reads = (
+        "SELECT pg_stat_get_xact_numscans('loracomp.example_of_text'::regclass) AS probes,"
+        " pg_stat_get_xact_tuples_returned('loracomp.example'::regclass)"
+        " + pg_stat_get_xact_tuples_fetched('loracomp.example'::regclass) AS rows"
+    )
+    before = connection.execute(reads).fetchone()
+    rows = route_jobs(connection, add_jobs(connection, len(queries), choices=None), queries)
+    after = connection.execute(reads).fetchone()
+    assert before is not None and after is not None
+    assert {task for row in rows for task in row["example_tasks"]} == {"t2"}
+    assert after["probes"] - before["probes"] == len(EVERY_TASK)
+    assert after["rows"] - before["rows"] <= 1
+
+
 def test_equal_examples_come_in_order_of_their_ids(connection: db.Connection) -> None:
     ids = add_examples(connection, add_task(connection, "same"), unit(np.ones((30, 832))))
     (row,) = route_jobs(connection, add_jobs(connection, 1, exclude_tasks=EVERY_TASK), unit(np.ones((1, 832))))

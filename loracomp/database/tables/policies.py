@@ -101,6 +101,13 @@ policy = Table(
         "1000, that calibrate the choices' scores; 0: no calibration.",
         default="64",
     ),
+    required(
+        "text_adapters",
+        Text,
+        "Which adapters jobs without choices may use, unless they name tasks themselves: generating (those of tasks "
+        "that have train examples without choices) or all.",
+        default="'generating'",
+    ),
     check("policy_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
     short_name("name", "policy_name"),
     one_of("router", "retrieval own_task base", "router_must_be_a_known_one"),
@@ -122,31 +129,33 @@ policy = Table(
         "calibration_rows = 0 OR calibration_rows BETWEEN 4 AND 1000",
         comment="0, or between 4 and 1000",
     ),
+    one_of("text_adapters", "generating all", "text_adapters_must_be_generating_or_all"),
     comment="Named settings of routing and merging. A job names a policy; its trace keeps the settings that were used.",
 )
 # The default policy, one policy for each strategy, and the controls of an honest evaluation.
 also(
     """
-INSERT INTO loracomp.policy (name, router, weighting, strategy, max_adapters, k, description) VALUES
-('default', 'retrieval', 'similarity', 'cat', 8, 30,
+INSERT INTO loracomp.policy
+(name, router, weighting, strategy, max_adapters, k, text_adapters, description) VALUES
+('default', 'retrieval', 'similarity', 'cat', 8, 30, 'generating',
     'Chooses adapters by similar examples and merges them by their exact weighted sum (cat).'),
-('cat', 'retrieval', 'similarity', 'cat', 8, 30,
-    'As default, merged by Concatenation, which gives exactly the weighted sum.'),
-('linear', 'retrieval', 'similarity', 'linear', 8, 30,
-    'As default, merged by Linear, as the paper does.'),
-('ties', 'retrieval', 'similarity', 'ties', 8, 30,
-    'As default, merged by TIES.'),
-('magnitude_prune', 'retrieval', 'similarity', 'magnitude_prune', 8, 30,
-    'As default, merged by Magnitude Prune.'),
-('nearest', 'retrieval', 'similarity', 'linear', 1, 30,
+('cat', 'retrieval', 'similarity', 'cat', 8, 30, 'all',
+    'As default, merged by Concatenation, which gives exactly the weighted sum; text is written with all adapters.'),
+('linear', 'retrieval', 'similarity', 'linear', 8, 30, 'all',
+    'As cat, merged by Linear, as the paper does.'),
+('ties', 'retrieval', 'similarity', 'ties', 8, 30, 'all',
+    'As cat, merged by TIES.'),
+('magnitude_prune', 'retrieval', 'similarity', 'magnitude_prune', 8, 30, 'all',
+    'As cat, merged by Magnitude Prune.'),
+('nearest', 'retrieval', 'similarity', 'linear', 1, 30, 'all',
     'Only the adapter of the most probable task.'),
-('uniform', 'retrieval', 'uniform', 'cat', 8, 30,
+('uniform', 'retrieval', 'uniform', 'cat', 8, 30, 'all',
     'Control: the nucleus with equal weights.'),
-('base', 'base', 'similarity', 'linear', 8, 30,
+('base', 'base', 'similarity', 'linear', 8, 30, 'all',
     'Control: the base model alone.'),
-('own_task', 'own_task', 'similarity', 'linear', 1, 30,
+('own_task', 'own_task', 'similarity', 'linear', 1, 30, 'all',
     'Control: only the adapter of the job''s own task.'),
-('measured', 'retrieval', 'measured', 'cat', 3, 100,
+('measured', 'retrieval', 'measured', 'cat', 3, 100, 'generating',
     'Adapters that are expected to help, judging by measured examples; if there are none, the base model alone.')
 """
 )

@@ -145,6 +145,8 @@ example = Table(
     check("content_hash_must_be_a_sha256", "octet_length(content_hash) = 32"),
     check("an_example_needs_a_prompt_or_a_source_ref", "prompt IS NOT NULL OR source_ref IS NOT NULL"),
     check("label_must_be_one_of_the_choices", "choices IS NULL OR label IS NULL OR label = ANY (choices)"),
+    # Routing of jobs without choices looks for tasks with such examples.
+    index("example_of_text", "task_id", "split = 'train' AND prompt IS NOT NULL AND choices IS NULL"),
     comment="Examples of tasks, by split. Text may be missing: a library ships only embeddings and references.",
 )
 set_storage(example, NO_STATISTICS, "prompt choices label")
