@@ -3,7 +3,7 @@ CREATE TABLE tickets (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text t
 SELECT loracomp.create_answers('ticket_urgency', source => 'tickets',
     prompt => E'Ticket: {text}\nThis is', choices => '{urgent,not urgent}');
 SELECT loracomp.create_answers('ticket_summary', source => 'tickets',
-    prompt => E'Ticket: {text}\nIn a few words:', max_new_tokens => 12);
+    prompt => 'Summary of "{text}" in ten words:', max_new_tokens => 40);
 
 -- A chain of two declarations: the summaries are copied into a table, and its rows get answers too.
 CREATE TABLE summaries (ticket bigint PRIMARY KEY REFERENCES tickets ON DELETE CASCADE, summary text NOT NULL);
