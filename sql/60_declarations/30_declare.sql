@@ -48,10 +48,17 @@ $$;
 COMMENT ON FUNCTION loracomp.make_view IS
 'Makes a declaration''s view with its trigger, for the owner of the table, or replaces the definition of the view that it has.';
 
--- Reads only the catalog.
+-- Reads only the catalog. The settings are those that decide how Postgres writes names and the filter's values, which must be the same in every
+-- session.
 CREATE FUNCTION loracomp.view_definition(view regclass) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
+SET datestyle = 'ISO'
+SET timezone = 'UTC'
+SET intervalstyle = 'postgres'
+SET extra_float_digits = 1
+SET quote_all_identifiers = off
+SET standard_conforming_strings = on
 AS $$
     SELECT concat(pg_get_viewdef(c.oid), ' WITH ', c.reloptions) FROM pg_class AS c WHERE c.oid = view_definition.view;
 $$;

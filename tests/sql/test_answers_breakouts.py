@@ -272,6 +272,20 @@ def test_the_feed_is_closed_to_others_while_its_view_is_changed(
     assert value(bob, feed) == 2
 
 
+def test_settings_of_sessions_do_not_close_the_feed(connection: Connection, alice: Connection, bob: Connection) -> None:
+    """They decide how Postgres writes the view's definition, in which the filter's values are."""
+    alice.execute(
+        "ALTER TABLE tickets ADD due timestamptz DEFAULT '2024-03-04 05:06:07Z', ADD \"left\" interval DEFAULT '1 day'"
+    )
+    alice.execute("SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'German'; SET quote_all_identifiers = on")
+    passing = """filter => '{"due": "2024-03-04 05:06:07Z", "left": "1 day"}')"""
+    alice.execute(URGENCY.replace("}')", "}', " + passing))
+    answer_all(connection)
+    alice.execute(f"GRANT SELECT ON urgency TO {login('bob')}".encode())
+    bob.execute("SET TimeZone = 'America/New_York'; SET IntervalStyle = 'iso_8601'")
+    assert value(bob, "SELECT count(*) FROM loracomp.answers_since('urgency')") == 2
+
+
 def test_a_view_of_the_owners_over_it_gives_no_feed(connection: Connection, alice: Connection, bob: Connection) -> None:
     alice.execute(URGENCY)
     alice.execute("CREATE VIEW first_row AS SELECT * FROM urgency WHERE id = 1")
