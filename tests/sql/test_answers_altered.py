@@ -245,6 +245,21 @@ def test_a_key_becomes_bigint_and_keeps_answers_corrections_and_rights(
     assert shown(alice, "says") == expected
 
 
+def test_a_key_of_several_columns_keeps_answers_whatever_the_others_types(
+    connection: Connection, alice: Connection
+) -> None:
+    columns = ["a character(3)", "b name", "c date", "d timestamptz", "e numeric(5,2)", "f varchar(5)"]
+    names = ", ".join(column[0] for column in columns)
+    alice.execute(f"CREATE TABLE notes (id integer, {', '.join(columns)}, PRIMARY KEY (id, {names}))".encode())
+    alice.execute("INSERT INTO notes VALUES (1, 'abc', 'name', '2024-02-03', '2024-02-03 04:05:06Z', 2.50, 'text')")
+    alice.execute("SELECT loracomp.create_answers('kinds', 'notes', '{id}')")
+    answer_all(connection)
+    alice.execute("UPDATE kinds SET correct = 'one'")
+    alice.execute("SELECT loracomp.alter_key('notes', 'id', 'bigint')")
+    assert answer_all(connection) == []
+    assert alice.execute("SELECT answer, correct FROM kinds").fetchall() == [{"answer": "1", "correct": "one"}]
+
+
 def test_a_key_that_the_new_type_cannot_have_stops_no_declaration(connection: Connection, alice: Connection) -> None:
     alice.execute("CREATE TABLE notes (id numeric PRIMARY KEY, t text)")
     alice.execute("INSERT INTO notes VALUES (3000000000, 'gone'), (1.5, 'half'), (7, 'seven')")
