@@ -67,6 +67,13 @@ OTHER_VALUES: dict[str, tuple[str, ...]] = {
     "inet": ("10.0.0.1", "::1", "10.0.0.0/8", "127.0.0.1"),
 }
 """Of types that only a filter's column may have, as they are written in a session without settings."""
+NUMBERS = ("smallint", "integer", "bigint", "numeric")
+TEXTS = ("text", "character varying")
+KEY_TYPES = {
+    **{kind: NUMBERS[at:] for at, kind in enumerate(NUMBERS[:3])},
+    **dict.fromkeys((*TEXTS, "character(40)", "name", "uuid", "boolean"), TEXTS),
+}
+"""Types that a key with the values of a type may be given, so that each value stays the same text."""
 SPELLED_AGAIN = {"numeric": "{k} + 0.000", "character(40)": "{k} || ' '", "timestamp with time zone": "{k} + '0 s'"}
 """How the same key may be written in other letters."""
 SESSION: dict[str, tuple[str, ...]] = {
@@ -141,7 +148,8 @@ class History:
     def begin(self, url: str) -> None:
         self.url = url
         draw = self.draw = random.Random(self.number)
-        self.kind, self.mark_kind = draw.choice([*VALUES]), draw.choice([*VALUES, *OTHER_VALUES])
+        self.first_kind, self.mark_kind = draw.choice([*VALUES]), draw.choice([*VALUES, *OTHER_VALUES])
+        self.kind = self.first_kind
         self.values = VALUES[self.kind]
         self.marks = (VALUES | OTHER_VALUES)[self.mark_kind][:4]
         self.size = len(self.values) // 2
@@ -234,17 +242,22 @@ class History:
             self.write("ALTER TABLE {table} RENAME COLUMN {body} TO {to}", to=sql.Identifier("plain body"))
             self.names["body"] = "plain body"
         named = {each: sql.Identifier("public", self.names[each]).as_string() for each in ("view", "table")}
-        condition = json.dumps({self.names["mark"]: [self.marks[each] for each in sorted(self.passing)]})
         self.write(
             "SELECT loracomp.create_answers(%s, %s::regclass, %s, choices => %s, filter => %s::jsonb)",
-            named["view"], named["table"], f"{self.word}: {{{self.names['body']}}}", self.choices, condition,
+            named["view"], named["table"], f"{self.word}: {{{self.names['body']}}}", self.choices, self.filter(),
         )  # fmt: skip
         self.write("GRANT SELECT ON {view} TO {bob}", bob=sql.Identifier(login("bob")))
-        self.names |= {
-            "view_k": self.names["k"],
-            "view_p": self.names["p"],
-        }  # they stay, whatever the table's columns become
+        self.name_the_views_key()
         self.corrections, self.feed, self.cursor, self.is_paused = {}, {}, None, False
+
+    def name_the_views_key(self) -> None:
+        """When the view is made; the names stay, whatever the table's columns become."""
+        self.names |= {"view_k": self.names["k"], "view_p": self.names["p"]}
+
+    def filter(self) -> str:
+        if len(self.passing) == len(self.marks):
+            return "{}"
+        return json.dumps({self.names["mark"]: [self.marks[each] for each in sorted(self.passing)]})
 
     # --- moves: rows
 
@@ -423,6 +436,40 @@ class History:
             f"{self.word}: {{{self.names['body']}}}",
             name=self.name,
         )
+
+    def switch(self) -> None:
+        """From choices to text, or back; the words that are corrections stay choices."""
+        self.settle()
+        self.choices = ["x", "y", "z"] if self.choices is None else None
+        length = 8 if self.choices is None else None
+        self.write(
+            "SELECT loracomp.alter_answers({name}, choices => %s, max_new_tokens => %s)",
+            self.choices, length, name=self.name,
+        )  # fmt: skip
+
+    def refilter(self) -> None:
+        self.passing = {*self.draw.sample(range(len(self.marks)), self.draw.randint(1, len(self.marks)))}
+        self.alter_filter()
+        self.note(self.rows)
+
+    def alter_filter(self) -> None:
+        self.write("SELECT loracomp.alter_answers({name}, filter => %s::jsonb)", self.filter(), name=self.name)
+
+    def alter_key(self) -> None:
+        kind = self.draw.choice(KEY_TYPES.get(self.first_kind, (self.kind,)))
+        statement: LiteralString = "SELECT loracomp.alter_key(%s::regclass, %s, %s::regtype)"
+        given = (sql.Identifier("public", self.names["table"]).as_string(), self.names["k"], kind)
+        try:
+            try:
+                self.write(statement, *given)
+            except errors.ObjectNotInPrerequisiteState:  # what the view reads was renamed
+                self.alter_filter()
+                self.write(statement, *given)
+        except errors.InvalidTableDefinition:
+            assert "HASH" in self.partitioned, "not a column that partitions the table"
+            return
+        self.kind = kind
+        self.name_the_views_key()
 
     @property
     def name(self) -> sql.Literal:
@@ -679,8 +726,8 @@ def moves_of(history: History) -> list[Callable[[], None]]:
     ]  # fmt: skip
     return [
         *rows, *rows, h.roll_back, h.rename, h.rename, h.set_session, h.set_session, h.set_database, h.analyze,
-        h.reword, h.again, h.pause, h.declare_again, h.correct, h.correct, h.take_back, h.work, h.work, h.work,
-        h.keep, h.purge, h.read_feed, h.settle, h.restore,
+        h.reword, h.switch, h.refilter, h.refilter, h.alter_key, h.again, h.pause, h.declare_again, h.correct,
+        h.correct, h.take_back, h.work, h.work, h.work, h.keep, h.purge, h.read_feed, h.settle, h.restore,
     ]  # fmt: skip
 
 
