@@ -34,7 +34,7 @@ DECLARE
     d loracomp.declaration;
 BEGIN
     UPDATE loracomp.declaration AS a
-    SET scan = 'rows', scan_skips = FALSE, scan_position = NULL, scan_job = NULL, scanned_at = now()
+    SET scan = 'rows', scan_position = NULL, scan_job = NULL, scanned_at = now()
     WHERE a.id = begin_scan.declaration_id RETURNING a.* INTO d;
     DELETE FROM loracomp.scan_request AS q
     WHERE q.declaration_id = d.id AND q.not_before < pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
@@ -42,7 +42,7 @@ BEGIN
     RETURN d;
 END
 $$;
-COMMENT ON FUNCTION loracomp.begin_scan IS 'Begins a full scan of a declaration''s table.';
+COMMENT ON FUNCTION loracomp.begin_scan IS 'Begins a full scan of a declaration''s table, or begins it anew.';
 
 -- A scan reads the table in key order, and then the answers, because the rows of some answers may be gone.
 CREATE FUNCTION loracomp.ask_scanned(d loracomp.declaration) RETURNS integer

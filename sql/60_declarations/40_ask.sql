@@ -12,9 +12,9 @@
 --           first_jobs          the first of the rows, as many as have 2,000 earlier jobs together
 --           ask_together
 --
--- A page has at most 200 rows, a megabyte of text and 2,000 earlier jobs, which are deleted with their rows. A call begins no new declaration after 0.2 s, and no new page of a declaration after
--- 0.2 s that were spent on it. If reading a table's rows takes more than a second, for example because of a virtual column, the declaration is
--- left out for five times as long; if the keeper's timeout ends it, for ten minutes.
+-- A page has at most 200 rows, a megabyte of text and 2,000 earlier jobs, which are deleted with their rows. A call begins no new declaration
+-- after 0.2 s, and no new page of a declaration after 0.2 s that were spent on it. If reading a table's rows takes more than a second, for example
+-- because of a virtual column, the declaration is left out for five times as long; if the keeper's timeout ends it, for ten minutes.
 
 CREATE FUNCTION loracomp.ask_rows() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -195,8 +195,8 @@ COMMENT ON FUNCTION loracomp.ask_page IS
 'the new ones.';
 
 -- A row is asked if its prompt has changed since it was asked last, or if its job is gone without an outcome. Without backfill, the first scan
--- skips the rows that it finds; a row that is written afterwards has a hint, and is asked. A correction in an open transaction locks its row and
--- the example that rows with the same prompt share: such rows are left out now, and get another hint.
+-- skips the rows that nobody has written since the declaration; a row that is written afterwards has a hint, and is asked. A correction in an open
+-- transaction locks its row and the example that rows with the same prompt share: such rows are left out now, and get another hint.
 CREATE FUNCTION loracomp.ask_together(
     d loracomp.declaration, found_rows jsonb, is_scan boolean, OUT middle_job bigint, OUT locked integer
 )
@@ -204,7 +204,6 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    is_skipped CONSTANT boolean := is_scan AND d.scan_skips;
     corrections_answer CONSTANT boolean := loracomp.corrections_answer(d);
     new_jobs bigint[];
     obsolete bigint[];
@@ -220,6 +219,7 @@ BEGIN
     changed AS MATERIALIZED (
         SELECT
             g.*, r.key IS NOT NULL AS is_known, r.example_id,
+            is_scan AND d.scan_skips AND coalesce(r.status = 'skipped', TRUE) AS is_skipped,
             CASE WHEN NOT g.passes THEN r.earlier_jobs || r.job_id WHEN j.finished_at IS NULL THEN ARRAY[j.id] END AS obsolete
         FROM given AS g
         LEFT JOIN LATERAL ( -- looked up for each, as the plan may be of a time when there were few rows
@@ -251,9 +251,9 @@ BEGIN
     ),
     handled AS MATERIALIZED (
         SELECT
-            c.*, CASE WHEN c.fault IS NOT NULL THEN 'refused' WHEN is_skipped THEN 'skipped' ELSE 'waiting' END AS status,
-            CASE WHEN is_skipped THEN coalesce(c.fault, 'it was there before the declaration') ELSE c.fault END AS reason,
-            CASE WHEN c.passes AND c.fault IS NULL AND NOT is_skipped THEN nextval('loracomp.job_id_seq') END AS job_id
+            c.*, CASE WHEN c.fault IS NOT NULL THEN 'refused' WHEN c.is_skipped THEN 'skipped' ELSE 'waiting' END AS status,
+            CASE WHEN c.is_skipped THEN coalesce(c.fault, 'it was there before the declaration') ELSE c.fault END AS reason,
+            CASE WHEN c.passes AND c.fault IS NULL AND NOT c.is_skipped THEN nextval('loracomp.job_id_seq') END AS job_id
         FROM changed AS c WHERE NOT c.is_known OR c.key IN (SELECT f.key FROM free AS f)
     ),
     queued AS (

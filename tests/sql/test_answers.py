@@ -703,6 +703,21 @@ def test_without_backfill_rows_are_asked_once_they_change(connection: Connection
     assert len(answer_all(connection)) == 3
 
 
+def test_a_declaration_that_is_altered_at_once_still_skips_rows(connection: Connection, alice: Connection) -> None:
+    """The alteration begins the first scan anew, of which some pages may have been read."""
+    alice.execute("INSERT INTO tickets SELECT i, 'a', 'old' FROM generate_series(1, 300) AS i")
+    alice.execute(URGENCY.replace("}')", "}', backfill => false)"))
+    connection.execute("SELECT loracomp.ask_rows()")
+    alice.execute("UPDATE tickets SET body = 'new' WHERE id IN (1, 299)")
+    connection.execute("SELECT loracomp.ask_rows()")
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => '{body}')")
+    assert not any("old" in prompt for prompt in answer_all(connection))
+    assert value(alice, "SELECT count(*) FROM urgency WHERE status = 'skipped'") == 298
+    assert {*shown(alice).values()} == {("skipped", None), ("answered", "new")}
+    alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
+    assert len(answer_all(connection)) == 300
+
+
 def test_a_view_stands_in_any_schema(connection: Connection, alice: Connection) -> None:
     connection.execute(f'CREATE SCHEMA "My schema" AUTHORIZATION {login("alice")}'.encode())
     alice.execute('CREATE TABLE "My schema".notes (id integer PRIMARY KEY, t text)')
