@@ -44,14 +44,14 @@ BEGIN
     made := loracomp.make_view(d, schema, name);
     UPDATE loracomp.declaration AS a SET view = made, view_definition = loracomp.view_definition(made) WHERE a.id = d.id;
     PERFORM loracomp.begin_scan(d.id);
-    -- Of keys that the new type doesn't write as the same text nothing is kept. The scan finds the rows that had hints. format_type with -1 gives
-    -- bpchar, and with null it would give character, which has one letter.
-    DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
+    -- Of keys that the new type doesn't write as the same text nothing is kept; the scan finds their rows. format_type with -1 gives bpchar, and with
+    -- null it would give character, which has one letter.
     SELECT string_agg(format(
         'CASE WHEN pg_input_is_valid(r.key[%1$s], %2$L) THEN %3$s = r.key[%1$s] ELSE FALSE END',
         k.ordinal, format_type(a.atttypid, -1), format(k.written, format(k.read, format('r.key[%s]', k.ordinal)))
     ), ' AND ') INTO keeps
     FROM loracomp.key_columns_of(d) AS k JOIN pg_attribute AS a ON a.attrelid = d.source AND a.attname = k.name;
+    EXECUTE format('DELETE FROM loracomp.answer_hint AS r WHERE r.declaration_id = $1 AND NOT (%s)', keeps) USING d.id;
     EXECUTE format(
         'WITH gone AS (
             DELETE FROM loracomp.answer_row AS r WHERE r.declaration_id = $1 AND NOT (%s) RETURNING r.earlier_jobs || r.job_id AS jobs

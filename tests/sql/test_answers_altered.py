@@ -245,6 +245,17 @@ def test_a_key_becomes_bigint_and_keeps_answers_corrections_and_rights(
     assert shown(alice, "says") == expected
 
 
+def test_a_row_that_was_written_before_its_key_is_altered_stays_stale(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute(URGENCY)
+    answer_all(connection)
+    alice.execute("UPDATE tickets SET body = 'not urgent' WHERE id < 3")
+    alice.execute("SELECT loracomp.alter_key('tickets', 'id', 'numeric')")
+    assert shown(alice)[1] == ("stale", "urgent")
+    assert answer_all(connection) == ["Ticket: a not urgent"] * 2
+
+
 def test_a_key_of_several_columns_keeps_answers_whatever_the_others_types(
     connection: Connection, alice: Connection
 ) -> None:
