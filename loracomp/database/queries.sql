@@ -311,6 +311,10 @@ SELECT loracomp.note_step(
 -- The timeouts apply until the transaction ends.
 SELECT set_config('statement_timeout', %(timeout)s, true), set_config('lock_timeout', '100ms', true)
 
+-- name: set_lock_timeout
+-- The timeout applies until the transaction has committed.
+SELECT set_config('lock_timeout', %(timeout)s, true)
+
 -- name: wake_jobs
 SELECT loracomp.wake_jobs() AS handled
 

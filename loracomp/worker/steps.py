@@ -15,6 +15,9 @@ REST_AT_MOST_S = 60.0
 STEP_S = 5.0
 """Seconds after which a step is cancelled. It ends by itself within a fifth of a second, unless something is wrong."""
 
+COMMIT_S = 2.0
+"""Seconds that the COMMIT of a step waits for locks."""
+
 
 @dataclass
 class Step:
@@ -56,7 +59,13 @@ def call(name: str, connection: Connection) -> int:
 
 @contextmanager
 def within(connection: Connection, seconds: float) -> Iterator[None]:
-    """A transaction whose statements are cancelled after this many seconds, and wait only a moment for locks."""
+    """A transaction whose statements are cancelled after this many seconds, and wait only a moment for locks.
+
+    Its COMMIT waits longer: if the transaction has sent a notification, it needs a lock of the whole server, which any
+    other COMMIT of that kind holds until it has ended, for example while it waits for the disk or for a synchronous
+    standby. statement_timeout does not apply to COMMIT.
+    """
     with connection.transaction():
         connection.execute(QUERIES["set_step_timeouts"], {"timeout": f"{1000 * seconds:.0f}ms"})
         yield
+        connection.execute(QUERIES["set_lock_timeout"], {"timeout": f"{1000 * COMMIT_S:.0f}ms"})

@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from job_data import BASE, add_jobs, claim, expire_leases, job, keep, statuses
+from job_data import BASE, add_jobs, claim, expire_leases, job, keep, statuses, wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -18,6 +18,7 @@ from loracomp.worker import keeper
 from loracomp.worker.keeper import Keeper
 from loracomp.worker.leases import renew_leases
 from loracomp.worker.link import Link
+from loracomp.worker.steps import within
 from queue_worker import Obedient
 from worker_helpers import drain_here, wait_until, working
 
@@ -129,6 +130,40 @@ def test_a_step_that_fails_or_hangs_stops_no_other(
     assert errors["wake_jobs"] == "division by zero"
     assert errors["ask_rows"] == "canceling statement due to statement timeout; try again"
     assert {step for step, error in errors.items() if error is None} == STEPS - {"wake_jobs", "ask_rows"}
+
+
+@pytest.fixture
+def locking_at_commit(connection: Connection) -> Iterator[None]:
+    """A table whose rows wait for a lock at COMMIT, as a notification does while another session commits one."""
+    connection.execute(
+        "CREATE TABLE notified (i int);"
+        " CREATE FUNCTION lock_late() RETURNS trigger LANGUAGE plpgsql"
+        " AS 'BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END';"
+        " CREATE CONSTRAINT TRIGGER late AFTER INSERT ON notified DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION lock_late()"
+    )
+    yield
+    connection.execute("DROP TABLE notified; DROP FUNCTION lock_late")
+
+
+@pytest.mark.session
+def test_the_commit_of_a_step_waits_for_that_of_another_session(
+    connection: Connection, database: str, locking_at_commit: None
+):
+    """Whatever is notified at the same time would undo the step."""
+
+    def step() -> None:
+        with db.connect(database) as own, within(own, 5):
+            own.execute("INSERT INTO notified VALUES (1)")
+
+    with db.connect(database) as other, ThreadPoolExecutor(1) as thread:
+        with other.transaction():
+            other.execute("SELECT pg_advisory_xact_lock(4711)")
+            ended = thread.submit(step)
+            wait_for_a_lock(connection)
+            time.sleep(0.3)
+            assert not ended.done()
+        ended.result(20)
 
 
 def test_a_step_that_failed_is_tried_less_and_less_often(
