@@ -9,9 +9,12 @@
 --   drop_counters               drops the counters of roles that are gone; a step of the keeper
 --
 -- Submitters take turns (fair queueing by start tags). At each priority a submitter's jobs have places one after the other, and all of them
--- come after the jobs of this priority that are claimed already. So a job waits for as many turns of every other submitter as its own
--- submitter has jobs before it, and no later job can hold it up for ever. A job's place is at most 1,000 places before what was claimed at
--- the next lower priority, and it comes after what was claimed at higher ones.
+-- come after the jobs of this priority that are claimed already. So among the jobs of its own priority, a job waits for as many turns of
+-- every other submitter as its own submitter has jobs before it.
+--
+-- Across priorities less holds. Each step of priority is worth 1,000 places, which all submitters at the higher priority share: up to 10,000
+-- of their jobs at priority 10, or 55,000 at all priorities from 1 to 10, come before a new job at priority 0. When these places are used up,
+-- a submitter has a turn at each priority that it uses, and thus several turns. No later jobs hold up a job for ever.
 --
 -- Only a function that queues or moves a job gives it a place: place_job a new one, wake_jobs one that waited for its time, retry_job one
 -- that had ended, and set_priority one that moves. fail_jobs and rescue_jobs leave it to wake_jobs: they mark the job as scheduled.
