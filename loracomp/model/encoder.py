@@ -25,6 +25,10 @@ Vector: TypeAlias = npt.NDArray[np.float32]
 INPUT_FORMAT_VERSION = 3
 """Version of this file's format, stored with each encoder. Raise it with each change: examples are embedded again."""
 
+READ_CHARACTERS = 100_000
+"""Characters of a text that the encoder's tokenizer reads. A million take four seconds or more, and the encoder then
+cuts off all but the first few hundred tokens."""
+
 VIEWS = 2
 """Number of texts of a job that the encoder embeds: its prompt, and its choices."""
 
@@ -136,7 +140,7 @@ class Encoder:
         device = self.model.device.type
         with self._one_at_a_time, torch.autocast("cpu", torch.bfloat16, enabled=device == "cpu" and has_bf16(device)):
             embedded: Sequence[Vector] = self.model.encode(
-                texts,
+                [text[:READ_CHARACTERS] for text in texts],
                 batch_size=TEXTS_TOGETHER if device == "cpu" else 64,
                 normalize_embeddings=True,
                 show_progress_bar=False,

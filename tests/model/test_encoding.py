@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loracomp.model.encoder import SHAPE, encoder_views, shape
+from loracomp.model.encoder import READ_CHARACTERS, SHAPE, Encoder, encoder_views, shape
 
 SHOWN = st.tuples(st.text(max_size=40000), st.none() | st.lists(st.text(min_size=1, max_size=600), max_size=12))
 
@@ -45,3 +46,19 @@ def test_many_choices_count_alike():
 def test_the_views_are_the_prompt_and_the_choices():
     assert encoder_views("Is ice cold?", ("yes", "no")) == ("Is ice cold?", "yes | no")
     assert encoder_views("Is ice cold?", None) == ("Is ice cold?", None)
+
+
+def test_of_a_long_text_only_the_beginning_is_tokenised() -> None:
+    """The encoder cuts off the rest, after its tokenizer has read it."""
+    read: list[str] = []
+
+    class Model:
+        device = torch.device("cpu")
+
+        def encode(self, texts: list[str], **_settings: object) -> np.ndarray:
+            read.extend(texts)
+            return np.ones((len(texts), 4), np.float32)
+
+    encoder = Encoder("e", "e", None, "f", 8 + SHAPE, 256, Model())
+    encoder.encode([("a" * 1_000_000, ["b" * 500_000, "c"])])
+    assert [len(text) for text in read] == [READ_CHARACTERS, READ_CHARACTERS]
