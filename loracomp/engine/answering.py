@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -34,6 +34,10 @@ class PendingRequest:
     """Whether a forward pass has had any of it."""
     mix: Mix = BASE_ALONE
     encoded: Question | Prompt | None = None
+    parts: list[Question] = field(default_factory=list)
+    """What is left to score of its prompt and choices. A part is scored in one pass."""
+    log_likelihoods: Tensor | float = 0.0
+    """[choices], of the parts that have been scored."""
     outcome: Prediction | JobError | None = None
     """What the model gave for it, or why it gave nothing; None until then."""
 
@@ -45,13 +49,13 @@ class PendingRequest:
 
     @property
     def rows(self) -> int:
-        """Number of rows that it needs in a pass."""
-        return len(self.question.rows)
+        """Number of rows that its next part needs in a pass."""
+        return len(self.parts[0].rows)
 
     @property
     def width(self) -> int:
-        """Number of tokens in its longest row."""
-        return max(len(row.tokens) for row in self.question.rows)
+        """Number of tokens in the longest of these rows."""
+        return max(len(row.tokens) for row in self.parts[0].rows)
 
 
 class Answering:
@@ -111,6 +115,7 @@ class Answering:
                 pending.encoded, item=pending, composition=request.composition, wanted=wanted, background=background
             )
         else:
+            pending.parts = list(pending.question.parts(self._token_budget))
             self._to_score.append(pending)
             self._passes = []
         return pending
@@ -118,7 +123,8 @@ class Answering:
     def step(self) -> None:
         """Run a pass that scores choices, or add a token to each text; if both are waiting, they take turns.
 
-        A scoring pass contains the request that came first, and others that fit beside it.
+        A scoring pass contains the request that came first, and others that fit beside it. A request that is too large
+        for one pass is scored in several, and after each of them waits behind the others.
         """
         self._scored_last = bool(self._to_score) and not (self._scored_last and self._texts)
         if self._scored_last:
@@ -158,9 +164,12 @@ class Answering:
             self._choice_adapters = self._stack_of(item.mix for item in first)
         together = next(batch for batch in self._passes if first[0] in batch)
         self._passes.remove(together)
-        self._to_score = [item for item in self._to_score if item not in together]
-        for item, outcome in self._scores(together).items():
-            item.outcome = outcome
+        for item, scores in self._scores(together).items():
+            _note_scores(item, scores)
+        unfinished = [item for item in together if item.outcome is None]
+        self._to_score = [item for item in self._to_score if item not in together] + unfinished
+        if unfinished:
+            self._passes = []
 
     def _let_go(self) -> None:
         """End the requests whose lease is lost, also those in the background, which everyday ones may keep waiting."""
@@ -170,31 +179,32 @@ class Answering:
             self._to_score = [item for item in self._to_score if item not in gone]
             self._passes = []
 
-    def _scores(self, items: Sequence[PendingRequest]) -> dict[PendingRequest, Prediction | JobError]:
-        """Score items in one pass; those that are not finite are scored again alone, as others may overflow.
+    def _scores(self, items: Sequence[PendingRequest]) -> dict[PendingRequest, Tensor | JobError]:
+        """Score a part of each item in one pass; those that are not finite are scored again alone.
 
-        A single item too: the stack of its pass has adapters of items that wait for a later pass.
+        The adapters of others may overflow. They are in the stack of a single item's pass too, because it serves the
+        items that wait for a later pass as well.
         """
         for item in items:
             item.begun = True
-        run = partial(self._part, items)
-        outcomes = dict(zip(items, halving_on_out_of_memory(run, items), strict=True))
-        spoilt = [item for item, outcome in outcomes.items() if _is_not_finite(outcome)]
-        return outcomes | {item: run([item])[0] for item in spoilt}
+        run = partial(self._some, items)
+        scores = dict(zip(items, halving_on_out_of_memory(run, items), strict=True))
+        spoilt = [item for item, own in scores.items() if isinstance(own, Tensor) and not own.isfinite().all()]
+        return scores | {item: run([item])[0] for item in spoilt}
 
-    def _part(self, items: Sequence[PendingRequest], part: Sequence[PendingRequest]) -> list[Prediction | JobError]:
-        # After memory ran out or an adapter overflowed, a part is run with only the adapters that it uses.
-        adapters = self._choice_adapters if part is items else self._stack_of(item.mix for item in part)
-        return self._score(adapters, part)
+    def _some(self, items: Sequence[PendingRequest], some: Sequence[PendingRequest]) -> list[Tensor | JobError]:
+        # After memory ran out or an adapter overflowed, some items are run with only the adapters that they use.
+        adapters = self._choice_adapters if some is items else self._stack_of(item.mix for item in some)
+        return self._score(adapters, some)
 
     @torch.inference_mode()
-    def _score(self, adapters: AdapterStack, items: Sequence[PendingRequest]) -> list[Prediction | JobError]:
-        rows = [item.mix for item in items for _ in item.question.rows]
+    def _score(self, adapters: AdapterStack, items: Sequence[PendingRequest]) -> list[Tensor | JobError]:
+        """Log-likelihoods [choices] of each item's choices under its mix, of its next part."""
+        rows = [item.mix for item in items for _ in range(item.rows)]
         with adapters.composed(rows, max(item.width for item in items)):
-            on_device = log_likelihoods(self._base.model, [item.question for item in items])
+            on_device = log_likelihoods(self._base.model, [item.parts[0] for item in items])
         # One copy from the device, which waits for the whole pass.
-        scores = torch.split(torch.cat(on_device).cpu(), [len(each) for each in on_device])
-        return [_chosen(item, own) for item, own in zip(items, scores, strict=True)]
+        return [*torch.split(torch.cat(on_device).cpu(), [len(each) for each in on_device])]
 
     def _ready_for(self, texts: Sequence[Text], tokens: int) -> Ready:
         for text in texts:
@@ -207,6 +217,17 @@ class Answering:
 
     def _stack_of(self, mixes: Iterable[Mix]) -> AdapterStack:
         return AdapterStack(self._base.model, mixes)
+
+
+def _note_scores(item: PendingRequest, scores: Tensor | JobError) -> None:
+    """Add the log-likelihoods [choices] of a part; after the last part the item gets its answer."""
+    if isinstance(scores, JobError):
+        item.outcome = scores
+        return
+    item.log_likelihoods = item.log_likelihoods + scores
+    del item.parts[0]
+    if not item.parts:
+        item.outcome = _chosen(item, item.log_likelihoods)
 
 
 def _chosen(item: PendingRequest, log_likelihoods: Tensor) -> Prediction | JobError:
@@ -259,10 +280,6 @@ def _written(item: PendingRequest, generated: Generated | JobError | None) -> Pr
         output_tokens=generated.tokens,
         finish_reason=generated.finish_reason,
     )
-
-
-def _is_not_finite(outcome: Prediction | JobError) -> bool:
-    return isinstance(outcome, JobError) and outcome.code == "not_finite"
 
 
 def _lease_lost() -> JobError:

@@ -209,12 +209,13 @@ class Engine:
 
     def _run(self) -> None:
         waiting = [flight.unanswered for flight in self._running]
+        unscored = [flight.unscored for flight in self._running]
         began = perf_counter()
         self._answering.step()
         took_s = perf_counter() - began
-        for flight, requests in zip(self._running, waiting, strict=True):
+        for flight, requests, passes in zip(self._running, waiting, unscored, strict=True):
             flight.share(took_s * requests / max(1, sum(waiting)))
-            if flight.unanswered < requests:
+            if flight.unscored < passes:
                 flight.worked_s += took_s
 
     def _postprocess(self) -> list[InFlight]:

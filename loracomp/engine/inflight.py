@@ -49,7 +49,7 @@ class InFlight:
     pending: Sequence["PendingRequest"] = ()
     """The requests in the model, with what it has given for them so far."""
     worked_s: float = 0.0
-    """Seconds of the passes that answered one of its requests."""
+    """Seconds of the passes that scored choices of its requests."""
     batch_size: int = 1
     """Number of jobs that the model had when this one joined, itself included."""
     result: Result | None = None
@@ -64,6 +64,11 @@ class InFlight:
     def unanswered(self) -> int:
         """Number of its requests that the model has yet to answer."""
         return sum(each.outcome is None for each in self.pending)
+
+    @property
+    def unscored(self) -> int:
+        """Number of passes that the model still needs to score the choices of its requests."""
+        return sum(len(each.parts) for each in self.pending)
 
     @property
     def begun(self) -> bool:

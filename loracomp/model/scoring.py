@@ -57,14 +57,10 @@ def _inputs(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> di
 def _branched(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """The model's inputs [rows, n]; the mask [rows, 1, n, n] keeps branches apart."""
     input_ids, _ = pad_right([row.tokens for row in rows], device)
-    branch, positions = _branches_and_positions(rows, input_ids.shape[1])
+    branch, positions = (each.to(device) for each in _branches_and_positions(rows, input_ids.shape[1]))
     sees = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
-    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees.tril_(), torch.finfo(dtype).min)
-    return {
-        "input_ids": input_ids,
-        "position_ids": positions.to(device),
-        "attention_mask": mask[:, None].to(device),
-    }
+    mask = torch.zeros(sees.shape, dtype=dtype, device=device).masked_fill_(~sees.tril_(), torch.finfo(dtype).min)
+    return {"input_ids": input_ids, "position_ids": positions, "attention_mask": mask[:, None]}
 
 
 def _branches_and_positions(rows: Sequence[Row], width: int) -> tuple[Tensor, Tensor]:

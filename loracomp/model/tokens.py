@@ -1,7 +1,7 @@
 """Turns texts into tokens: chat templates, prompts to continue, and prompts with the choices to score."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -12,6 +12,11 @@ from transformers import PreTrainedTokenizerBase
 from loracomp.errors import JobError
 from loracomp.model.cpu import ROW_TOKENS
 from loracomp.model.longrope import frequencies_of
+
+MOST_CHARACTERS = 10_000_000
+"""Most characters to tokenise for a prompt, which is tokenised with each of its choices. They take 10 to 30 s."""
+BRANCHED_TOKENS = 8192
+"""Most tokens of a row with several branches, whose attention mask has as many rows and columns."""
 
 
 def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system_text: str | None = None) -> str:
@@ -79,6 +84,22 @@ class Question:
     character_counts: tuple[int, ...]
     """Number of characters of each choice, without the white space before it; acc_norm divides by it."""
 
+    def parts(self, most_tokens: int) -> Iterator["Question"]:
+        """The question in parts of one row, or of several rows with at most `most_tokens` tokens, padding included.
+
+        A part's log-likelihood of a choice is 0 where another part scores the choice.
+        """
+        rows: list[Row] = []
+        width = 0
+        for row in self.rows:
+            length = len(row.tokens)
+            if rows and (len(rows) + 1) * max(width, length) > most_tokens:
+                yield replace(self, rows=tuple(rows))
+                rows, width = [], 0
+            rows.append(row)
+            width = max(width, length)
+        yield replace(self, rows=tuple(rows))
+
 
 def encode_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, rendered: bool = False
@@ -121,18 +142,26 @@ def encode_choices(
     choice is tokenised alone.
 
     The choices are branches of one row, or of several rows if one row would be longer than ROW_TOKENS and longer than
-    twice the prompt. Without `shared_prompt`, for models that can't branch (`shares_prompts`), each choice has its own
-    row. A choice of one token needs no branch. Choices share a row only if prompt and choice together are on the same
-    side of each of `length_limits` (`longrope.length_limits`), because the prompt's keys depend on that. After a prompt
-    that a chat template has `rendered`, a choice follows without a space, because it is the whole reply.
+    twice the prompt, or longer than BRANCHED_TOKENS. Without `shared_prompt`, for models that can't branch
+    (`shares_prompts`), each choice has its own row. A choice of one token needs no branch. Choices share a row only if
+    prompt and choice together are on the same side of each of `length_limits` (`longrope.length_limits`), because the
+    prompt's keys depend on that. After a prompt that a chat template has `rendered`, a choice follows without a space,
+    because it is the whole reply.
 
-    Raises JobError 'prompt_too_long', which gives the number of tokens and the limit, and 'prompt_blank' if the prompt
-    is only white space.
+    Raises JobError 'prompt_too_long', which gives the number of tokens and the limit (or of characters, if these are so
+    many that they are not tokenised), and 'prompt_blank' if the prompt is only white space.
     """
     context = prompt if rendered else prompt.rstrip()
     if not context:
         raise JobError("prompt is blank: write a text that the choices continue", code="prompt_blank")
     gap = "" if rendered else prompt[len(context) :] or " "
+    characters = sum(len(prompt) + len(choice) for choice in choices)
+    if characters > MOST_CHARACTERS:
+        raise JobError(
+            f"prompt and choices have {characters:,} characters if the prompt is counted with each choice; the worker "
+            f"takes at most {MOST_CHARACTERS:,}: shorten the prompt, or give fewer choices",
+            code="prompt_too_long",
+        )
     start = encode_texts(tokenizer, [context], rendered=rendered)[0]
     # Check early, before the prompt is tokenised again with each of up to a thousand choices.
     check_length(len(start), context_length, "prompt")
@@ -143,7 +172,7 @@ def encode_choices(
     # Minus 1, because the last token is only predicted and never an input.
     longest = len(start) + max(map(len, continuations)) - 1
     check_length(longest, context_length, "prompt and its longest choice")
-    limit = max(ROW_TOKENS, 2 * len(start)) if shared_prompt else 0
+    limit = min(max(ROW_TOKENS, 2 * len(start)), BRANCHED_TOKENS) if shared_prompt else 0
     alike: dict[int, dict[int, list[int]]] = {}
     for choice, ids in enumerate(continuations):
         alike.setdefault(frequencies_of(len(start) + len(ids) - 1, length_limits), {})[choice] = ids

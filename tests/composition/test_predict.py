@@ -540,6 +540,27 @@ def test_a_batch_is_cut_by_the_token_budget_and_what_came_first_is_in_the_first_
         assert a.choice_scores == pytest.approx(b.choice_scores, rel=1e-5)
 
 
+def test_a_request_too_large_for_a_pass_is_scored_in_several_and_lets_others_go_between(base, library, monkeypatch):
+    monkeypatch.setattr("loracomp.model.tokens.ROW_TOKENS", 1)
+    large = scored("a" * 30, choices=[*(f"{letter * 40}" for letter in "bcdefg"), "h"])
+    small = [scored(f"Is {number} even?\nAnswer:") for number in range(2)]
+    predictor = Fetching(base, library.fetch, token_budget=150)
+    expected = Fetching(base, library.fetch).predict([large, *small])
+    shapes = forwards(base.model)
+    mixes = predictor.compose([each.composition for each in [large, *small]], predictor.load([], library.fetch))
+    answering = predictor.begin()
+    pending = [answering.add(*each) for each in zip([large, *small], mixes, strict=True)]
+    steps = []
+    while answering:
+        answering.step()
+        steps.append([each.outcome is not None for each in pending])
+    assert all(rows * width <= 150 for rows, width in shapes)
+    assert [False, True, True] in steps
+    for got, right in zip(pending, expected, strict=True):
+        assert got.outcome.choice_scores == pytest.approx(right.choice_scores, rel=1e-4)
+        assert got.outcome.choice_index == right.choice_index
+
+
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_running_out_of_memory_halves_the_batch_and_spares_what_fits(base, predictor, device):
     requests = [scored("ab"), scored("a" * 50), scored("abc"), scored("abcd"), written("ab")]

@@ -92,6 +92,28 @@ def test_choices_branch_off_one_prompt_until_the_row_is_long_enough(tokenizer):
     assert [len(row.branches) for row in alone.rows] == [1, 1, 1]
 
 
+def test_no_long_row_branches(tiny_model, tokenizer, monkeypatch):
+    """Its mask would have the square of its tokens."""
+    choices = ["one", "two", "three", "a"]
+    expected = score(tiny_model, tokenizer, ("Is it so?\nAnswer:", choices))[0]
+    monkeypatch.setattr("loracomp.model.tokens.BRANCHED_TOKENS", 24)
+    question = encode_choices(tokenizer, "Is it so?\nAnswer:", choices, TINY_CONTEXT)
+    assert all(len(row.tokens) <= 24 or len(row.branches) == 1 for row in question.rows)
+    assert len(question.rows) > 1
+    torch.testing.assert_close(log_likelihoods(tiny_model, [question])[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_would_take_minutes_to_tokenise_is_refused_before(tokenizer):
+    class Untouched:
+        def __call__(self, *_arguments, **_settings):
+            raise AssertionError("it was tokenised")
+
+    prompt, choices = "a" + " " * 100_000 + "b", [f"choice {number}" for number in range(1000)]
+    with pytest.raises(JobError, match=r"prompt and choices have 100,\d+,.* at most 10,000,000") as error:
+        encode_choices(Untouched(), prompt, choices, TINY_CONTEXT)
+    assert (error.value.code, error.value.retry) == ("prompt_too_long", False)
+
+
 def test_many_branches_over_several_rows_score_as_if_each_had_its_row(tiny_model, tokenizer):
     choices = [f"{i} {'ab' * (i % 60)}" for i in range(40)]
     shared, alone = (encode_choices(tokenizer, "A b:", choices, TINY_CONTEXT, shared_prompt=s) for s in (True, False))

@@ -558,8 +558,9 @@ def measured_rows(connection: Connection, engine: Engine) -> list[int]:
     """Return ids of rows of the task `new` on which the policy `measured` calibrates choices, whatever the prompt."""
     rows = add_examples(connection, "new", *(f"row {number} of tea" for number in range(8)))
     measure_task(connection, "new")
-    jobs = claim(connection, 64)
-    record(connection, engine.run(connection, jobs))
+    flights = engine.run(connection, claim(connection, 64))
+    assert all(0 < 1000 * each.worked_s <= each.timings["predict"] for each in flights)
+    record(connection, flights)
     connection.execute("UPDATE loracomp.policy SET min_similarity = -1 WHERE name = 'measured'")
     return rows
 
