@@ -90,6 +90,8 @@ class Routed:
     calibration_examples: tuple[int, ...]
     """Ids of the labelled examples that calibrate the choices' scores; empty if the job is not calibrated."""
     trace: Trace
+    description_weight: float | None = None
+    """Weight of the prompt's similarity to each described choice, in nats; None if the choices are not described."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ FROM generate_series(0, %(count)s - 1) AS n RETURNING id
 
 
 ROUTED = """
-SELECT r.job_id, r.strategy, (r.trace).*
+SELECT r.job_id, r.strategy, r.description_weight, (r.trace).*
 FROM loracomp.route_jobs(%s::bigint[], %b::vector[]) WITH ORDINALITY AS r ORDER BY r.ordinality
 """
 

@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
-from loracomp.engine.describing import UNLABELLED, Describer, described_request, similarities
+from loracomp.engine.describing import Describer, described_request, similarities
 from loracomp.engine.engine import encode
 from loracomp.engine.inflight import requests_of
 from loracomp.errors import JobError, RefusedError, UsageError
@@ -53,9 +53,9 @@ def test_described_choices_are_embedded_once_and_compared_with_the_prompt() -> N
         similarities(vector, found[jobs[0]]),
         atol=1e-3,
     )
-    request = described_request(Request("Nobody can log in.", jobs[0].choices, None), vector, found[jobs[0]])
+    request = described_request(Request("Nobody can log in.", jobs[0].choices, None), vector, found[jobs[0]], 6.5)
     assert request.description_similarities[1] > request.description_similarities[0]
-    assert request.score_weights == UNLABELLED
+    assert request.score_weights == (1.0, 0.0, 6.5)
 
 
 def test_jobs_are_embedded_as_examples_are() -> None:

@@ -52,6 +52,7 @@ def route(
             normalization=row["choice_normalization"],
             chat_template=row["chat_template"],
             calibration_examples=tuple(row["calibration_examples"] or ()),
+            description_weight=row["description_weight"],
             trace=row["trace"],
         )
         for row in rows

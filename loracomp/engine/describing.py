@@ -12,9 +12,6 @@ from loracomp.composition.composer import ByteLimitedCache
 from loracomp.model.encoder import Encoder, Vector
 from loracomp.records import Job, Request
 
-UNLABELLED = (1.0, 0.0, 10.0)
-"""Weights of the composition's scores, of a classifier's (there is none) and of the similarities, in nats, while no
-labelled row is known."""
 KEPT_BYTES = 4 << 20
 """Memory for embeddings that are kept for later jobs: about 2,500 descriptions."""
 
@@ -48,10 +45,13 @@ def _described_choices(job: Job) -> list[str]:
     return [f"{choice}: {meant}" for choice, meant in zip(job.choices or (), job.descriptions or (), strict=True)]
 
 
-def described_request(request: Request, vector: Vector, described: Vector) -> Request:
-    """The request with the similarities of its prompt, whose job has this vector, to its described choices."""
+def described_request(request: Request, vector: Vector, described: Vector, weight: float) -> Request:
+    """The request with the similarities of its prompt, whose job has this vector, to its described choices.
+
+    `weight` is that of the similarities, in nats, while no labelled row is known.
+    """
     similar = similarities(vector, described).tolist()
-    return replace(request, description_similarities=tuple(similar), score_weights=UNLABELLED)
+    return replace(request, description_similarities=tuple(similar), score_weights=(1.0, 0.0, weight))
 
 
 def similarities(vectors: npt.NDArray[np.floating], described: Vector) -> Vector:

@@ -108,10 +108,10 @@ class Engine:
             flight.decision = decision
             flight.requests = requests_of(flight.job, decision)
             flight.labelled, flight.vector = labelled.get(flight.job.id, ()), vector_of.get(flight.job)
-            if (meant := described.get(flight.job)) is not None:
-                vector = vector_of[flight.job]
-                flight.requests = tuple(described_request(request, vector, meant) for request in flight.requests)
-                flight.described = meant
+            flight.described = described.get(flight.job)
+            if flight.described is not None and isinstance(decision, Routed) and decision.description_weight:
+                added = (vector_of[flight.job], flight.described, decision.description_weight)
+                flight.requests = tuple(described_request(request, *added) for request in flight.requests)
         lap(flights, "route")
         compositions = [request.composition for flight in flights for request in flight.requests]
         adapters = self.predictor.load(compositions, partial(fetch_adapters, connection))

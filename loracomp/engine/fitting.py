@@ -12,7 +12,7 @@ RIDGE = 0.3
 EXPECTED = (1.0, 2.0, 10.0)
 """Weights of the composition's and of the classifier's scores, and of the similarities to described choices, before any
 row is seen."""
-DOUBT = (0.5, 0.3, 0.005)
+DOUBT = (0.5, 0.3, 0.01)
 """Penalties of the squared differences from these weights, in nats over all rows."""
 BIAS_DOUBT = 0.5
 """Penalty of the squared biases."""

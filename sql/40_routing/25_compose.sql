@@ -2,6 +2,7 @@
 --   compose_tasks               the adapters of the tasks that the policy's router picks
 --   trace_tasks                 what the trace says of each task
 --   fallback_reason             why no adapter is composed
+--   nearness, scaled            how much a job with described choices believes its adapters
 
 -- Changes nothing. It returns a set, as trace_tasks does, because Postgres inserts only such a function into its caller's query.
 CREATE FUNCTION loracomp.compose_tasks(
@@ -109,3 +110,19 @@ RETURN CASE
     ELSE 'no adapter is expected to help'
 END;
 COMMENT ON FUNCTION loracomp.fallback_reason IS 'Why a job is answered by the base model alone, in words, for its trace.';
+
+-- Changes nothing and reads no table.
+CREATE FUNCTION loracomp.nearness(similarities double precision[]) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN greatest(0.3, least(1.0, coalesce(similarities[1], 0)));
+COMMENT ON FUNCTION loracomp.nearness IS
+'Similarity of the nearest of the retrieved examples, from 0.3 to 1. If a job''s choices are described, the adapters'' weights are '
+'multiplied by its fourth power, and descriptions count 5 nats divided by its square.';
+
+-- Changes nothing and reads no table.
+CREATE FUNCTION loracomp.scaled(weights double precision[], factor double precision) RETURNS double precision[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY(
+    SELECT w.weight * factor FROM unnest(weights) WITH ORDINALITY AS w (weight, ordinal) ORDER BY w.ordinal
+);
+COMMENT ON FUNCTION loracomp.scaled IS 'Each weight times a factor.';

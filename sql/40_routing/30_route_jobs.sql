@@ -14,6 +14,7 @@
 --     compose_tasks             composition: adapters and weights
 --     trace_tasks               trace: what it says of each task
 --     fallback_reason           trace: why no adapter is composed
+--     nearness, scaled          what described choices change of it
 --   read_labelled               texts, labels and embeddings of calibration_examples
 -- In this file a function comes before its callers, because Postgres checks the body of a SQL function when it is created.
 
@@ -24,6 +25,7 @@ RETURNS TABLE (
     job_id bigint,
     base_model text,
     choices_to_calibrate text[],
+    is_described boolean,
     chat_template boolean,
     own_task integer,
     only_generating boolean,
@@ -62,6 +64,7 @@ BEGIN ATOMIC
             -- Jobs with a system text are not calibrated, because the labelled rows would have to be scored again under it.
             CASE WHEN (u.settings).router = 'retrieval' AND j.system_text IS NULL THEN j.choices END
                 AS choices_to_calibrate,
+            j.descriptions IS NOT NULL AS is_described,
             loracomp.in_chat_template(
                 (u.settings).chat_template, b.has_chat_template, j.choices, j.chat_template, j.system_text
             ) AS chat_template
@@ -106,7 +109,7 @@ BEGIN ATOMIC
         ) AS c ON TRUE
     )
     SELECT
-        g.id, g.base_model, g.choices_to_calibrate, g.chat_template, g.own_task, g.only_generating,
+        g.id, g.base_model, g.choices_to_calibrate, g.is_described, g.chat_template, g.own_task, g.only_generating,
         g.weights IS NOT NULL, g.given_tasks, g.weights, g.settings, g.policy_snapshot, s.eligible, s.searched, s.exact,
         s.adapter_ids, s.adapter_tasks
     FROM given AS g
@@ -218,6 +221,7 @@ RETURNS TABLE (
     choice_normalization text,
     chat_template boolean,
     calibration_examples bigint[],
+    description_weight double precision,
     trace loracomp.route_trace
 )
 LANGUAGE sql STABLE SECURITY DEFINER
@@ -249,13 +253,24 @@ AS $$
     )
     SELECT
         r.job_id, c.adapter_ids, c.adapter_sha256, c.adapter_weights, (r.settings).strategy, (r.settings).density,
-        (r.settings).choice_normalization, r.chat_template, r.calibration_examples,
+        (r.settings).choice_normalization, r.chat_template, r.calibration_examples, 5 / n.near ^ 2,
         trace::loracomp.route_trace
     FROM routed AS r
+    CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN r.is_described AND r.gives_weights THEN 1.0
+            WHEN r.is_described THEN loracomp.nearness(r.similarities)
+        END AS near
+    ) AS n
     CROSS JOIN LATERAL loracomp.compose_tasks(
         r.base_model, CASE WHEN r.gives_weights THEN 'retrieval' ELSE (r.settings).router END,
         CASE WHEN NOT r.gives_weights THEN r.task_ids WHEN r.given_tasks <@ r.eligible THEN r.given_tasks END,
-        coalesce(r.given_weights, r.weights), r.eligible, r.own_task
+        coalesce(
+            r.given_weights,
+            CASE WHEN r.is_described AND r.calibration_examples IS NULL THEN loracomp.scaled(r.weights, n.near ^ 4) END,
+            r.weights
+        ),
+        r.eligible, r.own_task
     ) AS c
     CROSS JOIN LATERAL loracomp.trace_tasks(r.task_ids, r.probabilities, r.gains, c.task_ids, c.adapter_weights) AS t
     CROSS JOIN LATERAL (
@@ -288,8 +303,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.route_jobs IS
 'Routes a batch of jobs by their unit vectors. The row of a job has the adapters to compose (none: the base model answers alone), how '
-'to merge them, how to score choices, and the trace, which record_predictions takes unchanged. A deleted job has no row. Raises an '
-'error if the vectors come from another encoder than the database''s, or if the examples are being embedded by another one.';
+'to merge them, how to score choices, how much descriptions count (null: there are none), and the trace, which record_predictions takes '
+'unchanged. A deleted job has no row. Raises an error if the vectors come from another encoder than the database''s, or if the examples are being embedded by another one.';
 
 -- Reads only. A worker calls it for the calibration_examples of route_jobs.
 CREATE FUNCTION loracomp.read_labelled(job_ids bigint[], tokens bigint[], example_ids bigint[])

@@ -346,7 +346,13 @@ SELECT CASE
                 END
             FROM loracomp.composed_adapter AS c
             WHERE c.job_id = prediction.job_id
-        )
+        ),
+        CASE
+            WHEN prediction.description_similarities IS NOT null AND prediction.choice_biases IS null THEN format(
+                'The choices are described, so the less similar the nearest example is (here %s), the less the '
+                'adapters count, and the more the descriptions.', to_char(prediction.similarities[1], 'FM0.000')
+            )
+        END
     )
 END;
 END;

@@ -126,7 +126,7 @@ def test_what_is_added_follows_from_the_rows_scores_under_the_same_composition(
 def test_similarities_to_described_choices_are_one_more_fitted_part(predictor: Counting, request_: Request) -> None:
     described = np.random.default_rng(3).normal(0, 1, (len(CHOICES), 12)).astype(np.float32)
     described /= np.linalg.norm(described, axis=1, keepdims=True)
-    request = described_request(request_, VECTOR, described)
+    request = described_request(request_, VECTOR, described, 8.0)
     calibrator, mix = Calibrator(predictor), composed(predictor, request)
     plain = calibrator.calibrated(request_, VECTOR, ROWS, mix)
     calibrated = calibrator.calibrated(request, VECTOR, ROWS, mix, described=described)

@@ -76,7 +76,7 @@ OWNERS_ALONE = """
     check_tasks_exist check_name look_up_names with_settings
     checked_embedding check_encoder set_encoder start_routing lock_encoder usable_tasks generating_tasks narrowed_tasks
     search_exactly nearest_examples routing_inputs route_query
-    compose_tasks trace_tasks fallback_reason
+    compose_tasks trace_tasks fallback_reason nearness scaled
     calibration_examples adapter_worths in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs hold_jobs
     succeed_jobs check_server check_objects check_work check_worker_name

@@ -450,6 +450,33 @@ def test_weights_of_a_job_are_composed_without_retrieval(connection: db.Connecti
     assert explained is not None and "Only tasks: middle, far with weights 0.25, 0.5" in explained["text"]
 
 
+def test_the_adapters_of_a_job_with_described_choices_count_as_much_as_its_nearest_example_is_similar(
+    connection: db.Connection,
+) -> None:
+    choices = {"choices": ["a", "b"]}
+    described = choices | {"descriptions": ["this", "that"]}
+    jobs = [
+        submit_pinned(connection, **choices),
+        submit_pinned(connection, **described),
+        submit_pinned(connection, **described, tasks=["far"]),
+        submit_pinned(connection, **described, tasks=["near", "far"], weights=[0.25, 0.5]),
+        submit_pinned(connection, **described, policy="base"),
+    ]
+    plain, near, far, given, base = route_jobs(connection, jobs, np.repeat(QUERY, len(jobs), axis=0))
+    assert plain["description_weight"] is None and sum(plain["adapter_weights"]) == pytest.approx(1)
+    for row in (near, far):
+        similarity = max(0.3, row["similarities"][0])
+        assert row["description_weight"] == pytest.approx(5 / similarity**2)
+        assert sum(row["adapter_weights"]) == pytest.approx(similarity**4)
+    assert near["composed_tasks"] == plain["composed_tasks"]
+    assert near["adapter_weights"] == pytest.approx(
+        [near["similarities"][0] ** 4 * w for w in plain["adapter_weights"]]
+    )
+    assert far["description_weight"] > near["description_weight"]
+    assert (given["adapter_weights"], given["description_weight"]) == ([0.5, 0.25], 5), "as the job says"
+    assert (base["adapter_weights"], base["description_weight"]) == ([], near["description_weight"])
+
+
 def test_weights_are_composed_whole_or_not_at_all(connection: db.Connection) -> None:
     job_id = submit_pinned(connection, tasks=["middle", "far"], weights=[0.25, 0.5])
     connection.execute("UPDATE loracomp.adapter SET status = 'retired' WHERE name = 'far'")
