@@ -95,6 +95,12 @@ class Claimer:
                 # Let idle workers claim first.
                 self._stopping.wait(GIVE_WAY_S)
 
+    def release_lost(self) -> None:
+        """Release the jobs of a claim that got no reply before the worker stopped. `next` must not run meanwhile."""
+        if (token := self._lost) is not None:
+            with suppress(*DATABASE_AWAY):  # their leases expire
+                note_released(self._link.call(lambda connection: release_claim(connection, token), lambda _: True))
+
     def _claim_and_prepare(self, held: frozenset[Job]) -> Sequence[InFlight]:
         """Claim and prepare jobs for the model, as long as there is room; none if no job is due."""
         settings = self._settings

@@ -118,6 +118,7 @@ class Worker:
         with ExitStack() as stack:
             stack.callback(self._claiming.close)
             stack.callback(self._recording.close)
+            stack.callback(self._claimer.release_lost)
             stack.enter_context(self._heartbeat)
             # After an error of the worker or Ctrl-C, give back the jobs still held, without counting the attempt.
             stack.callback(self.release)

@@ -629,6 +629,26 @@ def test_a_claim_whose_reply_is_lost_makes_no_suspects(
     assert {(row["attempts"], row["expired_leases"]) for row in rows} == {(1, 0)}
 
 
+def test_a_claim_whose_reply_is_lost_while_the_worker_stops_is_released(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+):
+    stopping = Event()
+
+    def claim_and_lose(at: Connection, **arguments: Any) -> tuple[Job, ...]:
+        if claim_jobs(at, **arguments):
+            worker.stop()
+            stopping.set()
+            raise psycopg.OperationalError("the connection was cut after the commit")
+        return ()
+
+    monkeypatch.setattr("loracomp.worker.claimer.claim_jobs", claim_and_lose)
+    with working(database, batch_size=3) as worker:
+        ids = add_jobs(connection, *"abc")
+        assert stopping.wait(20)
+    assert statuses(connection) == dict.fromkeys(ids, "queued")
+    assert {job(connection, each)["attempts"] for each in ids} == {0}
+
+
 def test_what_postgres_cannot_store_of_an_answer_is_spelled_out(connection: Connection, database: str):
     (job_id,) = add_jobs(connection, "nul")
     drain_here(database)
