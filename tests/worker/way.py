@@ -1,7 +1,7 @@
 """The modules of loracomp that a job passes through in a worker: those of which a function runs from claim to record.
 
-A worker answers one job after the other; keeper, heartbeat and metrics run in threads of their own and don't count. The
-database needs a base model, an encoder and adapters, as `loracomp demo` makes them:
+A worker answers one job after the other; keeper, embedder, heartbeat and metrics run in threads of their own and don't
+count. The database needs a base model, an encoder and adapters, as `loracomp demo` makes them:
 
     LORACOMP_DATABASE_URL=postgresql://... .venv/bin/python tests/worker/way.py
 """
@@ -19,7 +19,7 @@ from loracomp.worker import leases, recorder
 from loracomp.worker.start import open_worker
 
 PACKAGE = Path(loracomp.__file__).parent
-BESIDE = ("keeper", "heartbeat", "metrics")
+BESIDE = ("keeper", "embed", "heartbeat", "metrics")
 """Threads that a job doesn't pass through."""
 BEGINS, ENDS = leases.claim_jobs.__code__, recorder._note_recorded.__code__
 JOBS = {
