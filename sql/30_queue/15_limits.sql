@@ -1,13 +1,11 @@
 -- The limit on how many jobs of one submitter may wait.
 --   set_queue_limits            sets it
 --   trigger admit_jobs          refuses an insert that exceeds it
---     is_within_limit           whether it does not
+--     is_within_limit           whether it does not; retry_job calls it too
 --       count_queued            only if the last count does not decide
 --     return_places             18_places.sql
---     refuse_job                raises the error
+--     refuse_job                raises the error; retry_job calls it too
 --   left_to_limit               how many more jobs may wait; ask_page calls it
---   check_queue_limit           raises if a job that had ended exceeds it; for retry_job
---     is_within_limit, refuse_job
 
 -- Sets the limit; jobs that already wait are not affected. null: no limit.
 CREATE FUNCTION loracomp.set_queue_limits(per_submitter bigint) RETURNS void
@@ -76,7 +74,7 @@ BEGIN
     RETURN waiting <= most;
 END
 $$;
-COMMENT ON FUNCTION loracomp.is_within_limit IS 'Whether no more jobs of a submitter wait than the limit allows. For admit_jobs and check_queue_limit.';
+COMMENT ON FUNCTION loracomp.is_within_limit IS 'Whether no more jobs of a submitter wait than the limit allows. For admit_jobs and retry_job.';
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.refuse_job(submitter name) RETURNS void
@@ -92,18 +90,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.refuse_job IS 'Raises the error that more jobs of a submitter would wait than may.';
-
-CREATE FUNCTION loracomp.check_queue_limit(submitter name) RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    IF NOT loracomp.is_within_limit(submitter, NULL) THEN
-        PERFORM loracomp.refuse_job(submitter);
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION loracomp.check_queue_limit IS 'Raises if more jobs of a submitter wait than may. For retry_job.';
 
 -- Reads only the submitter's own entries of the index of waiting jobs, and at most as many as are asked for.
 CREATE FUNCTION loracomp.count_queued(submitter name, at_most bigint) RETURNS bigint

@@ -4,7 +4,7 @@
 --     lock_jobs                 the caller's jobs with these ids or tags; set_priority and erase_jobs call it too
 --     give_reason               10_values/40_audit.sql
 --   retry_job                   queues one failed or cancelled job again, by its submitter or an administrator
---     caller, caller_is_admin, check_queue_limit, give_reason
+--     caller, caller_is_admin, is_within_limit, refuse_job, give_reason
 --   set_priority                moves queued jobs in the queue
 
 -- Cancels one job as cancel_jobs does, but raises if the job does not exist, is not the caller's, or has ended.
@@ -129,7 +129,9 @@ BEGIN
         place = loracomp.take_place(old, old.priority, old.background), finished_at = NULL, error_code = NULL, error = NULL
     WHERE j.id = retry_job.id;
     PERFORM loracomp.notify('loracomp_job', '');
-    PERFORM loracomp.check_queue_limit(old.submitted_by) WHERE NOT loracomp.caller_is_admin();
+    IF NOT (loracomp.caller_is_admin() OR loracomp.is_within_limit(old.submitted_by, NULL)) THEN
+        PERFORM loracomp.refuse_job(old.submitted_by);
+    END IF;
     PERFORM loracomp.give_reason(before);
 END
 $$;

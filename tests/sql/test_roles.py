@@ -80,7 +80,7 @@ OWNERS_ALONE = """
     calibration_examples adapter_worths in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs hold_jobs
     succeed_jobs check_server check_objects check_work check_worker_name
-    find_task check_setting check_columns fill_defaults place_job hint_job notify check_queue_limit is_within_limit
+    find_task check_setting check_columns fill_defaults place_job hint_job notify is_within_limit
     left_to_limit refuse_job
     return_places lock_embeddings view_definition
     keep_used_policies
