@@ -173,12 +173,12 @@ bench-queue: install ## compare the queue with five others and a bare table; hal
 
 QUEUE_TESTS := tests/sql/test_jobs_sql.py tests/sql/test_protocol.py tests/worker/test_worker.py
 POOLED_TESTS := $(QUEUE_TESTS) tests/worker/test_workers.py tests/worker/test_metrics.py tests/sql/test_audit.py tests/sql/test_bad_input_sql.py
-test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and through pgbouncer those that work on jobs; installs them
+test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and the tests of jobs also through pgbouncer; installs these packages
 	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py $(BIN)/pytest -n $(WORKERS) --dist loadgroup \
 	    -m 'not data and not slow and not faults and not clients and not dashboard and not web and not ray'
 	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(POOLED_TESTS)
 
-test-server-short: install ## the part of test-server that takes two minutes, where a second server can be had
+test-server-short: install ## the part of test-server that takes two minutes; does nothing where no second server can be installed
 	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n 2 $(QUEUE_TESTS) || [ $$? = 69 ]
 
 test-roles: install ## tests what each role may do and what it is refused, odd input to all public functions, and pgspot

@@ -35,7 +35,7 @@ class Job:
     seed: int | None = None
     """Seed of sampled text; None: the job's id is the seed."""
     system_text: str | None = None
-    """As in `Request`."""
+    """As `Request.system_text`."""
     background: bool = False
     """Whether everyday jobs come first: a measurement, or a job with a priority below 0."""
 
@@ -158,7 +158,7 @@ class Prediction:
     prompt_tokens: int = 0
     output_tokens: int = 0
     finish_reason: str | None = None
-    """As in `model.generation.Generated`; None if choices were scored."""
+    """As `model.generation.Generated.finish_reason`; None if choices were scored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def fidelity(mix: Mix, exact: Mix) -> tuple[float, float] | None:
 
 
 def _inner_product(one: Mapping[str, Factors], other: Mapping[str, Factors]) -> float:
-    """Of two changes of the same modules. The full matrices are never built.
+    """The inner product of two changes of the same modules. The full matrices are never built.
 
     <B A, D C> is the sum of the elements of (A C^T) * (B^T D), a product of two small Gram matrices.
     """

@@ -29,17 +29,17 @@ class PendingRequest:
     request: Request
     wanted: Callable[[], bool]
     background: bool = False
-    """Whether others come first."""
+    """Whether requests that are not in the background come first."""
     begun: bool = False
-    """Whether a forward pass has had any of it."""
+    """Whether any part of it has been in a forward pass."""
     mix: Mix = BASE_ALONE
     encoded: Question | Prompt | None = None
     parts: list[Question] = field(default_factory=list)
     """What is left to score of its prompt and choices. A part is scored in one pass."""
     log_likelihoods: Tensor | float = 0.0
-    """[choices], of the parts that have been scored."""
+    """[choices], summed over the parts that have been scored."""
     outcome: Prediction | JobError | None = None
-    """What the model gave for it, or why it gave nothing; None until then."""
+    """The model's prediction, or the error that prevented one; None until either is known."""
 
     @property
     def question(self) -> Question:
@@ -59,21 +59,21 @@ class PendingRequest:
 
 
 class Answering:
-    """Requests join by `add` at any time; each `step` continues some of them, and writes the answers of those that end.
+    """`add` takes a request at any time; each `step` continues some requests, and gives an outcome to those that end.
 
     JobError codes: 'prompt_too_long', 'prompt_blank', 'chat_template', 'not_finite', 'lease_lost', and 'out_of_memory'
     (the only one worth a retry).
     """
 
     def __init__(self, base: BaseModel, token_budget: int) -> None:
-        """`token_budget` is that of `Predictor`."""
+        """`token_budget` means the same as in `Predictor`."""
         self._base = base
         self._token_budget = token_budget
         self._pass_tokens = PASS_TOKENS if base.model.device.type == "cpu" else token_budget
         self._to_score: list[PendingRequest] = []
         """Requests with choices, in the order in which they were added."""
         self._passes: list[list[PendingRequest]] = []
-        """The first of them, divided into passes; empty after a request was added."""
+        """The requests of `_to_score` that come first, divided into passes; emptied when a request is added."""
         self._scored_last = False
         """Whether the last step was a pass that scores choices."""
         self._choice_adapters = self._stack_of([])
@@ -100,7 +100,7 @@ class Answering:
     ) -> PendingRequest:
         """Add a request. If `wanted` returns False before one of its passes, its answer is JobError 'lease_lost'.
 
-        One in the background waits until no other waits.
+        A request in the background waits as long as any other request is waiting.
         """
         pending = PendingRequest(request, wanted, background)
         try:
@@ -124,7 +124,7 @@ class Answering:
         """Run a pass that scores choices, or add a token to each text; if both are waiting, they take turns.
 
         A scoring pass contains the request that came first, and others that fit beside it. A request that is too large
-        for one pass is scored in several, and after each of them waits behind the others.
+        for one pass is scored in several passes; after each of them it goes behind the others, so that they get a turn.
         """
         self._scored_last = bool(self._to_score) and not (self._scored_last and self._texts)
         if self._scored_last:
@@ -157,7 +157,7 @@ class Answering:
         self._let_go()
         if not self._to_score:
             return
-        # Those in the background in passes of their own, because a pass takes as long as all that is in it.
+        # Requests in the background get their own passes, because each request in a pass makes the others wait longer.
         first = [item for item in self._to_score if not item.background] or self._to_score
         if not self._passes:
             self._passes = batches(first, self._token_budget, self._pass_tokens)
@@ -172,7 +172,7 @@ class Answering:
             self._passes = []
 
     def _let_go(self) -> None:
-        """End the requests whose lease is lost, also those in the background, which everyday ones may keep waiting."""
+        """End all requests whose lease is lost, even in the background, where a request may wait long for its turn."""
         if gone := {item for item in self._to_score if not item.wanted()}:
             for item in gone:
                 item.outcome = _lease_lost()
@@ -180,10 +180,10 @@ class Answering:
             self._passes = []
 
     def _scores(self, items: Sequence[PendingRequest]) -> dict[PendingRequest, Tensor | JobError]:
-        """Score a part of each item in one pass; those that are not finite are scored again alone.
+        """Score a part of each item in one pass; an item whose scores are not finite is scored again alone.
 
-        The adapters of others may overflow. They are in the stack of a single item's pass too, because it serves the
-        items that wait for a later pass as well.
+        The cause may be an adapter of another item that overflows. Such adapters are in the stack even if the pass has
+        a single item, because the same stack serves the items of later passes.
         """
         for item in items:
             item.begun = True
@@ -199,7 +199,7 @@ class Answering:
 
     @torch.inference_mode()
     def _score(self, adapters: AdapterStack, items: Sequence[PendingRequest]) -> list[Tensor | JobError]:
-        """Log-likelihoods [choices] of each item's choices under its mix, of its next part."""
+        """Score the next part of each item: log-likelihoods [choices] of its choices under its mix."""
         rows = [item.mix for item in items for _ in range(item.rows)]
         with adapters.composed(rows, max(item.width for item in items)):
             on_device = log_likelihoods(self._base.model, [item.parts[0] for item in items])
@@ -210,7 +210,7 @@ class Answering:
         for text in texts:
             text.item.begun = True
         mixes = [text.item.mix for text in texts]
-        # A text is tried again alone because an adapter may overflow, so the stack must have no adapters of others.
+        # A text is tried again alone because the adapter of another text may overflow, so the stack must not have it.
         if any(text.in_own_pass for text in texts) or not self._text_adapters.covers(mixes):
             self._text_adapters = self._stack_of(mixes)
         return self._text_adapters.ready(mixes, tokens)
@@ -233,7 +233,7 @@ def _note_scores(item: PendingRequest, scores: Tensor | JobError) -> None:
 def _chosen(item: PendingRequest, log_likelihoods: Tensor) -> Prediction | JobError:
     """The choice with the highest score; among equal scores, the first.
 
-    `log_likelihoods` [choices] are those of the request's choices under its mix.
+    `log_likelihoods` [choices] are the log-likelihoods of the request's choices under its mix.
     """
     assert item.request.choices is not None
     normalized = normalize(log_likelihoods, item.question, item.request.normalization).tolist()

@@ -1,8 +1,8 @@
 """What a few labelled rows add to the scores of a job's choices.
 
-A composition that was never trained on a task mostly prefers a wrong label to all others. Its scores of labelled rows
-show by how much, and how far it can be believed; the rows' embeddings show what prompts with one label have in common
-(docs/routing.md, "Choices of a new task are calibrated").
+A composition whose adapters were never trained on a task is usually biased toward one wrong label. Its scores of
+labelled rows show how strong this bias is and how far its scores can be trusted; the rows' embeddings show what prompts
+with the same label have in common (docs/routing.md, "Choices of a new task are calibrated").
 """
 
 import hashlib
@@ -22,23 +22,24 @@ from loracomp.model.encoder import Vector
 from loracomp.records import MIX_ALONE, LabelledRow, Prediction, Request
 
 KEPT_BYTES = 16 << 20
-"""Memory for scores of rows that are kept for later jobs, and as much for what is fitted on them."""
+"""Memory for the scores of rows that are kept for later jobs. The fits that are kept may take as much again."""
 FATAL = ("out_of_memory", "lease_lost")
-"""Errors of a row's scoring that are the job's: the rows are not to blame."""
+"""Errors in scoring a row that end the job, because the row did not cause them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
-    """How much the composition's and the classifier's scores count, and the similarities to described choices (0 if
-    they are not described), and a bias for each choice."""
+    """What was fitted on labelled rows: the weights of the parts of a choice's score, the biases, and a classifier."""
 
     weights: tuple[float, float, float]
+    """Of the composition's scores, the classifier's, and the similarities to described choices (0 without these)."""
     biases: Numbers
+    """[choices]."""
     classifier: Classifier
 
     @property
     def nbytes(self) -> int:
-        """About how much memory it takes."""
+        """Approximate memory that it takes."""
         kept = (self.biases, self.classifier.means, self.classifier.slopes, self.classifier.left_out)
         return sum(each.nbytes for each in kept) + 1000
 
@@ -61,12 +62,12 @@ class Calibrator:
         *,
         described: Vector | None = None,
     ) -> Request:
-        """The request with biases of its choices, what a classifier says of its `vector`, and how much each counts.
+        """The request with biases of its choices, a classifier's scores for its `vector`, and the scores' weights.
 
         If the choices are described, `described` [choices, d] are their embeddings (`Describer.embedded`).
-        A row with the request's own prompt is left out, so that a labelled row that is asked does not know its own
-        label; so is a row that cannot be scored, such as one that is too long. With fewer than two rows left, the
-        request is returned unchanged. `wanted` is called between forward passes. Raises JobError 'out_of_memory', or
+        A row with the request's own prompt is left out, because its label would give the answer away. A row that cannot
+        be scored, for example because it is too long, is left out too. With fewer than two rows left, the request is
+        returned unchanged. `wanted` is called between forward passes. Raises JobError 'out_of_memory', or
         'lease_lost' if `wanted` returns False.
         """
         assert request.choices is not None
@@ -111,8 +112,8 @@ class Calibrator:
 
 
 def _key(request: Request, rows: Sequence[LabelledRow]) -> bytes:
-    """What decides the scores of the rows: a digest, so that a worker keeps no text of an example that is erased."""
-    # Nothing is drawn for choices, so what samples a text decides nothing.
+    """A digest of all that the rows' scores depend on, so that a worker keeps no text of an erased example."""
+    # The settings of sampling are left out, because choices are scored and nothing is sampled.
     shared = replace(request, prompt="", temperature=0.0, top_p=1.0, seed=0)
     digest = hashlib.sha256(repr((shared, [(row.prompt, row.label) for row in rows])).encode())
     for row in rows:
@@ -121,14 +122,14 @@ def _key(request: Request, rows: Sequence[LabelledRow]) -> bytes:
 
 
 def _others(prompt: str, rows: Sequence[LabelledRow]) -> npt.NDArray[np.bool_]:
-    """Which rows have another prompt; white space around a prompt makes no other."""
+    """Which rows have a prompt that differs from this one in more than the white space around it."""
     return np.array([row.prompt.strip() != prompt.strip() for row in rows])
 
 
 def _fit(
     choices: Sequence[str], rows: Sequence[LabelledRow], scores: Numbers, described: Vector | None = None
 ) -> Fitted:
-    """Fit on rows with these scores [rows, choices] under the composition; `described` has one embedding a choice."""
+    """Fit on rows with these scores [rows, choices] under the composition; `described` [choices, d] are embeddings."""
     right = np.eye(len(choices))[[choices.index(row.label) for row in rows]]
     vectors = np.array([row.vector for row in rows], np.float64)
     classifier = fit_classifier(vectors, right)

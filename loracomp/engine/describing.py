@@ -1,5 +1,4 @@
-"""How similar a prompt is to what its job's choices mean, as their descriptions say (docs/routing.md, "Described
-choices")."""
+"""The similarity of a prompt to each described choice of its job (docs/routing.md, "Described choices")."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ KEPT_BYTES = 4 << 20
 
 
 class Describer:
-    """Embeds choices with their descriptions; each text is embedded once, while it is used."""
+    """Embeds choices together with their descriptions; a text that was used lately is not embedded again."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -36,7 +35,7 @@ class Describer:
 
 
 def _digest(text: str) -> bytes:
-    """What the embedding of a text is kept by, so that a worker keeps no text of a job that is erased."""
+    """The key under which a text's embedding is kept; a digest, so that a worker keeps no text of an erased job."""
     return hashlib.sha256(text.encode()).digest()
 
 
@@ -46,16 +45,17 @@ def _described_choices(job: Job) -> list[str]:
 
 
 def described_request(request: Request, vector: Vector, described: Vector, weight: float) -> Request:
-    """The request with the similarities of its prompt, whose job has this vector, to its described choices.
+    """The request with the similarities of its prompt to its described choices.
 
-    `weight` is that of the similarities, in nats, while no labelled row is known.
+    `vector` is the job's vector, and `weight` the weight of the similarities, in nats, if it is not fitted on labelled
+    rows.
     """
     similar = similarities(vector, described).tolist()
     return replace(request, description_similarities=tuple(similar), score_weights=(1.0, 0.0, weight))
 
 
 def similarities(vectors: npt.NDArray[np.floating], described: Vector) -> Vector:
-    """Cosines [..., choices] of the prompts in jobs' vectors [..., dimensions] and described choices [choices, d].
+    """Cosines [..., choices] between prompts, taken from jobs' vectors [..., dimensions], and choices [choices, d].
 
     A vector begins with the embedding of its prompt, scaled (`join_views`).
     """

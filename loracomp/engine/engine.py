@@ -59,7 +59,8 @@ class Engine:
         self._answering = self.predictor.begin()
         self._turns = ComputeThread()
         self._embedded_to = 0
-        """Id of the last example taken for embedding. The next ones come first, in case it can't be embedded."""
+        """Id of the last example taken for embedding. The next call begins after it, so that an example that can't be
+        embedded does not hold up the others."""
         self._waiting: list[InFlight] = []
         self._running: list[InFlight] = []
 

@@ -1,4 +1,4 @@
-"""Evidence: which adapters explain the labelled examples of a task without an adapter, so that routing weighs them."""
+"""Evidence: how well each adapter explains the labelled examples of a task without an adapter, for routing."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -13,7 +13,8 @@ from loracomp.database.queries import QUERIES
 from loracomp.engine.fitting import Numbers, fit_weights
 
 FEWEST = 4
-"""Examples with the same choices; with fewer, routing calibrates nothing (`loracomp.calibration_examples`)."""
+"""Fewest examples with the same choices that evidence needs, because with fewer routing does not calibrate
+(`loracomp.calibration_examples`)."""
 
 
 def record_evidence(connection: Connection, job_ids: Collection[int]) -> None:
@@ -53,10 +54,11 @@ def fit_evidence(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
 def log_likelihood(scores: Numbers, right: Numbers) -> float | None:
     """Log-likelihood of the right answers, in nats, after a weight of the scores and biases of the choices are fitted.
 
-    None if nothing can be fitted on the scores, which another worker has recorded.
+    None if nothing can be fitted, because another worker has recorded the scores, which may be any numbers.
 
-    `scores` [rows, choices] are of one adapter; `right` [rows, choices] is one-hot. An adapter that was never trained
-    on a task prefers one choice to all others, which says nothing of what it has learnt: hence the biases.
+    `scores` [rows, choices] are of one adapter; `right` [rows, choices] is one-hot. The biases are
+    fitted because an adapter that was never trained on a task is usually biased toward one choice, which says nothing
+    about what it has learnt.
     """
     try:
         weight, _, *biases = fit_weights(np.stack([scores, np.zeros_like(scores)], axis=2), right)

@@ -17,7 +17,7 @@ DOUBT = (0.5, 0.3, 0.01)
 BIAS_DOUBT = 0.5
 """Penalty of the squared biases."""
 SMOOTHING = 3
-"""Shares of right answers are counted as if each choice were right in so many more rows."""
+"""Number of additional rows in which each choice counts as right when the shares of right answers are computed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,7 @@ class Classifier:
     """A ridge regression of each choice (1 where it is right, else 0) on the rows' embeddings."""
 
     means: Numbers
-    """[dimensions] of the embeddings."""
+    """[dimensions], means of the rows' embeddings."""
     slopes: Numbers
     """[dimensions, choices]"""
     shares: Numbers

@@ -39,24 +39,24 @@ class InFlight:
     requests: tuple[Request, ...] = ()
     """What the job asks (`requests_of`). Calibration changes a copy, because a job may be scheduled twice."""
     vector: npt.NDArray[np.float32] | None = None
-    """By which it was routed; None for a job of kind 'measure'."""
+    """The unit vector by which the job was routed; None for a job of kind 'measure'."""
     described: npt.NDArray[np.float32] | None = None
     """Embeddings [choices, d] of its choices with their descriptions; None if they are not described."""
     labelled: tuple[LabelledRow, ...] = ()
-    """Rows on which the scores of its choices are calibrated; empty: they are the composition's."""
+    """Labelled rows on which the scores of its choices are calibrated; if empty, they are not calibrated."""
     adapters: Mapping[int, "PackedAdapter | JobError"] = field(default_factory=dict)
-    """Those that its requests use, and others, by id (`composer.Loaded`)."""
+    """Loaded adapters by their ids (`composer.Loaded`): all that its requests use, and some of other jobs."""
     pending: Sequence["PendingRequest"] = ()
-    """The requests in the model, with what it has given for them so far."""
+    """Its requests in the model, with their outcomes so far."""
     worked_s: float = 0.0
-    """Seconds of the passes that scored choices of its requests."""
+    """Duration of the passes that scored choices of its requests, in seconds."""
     batch_size: int = 1
     """Number of jobs that the model had when this one joined, itself included."""
     result: Result | None = None
     composition_digest: str | None = None
-    """Of the composition that answered it; None for a job of kind 'route', which composes nothing."""
+    """Digest of the composition that answered the job; None for a job of kind 'route', which composes nothing."""
     versions: Versions | None = None
-    """Of the engine that ended it; None if it failed."""
+    """Versions of the engine that answered the job; None if the job failed."""
     recorded: bool | None = None
     """Whether the result was recorded; None until that was tried."""
 
@@ -87,7 +87,8 @@ class InFlight:
 def lap(flights: Sequence[InFlight], step: str, *, observed: bool = True) -> None:
     """End a step of these jobs: each gets the time since its last step ended, so that no moment counts twice.
 
-    A step of SHARED is divided among them too. The metrics observe a step once for jobs that have come the same way.
+    The time of a step in SHARED is also divided among the jobs, as their shares. Jobs whose step began at the same time
+    went through it together, so the metrics observe it once for all of them.
     """
     now = perf_counter()
     if observed:

@@ -21,17 +21,16 @@ class MeasurementPlan:
     expected: str
     """The right answer."""
     choice_normalization: str
-    """`normalization` of a `Request`."""
+    """As `Request.normalization`."""
     adapter_ids: Sequence[int]
     adapter_sha256: Sequence[str]
     chat_template: bool = False
-    """As in `Request`."""
+    """As `Request.chat_template`."""
 
     def requests(self, job: Job) -> tuple[Request, ...]:
         """What to ask the model: the job under the base model alone, then under each adapter alone with weight 1.
 
-        The choices are scored. Without choices it is the right answer, whose log-likelihood is divided by its number
-        of tokens.
+        Each choice is scored. For a job without choices, the right answer is scored by its log-likelihood per token.
         """
         choices, normalization = (
             (job.choices, self.choice_normalization) if job.choices else ((self.expected,), "tokens")
@@ -70,7 +69,7 @@ class MeasurementPlan:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The result of a job of kind 'measure': what `loracomp.measured` has, but for the lease token.
+    """The result of a job of kind 'measure': the fields of `loracomp.measured` without the lease token.
 
     A score is the log-probability of the right answer, in nats. With choices it is the log softmax over their
     normalised log-likelihoods; without, the text's log-likelihood per token.

@@ -18,22 +18,23 @@ from loracomp.registry.tasks import draw
 from loracomp.registry.wordings import Frame, Wording, is_reworded, reword
 
 HALF = 0.5
-"""A task is found if its adapter has more than this share of the mix."""
+"""A prompt finds its task if the task's adapter has more than this share of the mix."""
 AS_STORED = "as stored"
 """The name of the wording that a task's examples have."""
 IMPORTED_ROWS = 300
-"""Most train examples that are imported in another wording, each in one."""
+"""Most train examples to import in another wording. Each gets one other wording."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """How many prompts in one wording find the task, that is, get more than half of their mix from its adapter."""
+    """How many prompts in one wording find their task, that is, get more than half of their mix from its adapter."""
 
     wording: str
     prompts: int
     finding: int
     instead: str | None
-    """Where the other prompts go most often: the task with the largest weight; None: no other task."""
+    """The other task that most often has the largest weight in the mixes of the remaining prompts; None if, most often,
+    there is no other task in the mix."""
 
 
 def read_examples(connection: Connection, task: str) -> list[Example]:
@@ -55,8 +56,8 @@ def rows_to_check(examples: Sequence[Example], most: int) -> list[Example]:
 
 
 def write(rows: Sequence[Example], frame: Frame, wordings: Sequence[Wording]) -> dict[str, list[Example]]:
-    """The rows as they are and in each wording, by its name. A wording is left out if it changes no row, or makes the
-    same prompts as one before it."""
+    """The rows by the name of their wording: as stored, and in each other wording. A wording is left out if it changes
+    no row, or if an earlier wording makes the same prompts."""
     written = {AS_STORED: list(rows)}
     for wording in wordings:
         reworded = [each for row in rows if (each := reword(row, frame, wording))]
@@ -110,7 +111,7 @@ def _count(task: str, wording: str, routes: Sequence[dict[str, float]]) -> Found
 
 
 def reword_examples(examples: Sequence[Example], frame: Frame, wordings: Sequence[Wording]) -> Iterator[Example]:
-    """Put at most IMPORTED_ROWS train rows in other wordings, each row in one; the wordings take turns."""
+    """Put at most IMPORTED_ROWS train rows in other words, each row in one wording; the wordings take turns."""
     offered = [wording for wording in wordings if not wording.kept_apart]
     rows = draw([example for example in examples if example.split == "train"], IMPORTED_ROWS)
     for number, row in enumerate(rows):

@@ -28,7 +28,7 @@ DATABASE_AWAY = (
 ReadOnlySqlTransaction: the server has become a standby, and a new connection may reach the primary.
 """
 NOT_THE_JOBS_FAULT = (pg.DiskFull, pg.ReadOnlySqlTransaction, pg.LockNotAvailable, pg.QueryCanceled)
-"""Those of them with which the database answers, and yet other jobs would not succeed either.
+"""Errors of DATABASE_AWAY with which the database answers, although other jobs would not succeed either.
 
 LockNotAvailable and QueryCanceled: the worker's role has a lock_timeout or a statement_timeout, and a table is locked,
 for example because an index is built, or the database is slow.

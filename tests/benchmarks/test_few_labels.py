@@ -9,7 +9,8 @@ from loracomp.model.encoder import SHAPE
 
 
 def made_up(rows: int, seed: int, *, mix: float, embedding: float) -> dict[str, np.ndarray]:
-    """Rows of two choices whose mix and embedding show the label this clearly; the mix prefers the first choice."""
+    """Rows with two choices. `mix` and `embedding` say how clearly each of these two shows the label; the mix is biased
+    toward the first choice."""
     deal = np.random.default_rng(seed)
     labels = deal.integers(0, 2, rows)
     right = np.eye(2)[labels]

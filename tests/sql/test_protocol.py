@@ -40,7 +40,8 @@ class Expected:
         self.status, self.token = status, None
 
     def taken_back(self) -> None:
-        """As rescue_jobs: an attempt counts where the job was alone, after its first expiry."""
+        """Do what rescue_jobs does. The attempt counts only if a lease of the job had expired before, because the job
+        then ran alone."""
         alone = self.expired_leases > 0
         self.expired_leases += 1
         self.ends("failed" if alone and self.attempts >= self.max_attempts else "queued")

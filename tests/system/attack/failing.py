@@ -33,7 +33,8 @@ SLOW_S = 4.0
 """Seconds for which a hanging call hangs, which is longer than a statement may take."""
 PLANTED_A_ROUND = 5
 WARM = 9
-"""How often Bob is served before the failures: after eight corrections, the corrections are measured."""
+"""Number of times that Bob is served before the failures begin. He needs eight corrections, because only then does the
+keeper measure corrections."""
 FIRED_S = 4.0
 TOLD_S = 10.0
 """Seconds within which a failure must be reported. Cancelling a statement that hangs takes three of them."""

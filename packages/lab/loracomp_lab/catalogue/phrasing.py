@@ -188,7 +188,7 @@ def _pool(
 
 
 def _marks(marks: str, count: int) -> list[str]:
-    """Return `count` marks, of which `first` is the first: from 'A)' it makes 'A)', 'B)', 'C)'."""
+    """Return `count` marks like the given first one: from 'A)' it makes 'A)', 'B)', 'C)'."""
     first = marks.strip(_punctuation(marks))
     names: Iterator[str] = iter({"A": ascii_uppercase, "a": ascii_lowercase}.get(first, map(str, range(1, count + 1))))
     return [marks.replace(first, name) for name, _ in zip(names, range(count), strict=False)]
