@@ -228,14 +228,16 @@ def reword_task(
         frame = wordings.find_frame([example.prompt for example in examples])
         own = [wordings.own_wording(number, text, frame, others) for number, text in enumerate(template or (), start=1)]
         offered = own or wordings.RULES
+        written = rewording.write(rewording.rows_to_check(examples, rows), frame, offered)
+        if missing := [wording.name for wording in own if wording.name not in written]:
+            raise UsageError(f"{missing[0]} rewords no row: give another word for each choice, or change the template")
+        if whole:
+            written[str(data)] = tasks.draw(whole, rows)
         encoder = load_encoder(connection)
         if add:
             reworded = rewording.reword_examples(examples, frame, offered)
             imported = _import_and_embed(connection, encoder, task, reworded)
             remark(f"imported: {', '.join(f'{count} {outcome}' for outcome, count in imported.items())}")
-        written = rewording.write(rewording.rows_to_check(examples, rows), frame, offered)
-        if whole:
-            written[str(data)] = tasks.draw(whole, rows)
         found = rewording.check_wordings(connection, encoder, task, written, base_model)
     shown = [asdict(row) | {"share": row.finding / row.prompts} for row in found]
     emit(shown, title=f"Prompts of {task} in other words", as_json=as_json, columns=REWORDED)

@@ -4,7 +4,7 @@ Routing needs the encoder alone, so a check of 200 prompts takes a few seconds.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,12 +17,10 @@ from loracomp.registry.examples import Example
 from loracomp.registry.tasks import draw
 from loracomp.registry.wordings import Frame, Wording, is_reworded, reword
 
-HALF = 0.5
-"""A prompt finds its task if the task's adapter has more than this share of the mix."""
 AS_STORED = "as stored"
 """The name of the wording that a task's examples have."""
-IMPORTED_ROWS = 300
-"""Most train examples to import in another wording. Each gets one other wording."""
+IMPORTED = 300
+"""Most examples in other words that are imported together, about as many as each task of the shipped library has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def _route(
 
 
 def _count(task: str, wording: str, routes: Sequence[dict[str, float]]) -> Found:
-    missed = [weights for weights in routes if weights.get(task, 0) <= HALF]
+    missed = [weights for weights in routes if 2 * weights.get(task, 0) <= sum(weights.values())]
     instead = Counter(next((name for name in weights if name != task), None) for weights in missed)
     return Found(
         wording=wording,
@@ -110,11 +108,10 @@ def _count(task: str, wording: str, routes: Sequence[dict[str, float]]) -> Found
     )
 
 
-def reword_examples(examples: Sequence[Example], frame: Frame, wordings: Sequence[Wording]) -> Iterator[Example]:
-    """Put at most IMPORTED_ROWS train rows in other words, each row in one wording; the wordings take turns."""
+def reword_examples(examples: Sequence[Example], frame: Frame, wordings: Sequence[Wording]) -> list[Example]:
+    """Put train rows in other words, at most IMPORTED in all. The wordings take turns; few rows are put in several."""
     offered = [wording for wording in wordings if not wording.kept_apart]
-    rows = draw([example for example in examples if example.split == "train"], IMPORTED_ROWS)
-    for number, row in enumerate(rows):
-        turn = number % len(offered)
-        reworded = (reword(row, frame, wording) for wording in offered[turn:] + offered[:turn])
-        yield from islice(filter(None, reworded), 1)
+    rows = draw([example for example in examples if example.split == "train"], IMPORTED)
+    pairs = ((row, offered[(at + turn) % len(offered)]) for turn in range(len(offered)) for at, row in enumerate(rows))
+    reworded = filter(None, (reword(row, frame, wording) for row, wording in pairs))
+    return list(islice(reworded, IMPORTED))

@@ -163,7 +163,7 @@ def test_a_prompt_that_went_to_another_task_finds_its_own_after_the_import(parce
     written = rewording.write(rows, frame, [TALK])
     before = check_wordings(parcels, minilm, "refunds", written)
     assert before == [Found(AS_STORED, 2, 2, None), Found("talk", 2, 0, "advice")]
-    reworded = list(reword_examples(examples, frame, [TALK]))
+    reworded = reword_examples(examples, frame, [TALK])
     assert import_examples(parcels, "refunds", reworded).counts == {"added": 4}
     embed_examples(parcels, minilm)
     after = check_wordings(parcels, minilm, "refunds", written)
@@ -172,13 +172,16 @@ def test_a_prompt_that_went_to_another_task_finds_its_own_after_the_import(parce
     assert read_examples(parcels, "refunds") == examples
 
 
-def test_each_train_row_is_imported_in_one_wording_in_turn_but_not_in_those_kept_apart(parcels) -> None:
+def test_train_rows_are_imported_in_all_wordings_in_turn_but_not_in_those_kept_apart(parcels, monkeypatch) -> None:
     examples = read_examples(parcels, "refunds")
     frame = find_frame([each.prompt for each in examples])
     offered = [Wording("a", "A {text}"), Wording("b", "B {text}"), Wording("c", "C {text}", kept_apart=True)]
-    reworded = list(reword_examples(examples, frame, offered))
-    assert [each.prompt[0] for each in reworded] == ["A", "B", "A", "B"]
-    assert [each.split for each in reworded] == ["train"] * 4
+    reworded = reword_examples(examples, frame, offered)
+    assert [each.prompt[0] for each in reworded] == ["A", "B", "A", "B", "B", "A", "B", "A"]
+    assert len({each.content_hash for each in reworded}) == 8
+    assert {each.split for each in reworded} == {"train"}
+    monkeypatch.setattr(rewording, "IMPORTED", 3)
+    assert [each.prompt[0] for each in reword_examples(examples, frame, offered)] == ["A", "B", "A"]
 
 
 def test_nobody_but_an_active_adapter_is_found(parcels, minilm) -> None:
@@ -208,6 +211,8 @@ def test_the_command_shows_imports_and_shows_again(parcels, run, tmp_path) -> No
     assert (after[2]["wording"], after[2]["prompts"]) == (str(path), 1)
     with pytest.raises(UsageError, match="--choice needs --template"):
         run("task", "reword", "refunds", "--choice", "yes=sure")
+    with pytest.raises(UsageError, match="template 1 rewords no row: give another word for each choice"):
+        run("task", "reword", "refunds", "--template", "{text}", "--choice", "yes=sure")
     (_, sure) = run("task", "reword", "refunds", "--template", "{text}", "--choice", "Yes=sure", "--choice", "no=never")
     assert sure["prompts"] == 2
     by_rules = [row["wording"] for row in run("task", "reword", "refunds", "--rows", "1")]
