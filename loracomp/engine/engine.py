@@ -22,7 +22,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.database.routing import read_labelled, route
 from loracomp.engine import measuring
 from loracomp.engine.calibration import Calibrator
-from loracomp.engine.describing import Describer, described_request
+from loracomp.engine.describing import Describer
 from loracomp.engine.inflight import InFlight, lap, requests_of
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import DeviceFailedError, JobError
@@ -95,24 +95,25 @@ class Engine:
         encoder now.
         """
         routed = [flight.job for flight in flights if flight.job.kind != measuring.KIND]
-        vectors, described = self._turns.run(partial(self._encode, flights, routed))
+        vectors, compared, described = self._turns.run(partial(self._encode, flights, routed))
         routes = route(connection, routed, vectors, self.encoder.fingerprint, self.encoder.input_version)
         plans = measuring.plan_measurements(connection, [flight.job for flight in flights])
         decided: list[Routed | measuring.MeasurementPlan] = [*routes, *plans]
         decisions = {each.job_id: each for each in decided}
         labelled = read_labelled(connection, routed, routes)
-        vector_of = dict(zip(routed, vectors, strict=True))
+        vector_of, compared_of = dict(zip(routed, vectors, strict=True)), dict(zip(routed, compared, strict=True))
         for flight in flights:
             if (decision := decisions.get(flight.job.id)) is None:
                 flight.fail(_gone(flight.job))
                 continue
             flight.decision = decision
-            flight.requests = requests_of(flight.job, decision)
             flight.labelled, flight.vector = labelled.get(flight.job.id, ()), vector_of.get(flight.job)
-            flight.described = described.get(flight.job)
-            if flight.described is not None and isinstance(decision, Routed) and decision.description_weight:
-                added = (vector_of[flight.job], flight.described, decision.description_weight)
-                flight.requests = tuple(described_request(request, *added) for request in flight.requests)
+            if (meant := described.get(flight.job)) is not None:
+                flight.similarities = meant @ compared_of[flight.job]
+                if flight.labelled:
+                    rows = self._turns.run(partial(self._describer.embed_rows, flight.job, flight.labelled))
+                    flight.row_similarities = rows @ meant.T
+            flight.requests = requests_of(flight.job, decision, flight.similarities)
         lap(flights, "route")
         compositions = [request.composition for flight in flights for request in flight.requests]
         adapters = self.predictor.load(compositions, partial(fetch_adapters, connection))
@@ -120,11 +121,16 @@ class Engine:
             flight.adapters = adapters
         lap(flights, "load")
 
-    def _encode(self, flights: Sequence[InFlight], routed: Sequence[Job]) -> tuple[Vector, dict[Job, Vector]]:
+    def _encode(
+        self, flights: Sequence[InFlight], routed: Sequence[Job]
+    ) -> tuple[Vector, Sequence[Vector], dict[Job, Vector]]:
+        """The jobs' vectors, the embeddings of their texts, and those of their described choices."""
         lap(flights, "ready")
-        vectors, described = encode(self.encoder, routed), self._describer.embedded(routed)
+        shown = [(job.prompt, job.choices) for job in routed]
+        vectors, compared = self.encoder.encode_parts(shown, [job.text_at for job in routed])
+        described = self._describer.embed_choices(routed)
         lap(flights, "encode")
-        return vectors, described
+        return vectors, compared, described
 
     def embed(self, connection: Connection) -> int:
         """Embed some of the train examples without an embedding; returns how many."""
@@ -202,7 +208,7 @@ class Engine:
             return scheduled
         try:
             calibrated = self._calibrator.calibrated(
-                request, flight.vector, flight.labelled, mix, flight.wanted, described=flight.described
+                request, flight.vector, flight.labelled, mix, flight.wanted, row_similarities=flight.row_similarities
             )
             return [(calibrated, mix)]
         except JobError as error:

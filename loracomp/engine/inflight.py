@@ -11,7 +11,7 @@ import numpy.typing as npt
 from loracomp import metrics
 from loracomp.engine.measuring import Measurement, MeasurementPlan
 from loracomp.errors import JobError
-from loracomp.records import Failure, Job, LabelledRow, Prediction, Request, Routed, Versions
+from loracomp.records import MIX_ALONE, Failure, Job, LabelledRow, Prediction, Request, Routed, Versions
 
 if TYPE_CHECKING:
     from loracomp.composition.strategies import PackedAdapter
@@ -40,8 +40,10 @@ class InFlight:
     """What the job asks (`requests_of`). Calibration changes a copy, because a job may be scheduled twice."""
     vector: npt.NDArray[np.float32] | None = None
     """The unit vector by which the job was routed; None for a job of kind 'measure'."""
-    described: npt.NDArray[np.float32] | None = None
-    """Embeddings [choices, d] of its choices with their descriptions; None if they are not described."""
+    similarities: npt.NDArray[np.float32] | None = None
+    """Similarity of the job's text to each described choice; None if its choices are not described."""
+    row_similarities: npt.NDArray[np.float32] | None = None
+    """Similarities [rows, choices] of the labelled rows' texts to these choices."""
     labelled: tuple[LabelledRow, ...] = ()
     """Labelled rows on which the scores of its choices are calibrated; if empty, they are not calibrated."""
     adapters: Mapping[int, "PackedAdapter | JobError"] = field(default_factory=dict)
@@ -101,8 +103,12 @@ def lap(flights: Sequence[InFlight], step: str, *, observed: bool = True) -> Non
         flight.since = now
 
 
-def requests_of(job: Job, decided: Routed | MeasurementPlan) -> tuple[Request, ...]:
+def requests_of(
+    job: Job, decided: Routed | MeasurementPlan, similarities: npt.NDArray[np.float32] | None = None
+) -> tuple[Request, ...]:
     """What to ask the model: one request for a job of kind 'predict', none for 'route'; else the plan says.
+
+    `similarities` are those of the prompt to each described choice.
 
     Raises JobError for a kind that this release does not know.
     """
@@ -111,16 +117,18 @@ def requests_of(job: Job, decided: Routed | MeasurementPlan) -> tuple[Request, .
     if job.kind not in {"predict", "route"}:
         error = f"this worker's release knows no jobs of kind {job.kind}: upgrade the worker"
         raise JobError(error, code="unknown_kind", retry=True)
-    return (_request(job, decided),) if job.kind == "predict" else ()
+    return (_request(job, decided, similarities),) if job.kind == "predict" else ()
 
 
-def _request(job: Job, routed: Routed) -> Request:
+def _request(job: Job, routed: Routed, similarities: npt.NDArray[np.float32] | None) -> Request:
     return Request(
         prompt=job.prompt,
         choices=job.choices,
         max_new_tokens=job.max_new_tokens,
         stop=job.stop,
         normalization=routed.normalization,
+        description_similarities=() if similarities is None else tuple(similarities.tolist()),
+        score_weights=MIX_ALONE if similarities is None else (1.0, 0.0, routed.description_weight or 0.0),
         composition=routed.composition,
         temperature=job.temperature,
         top_p=job.top_p,

@@ -47,6 +47,7 @@ def claim_jobs(
                 **row,
                 "choices": row["choices"] and tuple(row["choices"]),
                 "descriptions": row["descriptions"] and tuple(row["descriptions"]),
+                "text_at": row["text_at"] and (row["text_at"].lower - 1, row["text_at"].upper - 1),
                 "stop": tuple(row["stop"]),
             }
         )

@@ -20,7 +20,7 @@ CREATE FUNCTION loracomp.submitter_columns() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '{
     prompt, choices, descriptions, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority, run_at, tasks,
-    weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
+    weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text, text_at
 }'::text[];
 COMMENT ON FUNCTION loracomp.submitter_columns IS 'Names of the columns of loracomp.job that a submitter may fill.';
 
@@ -74,12 +74,14 @@ BEGIN
         EXIT WHEN earlier.id IS NOT NULL;
         INSERT INTO loracomp.job (
             prompt, choices, descriptions, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority,
-            run_at, tasks, weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
+            run_at, tasks, weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text,
+            text_at
         )
         VALUES (
             given.prompt, given.choices, given.descriptions, given.max_new_tokens, given.stop, given.temperature, given.top_p,
             given.seed, given.policy, given.base_model, given.kind, given.priority, given.run_at, given.tasks, given.weights, given.exclude_tasks,
-            given.idempotency_key, given.tags, given.max_attempts, given.timeout_s, given.chat_template, given.system_text
+            given.idempotency_key, given.tags, given.max_attempts, given.timeout_s, given.chat_template, given.system_text,
+            given.text_at
         )
         ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO NOTHING
         RETURNING id INTO inserted;
@@ -128,7 +130,8 @@ CREATE FUNCTION loracomp.submit_job(
     tasks text[] DEFAULT NULL,
     weights double precision[] DEFAULT NULL,
     chat_template boolean DEFAULT NULL,
-    system_text text DEFAULT NULL
+    system_text text DEFAULT NULL,
+    text_at int4range DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
@@ -143,7 +146,7 @@ BEGIN
         'kind', kind, 'priority', priority, 'run_at', run_at, 'tasks', tasks, 'weights', weights,
         'exclude_tasks', exclude_tasks, 'idempotency_key', idempotency_key, 'tags', tags,
         'max_attempts', max_attempts, 'timeout_s', timeout_s, 'chat_template', chat_template,
-        'system_text', system_text
+        'system_text', system_text, 'text_at', text_at
     ));
 END
 $$;

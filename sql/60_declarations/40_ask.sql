@@ -205,6 +205,7 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     corrections_answer CONSTANT boolean := loracomp.corrections_answer(d);
+    margins CONSTANT record := loracomp.prompt_margins(d.prompt);
     new_jobs bigint[];
     obsolete bigint[];
 BEGIN
@@ -257,10 +258,12 @@ BEGIN
         FROM changed AS c WHERE NOT c.is_known OR c.key IN (SELECT f.key FROM free AS f)
     ),
     queued AS (
-        INSERT INTO loracomp.job (id, prompt, choices, descriptions, max_new_tokens, policy, priority, tags, submitted_by, watched)
+        INSERT INTO loracomp.job (id, prompt, choices, descriptions, text_at, max_new_tokens, policy, priority, tags, submitted_by, watched)
         OVERRIDING SYSTEM VALUE
         SELECT
-            h.job_id, h.prompt, d.choices, d.descriptions, d.max_new_tokens, CASE WHEN corrections_answer THEN 'measured' ELSE d.policy END,
+            h.job_id, h.prompt, d.choices, d.descriptions,
+            CASE WHEN d.descriptions IS NOT NULL THEN int4range(1 + margins.before, 1 + char_length(h.prompt) - margins.after) END,
+            d.max_new_tokens, CASE WHEN corrections_answer THEN 'measured' ELSE d.policy END,
             CASE WHEN is_scan THEN least(d.priority, -1) ELSE d.priority END, d.tags, d.owner, TRUE
         FROM handled AS h WHERE h.job_id IS NOT NULL ORDER BY h.job_id
     ),

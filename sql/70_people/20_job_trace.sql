@@ -7,6 +7,7 @@ SELECT
     j.prompt,
     j.choices,
     j.descriptions,
+    j.text_at,
     j.max_new_tokens,
     j.stop,
     p.output,

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from loracomp.engine.calibration import Calibrator
-from loracomp.engine.describing import described_request, similarities
 from loracomp.engine.evidence import log_likelihood
 from loracomp.engine.fitting import BIAS_DOUBT, DOUBT, EXPECTED, SMOOTHING, fit_classifier, fit_weights
 from loracomp.engine.predictor import Predictor
@@ -124,27 +123,27 @@ def test_what_is_added_follows_from_the_rows_scores_under_the_same_composition(
 
 
 def test_similarities_to_described_choices_are_one_more_fitted_part(predictor: Counting, request_: Request) -> None:
-    described = np.random.default_rng(3).normal(0, 1, (len(CHOICES), 12)).astype(np.float32)
-    described /= np.linalg.norm(described, axis=1, keepdims=True)
-    request = described_request(request_, VECTOR, described, 8.0)
+    deal = np.random.default_rng(3)
+    of_rows = deal.uniform(-0.5, 0.5, (len(ROWS), len(CHOICES))).astype(np.float32)
+    similar = (0.25, -0.125, 0.5)
+    request = replace(request_, description_similarities=similar, score_weights=(1.0, 0.0, 8.0))
     calibrator, mix = Calibrator(predictor), composed(predictor, request)
     plain = calibrator.calibrated(request_, VECTOR, ROWS, mix)
-    calibrated = calibrator.calibrated(request, VECTOR, ROWS, mix, described=described)
+    calibrated = calibrator.calibrated(request, VECTOR, ROWS, mix, row_similarities=of_rows)
     assert predictor.asked == len(ROWS), "what the mix says of the rows is the same"
     assert plain == Calibrator(predictor).calibrated(request_, VECTOR, ROWS, mix), "without descriptions as ever"
     direct = np.array([scores(predictor, replace(request_, prompt=row.prompt)) for row in ROWS])
     right = np.eye(len(CHOICES))[[CHOICES.index(row.label) for row in ROWS]]
     classifier = fit_classifier(VECTORS.astype(np.float64), right)
-    weights = fit_weights(np.stack([direct, classifier.left_out, similarities(VECTORS, described)], axis=2), right)
+    weights = fit_weights(np.stack([direct, classifier.left_out, of_rows], axis=2), right)
     np.testing.assert_allclose(calibrated.score_weights, weights[:3], atol=1e-4)
-    similar = similarities(VECTOR, described)
-    np.testing.assert_allclose(calibrated.description_similarities, similar, atol=1e-6)
-    parts = [scores(predictor, request_), classifier(VECTOR), similar]
+    assert calibrated.description_similarities == similar
+    parts = np.stack([scores(predictor, request_), classifier(VECTOR), similar])
     np.testing.assert_allclose(scores(predictor, calibrated), weights[:3] @ parts + weights[3:], atol=1e-4)
-    backwards = replace(request, choices=CHOICES[::-1], description_similarities=tuple(similar[::-1].tolist()))
-    reordered = calibrator.calibrated(backwards, VECTOR, ROWS, mix, described=described[::-1])
+    backwards = replace(request, choices=CHOICES[::-1], description_similarities=similar[::-1])
+    reordered = calibrator.calibrated(backwards, VECTOR, ROWS, mix, row_similarities=of_rows[:, ::-1])
     np.testing.assert_allclose(reordered.choice_biases, calibrated.choice_biases[::-1], atol=1e-5)
-    others = calibrator.calibrated(request, VECTOR, ROWS, mix, described=described[::-1].copy())
+    others = calibrator.calibrated(request, VECTOR, ROWS, mix, row_similarities=-of_rows)
     assert others.score_weights != calibrated.score_weights, "other descriptions are fitted anew"
 
 

@@ -154,6 +154,8 @@ def test_described_choices_reach_the_jobs_and_other_descriptions_ask_all_rows_ag
     described = "SELECT DISTINCT descriptions FROM loracomp.job WHERE status = 'queued'"
     keep(connection)
     assert value(connection, described) == ["at once", "some day"]
+    compared = "SELECT substr(prompt, lower(text_at), upper(text_at) - lower(text_at)) FROM loracomp.job LIMIT 1"
+    assert value(connection, compared) == "a urgent", "what the row's columns have put into the prompt"
     assert len(answer_all(connection)) == 4
     alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
     alice.execute("SELECT loracomp.alter_answers('urgency', descriptions => '{at once,\"some day\"}')")

@@ -51,6 +51,14 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
             {"choices": ["a", "b"], "descriptions": ["x", "y" * 20_000]},
             "descriptions_must_be_at_most_20000_characters_together",
         ),
+        ({"text_at": "[1,2)"}, "text_at_needs_descriptions"),
+        *(
+            (
+                {"choices": ["a", "b"], "descriptions": ["x", "y"], "text_at": given, "prompt": "Is it wet?"},
+                "text_at_must_lie_within_the_prompt",
+            )
+            for given in ("[0,3)", "[2,12)", "[4,)", "empty")
+        ),
         ({"stop": ["a" * 10_001]}, "stop_must_be_at_most_10000_characters_together"),
         ({"tags": f'{{"a": "{"b" * 100_000}"}}'}, "tags_must_be_at_most_100000_characters"),
         ({"max_new_tokens": 0}, "max_new_tokens_must_be_between_1_and_100000"),

@@ -93,8 +93,8 @@ OWNERS_ALONE = """
     jobs_on changed_days roll_up reports close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on jobs_by_day_on
     answers_by_tag_on
-    prompt_pieces key_forms primary_key_of numbers_of source_names with_current_names key_columns_of source_sql
-    key_array key_columns key_values filter_condition hint_statement make_parts add_triggers drop_parts
+    prompt_pieces prompt_margins key_forms primary_key_of numbers_of source_names with_current_names key_columns_of
+    source_sql key_array key_columns key_values filter_condition hint_statement make_parts add_triggers drop_parts
     read_as_owner next_keys read_rows first_megabyte read_prompts prompts_statement passes_sql text_size_sql check_code
     check_source check_text check_owner check_request make_view find_declaration lock_declaration may_alter_answers
     forget_answers accuracy_of
@@ -105,7 +105,7 @@ OWNERS_ALONE = """
 """
 JOB_COLUMNS = """
     kind prompt choices descriptions max_new_tokens stop temperature top_p seed policy base_model priority run_at
-    idempotency_key tags exclude_tasks tasks weights max_attempts timeout_s chat_template system_text
+    idempotency_key tags exclude_tasks tasks weights max_attempts timeout_s chat_template system_text text_at
 """
 VECTOR = [1.0] + [0.0] * 831
 # The trigger check_columns refuses these by name; the first three are administrators' to fill.

@@ -60,10 +60,11 @@ def answer(connection: Connection, job_id: int, **columns: Any) -> None:
 
 
 def test_described_choices_are_stored_and_are_part_of_what_a_key_stands_for(submitter: Connection):
-    submit = "SELECT loracomp.submit_job('a', '{x,y}', %s, idempotency_key => 'd')"
+    submit = "SELECT loracomp.submit_job('a b', '{x,y}', %s, text_at => '[3,3]', idempotency_key => 'd')"
     mine = value(submitter, submit, [["hot", "cold"]])
     assert value(submitter, submit, [["hot", "cold"]]) == mine
     assert value(submitter, "SELECT descriptions FROM loracomp.job_trace") == ["hot", "cold"]
+    assert value(submitter, "SELECT text_at::text FROM loracomp.job_trace") == "[3,4)"
     with pytest.raises(psycopg.errors.UniqueViolation, match=f"by job {mine}, with another descriptions"):
         value(submitter, submit, [["hot", "wet"]])
     ((_, one, _), (_, _, refused)) = submit_jobs(
@@ -275,7 +276,7 @@ def test_submit_job_fills_every_column_that_a_submitter_may_fill(connection: Con
         "chat_template": True, "system_text": "Be brief.", "base_model": BASE, "prompt": "a",
     }  # fmt: skip
     to_fill = set(value(connection, "SELECT loracomp.submitter_columns()"))
-    assert given.keys() == to_fill - {"choices", "descriptions"}
+    assert given.keys() == to_fill - {"choices", "descriptions", "text_at"}
     arguments = ", ".join(f"{name} => %({name})s" for name in given)
     with connection.transaction(force_rollback=True):
         connection.execute("UPDATE loracomp.base_model SET has_chat_template = true")

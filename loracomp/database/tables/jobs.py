@@ -14,7 +14,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import INT4RANGE, JSONB
 
 from loracomp.database.tables.columns import (
     NO_STATISTICS,
@@ -53,6 +53,11 @@ job = Table(
     required("prompt", Text, "Text for the model to answer; the only column that an INSERT must give."),
     optional("choices", texts(), "Possible answers, one of which is chosen; null: the answer is generated text."),
     optional("descriptions", texts(), "What each of the choices means, in a few words; null: they are not described."),
+    optional(
+        "text_at",
+        INT4RANGE,
+        "Which characters of the prompt, counted from 1, are compared with the descriptions; null: all of them.",
+    ),
     optional("max_new_tokens", Integer, "Maximum number of tokens to generate; 64 by default if there are no choices."),
     required("stop", texts(), "Texts at which generation ends; they are not part of the answer.", default="'{}'"),
     required("policy", Text, "Name of the policy: the settings of routing and merging.", default="'default'"),
@@ -195,6 +200,11 @@ job = Table(
         "descriptions_must_be_at_most_20000_characters_together",
         "descriptions IS NULL OR loracomp.texts_length(descriptions) <= 20000",
     ),
+    check("text_at_needs_descriptions", "text_at IS NULL OR descriptions IS NOT NULL"),
+    check(
+        "text_at_must_lie_within_the_prompt",
+        "text_at IS NULL OR (NOT isempty(text_at) AND text_at <@ int4range(1, char_length(prompt) + 1))",
+    ),
     # Each change of status checks these constraints again; testing for empty values first makes that cheap.
     check("stop_must_be_at_most_10000_characters_together", "stop = '{}' OR loracomp.texts_length(stop) <= 10000"),
     check(
@@ -309,6 +319,6 @@ job = Table(
 set_storage(
     job,
     NO_STATISTICS,
-    "prompt choices descriptions stop idempotency_key tags exclude_tasks tasks weights task expected lease_token error "
-    "adapter_ids chat_template system_text",
+    "prompt choices descriptions text_at stop idempotency_key tags exclude_tasks tasks weights task expected "
+    "lease_token error adapter_ids chat_template system_text",
 )
