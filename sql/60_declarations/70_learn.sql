@@ -131,7 +131,7 @@ COMMENT ON FUNCTION loracomp.clear_corrections IS
 'Clears the corrections whose labelled example is being erased; returns how many. For erase_example.';
 
 -- Inserts jobs in the name of the declarations' owners. A declaration that fails, for example because the queue is full, is left out for ten
--- seconds; one for which there is nothing to insert, for example because no adapter is active, for a minute; and one that takes longer than the
+-- seconds; one for which there is nothing to insert, for example because no adapter has learnt to write, for a minute; and one that takes longer than the
 -- keeper waits, for ten minutes.
 CREATE FUNCTION loracomp.measure_corrections() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -141,6 +141,7 @@ DECLARE
     d loracomp.declaration;
     model loracomp.base_model;
     end_at CONSTANT timestamptz := clock_timestamp() + interval '0.2 seconds';
+    likely integer[];
     queued integer;
     added integer := 0;
 BEGIN
@@ -154,12 +155,14 @@ BEGIN
             CONTINUE WHEN NOT loracomp.has_unmeasured(d.task_id, model.id);
             PERFORM FROM loracomp.declaration AS a WHERE a.id = d.id FOR NO KEY UPDATE SKIP LOCKED;
             CONTINUE WHEN NOT found;
+            likely := loracomp.likely_tasks(d.task_id, model.id, 30);
+            -- Routing uses no other adapters for texts either.
+            likely := CASE WHEN d.choices IS NULL THEN loracomp.generating_tasks(likely) ELSE likely END;
             queued := loracomp.queue_measurements(
                 ARRAY(SELECT x.example_id FROM loracomp.draw_examples(d.task_id, 'train', 0, TRUE) AS x ORDER BY x.ordinal),
                 ARRAY(
                     SELECT a.id FROM loracomp.adapter AS a
-                    WHERE a.base_model_id = model.id AND a.status = 'active'
-                        AND a.task_id = ANY (loracomp.likely_tasks(d.task_id, model.id, 30))
+                    WHERE a.base_model_id = model.id AND a.status = 'active' AND a.task_id = ANY (likely)
                 ),
                 model, 'measured', 0, d.owner
             );

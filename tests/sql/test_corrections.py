@@ -217,11 +217,28 @@ def test_corrections_are_measured_again_if_choices_become_texts(connection: Conn
     work(connection)
     answered_by = "SELECT array_agg(DISTINCT answered_by) FROM urgency WHERE id < 17"
     assert value(alice, answered_by) == ["16 corrections"]
+    connection.execute("SELECT loracomp.add_example('tea', 'Sum up: tea is hot.', 'Hot tea.')")  # so it writes, too
     alice.execute("SELECT loracomp.alter_answers('urgency', max_new_tokens => 5)")
     assert value(connection, "SELECT count(*) FROM loracomp.measurement") == 0, "they are of another question"
     done = [(job.kind, job.choices) for job in work(connection)]
     assert sorted(done, key=str) == [("measure", None)] * 16 + [("predict", None)] * (17 + 16)
     assert value(alice, answered_by) == ["16 corrections"]
+
+
+def test_corrected_texts_are_not_measured_on_adapters_that_only_choose(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute("SELECT loracomp.create_answers('said', 'tickets', '{body}')")
+    alice.execute(ADD_TICKETS, [7, 16])
+    work(connection)
+    alice.execute("UPDATE said SET correct = 'row ' || id")
+    work(connection)
+    assert jobs(connection, "measure") == 0
+    assert not value(connection, "SELECT loracomp.rows_wait()")
+    connection.execute("SELECT loracomp.add_example('tea', 'Sum up: tea is hot.', 'Hot tea.')")
+    connection.execute("UPDATE loracomp.declaration SET measure_at = measure_at - interval '1 minute'")
+    work(connection)
+    assert jobs(connection, "measure") == 16
 
 
 def test_a_full_queue_does_not_hold_up_embeddings(connection: Connection, database: str, alice: Connection) -> None:
