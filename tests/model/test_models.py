@@ -227,7 +227,7 @@ def test_a_vector_is_the_views_of_prompt_and_choices_side_by_side():
     asked, other = ("Is ice cold?", ("yes", "no")), ("Where do owls sleep?", ("in trees", "under water"))
     shown = [asked, other, ("Is ice cold?", None)]
     # As `encode` does it: in the same batch and number type.
-    alone = encoder._embed(["Is ice cold?", "yes | no", "Where do owls sleep?", "in trees | under water"])
+    alone = encoder.embed(["Is ice cold?", "yes | no", "Where do owls sleep?", "in trees | under water"])
     cosines = alone[0] @ alone[2], alone[1] @ alone[3]
 
     vectors = encoder.encode(shown)

@@ -30,7 +30,7 @@ DYNAMIC = {
     "loracomp.set_policy(text,jsonb)",
     "loracomp.drop_counters()",
     "loracomp.bring_view_back(oid,name,name)",
-    "loracomp.create_answers(text,regclass,text,text[],integer,text,integer,jsonb,boolean,jsonb)",
+    "loracomp.create_answers(text,regclass,text,text[],text[],integer,text,integer,jsonb,boolean,jsonb)",
     "loracomp.list_answer_rows(regclass,text[],integer)",
     "loracomp.refresh_reports(interval)",
 }

@@ -285,6 +285,8 @@ def own_server(model: str = "none") -> Iterator[Server]:
                 url = create_database(server.url, "fault_template")
                 schema.initialize(url)
                 (load_shipped if model == "real" else load_made_up)(url)
+                with db.connect(url) as connection:
+                    connection.execute("UPDATE loracomp.policy SET text_adapters = 'all' WHERE name = 'default'")
             yield server
         finally:
             embedded.stop(data)
