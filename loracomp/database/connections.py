@@ -106,8 +106,9 @@ def connect(
 
     `instead` are libpq parameters, such as user, that replace those of the URL.
 
-    Nothing depends on the session's state, so that it works through a pooler in transaction mode. Statements are not
-    prepared, because they only call SQL functions, inside which Postgres caches the plans. A statement that gets no
+    It works through a pooler in transaction mode, because the session has no state but the settings of the query
+    `set_session`, which the server reports to its clients, so poolers restore them. Statements are not prepared,
+    because they only call SQL functions, inside which Postgres caches the plans. A statement that gets no
     answer for `statement_timeout_s` seconds is cancelled and raises psycopg.OperationalError; the connection can't be
     used afterwards. Raises DatabaseUnavailableError if the server can't be reached or has no pgvector, and UsageError
     if `url` can't be read.
@@ -122,6 +123,7 @@ def connect(
         )
         connection.statement_timeout_s = statement_timeout_s
         set_json_loads(_loaded, connection)
+        connection.execute(QUERIES["set_session"])
     if not vectors:
         return connection
     with translated_errors():

@@ -10,6 +10,10 @@ SELECT 1
 -- The timeout applies until the transaction ends.
 SELECT set_config('statement_timeout', %(timeout)s, true)
 
+-- name: set_session
+-- Each session begins with the settings of its role and its database, and under some of them psycopg can't read the answers.
+SELECT set_config('DateStyle', 'ISO', false), set_config('IntervalStyle', 'postgres', false)
+
 -- name: vector_types
 SELECT t.typname AS name, t.oid, t.typarray AS array_oid FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
 WHERE n.nspname = 'public' AND t.typname IN ('vector', 'halfvec')
