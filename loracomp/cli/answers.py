@@ -45,7 +45,10 @@ Policy = Annotated[str, typer.Option(help=POLICY)]
 
 
 def _json_object(text: str) -> Jsonb:
-    given = json.loads(text)
+    try:
+        given = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
     if not isinstance(given, dict):
         raise ValueError("it must be a JSON object")
     return Jsonb(given)
@@ -80,7 +83,9 @@ def try_answers(
     max_new_tokens: MaxNewTokens = None,
     policy: Policy = "default",
     row_filter: Filter = None,
-    patience: Annotated[float, typer.Option(help="Seconds to wait for a worker before this process answers.")] = 1.0,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for a worker before this process answers.", min=0)
+    ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Show the prompts of the first three rows and answer them, without declaring anything."""

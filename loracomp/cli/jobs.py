@@ -3,10 +3,11 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from threading import Thread
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -61,7 +62,9 @@ def ask(
     ] = None,
     patience: Annotated[
         float,
-        typer.Option(help="Seconds to wait for a worker. Then this process answers, if the login may run a worker."),
+        typer.Option(
+            help="Seconds to wait for a worker. Then this process answers, if the login may run a worker.", min=0
+        ),
     ] = 1.0,
     trace: Annotated[
         bool, typer.Option("--trace", help="Print the full explanation, as `loracomp explain` does.")
@@ -156,20 +159,34 @@ def _answer_or_wait(connection: Connection, job: int) -> None:
 
 
 def _answer_here(connection: Connection, job: int) -> None:
-    """Run a worker until this job has ended; the worker also answers other jobs that it claims."""
+    """Run a worker until this job has ended; the worker also answers other jobs that it claims.
+
+    Raises what the worker raised, and KeyboardInterrupt if it was told to stop before the job had ended.
+    """
     with loading(f"no worker took job {job}: loading the models to answer it here"):
+        from loracomp.worker.process import serve
         from loracomp.worker.start import open_worker
 
         settings = load_settings()
         worker = open_worker(database_url(settings), settings)
-    with remarks.status(f"answering job {job}"):
-        running = Thread(target=worker.run)
-        running.start()
+    served = Event()
+
+    def stop_when_ended() -> bool:
         try:
-            _wait(connection, job, patience=None)
+            while not (ended := _look(connection, job) in ENDED) and not served.is_set():
+                pass
+            return ended
         finally:
             worker.stop()
-            running.join()
+
+    with remarks.status(f"answering job {job}"), ThreadPoolExecutor(1) as thread:
+        watching = thread.submit(stop_when_ended)
+        try:
+            serve(worker, settings.grace_s)
+        finally:
+            served.set()
+    if not watching.result():
+        raise KeyboardInterrupt
 
 
 def _show(connection: Connection, row: dict[str, Any], as_json: bool) -> None:
@@ -205,18 +222,31 @@ def explain(
             _show(connection, _job(connection, job), as_json)
 
 
+def local_time(given: datetime | None) -> datetime | None:
+    """The given time in the time zone of this computer, which a date on the command line is meant in."""
+    try:
+        return given and given.astimezone()
+    except (OverflowError, ValueError):
+        raise typer.BadParameter(f"{given} is too far from now") from None
+
+
 def replay(
     job: Annotated[int | None, typer.Argument(help="Number of the job.")] = None,
     *,
     all_since: Annotated[
-        datetime | None, typer.Option(help="Replay a random sample of the jobs answered since this time.")
+        datetime | None,
+        typer.Option(
+            help="Replay a random sample of the jobs answered since this time, in this computer's time zone.",
+            callback=local_time,
+        ),
     ] = None,
     sample: Annotated[int, typer.Option(help="Size of the random sample for --all-since.", min=1)] = 20,
     tolerance: Annotated[
         float | None,
         typer.Option(
             help="Largest difference in nats at which scores count as equal. Defaults to 0.05, or 0.25 if either run "
-            "used 16 bits."
+            "used 16 bits.",
+            min=0,
         ),
     ] = None,
     merged: Annotated[
