@@ -3,6 +3,8 @@
 import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,8 @@ _DRIVER = re.compile(r"\Apostgres(ql)?\+\w+(?=://)")
 _CREDENTIALS_IN_PLACE = re.compile(r"\A\w+://([^@/]*@)?[^@]*\Z")
 
 
+ENV_FILE = ".env"
+"""Settings of a working folder."""
 OTHERS = ("LORACOMP_TEST_", "LORACOMP_FUZZ")
 """Prefixes of LORACOMP_ variables that other code than `Settings` reads."""
 
@@ -37,7 +41,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="LORACOMP_",
-        env_file=".env",
+        env_file=ENV_FILE,
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -128,19 +132,33 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read the settings; UsageError names each variable that is wrong."""
     try:
-        return Settings()
+        with _utf8_in(ENV_FILE):
+            return Settings()
     except ValidationError as error:
         wrong = "; ".join(f"LORACOMP_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         raise UsageError(f"settings are wrong: {wrong}") from None
 
 
 def unknown_variables() -> list[str]:
-    """A warning for each LORACOMP_* variable in the environment or .env that is not a setting and so has no effect."""
+    """A warning for each LORACOMP_* variable in the environment or .env that is not a setting and so has no effect.
+
+    Raises UsageError if .env can't be read.
+    """
     known = {f"LORACOMP_{name.upper()}" for name in Settings.model_fields}
-    names = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
+    with _utf8_in(ENV_FILE):
+        names = {name.upper() for name in (*os.environ, *dotenv_values(ENV_FILE))}
     strange = sorted(name for name in names - known if name.startswith("LORACOMP_") and not name.startswith(OTHERS))
     near = {name: get_close_matches(name, known, n=1, cutoff=0.85) for name in strange}
     return [f"{name} is not a setting{f': {near[name][0]} is one' if near[name] else ''}" for name in strange]
+
+
+@contextmanager
+def _utf8_in(file: str) -> Iterator[None]:
+    """Within this context, UsageError is raised if the file is not UTF-8."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{Path(file).absolute()} is not UTF-8 ({error.reason}): save it as UTF-8") from None
 
 
 def libpq_form(address: str) -> str:

@@ -42,11 +42,13 @@ def main() -> None:
     """Run the command line, and end the process with the exit code of the error, or 0."""
     _open_streams()
     wait_briefly()
-    from loracomp.cli import commands
-
-    commands.register(app, wanted=next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
     try:
+        from loracomp.cli import commands
+
+        commands.register(app, wanted=next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
         app()
+    except KeyboardInterrupt:  # while modules are imported; a command's own is caught by typer
+        sys.exit(130)
     except LoracompError as error:
         _end(str(error), error.exit_code)
     except UnicodeEncodeError as error:  # an argument that the database can't store

@@ -306,5 +306,5 @@ def _number_or_text(value: str) -> Any:
     them."""
     try:
         return json.loads(value, parse_constant=lambda constant: constant)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value

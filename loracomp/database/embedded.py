@@ -119,7 +119,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _answer(folder: Path) -> int:
     try:
         url = _url(folder)
-    except (FileNotFoundError, ValueError):  # there is no postmaster.pid, or it is not completely written yet
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no postmaster.pid, or it is only partly written yet
         return _SILENT
     except ConnectionRefusedError:  # the socket may belong to another login
         return _SILENT
