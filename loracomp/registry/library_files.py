@@ -7,60 +7,75 @@ measurements/<task>.safetensors   scores of some of them under the adapters (`me
 """
 
 import importlib.util
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import AfterValidator
 
-from loracomp.errors import NotFoundError, RefusedError, wrong_fields
+from loracomp.errors import NotFoundError, RefusedError
+from loracomp.registry.checked_files import Array, Form, Part, StorableText, parse, read_arrays, unit_vectors
 
 MANIFEST = "library.json"
 ABOUT = "examples"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+def _task_name(name: str) -> str:
+    if re.search("(^|/)[.]*(/|$)", name):  # files of the library are named after its tasks
+        raise ValueError("a task's name has an empty part or a part of dots")
+    return name
 
 
-class BaseModelPart(_Part):
+TaskName = Annotated[StorableText, AfterValidator(_task_name)]
+
+
+class BaseModelPart(Part):
     """The base model that the adapters were trained for."""
 
-    name: str
-    source: str
-    revision: str | None = None
-    fingerprint: str
+    name: StorableText
+    source: StorableText
+    revision: StorableText | None = None
+    fingerprint: StorableText
 
 
-class EncoderPart(_Part):
+class EncoderPart(Part):
     """The encoder that made the embeddings, and the version of its input format."""
 
-    name: str
-    source: str
-    revision: str | None = None
-    fingerprint: str
+    name: StorableText
+    source: StorableText
+    revision: StorableText | None = None
+    fingerprint: StorableText
     dimensions: int
     input_version: int
 
 
-class TaskPart(_Part):
+class TaskPart(Part):
     """A task's entry in library.json, copied from the catalogue."""
 
-    family: str
-    description: str
+    family: StorableText
+    description: StorableText
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """The content of library.json: the library's base model, encoder and tasks."""
 
     base_model: BaseModelPart
     encoder: EncoderPart
-    tasks: dict[str, TaskPart]
+    tasks: dict[TaskName, TaskPart]
+
+
+class ExamplesPart(Part):
+    """The metadata of a file of examples."""
+
+    source_refs: list[StorableText]
+    hash_version: int
+    encoder: str
+    input_version: int
+    input_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise NotFoundError(f"{folder} holds no {MANIFEST}: name a folder that `loracomp library build` made")
-    try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise RefusedError(f"{path}: {wrong_fields(error)}") from None
+    return parse(path.read_bytes(), Manifest, str(path))
 
 
 def adapter_folder(folder: Path, task: str) -> Path:
@@ -110,36 +122,22 @@ def read_examples_file(folder: Path, task: str) -> EmbeddedExamples:
     path = folder / "examples" / f"{task}.safetensors"
     if not path.is_file():
         raise NotFoundError(f"the library has no {path}")
-    try:
-        about = read_about(path)
-        with safe_open(path, framework="numpy") as file:
-            stored = file.get_tensor("embeddings").astype(np.float32)
-            examples = EmbeddedExamples(
-                source_refs=about["source_refs"],
-                content_hashes=file.get_tensor("content_hashes"),
-                hash_version=about["hash_version"],
-                encoder=about["encoder"],
-                input_version=about["input_version"],
-                input_digest=about["input_digest"],
-                # Rounding to float16 changes the length of a unit vector by up to 1e-4, so normalise it again.
-                embeddings=stored / np.linalg.norm(stored, axis=1, keepdims=True),
-            )
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise RefusedError(f"{path} is corrupt or cut off: {error}") from error
-    _check_shapes(path, examples)
-    return examples
+    about, arrays = _read(path)
+    if len(about.source_refs) != len(arrays["embeddings"]):
+        raise RefusedError(f"{path}: the numbers of source references and embeddings differ")
+    # Rounding to float16 changes the length of a unit vector by up to 1e-4, so normalise it again.
+    vectors = unit_vectors(arrays["embeddings"], str(path))
+    return EmbeddedExamples(content_hashes=arrays["content_hashes"], embeddings=vectors, **about.model_dump())
 
 
-def _check_shapes(path: Path, examples: EmbeddedExamples) -> None:
-    count = len(examples.source_refs)
-    if examples.content_hashes.shape != (count, 32) or len(examples.embeddings) != count:
-        raise RefusedError(f"{path}: the numbers of source references, hashes and embeddings differ")
-    if not np.isfinite(examples.embeddings).all():
-        raise RefusedError(f"{path}: an embedding is NaN, infinite or zero")
+def _read(path: Path) -> tuple[ExamplesPart, dict[str, Array]]:
+    forms: dict[str, Form] = {
+        "embeddings": (("F16", "F32"), ("examples", "dimensions")),
+        "content_hashes": (("U8",), ("examples", 32)),
+    }
+    return read_arrays(path, ExamplesPart, ABOUT, forms)
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """The metadata of a file of examples."""
-    with safe_open(path, framework="numpy") as file:
-        about: dict[str, Any] = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
-    return about
+    """The metadata of a file of examples. Raises RefusedError, which names the file."""
+    return _read(path)[0].model_dump()

@@ -1,15 +1,14 @@
 """Files measurements/<task>.safetensors of a library: scores of a task's examples under adapters, without text."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
 from loracomp.errors import RefusedError
+from loracomp.registry.checked_files import Form, Part, StorableText, read_arrays
 
 ABOUT = "measurements"
 Floats = npt.NDArray[np.float32]
@@ -73,6 +72,12 @@ class MeasuredExamples:
         return Gains(logs[:, 0], are_right[:, 0], logs[:, 1:] - logs[:, :1], are_right[:, 1:])
 
 
+class _About(Part):
+    base_model: StorableText
+    normalization: StorableText
+    adapters: dict[StorableText, StorableText]
+
+
 def measurements_path(folder: Path, task: str) -> Path:
     """Path of the file with the measurements on a task's examples."""
     return folder / "measurements" / f"{task}.safetensors"
@@ -82,18 +87,27 @@ def read_measurements(path: Path) -> MeasuredExamples | None:
     """Read a file of measurements; None if it does not exist. Raises RefusedError if it is not valid."""
     if not path.is_file():
         return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads(file.metadata()[ABOUT])
-            rows = (file.get_tensor(name) for name in ("content_hashes", "labels", "digests"))
-            examples = tuple(
-                MeasuredExample(content_hash.tobytes(), int(label), digest.tobytes())
-                for content_hash, label, digest in zip(*rows, strict=True)
-            )
-            scores = file.get_tensor("scores")
-        found = MeasuredExamples(about["base_model"], about["normalization"], about["adapters"], examples, scores)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RefusedError(f"{path} is corrupt or cut off: {error}") from error
-    if scores.shape[:2] != (len(examples), 1 + len(found.adapters)):
-        raise RefusedError(f"{path}: the numbers of examples and adapters differ from the shape of the scores")
-    return found
+    forms: dict[str, Form] = {
+        "content_hashes": (("U8",), ("examples", 32)),
+        "labels": (("U8", "I64"), ("examples",)),
+        "digests": (("U8",), ("examples", 32)),
+        "scores": (("F32",), ("examples", "base model and adapters", "choices")),
+    }
+    about, arrays = read_arrays(path, _About, ABOUT, forms)
+    labels, scores = arrays["labels"].astype(int), arrays["scores"]
+    if scores.shape[1] != 1 + len(about.adapters):
+        raise RefusedError(f"{path}: the number of adapters differs from the shape of the scores")
+    _check_scores(path, labels, scores)
+    rows = zip(arrays["content_hashes"], labels, arrays["digests"], strict=True)
+    examples = tuple(
+        MeasuredExample(content.tobytes(), int(label), digest.tobytes()) for content, label, digest in rows
+    )
+    return MeasuredExamples(about.base_model, about.normalization, about.adapters, examples, scores)
+
+
+def _check_scores(path: Path, labels: npt.NDArray[np.int_], scores: Floats) -> None:
+    if scores.shape[2] == 0 or (labels.size and (labels.min() < 0 or labels.max() >= scores.shape[2])):
+        raise RefusedError(f"{path}: a label is not the index of a choice")
+    right = np.take_along_axis(scores, labels[:, None, None], 2)[:, :, 0]
+    if np.isinf(scores).any() or (np.isnan(right) & ~np.isnan(scores[:, :, 0])).any():
+        raise RefusedError(f"{path}: a score is infinite, or missing for the right choice")
