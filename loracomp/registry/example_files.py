@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -103,8 +104,11 @@ def _json_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(2**31 - 1)  # the default refuses cells of more than 131,072 characters
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        if twice := [name for name, times in Counter(reader.fieldnames or ()).items() if times > 1]:
+            raise RefusedError(f"{path}: the first line names the column {twice[0]!r} twice")
         if lacking := [name for name in ("prompt", "label") if name not in (reader.fieldnames or [])]:
             raise RefusedError(
                 f"{path}: the first line must name the columns, and lacks {' and '.join(lacking)}: write "
@@ -127,7 +131,7 @@ def _cell(name: str, value: str) -> Any:
         return [choice.strip() for choice in value.split("|")]
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value  # the check of the field `choices` will refuse it, because it is not a list
 
 

@@ -18,7 +18,8 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    task CONSTANT text := format('answers/%s-%s', d.view, d.id); -- no library has tasks with such names
+    -- No library has tasks with such names.
+    task CONSTANT text := format('answers/%s-%s', regexp_replace(d.view::text, '[[:cntrl:]/]', '_', 'g'), d.id);
 BEGIN
     PERFORM loracomp.add_task(task, 'answers', format('Corrections of %s.', d.view), d.owner);
     RETURN (SELECT t.id FROM loracomp.task AS t WHERE t.name = task);

@@ -52,6 +52,39 @@ def stored(connection) -> list[dict]:
     ).fetchall()
 
 
+def test_a_csv_file_may_have_long_prompts(tmp_path):
+    (tmp_path / "long.csv").write_text(f"prompt,label\n{'x' * 140_000},y\n")
+    (example,) = read_lines(tmp_path / "long.csv", "long")
+    assert len(example.prompt) == 140_000
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prompt,prompt,label\na,b,c\n", "the column 'prompt' twice"),
+        (f'prompt,choices,label\na,"{"[" * 100_000}",b\n', "line 2: choices"),
+    ],
+)
+def test_a_csv_file_that_cannot_be_meant_is_refused(tmp_path, text, words):
+    (tmp_path / "odd.csv").write_text(text)
+    with pytest.raises(RefusedError, match=words):
+        list(read_lines(tmp_path / "odd.csv", "odd"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "..", ".", "/x", "x/", "a//b", "a/../b", "a\nb", "\x1b[31m", "a\x7f", "a\x85", "a\tb"]
+)
+def test_a_name_that_leads_out_of_a_folder_or_that_a_terminal_obeys_is_refused(connection, name):
+    with pytest.raises(RefusedError, match=r"control characters|part of dots"):
+        add_task(connection, name)
+
+
+@pytest.mark.parametrize("name", ["answers/x", "a.b", "..a", "a b", "\u00e9t\u00e9", "-"])
+def test_other_names_of_tasks_are_taken(connection, name):
+    add_task(connection, name)
+    assert connection.execute("SELECT FROM loracomp.task WHERE name = %s", [name]).rowcount == 1
+
+
 def test_a_file_is_imported_whole_and_only_train_rows_are_embedded(connection, database, tmp_path, minilm):
     set_encoder(database, minilm)
     add_task(connection, "facts")

@@ -122,6 +122,9 @@ task = Table(
     UniqueConstraint("name", name="task_name_is_taken"),
     check("task_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
     short_name("name", "task_name"),
+    # A library has a folder for each task's adapter.
+    check("task_name_must_not_contain_control_characters", "name !~ '[[:cntrl:]]'"),
+    check("task_name_must_have_no_empty_part_and_no_part_of_dots", "name !~ '(^|/)[.]*(/|$)'"),
     comment="Tasks, such as piqa, with training examples and adapters.",
 )
 
