@@ -1,5 +1,6 @@
 """A visitor's request and the response to it: a page as the visitor's role sees it, or an error page."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from loracomp.web.sessions import LASTS_S, Seal, Session, connected
 
 COOKIE = "loracomp_session"
 LONGEST_FORM = 100_000  # bytes
+SLOWEST_FORM_S = 30
+"""Seconds within which a form must have arrived."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -93,15 +96,16 @@ def endpoint(
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Return the fields of a form, each once. If a form is longer than any form of these pages can be, its fields are
-    ignored, so its token is refused."""
+    """Return the fields of a form, each once. If a form is longer than any form of these pages can be, or does not
+    arrive in time, its fields are ignored, so its token is refused."""
     body = b""
     try:
-        async for part in request.stream():
-            body += part
-            if len(body) > LONGEST_FORM:
-                return {}
-    except ClientDisconnect:  # nobody reads the response
+        async with asyncio.timeout(SLOWEST_FORM_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > LONGEST_FORM:
+                    return {}
+    except (TimeoutError, ClientDisconnect):  # after the latter nobody reads the response
         return {}
     try:
         return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=20))

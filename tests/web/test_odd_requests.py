@@ -121,3 +121,22 @@ def test_a_client_that_leaves_in_the_middle_of_a_form_is_no_error(scene: Scene) 
 
     scope = {"type": "http", "method": "POST", "path": "/login", "query_string": b"", "headers": [], "scheme": "http"}
     asyncio.run(make_app(scene.url, SECRET)(scope, receive, send))
+
+
+def test_a_form_that_does_not_arrive_is_answered(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loracomp.web.visits.SLOWEST_FORM_S", 0.1)
+    parts = iter([{"type": "http.request", "body": b"token=", "more_body": True}])
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        for part in parts:
+            return part
+        await asyncio.sleep(600)
+        raise AssertionError
+
+    async def send(event: dict[str, object]) -> None:
+        sent.append(event)
+
+    scope = {"type": "http", "method": "POST", "path": "/login", "query_string": b"", "headers": [], "scheme": "http"}
+    asyncio.run(asyncio.wait_for(make_app(scene.url, SECRET)(scope, receive, send), 60))
+    assert sent[0]["status"] == 403
