@@ -1,6 +1,7 @@
 """Renders the templates, and escapes users' texts, so that they contain no markup and no control characters."""
 
 import re
+import shlex
 from base64 import b64encode
 from datetime import datetime
 from hashlib import sha256
@@ -57,6 +58,11 @@ def _minutes(minutes: float) -> str:
     return f"{60 * minutes:.0f} s"
 
 
+def _literal(text: str) -> str:
+    """The text as a literal of SQL."""
+    return "'{}'".format(text.replace("'", "''"))
+
+
 _templates = Environment(
     loader=PackageLoader("loracomp.web"),
     autoescape=True,
@@ -67,6 +73,7 @@ _templates = Environment(
     extensions=["jinja2.ext.do"],
 )
 _templates.filters |= {"fit": fit, "digits": _digits, "count": "{:,}".format, "of": _of, "minutes": _minutes}
+_templates.filters |= {"shell": shlex.quote, "literal": _literal}
 
 
 def source(name: str) -> str:

@@ -88,7 +88,8 @@ SELECT 'Next: ' || CASE
     WHEN job.status = 'queued' AND coalesce(greatest(h.live_workers, h.busy_workers), 0) = 0
         THEN format(
             'no worker for base model %s is running (due jobs: %s). Start one: LORACOMP_BASE_MODEL=%s loracomp worker',
-            job.base_model, coalesce(h.due, 0), quote_literal(job.base_model)
+            job.base_model, coalesce(h.due, 0),
+            '''' || replace(job.base_model, '''', '''\''''') || '''' -- quoted for a shell
         )
     WHEN job.status = 'queued' AND job.run_at > now()
         THEN 'wait until it can start.'

@@ -1,7 +1,9 @@
 """Pages of declarations, and correcting by hand: one row after another, nobody else's row, undone, and not twice."""
 
 import json
+import shlex
 from collections.abc import Iterator
+from html import unescape
 
 import pytest
 from starlette.testclient import TestClient
@@ -194,6 +196,32 @@ def test_after_sixteen_the_page_says_what_they_brought(
     shown = page(client)
     assert "more until" not in shown and "<dd>20</dd>" in shown
     assert "20 rows)" in shown and "not yet known" not in shown
+
+
+def test_commands_that_the_pages_show_can_be_pasted(alice: Connection, connection: Connection, database: str) -> None:
+    name = "it's $HOME"
+    connection.execute("UPDATE loracomp.base_model SET name = %s WHERE name = %s", [name, BASE])
+    job = value(alice, "INSERT INTO loracomp.job (prompt) VALUES ('Is it wet?') RETURNING id")
+    command = f"LORACOMP_BASE_MODEL={shlex.quote(name)} loracomp worker"
+    client = visitor(database)
+    assert command in unescape(page(client, "/"))
+    explained = value(alice, "SELECT loracomp.explain_job(%s)", [job])
+    assert shlex.split(explained.partition("Start one: ")[2].splitlines()[0])[:2] == shlex.split(command)[:2]
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id <= 20")
+    alice.execute("""ALTER VIEW urgency RENAME TO "it's" """)
+    shown = unescape(page(client, "/correct/%22it's%22"))
+    called = shown[shown.index("SELECT loracomp.alter_answers(") : shown.index("again => true)") + 14]
+    assert called.startswith("""SELECT loracomp.alter_answers('"it''s"'""")
+    alice.execute(called)
+
+
+def test_rows_that_the_keeper_has_not_looked_at_are_still_to_answer(
+    alice: Connection, connection: Connection, database: str
+) -> None:
+    client = visitor(database)
+    assert "40 of 40 rows answered:" in page(client, "/answers")
+    alice.execute("UPDATE tickets SET subject = 'new' WHERE id BETWEEN 6 AND 10")
+    assert "40 of 40 rows answered, 5 to answer:" in page(client, "/answers")
 
 
 def test_rows_come_in_pages_with_their_jobs(client: TestClient, alice: Connection, connection: Connection) -> None:
