@@ -50,7 +50,10 @@ AS $$
             ELSE 'ready'
         END,
         s.rows, c.waiting + w.written + w.scanned, c.answered, o.stale, c.refused, c.failed, k.corrected, c.lately / 5.0,
-        make_interval(mins => ((c.waiting + w.written + greatest(s.rows - c.known, 0)) / nullif(c.lately / 5.0, 0))::integer),
+        -- At most 100 years, because clients can't read the longest intervals.
+        CASE WHEN c.lately > 0 THEN interval '1 minute' * round(least(
+            (c.waiting + w.written + greatest(s.rows - c.known, 0)) / (c.lately / 5.0), 100 * 365.0 * 24 * 60
+        )) END,
         t.name, loracomp.accuracy_of(k.right_before, k.known_before), loracomp.accuracy_of(k.right_after, k.known_after),
         CASE WHEN k.corrected >= 80 AND NOT EXISTS (SELECT FROM loracomp.adapter AS o WHERE o.task_id = a.task_id)
             THEN format('%s corrections can train an adapter of their own: loracomp answers train %s', k.corrected, a.view)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -337,6 +338,24 @@ def test_accuracy_before_and_after_is_that_of_drawn_rows(connection: Connection,
     assert row["task"].startswith("answers/public.urgency-")
     assert row["per_minute"] == 12 and row["time_left"] == row["time_left"] * 0
     assert row["advice"] is None
+
+
+def test_the_time_left_of_a_very_large_table_fits_an_interval(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [7, 60])
+    work(connection)
+    connection.execute("UPDATE loracomp.declaration SET scan = 'rows', scan_skips = false")
+    connection.execute("UPDATE loracomp.answer_row SET answered_at = now() - interval '1 hour' WHERE key <> '{7}'")
+    connection.execute("UPDATE pg_class SET reltuples = 1e12 WHERE oid = 'tickets'::regclass")
+    assert listed(alice)["time_left"] == timedelta(days=36500)
+    connection.execute("UPDATE loracomp.answer_row SET answered_at = now() - interval '1 hour'")
+    assert listed(alice)["time_left"] is None
+
+
+def test_a_declaration_of_any_name_has_a_task(alice: Connection) -> None:
+    alice.execute("ALTER VIEW urgency RENAME TO other")
+    alice.execute(URGENCY.replace("'urgency'", "E'\"a/../b\\nc\"'"))
+    tasks = [row["task"] for row in alice.execute("SELECT task FROM loracomp.list_answers() ORDER BY task")]
+    assert len(tasks) == 2 and tasks[0].startswith('answers/public."a_.._b_c"-'), tasks
 
 
 def test_a_changed_row_is_not_drawn_and_its_first_answer_is_that_to_its_new_prompt(
