@@ -507,16 +507,18 @@ FROM bi.transfer AS t JOIN bi.dim_base_model AS b ON b.base_model = t.base_model
 WHERE t.adapter_status = 'active' ORDER BY t.adapter_task, t.adapter, t.task
 
 -- name: jobs_by_day
+-- Also days on which no jobs ended.
 SELECT
-    day, sum(jobs)::bigint AS total,
-    coalesce(sum(jobs) FILTER (WHERE status = 'succeeded'), 0)::bigint AS succeeded,
-    coalesce(sum(jobs) FILTER (WHERE status = 'failed'), 0)::bigint AS failed,
-    coalesce(sum(jobs) FILTER (WHERE status = 'cancelled'), 0)::bigint AS cancelled
-FROM bi.jobs_by_day WHERE day >= %(since)s AND NOT has_expected GROUP BY day ORDER BY day
+    d.day::date AS day, coalesce(sum(j.jobs), 0)::bigint AS total,
+    coalesce(sum(j.jobs) FILTER (WHERE j.status = 'succeeded'), 0)::bigint AS succeeded,
+    coalesce(sum(j.jobs) FILTER (WHERE j.status = 'failed'), 0)::bigint AS failed,
+    coalesce(sum(j.jobs) FILTER (WHERE j.status = 'cancelled'), 0)::bigint AS cancelled
+FROM generate_series(%(since)s::timestamp, %(until)s::timestamp, interval '1 day') AS d (day)
+LEFT JOIN bi.jobs_by_day AS j ON j.day = d.day::date AND NOT j.has_expected GROUP BY d.day ORDER BY d.day
 
 -- name: failures
 SELECT coalesce(reason, 'unknown') AS reason, sum(jobs)::bigint AS jobs, count(*) OVER () AS found FROM bi.jobs_by_day
-WHERE day >= %(since)s AND status = 'failed' GROUP BY 1 ORDER BY jobs DESC, reason LIMIT 12
+WHERE day >= %(since)s AND status = 'failed' AND NOT has_expected GROUP BY 1 ORDER BY jobs DESC, reason LIMIT 12
 
 -- name: waits
 -- Percentiles can't be added up, so it shows those of the base model with the most answers on each day.
@@ -533,7 +535,7 @@ FROM (
 -- name: adapter_usage
 SELECT
     coalesce(adapter, 'deleted') AS adapter, sum(jobs)::bigint AS jobs,
-    sum(weight) / sum(sum(weight)) OVER () AS share, count(*) OVER () AS found
+    coalesce(sum(weight) / nullif(sum(sum(weight)) OVER (), 0), 0) AS share, count(*) OVER () AS found
 FROM bi.adapter_usage_by_day WHERE day >= %(since)s
 GROUP BY adapter ORDER BY share DESC LIMIT 15
 

@@ -26,9 +26,10 @@ def read_report(
     """
     if not 1 <= days <= 366:
         raise UsageError(f"days must be between 1 and 366, and is {days}")
-    since = datetime.now(UTC).date() - timedelta(days=days - 1)
+    until = datetime.now(UTC)
+    since = until.date() - timedelta(days=days - 1)
     key, _, value = (tag or "").partition("=")
-    values = {"since": since, "tag": key, "value": value or None}
+    values = {"since": since, "until": until.date(), "tag": key, "value": value or None}
     declared = allowed_rows(connection, QUERIES["list_answers"], values={"name": answers, "counted": True})
     if declared == [] and answers is not None:
         raise NotFoundError(f"{answers} is not a declaration of yours: `loracomp answers list` lists them")
@@ -36,7 +37,7 @@ def read_report(
     transfer = rows_of(connection, QUERIES["transfer"])
     return {
         "since": since,
-        "until": datetime.now(UTC),
+        "until": until,
         "days": rows_of(connection, QUERIES["jobs_by_day"], values),
         "failures": rows_of(connection, QUERIES["failures"], values),
         "waits": rows_of(connection, QUERIES["waits"], values),

@@ -14,7 +14,7 @@ SELECT
     j.policy,
     p.policy_settings ->> 'router' AS router,
     p.policy_settings ->> 'strategy' AS strategy,
-    coalesce(p.base_model, j.base_model) AS base_model,
+    j.base_model,
     j.priority,
     p.choice_index,
     j.is_correct,

@@ -11,7 +11,7 @@ BEGIN ATOMIC
 SELECT
     routing_by_day_on.day,
     j.policy,
-    p.base_model,
+    j.base_model,
     x.task,
     count(*) FILTER (WHERE x.ordinal = 1) AS jobs_first,
     coalesce(sum(x.probability) FILTER (WHERE x.probability > 1e-200), 0) AS mass,
@@ -21,7 +21,7 @@ FROM loracomp.jobs_on(routing_by_day_on.day) AS j
 INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
 CROSS JOIN LATERAL unnest(p.tasks, p.probabilities) WITH ORDINALITY AS x (task, probability, ordinal)
 WHERE p.policy_settings ->> 'router' = 'retrieval' AND x.task IS NOT NULL AND j.expected IS NULL
-GROUP BY j.policy, p.base_model, x.task;
+GROUP BY j.policy, j.base_model, x.task;
 END;
 COMMENT ON FUNCTION loracomp.routing_by_day_on IS 'Rows of loracomp.routing_by_day for a day, computed from its jobs.';
 

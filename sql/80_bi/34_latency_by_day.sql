@@ -17,7 +17,7 @@ SELECT
     s.quantiles[3] AS p99_ms
 FROM (
     SELECT
-        p.base_model,
+        j.base_model,
         x.step,
         count(*) AS n,
         percentile_cont('{0.5, 0.95, 0.99}'::double precision[]) WITHIN GROUP (ORDER BY x.ms) AS quantiles
@@ -30,7 +30,7 @@ FROM (
         FROM (VALUES ('queue', j.claimed_at), ('total', j.finished_at)) AS w (key, until)
     ) AS x (step, ms)
     WHERE x.ms IS NOT NULL AND j.expected IS NULL
-    GROUP BY p.base_model, x.step
+    GROUP BY j.base_model, x.step
 ) AS s;
 END;
 COMMENT ON FUNCTION loracomp.latency_by_day_on IS 'Rows of loracomp.latency_by_day for a day, computed from its jobs.';

@@ -68,7 +68,7 @@ FROM (
         left(j.tags ->> r.key, 200) AS value,
         CASE WHEN j.choices IS NULL THEN '' ELSE left(p.output, 200) END AS choice,
         j.policy,
-        p.base_model,
+        j.base_model,
         j.expected IS NOT NULL AS is_asked,
         j.is_correct
     FROM loracomp.jobs_on(answers_by_tag_on.day) AS j

@@ -11,8 +11,8 @@
 
 -- Reads only. It compares the number of jobs that ended on a day, and the sum of their times, with those of the last computation.
 -- This also finds jobs that were erased, deleted by hand, retried, or committed late, although the queue does not record such changes. It
--- reads only the index job_finished, from the first day that is not closed, and no rows of job. It also returns days whose reports name a
--- policy or a task that no longer exists, because the jobs of a renamed policy or task have its new name.
+-- reads only the index job_finished, from the first day that is not closed, and no rows of job. Jobs follow
+-- when their policy, task or base model is renamed or deleted, so after that it returns all these days. Closed days keep the old names.
 CREATE FUNCTION loracomp.changed_days(before date) RETURNS SETOF loracomp.report_day
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -20,7 +20,8 @@ SELECT
     coalesce(j.day, d.day) AS day,
     coalesce(j.jobs, 0) AS jobs,
     coalesce(j.times, '0') AS times,
-    FALSE AS is_closed
+    FALSE AS is_closed,
+    r.renames
 FROM (
     SELECT
         (e.finished_at AT TIME ZONE 'UTC')::date AS day,
@@ -38,20 +39,17 @@ FROM (
 FULL JOIN (
     SELECT o.* FROM loracomp.report_day AS o WHERE NOT o.is_closed AND o.day < changed_days.before
 ) AS d ON j.day = d.day
+CROSS JOIN (
+    SELECT count(*) AS renames FROM loracomp.audit_event AS e
+    WHERE e.entity IN ('policy', 'task', 'base_model') AND e.action <> 'insert'
+        AND e.before ->> 'name' IS DISTINCT FROM e.after ->> 'name'
+) AS r
 WHERE d.jobs IS DISTINCT FROM coalesce(j.jobs, 0) OR d.times IS DISTINCT FROM coalesce(j.times, '0')
-    OR EXISTS (
-        SELECT FROM loracomp.jobs_by_day AS b
-        WHERE b.day = d.day AND NOT EXISTS (SELECT FROM loracomp.policy AS p WHERE p.name = b.policy)
-    )
-    OR EXISTS (
-        SELECT FROM loracomp.accuracy_by_day AS a
-        WHERE a.day = d.day AND a.own_task IS NOT NULL
-            AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = a.own_task)
-    );
+    OR d.renames IS DISTINCT FROM r.renames;
 END;
 COMMENT ON FUNCTION loracomp.changed_days IS
-'Days before the given one that are not closed and whose reports must be computed again, because their jobs have changed or a policy or '
-'task was renamed.';
+'Days before the given one that are not closed and whose reports must be computed again, because their jobs have changed or a policy, a '
+'task or a base model was renamed or deleted.';
 
 CREATE FUNCTION loracomp.reports() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -74,9 +72,10 @@ BEGIN
             EXECUTE format('INSERT INTO loracomp.%I SELECT * FROM loracomp.%I(%L)', report, report || '_on', of_day.day);
         END LOOP;
     END LOOP;
-    INSERT INTO loracomp.report_day (day, jobs, times)
-    SELECT d.day, d.jobs, d.times FROM unnest(days) AS d
-    ON CONFLICT ON CONSTRAINT report_day_pkey DO UPDATE SET jobs = excluded.jobs, times = excluded.times;
+    INSERT INTO loracomp.report_day (day, jobs, times, renames)
+    SELECT d.day, d.jobs, d.times, d.renames FROM unnest(days) AS d
+    ON CONFLICT ON CONSTRAINT report_day_pkey
+    DO UPDATE SET jobs = excluded.jobs, times = excluded.times, renames = excluded.renames;
 END
 $$;
 COMMENT ON FUNCTION loracomp.roll_up IS

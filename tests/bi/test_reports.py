@@ -326,6 +326,53 @@ def test_new_tags_and_new_names_of_policies_reach_days_that_are_not_closed(
     assert [row["policy"] for row in connection.execute(counted)] == ["first", "third"]
 
 
+def test_a_name_that_was_given_away_is_another_policys_another_tasks_and_another_models(
+    connection: db.Connection, examples: dict[str, int]
+) -> None:
+    connection.execute("SELECT loracomp.set_policy('first', '{}')")
+    answer(connection, submit(connection, policy="first"), examples)
+    answer(connection, submit(connection, policy="first", task="rte", expected="yes"), examples)
+    refresh(connection)
+    assert refresh(connection) == 0
+    for table in ("policy", "task", "base_model"):
+        name = {"policy": "first", "task": "rte"}.get(table) or one(connection, "SELECT name FROM loracomp.base_model")[
+            "name"
+        ]
+        connection.execute(f"UPDATE loracomp.{table} SET name = 'second' WHERE name = %s".encode(), [name])
+    connection.execute("SELECT loracomp.set_policy('first', '{}')")
+    connection.execute("SELECT loracomp.add_task('rte', 'another family', '')")
+    assert refresh(connection) == 1
+    assert refresh(connection) == 0
+    named = {
+        "jobs_by_day": "policy, base_model",
+        "cost_by_submitter": "policy, base_model",
+        "accuracy_by_day": "policy, base_model, own_task",
+        "adapter_usage_by_day": "policy, base_model",
+        "prediction": "policy, base_model",
+        "latency_by_day": "base_model",
+        "routing_drift": "policy, base_model",
+    }
+    for view, columns in named.items():
+        rows = connection.execute(f"SELECT DISTINCT {columns} FROM bi.{view}".encode()).fetchall()
+        assert {name for row in rows for name in row.values()} - {None} == {"second"}, view
+    assert values(connection, "SELECT (task, family)::text FROM bi.adapter_usage_by_day") == {
+        "(second,other)",
+        "(mnli,other)",
+    }
+
+
+def test_no_worker_reports_the_times_that_the_database_measures(
+    connection: db.Connection, examples: dict[str, int]
+) -> None:
+    for step in ("queue", "total"):
+        with (
+            pytest.raises(errors.CheckViolation, match="timings_must_not_contain_queue_or_total"),
+            connection.transaction(),
+        ):
+            answer(connection, submit(connection), examples, timings={step: 1, "predict": 2})
+        connection.execute("SELECT loracomp.cancel_jobs(ids => ARRAY(SELECT id FROM loracomp.job))")
+
+
 def test_purging_and_erasing_wait_for_a_refresh(database: str, connection: db.Connection) -> None:
     """Or a closed day could be computed again from the jobs that are left, and an erased submitter come back."""
     examples = load(connection)

@@ -55,7 +55,7 @@ NUMBERS = [
     "1e-44", "1e-9", '"NaN"', '"Infinity"', '"-Infinity"', "null", "1" + "0" * 5000, "0." + "0" * 5000 + "1",
 ]  # fmt: skip
 WHOLE = ["0", "1", "-1", "7", "1000001", "2147483647", "-2147483648", "9223372036854775807", "null"]
-STEPS = ["predict", "encode", "model", "record", "k", "top_p", "router", "name", "A b", DIGITS, WIDE]
+STEPS = ["predict", "queue", "total", "encode", "model", "record", "k", "top_p", "router", "name", "A b", DIGITS, WIDE]
 
 
 def listed(of: list[str]) -> st.SearchStrategy[str]:

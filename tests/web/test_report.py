@@ -7,7 +7,7 @@ from loracomp.database import connections as db
 from loracomp.errors import NotFoundError, UsageError
 from loracomp.web.render import self_contained
 from loracomp.web.report import heat_map, read_report
-from people_data import fill_every_view
+from people_data import claim, fill_every_view, one, submit
 from people_fixtures import connect
 
 
@@ -23,7 +23,7 @@ def test_an_analyst_gets_all_but_what_people_wrote(analyst: db.Connection) -> No
         shown = read_report(analyst, 7, tag="country=DE")
     page = self_contained("report.html", **shown)
     assert "SECRET" not in page.replace("SECRET-output", "")  # the choice that was the answer, of a reported tag
-    assert [day["succeeded"] for day in shown["days"]] == [1] and shown["days"][0]["failed"] == 1
+    assert [day["succeeded"] for day in shown["days"]] == [0] * 6 + [1] and shown["days"][-1]["failed"] == 1
     assert shown["failures"] == [{"reason": "code", "jobs": 1, "found": 1}]
     assert ">1 job</text>" in page and "1 jobs" not in page
     by_day, _, now = page.partition("<h2>Now</h2>")  # what is as old as the refresh, and what is not
@@ -44,6 +44,33 @@ def test_an_analyst_gets_all_but_what_people_wrote(analyst: db.Connection) -> No
     assert page.count('class="plus4"') > 0 and len(page) < 2_000_000
 
 
+def nine_days_ago(connection: db.Connection) -> object:
+    return one(connection, "SELECT (now() AT TIME ZONE 'UTC')::date - 9 AS day")["day"]
+
+
+def test_failures_of_evaluations_are_not_counted(analyst: db.Connection, connection: db.Connection) -> None:
+    asking = submit(connection, task="rte", expected="yes")
+    token = claim(connection, *waiting(connection))[asking]
+    connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{other}', '{words}', '{f}')", [[asking], [token]])
+    connection.execute("SELECT loracomp.refresh_reports()")
+    with analyst:
+        assert [row["reason"] for row in read_report(analyst, 7)["failures"]] == ["code"]
+
+
+def waiting(connection: db.Connection) -> list[int]:
+    return [row["id"] for row in connection.execute("SELECT id FROM loracomp.job WHERE status = 'queued'")]
+
+
+def test_weights_that_are_all_zero_break_no_report(analyst: db.Connection, connection: db.Connection) -> None:
+    connection.execute("UPDATE loracomp.prediction SET adapter_weights = '{0,0}' WHERE adapter_weights <> '{}'")
+    connection.execute("UPDATE loracomp.report_day SET jobs = NULL")
+    connection.execute("SELECT loracomp.refresh_reports()")
+    with analyst:
+        shown = read_report(analyst, 7)
+    assert {row["share"] for row in shown["usage"]} == {0}
+    assert "Adapters by share" in self_contained("report.html", **shown)
+
+
 def test_days_that_were_not_asked_for_are_not_counted(analyst: db.Connection, connection: db.Connection) -> None:
     connection.execute("SET session_replication_role = replica")
     connection.execute(
@@ -51,8 +78,8 @@ def test_days_that_were_not_asked_for_are_not_counted(analyst: db.Connection, co
     )
     connection.execute("SELECT loracomp.refresh_reports()")
     with analyst:
-        assert read_report(analyst, 7)["days"] == []
-        assert read_report(analyst, 10)["days"] != []
+        assert {day["total"] for day in read_report(analyst, 7)["days"]} == {0}
+        assert [day["day"] for day in read_report(analyst, 10)["days"] if day["total"]] == [nine_days_ago(analyst)]
         with pytest.raises(UsageError, match="days must be between"):
             read_report(analyst, 0)
     page = self_contained("report.html", **read_report(connection, 7))
@@ -63,7 +90,7 @@ def test_days_that_were_not_asked_for_are_not_counted(analyst: db.Connection, co
 
 def test_a_list_that_is_cut_says_how_much_more_there_is(connection: db.Connection, analyst: db.Connection) -> None:
     connection.execute(
-        "INSERT INTO loracomp.jobs_by_day SELECT d.day, d.submitted_by, d.policy, d.base_model, d.has_expected,"
+        "INSERT INTO loracomp.jobs_by_day SELECT d.day, d.submitted_by, d.policy, d.base_model, false,"
         " d.kind, 'failed', 'reason ' || i, 1, 0, 0, 0, 0, 0"
         " FROM (SELECT * FROM loracomp.jobs_by_day LIMIT 1) AS d, generate_series(1, 14) AS i"
     )

@@ -144,6 +144,7 @@ prediction = Table(
         """'strict $.* ? (@.type() <> "number" || @ < -1000000000000 || @ > 1000000000000 """
         """|| (@ <> 0 && @ > -0.000000001 && @ < 0.000000001))')""",
     ),
+    check("timings_must_not_contain_queue_or_total", "NOT timings ?| '{queue,total}'"),
     check(
         "timings_must_have_at_most_50_steps_named_by_small_letters",
         "jsonb_array_length(jsonb_path_query_array(timings, '$.keyvalue()')) <= 50 AND NOT jsonb_path_exists(timings, "

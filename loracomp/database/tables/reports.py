@@ -63,6 +63,11 @@ report_day = Table(
         "Whether the day's reports are final, because purge_jobs has deleted jobs of this day or of a later one.",
         default="false",
     ),
+    optional(
+        "renames",
+        BigInteger,
+        "How often a policy, a task or a base model had been renamed or deleted when the reports were computed.",
+    ),
     comment="Days for which reports were computed, and from which jobs.",
 )
 
