@@ -236,7 +236,7 @@ SELECT * FROM loracomp.route_jobs(
 SELECT u.ordinal, r.task, r.weight
 FROM pg_catalog.unnest(%(embeddings)b::public.vector[]) WITH ORDINALITY AS u (embedding, ordinal)
 CROSS JOIN LATERAL loracomp.route(embedding => u.embedding, base_model => %(base_model)s::text) AS r
-WHERE r.weight > 0
+WHERE r.weight > 0::float8
 ORDER BY u.ordinal, r.weight DESC, r.task
 
 -- name: read_labelled
@@ -535,7 +535,7 @@ FROM (
 -- name: adapter_usage
 SELECT
     coalesce(adapter, 'deleted') AS adapter, sum(jobs)::bigint AS jobs,
-    coalesce(sum(weight) / nullif(sum(sum(weight)) OVER (), 0), 0) AS share, count(*) OVER () AS found
+    coalesce(sum(weight) / nullif(sum(sum(weight)) OVER (), 0::float8), 0::float8) AS share, count(*) OVER () AS found
 FROM bi.adapter_usage_by_day WHERE day >= %(since)s
 GROUP BY adapter ORDER BY share DESC LIMIT 15
 
