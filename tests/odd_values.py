@@ -98,6 +98,7 @@ KINDS = {
     "double precision": floats,
     "boolean": st.booleans(),
     "interval": intervals,
+    "int4range": st.sampled_from(("empty", "(,)", "[1,1]", "[0,1000000)", "(-2147483648,2147483647)", "[5,)")),
     "timestamp with time zone": times,
     "jsonb": jsons,
     "vector": vectors,
