@@ -56,6 +56,40 @@ def test_what_is_declared_is_listed_within_80_columns(wishes: dict[str, str]) ->
     assert any("not yet known (0 of 20 rows)" in line for line in lines)
 
 
+TICKETS = {
+    "billing": ("The invoice for March shows the wrong amount.", "Please send a receipt with our tax number.",
+                "I would like my money back for last month.", "Can we pay by bank transfer?"),
+    "technical": ("The app crashes whenever I open the settings.", "The export produces a broken file.",
+                  "The search finds nothing, not even exact titles."),
+    "account": ("I forgot my password and cannot get in.", "Please change my e-mail address.",
+                "Somebody else is logged in under my name."),
+}  # fmt: skip
+
+
+def test_described_choices_are_right_for_nine_of_ten_tickets_of_a_task_that_nobody_trained_for(
+    demo: dict[str, str],
+) -> None:
+    psql(demo, "CREATE TABLE tickets (body text PRIMARY KEY, topic text)")
+    rows = [f"('{body}', '{topic}')" for topic, bodies in TICKETS.items() for body in bodies]
+    psql(demo, f"INSERT INTO tickets VALUES {', '.join(rows)}")
+    meant = ["payments, invoices, prices and refunds", "errors, and things that do not work"]
+    meant.append("login, passwords, users and personal data")
+    choices = [
+        part for topic, words in zip(TICKETS, meant, strict=True) for part in ("--choice", topic, "--describe", words)
+    ]
+    answers(demo, "create", "ticket_topic", "tickets", "Ticket: {body}\nThis ticket is about", *choices)
+    execute(["loracomp", "worker", "--drain"], demo)
+    counted = "SELECT count(*) FROM tickets JOIN ticket_topic USING (body) WHERE answer = topic"
+    assert int(psql(demo, counted)) >= 9
+    (listed,) = [row for row in answers(demo, "list") if row["name"] == "ticket_topic"]
+    assert listed["descriptions"] == meant
+    asked = json.loads(execute(["loracomp", "ask", "I am locked out.", *choices, "--json"], demo))
+    assert (
+        asked["output"] == "account" and max(asked["description_similarities"]) == asked["description_similarities"][2]
+    )
+    psql(demo, "SELECT loracomp.drop_answers('ticket_topic'); DROP TABLE tickets")
+
+
 def test_the_first_three_prompts_are_tried_without_a_declaration(wishes: dict[str, str]) -> None:
     rows = answers(wishes, "try", "wishes", "{wish}: right?", "--choice", "yes", "--choice", "no", "--policy", "base")
     assert [row["prompt"] for row in rows] == [f"More tea, number {number}: right?" for number in (1, 2, 3)]
