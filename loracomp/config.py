@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         min_length=32,
         repr=False,
         description="Secret of the pages' cookies, of 32 characters or more, the same for all processes of "
-        "`loracomp web`. Defaults to another one at each start.",
+        "`loracomp web`. Defaults to a new random secret at each start.",
     )
     log_format: Literal["text", "json"] = Field("text", description="text, or json for programs. Defaults to text.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -78,8 +78,8 @@ def server() -> Iterator[str]:
     with place_for_a_server() as data:
         url = embedded.start(data)
         with psycopg.connect(url, autocommit=True) as connection:
-            # Nothing needs to survive a crash of the machine, and without flushing, databases are made and dropped many
-            # times as fast.
+            # Nothing needs to survive a crash of the machine, and without fsync, databases are created and dropped many
+            # times faster.
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
         yield url

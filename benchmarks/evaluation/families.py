@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def ask(part: str, data: str, rows: int, encoder: Encoder) -> list[Question]:
-    """The questions of a part, each with the library that may answer it."""
+    """The questions of a part, each with the whole library and with the library without its family."""
     library, found = Library(), list(examples_of(part, data, rows))
     vectors = encoder.encode([(example.prompt, example.choices) for _, example in found]).astype(np.float64)
     left = {family: library.without_family(family) for family in set(library.families.values())}

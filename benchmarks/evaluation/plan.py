@@ -36,7 +36,8 @@ CONTROLS = frozenset({"uniform", *ADDED_POLICIES})
 OWN = frozenset({"base", "own_task"})
 """Policies that are not evaluated without the row's own task, because they ignore retrieval."""
 STAGES = (50, 100, 250, None)
-"""Numbers of rows a task. All tasks reach one before any goes on, so that a stopped run has a useful report."""
+"""Numbers of rows of each task. All tasks reach a number before any task goes on to the next one, so that a run that is
+stopped early has a useful report."""
 
 
 UNFAMILIAR = ("qqp", "sick", "subj", "trec", "tweet_eval_sentiment")
@@ -127,6 +128,6 @@ class Unit:
 def lacking(
     units: list[Unit], measured: Mapping[Unit, int], rows: int | None, control_rows: int
 ) -> list[tuple[Unit, int]]:
-    """The units that have fewer rows than they should have, each with the latter number."""
+    """The units that have fewer rows than they should have, each with the number that it should have."""
     wanted = [(unit, unit.wanted(rows, control_rows)) for unit in units]
     return [(unit, count) for unit, count in wanted if measured.get(unit, 0) < count]

@@ -84,7 +84,7 @@ def reader_of(task: int) -> str:
 
 
 def make_readers(connection: db.Connection) -> None:
-    """Create a role for each share, which is a member of the roles with smaller shares."""
+    """Create a role for each share of the tasks. Each role is a member of the roles with smaller shares."""
     drop_readers(connection)
     roles = [role for role, _ in READERS.values()]
     for place, role in enumerate(roles):

@@ -1,9 +1,9 @@
 -- Weeks of finished jobs with attempts, predictions and traces, as in a busy installation. Each block is one statement. They
--- run in this order, in one transaction for each part of the weeks, from %(since)s to %(until)s, with %(part_jobs)s of the
--- %(jobs)s of all %(weeks)s; %(library)s is library.json of the package.
+-- run in this order. The weeks are divided into parts, and each part is one transaction: it reaches from %(since)s to %(until)s and
+-- has %(part_jobs)s jobs. All %(weeks)s weeks together have %(jobs)s jobs. %(library)s is library.json of the package.
 --
 -- What the data shows: traffic grows, is higher by day than by night, and lowest at weekends. A faster worker joins half-way; at the
--- same time three tasks get a better adapter. In the last two weeks support_app begins to ask what nli is for. Ten days
+-- same time three tasks get a better adapter. In the last two weeks support_app begins to submit jobs that suit nli. Ten days
 -- ago, a device ran out of memory for a day.
 
 -- name: seed
@@ -77,7 +77,7 @@ GROUP BY e.id, b.id, t.id
 
 -- name: policy
 INSERT INTO loracomp.policy (name, description, min_similarity)
-VALUES ('careful', 'As default; the base model alone where nothing similar is known.', 0.35)
+VALUES ('careful', 'As default, but the base model alone answers if no similar example is known.', 0.35)
 ON CONFLICT (name) DO NOTHING
 
 -- name: known

@@ -142,7 +142,7 @@ def alter_answers(
     name: Name,
     *,
     prompt: Annotated[
-        str | None, typer.Option(help="Another prompt. Rows whose prompt changes are asked again.")
+        str | None, typer.Option(help="Another prompt. Rows whose prompt changes are answered again.")
     ] = None,
     choice: Annotated[
         list[str] | None,

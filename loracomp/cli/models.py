@@ -126,7 +126,7 @@ def set_encoder(
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask whether to leave out examples without text.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Set the database's encoder. If the encoder is another one than before, all examples are embedded again, and jobs
+    """Set the database's encoder. If the encoder changes, all examples are embedded again, and jobs
     wait meanwhile. If the command is killed, run it again to continue. Run it on several machines to share the work.
     """
     from loracomp.model.encoder import load_encoder

@@ -33,13 +33,14 @@ class Forward:
         return device
 
     def frequencies(self, length: int) -> int:
-        """Keys of a text that has grown to this length are valid only if this number was the same before."""
+        """Which set of rotary frequencies a text of this length gets. If a text grows and its set changes, its cached
+        keys become invalid."""
         return frequencies_of(length, self._length_limits)
 
     def after_rows(self, rows: Sequence[Sequence[int]], lengths: Sequence[int], cache: Cache | None = None) -> Tensor:
         """Logits after the last token of each row, which belongs to a text of so many tokens.
 
-        `cache` holds keys and values of earlier tokens, equally many for each row; those of the rows are added to it.
+        `cache` holds keys and values of earlier tokens, equally many for each row; this pass adds its own.
         """
         known = 0 if cache is None else cache.get_seq_length()
         ids, mask = pad_right(rows, self.device)

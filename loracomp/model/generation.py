@@ -217,7 +217,7 @@ class Texts:
         self._put_back(texts)
 
     def _regain_budget(self, ended: Sequence[Text]) -> None:
-        """Slowly, so that memory rarely runs out again where it is always short."""
+        """Raise the budget again, slowly, so that memory runs out only rarely on a device that has too little of it."""
         tokens = sum(text.longest for text in ended if text.error is None)
         self._budget = min(self._largest_budget, self._budget + -(-tokens // REGAINED))
 

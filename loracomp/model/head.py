@@ -68,8 +68,8 @@ def _on_device(positions: Sequence[tuple[int, int]], device: torch.device) -> He
 def sharpened(model: PreTrainedModel, position: Tensor, token: Tensor) -> Iterator[None]:
     """Within `head_at`, the output head computes the logits of `token` at its n-th position in float32.
 
-    `position` [tokens] are these n, and `token` [tokens] are ids. bfloat16 has steps of 0.125 near 20, so that one in
-    ten True / False questions would be a tie.
+    `position` [tokens] are these n, and `token` [tokens] are ids. In bfloat16, neighbouring numbers near 20 differ by
+    0.125, so one in ten True / False questions would end in a tie.
     """
 
     def sharpen(head: nn.Module, args: tuple[Tensor], logits: Tensor) -> Tensor:

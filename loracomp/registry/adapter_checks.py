@@ -296,5 +296,5 @@ def _check_copies(copies: Mapping[str, Tensor], base: KnownBaseModel) -> None:
         if weight is None or weight.shape != copy.shape or not _is_rounded(weight, copy):
             raise RefusedError(
                 f"{WEIGHTS} holds {module}.base_layer.weight, which differs from base model {base.name}'s by more than "
-                "rounding: the training changed the vocabulary, or the base model is another one"
+                "rounding: the training changed the vocabulary, or the base model is a different one"
             )

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = lambda _: None) -> Counts | None:
     """Make `encoder` the database's encoder; only the schema's owner may.
 
-    If it is another one than before, all embeddings are deleted, and jobs wait in the queue until all examples with a
+    If the encoder changes, all embeddings are deleted, and jobs wait in the queue until all examples with a
     text are embedded again. A worker that loaded the old encoder notices this at its next claim, gives the claimed jobs
     back, and ends. If the process is killed, another call continues where it stopped. Several processes may do this at
     the same time, and each embeds other examples.
@@ -50,7 +50,7 @@ def _without_text(connection: Connection) -> dict[str, int]:
 
 
 def _stop_routing(url: str, encoder: Encoder) -> bool:
-    """Set the encoder; if it is another one, delete all embeddings. Returns whether routing can use it already."""
+    """Set the encoder; if it changes, delete all embeddings. Returns whether routing can use it already."""
     with schema.installing(url) as connection:
         is_ready: bool = row_of(connection, QUERIES["set_encoder"], vars(encoder))["is_ready"]
         if row_of(connection, QUERIES["embedding_dimensions"])["dimensions"] != encoder.dimensions:

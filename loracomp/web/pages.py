@@ -38,7 +38,7 @@ def make_app(url: str, secret: str) -> Starlette:
     app = Starlette(
         routes=routes(url, secret),
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=_with_headers)],
-        exception_handlers={Exception: _failed},  # without it such a response would lack the headers
+        exception_handlers={Exception: _failed},  # otherwise a response to an error would lack the headers
     )
     app.router.redirect_slashes = False  # these redirects would go to any host that the request names
     return app

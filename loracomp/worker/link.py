@@ -134,7 +134,7 @@ class Link:
 def may_be_the_jobs_fault(error: Exception, jobs: Sequence[object]) -> bool:
     """Whether an error with which the database answers may come from one of these jobs, so that each is tried alone.
 
-    A statement that was cancelled because of its duration may have time enough for fewer jobs.
+    A statement that was cancelled because it took too long may be fast enough with fewer jobs.
     """
     return not isinstance(error, NOT_THE_JOBS_FAULT) or (isinstance(error, pg.QueryCanceled) and len(jobs) > 1)
 

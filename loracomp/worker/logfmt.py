@@ -37,7 +37,7 @@ def message_of(error: BaseException) -> str:
 
 
 def without_quotes(error: BaseException) -> BaseException:
-    """The error for logging with its traceback, where it and its causes contain only the text from `message_of`."""
+    """The error with its traceback, for logging. It and its causes have only the message that `message_of` returns."""
     if isinstance(error, psycopg.Error):
         return type(error)(message_of(error)).with_traceback(error.__traceback__)
     if error.__cause__ is not None:

@@ -196,7 +196,7 @@ class Worker:
         """Reasons why the worker can't answer jobs, by check (database, schema, claims); empty if it is ready."""
         found = dict(self._presence.problems)
         since = perf_counter() - (self._claimer.looked_at or self._began)
-        # A worker that has no room for more jobs does not ask, at most until the jobs that it holds time out.
+        # A worker without room for more jobs does not ask for any, but its jobs time out at some time.
         longest = max((job.timeout_s for job in self._leases.held), default=0.0)
         if self._stopping.is_set():
             found["claims"] = "the worker is stopping"

@@ -1,5 +1,5 @@
 -- The database's encoder: the model that computes the vectors that routing compares.
---   set_encoder                 sets it; if it is another one, deletes all embeddings and stops routing
+--   set_encoder                 sets it; if it changes, deletes all embeddings and stops routing
 --   start_routing               starts it again
 --     lock_encoder
 --   lock_encoder                keeps the encoder from being replaced until the transaction ends
@@ -43,7 +43,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_encoder IS
-'Sets the encoder; returns whether it is ready. If it is another one than before, all embeddings are deleted, and no job is claimed '
+'Sets the encoder; returns whether it is ready. If the encoder changes, all embeddings are deleted, and no job is claimed '
 'until start_routing.';
 
 -- Locks the encoder's row until the transaction ends, so that set_encoder waits. If encoder is null, any encoder is accepted.

@@ -90,7 +90,7 @@ LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    -- The limit is a little above 1, because a sum of floating-point numbers may be.
+    -- The limit is a little above 1, because rounding may make a sum of shares a little larger than 1.
     IF (0 <= ALL (probabilities) AND 1.000001 > ALL (probabilities)) IS NOT TRUE THEN
         RAISE EXCEPTION 'probabilities must be from 0 to 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;

@@ -1,14 +1,14 @@
 -- Retrieval: from a query's vector to the nearest examples of the tasks that its submitter may use.
---   checked_embedding           a vector as it is searched for; raises if it is null or has the wrong number of dimensions
+--   checked_embedding           a vector in half precision; raises if it is null or has the wrong number of dimensions
 --     embedding_dimensions
 --   check_encoder               raises if the vector comes from another encoder than the examples' vectors
 --   usable_tasks                the tasks that a submitter's jobs may use at all
---   narrowed_tasks              those of them that a job names, or does not exclude
+--   narrowed_tasks              the usable tasks that a job names, if it names any, and does not exclude
 --   active_adapters             the active adapters of these tasks
 --   search_exactly              whether to scan these tasks' examples instead of using the index
 --   nearest_examples            the k nearest examples of these tasks
 
--- Changes nothing. The norm is not checked. In plpgsql, so that a vector is converted once, and not for each example.
+-- Changes nothing. The norm is not checked. It is written in PL/pgSQL, so that a vector is converted once, and not for each example.
 CREATE FUNCTION loracomp.checked_embedding(embedding public.vector) RETURNS public.halfvec
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = loracomp, pg_temp
@@ -98,7 +98,7 @@ RETURN CASE
     ELSE tasks
 END;
 COMMENT ON FUNCTION loracomp.narrowed_tasks IS
-'These tasks without the excluded ones and, if any are named, without all others; in order of their ids, as tasks must be.';
+'The tasks that are named (if none are named, all of these tasks) and not excluded, in order of their ids, as tasks must be.';
 
 -- Changes nothing. A join, because ANY would compare each adapter with each task.
 CREATE FUNCTION loracomp.active_adapters(
@@ -131,14 +131,15 @@ COMMENT ON FUNCTION loracomp.search_exactly IS
 
 -- Changes nothing. One of two searches is executed: in the HNSW index, or among all examples of the tasks (exact).
 -- The query is written so that its plan does not depend on statistics and parameters (a test checks this):
--- width_bucket keeps the HNSW branch from using the btree, and finds a task by bisection, where ANY would look at all of them, so
--- that they must be sorted; distance + 0 keeps the exact branch from using HNSW; the constant LIMIT (for the largest k of a policy)
--- is there because the planner would assume a tenth of the table for a variable one. HNSW scans are
--- lazy, so only 2 * k rows are read: the nearest k of these are returned, because a relaxed scan that goes on, to find enough
--- eligible rows, returns rows out of order. Of a million examples, 10 % of them eligible, k rows have 97.6 % of the nearest k, 2 * k
--- rows 99.2 %.
--- Functions whose statements call it have these settings. It has none itself: with settings of its own, Postgres could not insert
--- its query into theirs, and a search would take about a tenth longer (measured roughly).
+--   width_bucket keeps the HNSW branch from using the btree. It finds a task by bisection, so the tasks must be sorted; ANY would
+--   compare all of them.
+--   distance + 0 keeps the exact branch from using HNSW.
+--   The LIMIT is constant, for the largest k of a policy, because for a variable one the planner would assume a tenth of the table.
+-- An HNSW scan is lazy, so only 2 * k rows are read. The nearest k of these are returned, because a relaxed scan that goes on until it
+-- has enough eligible rows returns them out of order. With a million examples, 10 % of them eligible, the first k rows contain 97.6 %
+-- of the nearest k, and the first 2 * k rows 99.2 %.
+-- The following settings are set on the functions whose statements call this one. It has none itself, because Postgres could then not
+-- inline its query into theirs, and a search would take about a tenth longer (measured roughly).
 --   enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
 --   jit = off: a scan that enable_seqscan = off cannot avoid gets a cost at which the server would compile the query.
 --   hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.

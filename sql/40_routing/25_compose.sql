@@ -2,7 +2,7 @@
 --   compose_tasks               the adapters of the tasks that the policy's router picks
 --   trace_tasks                 what the trace says of each task
 --   fallback_reason             why no adapter is composed
---   nearness, scaled            how much a job with described choices believes its adapters
+--   nearness, scaled            how much the adapters of a job with described choices count
 
 -- Changes nothing. It returns a set, as trace_tasks does, because Postgres inserts only such a function into its caller's query.
 CREATE FUNCTION loracomp.compose_tasks(

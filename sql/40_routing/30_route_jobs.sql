@@ -14,7 +14,7 @@
 --     compose_tasks             composition: adapters and weights
 --     trace_tasks               trace: what it says of each task
 --     fallback_reason           trace: why no adapter is composed
---     nearness, scaled          what described choices change of it
+--     nearness, scaled          smaller weights of adapters, if choices are described
 --   read_labelled               texts, labels and embeddings of calibration_examples
 -- In this file a function comes before its callers, because Postgres checks the body of a SQL function when it is created.
 

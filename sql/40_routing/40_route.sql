@@ -56,5 +56,5 @@ $$;
 COMMENT ON FUNCTION loracomp.route IS
 'Routes one unit vector with the caller''s rights: for each task a row with its probability, weight (all 0: the base model '
 'alone), number of retrieved examples, similarity of the nearest one and, with weighting measured, expected gain. settings '
-'replace settings of the policy, such as {"routing_top_p": 0.9}; base_model null: the default; choices, if '
-'the job would have some, decide whether the choices of a task without an adapter are calibrated.';
+'replace settings of the policy, such as {"routing_top_p": 0.9}; base_model null: the default; choices are '
+'the choices of the job that would be routed so, if it has any: on a task without an adapter they may be calibrated.';

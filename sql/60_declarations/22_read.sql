@@ -1,10 +1,10 @@
 -- Reads rows of a declared table with the rights of its owner, for ask_rows, corrections and try_prompts.
 --   next_keys             the next keys in key order
 --   read_rows             rows by their keys, with their prompts
---     first_megabyte      as many of the keys as have a megabyte of text together
---     read_prompts        reads them; a row that can't be read gets the reason as its fault
+--     first_megabyte      the first of the keys, whose rows have a megabyte of text together
+--     read_prompts        reads these rows; the fault of a row that can't be read says why
 --       prompts_statement
---   each: read_as_owner   runs SQL with the rights of the table's owner
+--   read_as_owner         runs SQL with the rights of the table's owner; each of these functions calls it
 --
 -- Keys and rows are passed as JSON arrays of objects: {"key": ["17"]}. The declaration must have
 -- its current names (with_current_names).
@@ -51,7 +51,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.next_keys IS
-'The keys that follow a key in key order, or the first ones (null). `condition` is SQL about the row s.';
+'The next keys after a key, in key order; after null, the first keys. `condition` is SQL about the row s.';
 
 -- The expression of a virtual column may be slow, so such rows are read one by one, for a tenth of a second in all.
 CREATE FUNCTION loracomp.read_rows(d loracomp.declaration, keys jsonb) RETURNS jsonb

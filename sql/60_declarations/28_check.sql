@@ -19,11 +19,11 @@ BEGIN
     IF relation.relkind IS NULL OR relation.relkind NOT IN ('r', 'p') OR relation.relpersistence = 't'
         OR relation.relnamespace::regnamespace::text IN ('loracomp', 'loracomp_parts', 'bi', 'pg_catalog')
     THEN
-        RAISE EXCEPTION 'source % is not a table of yours that lasts', check_source.source
-            USING ERRCODE = 'wrong_object_type', HINT = 'for a view, keep its rows in a table, which a trigger or a job fills';
+        RAISE EXCEPTION 'source % is not an ordinary table', check_source.source
+            USING ERRCODE = 'wrong_object_type', HINT = 'copy the rows of a view, or of a foreign or temporary table, into a table of your own';
     END IF;
     IF EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = check_source.source) THEN
-        RAISE EXCEPTION 'table % is part of another table, whose statements would not be noticed', check_source.source
+        RAISE EXCEPTION 'table % is part of another table, and statements that name that table would not be noticed', check_source.source
             USING ERRCODE = 'wrong_object_type', HINT = 'declare the partitioned table; a filter can choose its rows';
     END IF;
     IF NOT pg_has_role(loracomp.caller(), relation.relowner, 'usage') THEN
@@ -46,8 +46,8 @@ BEGIN
         );
     IF col IS NOT NULL THEN
         RAISE EXCEPTION 'column % of the primary key has a name, type or collation that keys of answers can''t have', col
-            USING ERRCODE = 'feature_not_supported', HINT = 'numbers, texts, uuid, boolean, dates and timestamps can be; collations must '
-                'be deterministic, and names others than those of the view''s columns';
+            USING ERRCODE = 'feature_not_supported', HINT = 'a key can have numbers, texts, uuid, boolean, dates and timestamps; its collations '
+                'must be deterministic, and no column may have the name of another column of the view, such as answer or status';
     END IF;
     named := ARRAY(SELECT p.col FROM loracomp.prompt_pieces(check_source.prompt) AS p WHERE p.col IS NOT NULL ORDER BY p.ordinal);
     IF named = '{}' THEN
@@ -111,7 +111,7 @@ BEGIN
             USING ERRCODE = 'insufficient_privilege', HINT = format('GRANT loracomp_submitter TO %I', check_owner.owner);
     END IF;
     IF NOT pg_has_role(current_user, check_owner.owner, 'usage') THEN
-        RAISE EXCEPTION 'loracomp''s owner % may not act as %, whose rights read the rows', current_user, check_owner.owner
+        RAISE EXCEPTION 'loracomp''s owner % may not act as %, with whose rights it would read the rows', current_user, check_owner.owner
             USING ERRCODE = 'insufficient_privilege', HINT = format('GRANT %I TO %I', check_owner.owner, current_user);
     END IF;
 END

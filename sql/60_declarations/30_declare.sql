@@ -48,8 +48,8 @@ $$;
 COMMENT ON FUNCTION loracomp.make_view IS
 'Makes a declaration''s view with its trigger, for the owner of the table, or replaces the definition of the view that it has.';
 
--- Reads only the catalog. The settings are those that decide how Postgres writes names and the filter's values, which must be the same in every
--- session.
+-- Reads only the catalog. The definition must be the same text in every session, so the settings that decide how Postgres writes names and the
+-- filter's values are fixed.
 CREATE FUNCTION loracomp.view_definition(view regclass) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
@@ -91,8 +91,8 @@ BEGIN
             RAISE invalid_parameter_value;
         END IF;
     EXCEPTION WHEN invalid_parameter_value THEN
-        RAISE EXCEPTION 'name must be that of a view, with its schema or without, not %', left(create_answers.name, 100)
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'put names with other than letters, digits and _ into double quotes';
+        RAISE EXCEPTION 'name must be a name for a view, with or without a schema, not %', left(create_answers.name, 100)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'put a name that has other characters than letters, digits and _ into double quotes';
     END;
     d := loracomp.check_source(create_answers.source, create_answers.prompt, create_answers.filter);
     schema := coalesce(parts[cardinality(parts) - 1], (

@@ -54,7 +54,7 @@ COMMENT ON FUNCTION loracomp.lock_declaration IS
 'The declaration of a view, locked until the transaction ends. Raises unless the caller may change it.';
 
 -- Null leaves a setting as it is, except that choices replace a length and a length replaces choices, because a job has only one of them. Rows
--- whose prompt, choices, descriptions or length differ now are asked again, and rows that no longer pass the filter lose their answers. Policy,
+-- whose prompt, choices, descriptions or length change are asked again, and rows that no longer pass the filter lose their answers. Policy,
 -- priority and tags apply to jobs that are made from now on. Only the table's owner may change the prompt or the filter.
 CREATE FUNCTION loracomp.alter_answers(
     name regclass,
@@ -124,7 +124,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.alter_answers IS
 'Changes a declaration; null leaves a setting as it is. Choices replace max_new_tokens, and the other way round. With `again`, all rows are '
-'asked again, behind new ones.';
+'answered again, after new ones.';
 
 CREATE FUNCTION loracomp.drop_answers(name regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER

@@ -39,13 +39,13 @@ BEGIN
     d := loracomp.with_current_names(d);
     PERFORM loracomp.check_source(d.source, d.prompt, d.filter);
     IF NOT has_schema_privilege(d.owner, schema::text, 'create') OR to_regclass(format('%I.%I', schema, name)) IS NOT NULL THEN
-        RAISE EXCEPTION '% can''t have a view % in schema %', d.owner, name, schema USING ERRCODE = 'insufficient_privilege';
+        RAISE EXCEPTION '% may not create view % in schema %', d.owner, name, schema USING ERRCODE = 'insufficient_privilege';
     END IF;
     made := loracomp.make_view(d, schema, name);
     UPDATE loracomp.declaration AS a SET view = made, view_definition = loracomp.view_definition(made) WHERE a.id = d.id;
     PERFORM loracomp.begin_scan(d.id);
-    -- Of keys that the new type doesn't write as the same text nothing is kept; the scan finds their rows. format_type with -1 gives bpchar, and with
-    -- null it would give character, which has one letter.
+    -- A row keeps its answer only if the new type writes its key as the same text; the scan finds the other rows. format_type is called with -1,
+    -- because with null it would write bpchar as character, which holds a single letter.
     SELECT string_agg(format(
         'CASE WHEN pg_input_is_valid(r.key[%1$s], %2$L) THEN %3$s = r.key[%1$s] ELSE FALSE END',
         k.ordinal, format_type(a.atttypid, -1), format(k.written, format(k.read, format('r.key[%s]', k.ordinal)))

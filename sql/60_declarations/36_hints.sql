@@ -1,9 +1,10 @@
 -- Hints are keys of rows that were written; triggers note them (20_parts.sql). The oldest are handled first.
---   ask_hinted          asks these rows
+--   ask_hinted          asks the rows with these keys
 --   thin_hints          deletes duplicate hints and scan requests while nothing can be asked
 
--- Handled hints leave dead tuples, which stay while any session has an old snapshot. So hints_from passes over them: transactions before
--- the oldest one that runs have ended, so no hint of theirs can still come. It is moved seldom, because each move leaves a dead tuple as well.
+-- Handled hints leave dead tuples, which stay while any session has an old snapshot. To skip these, reading begins at the transaction hints_from. It
+-- moves up to the oldest running transaction once all earlier hints are handled, because transactions that have ended write no more hints. It moves
+-- seldom, because each move leaves a dead tuple as well.
 CREATE FUNCTION loracomp.ask_hinted(d loracomp.declaration) RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -63,7 +64,7 @@ AS $$
     WHERE h.ctid = ANY (ARRAY(
         SELECT o.ctid FROM looked_at AS o
         WHERE o.ordinal > 1 OR EXISTS (
-            -- Twenty, because one row may have a million hints, and the plan may be one that was made for few.
+            -- The LIMIT is here because one row may have a million hints, and the plan may have been made when there were few.
             SELECT FROM (
                 SELECT n.written_in, n.ctid FROM loracomp.answer_hint AS n
                 WHERE n.declaration_id = d.id AND n.key = o.key LIMIT 20

@@ -9,7 +9,7 @@
 --       ask_scanned             a page of a full scan: 37_scan.sql
 --         each: read_rows       22_read.sql
 --         each: ask_page        asks as many of these rows as can be asked together
---           first_jobs          the first of the rows, as many as have 2,000 earlier jobs together
+--           first_jobs          the first of the rows, which have at most 2,000 earlier jobs together
 --           ask_together
 --
 -- A page has at most 200 rows, a megabyte of text and 2,000 earlier jobs, which are deleted with their rows. A call begins no new declaration
@@ -65,7 +65,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.due_declarations IS 'Declarations that have something to do, each with its turn among the declarations of its owner.';
 
--- If one source of rows fails, the rows that an earlier source has asked stay asked. If the queue is full, or something is locked, the
+-- If one source of rows fails, the jobs of the sources before it stay. If the queue is full, or something is locked, the
 -- declaration is tried again after a second, otherwise after ten.
 CREATE FUNCTION loracomp.ask_or_mark(d loracomp.declaration) RETURNS integer
 LANGUAGE plpgsql VOLATILE
@@ -108,7 +108,7 @@ BEGIN
     END LOOP;
     IF rest >= interval '10 seconds' THEN
         BEGIN
-            -- Not after a statement took too long, because it would not be cancelled a second time.
+            -- Not after statement_timeout has expired, because it cancels a statement only once.
             PERFORM loracomp.thin_hints(d) WHERE rest < interval '10 minutes';
         EXCEPTION WHEN query_canceled OR OTHERS THEN
             rest := interval '10 minutes';
@@ -125,9 +125,9 @@ $$;
 COMMENT ON FUNCTION loracomp.ask_or_mark IS
 'Asks rows of a declaration and returns the number of rows handled. If that fails, notes the reason and when to try again.';
 
--- A row's earlier jobs are deleted with it, so that whoever deletes the row has deleted its texts. Their number has no limit, but one statement
--- deletes only some ten thousand jobs a second, and the keeper's timeout would end a longer one again and again. So a page ends before they are
--- too many. The first row is always taken.
+-- A row's earlier jobs are deleted with it, so that whoever deletes the row has deleted its texts. A row may have any number of them, but a statement
+-- deletes only some ten thousand jobs a second, and the keeper's timeout would cancel a longer one at each attempt. Therefore a page has a limit.
+-- The first row is always taken.
 CREATE FUNCTION loracomp.first_jobs(d loracomp.declaration, found_rows jsonb) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
@@ -223,7 +223,7 @@ BEGIN
             is_scan AND d.scan_skips AND coalesce(r.status = 'skipped', TRUE) AS is_skipped,
             CASE WHEN NOT g.passes THEN r.earlier_jobs || r.job_id WHEN j.finished_at IS NULL THEN ARRAY[j.id] END AS obsolete
         FROM given AS g
-        LEFT JOIN LATERAL ( -- looked up for each, as the plan may be of a time when there were few rows
+        LEFT JOIN LATERAL ( -- looked up for each row, because the plan may have been made when there were few rows
             SELECT o.* FROM loracomp.answer_row AS o WHERE o.declaration_id = d.id AND o.key = g.key LIMIT 1
         ) AS r ON TRUE
         LEFT JOIN LATERAL (SELECT o.id, o.finished_at FROM loracomp.job AS o WHERE o.id = r.job_id LIMIT 1) AS j ON TRUE

@@ -4,7 +4,8 @@
 --     check_owner, check_text  28_check.sql
 --     check_code        25_code.sql
 
--- If a table or a column is renamed, its answers stay. After a dump and restore, columns may have other numbers, and transactions do.
+-- If a table or a column is renamed, its answers stay. After a dump and restore, columns may have other numbers, and transaction ids
+-- are different ones.
 CREATE FUNCTION loracomp.follow_source(d loracomp.declaration) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -44,7 +44,7 @@ BEGIN
         WHERE e.written_in >= noted_from ORDER BY e.written_in LIMIT 1000 FOR UPDATE OF r SKIP LOCKED
     ) AS t;
     DELETE FROM loracomp.ended_job AS e
-    WHERE e.ctid = ANY (notes || ARRAY( -- and of jobs that are no row's any more
+    WHERE e.ctid = ANY (notes || ARRAY( -- and notes about jobs that no longer belong to a row
         SELECT o.ctid FROM loracomp.ended_job AS o
         WHERE o.written_in >= noted_from AND NOT EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.job_id = o.job_id)
         ORDER BY o.written_in LIMIT 1000
@@ -161,8 +161,8 @@ BEGIN
     END IF;
     IF NOT pg_has_role(loracomp.caller(), d.owner, 'usage') THEN
         IF (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = d.source) THEN
-            RAISE EXCEPTION 'table % has row security, which this feed does not know', d.source
-                USING ERRCODE = 'insufficient_privilege', HINT = format('read %s, which does', d.view);
+            RAISE EXCEPTION 'table % has row security, which this feed does not apply', d.source
+                USING ERRCODE = 'insufficient_privilege', HINT = format('read the view %s, which applies it', d.view);
         END IF;
         IF loracomp.view_definition(d.view) <> d.view_definition THEN
             RAISE EXCEPTION '% was changed since it was declared, and this feed does not know which rows it shows now', d.view
@@ -174,10 +174,10 @@ BEGIN
         last := coalesce((since::jsonb -> 0)::bigint, 0);
         last_key := ARRAY(SELECT jsonb_array_elements_text(since::jsonb -> 1));
     EXCEPTION WHEN data_exception THEN
-        RAISE EXCEPTION 'since is no cursor of answers_since: %', left(since, 100)
+        RAISE EXCEPTION 'since is not a cursor that answers_since has returned: %', left(since, 100)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'give the cursor of the last row that you have, or null for all';
     END;
-    IF last >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint THEN -- of a database that was restored since
+    IF last >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint THEN -- the cursor is older than the database's last restore
         last := 0;
         last_key := '{}';
     END IF;

@@ -1,4 +1,4 @@
--- Corrections: the right answers, as people say.
+-- Corrections: people say what the right answers are.
 --   trigger correct             of declarations' views, for UPDATE ... SET correct
 --   correct_answer              corrects a row by its key
 --   correct_row                 corrects a row unless it has changed since somebody saw it
@@ -45,7 +45,7 @@ DECLARE
     corrected bigint;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute AS a WHERE (a.attrelid, a.attnum, a.attname) = (correct_answer.name, 2, 'answer')) THEN
-        RAISE EXCEPTION '% is no view of answers whose key is one column', correct_answer.name
+        RAISE EXCEPTION '% is not a view of answers whose key has one column', correct_answer.name
             USING ERRCODE = 'invalid_parameter_value', HINT = 'list_answers names the views; if the key has several columns: '
                 'UPDATE view SET correct = ... WHERE ...';
     END IF;
@@ -55,7 +55,7 @@ BEGIN
     ) USING correct_answer.answer, correct_answer.key;
     GET DIAGNOSTICS corrected = ROW_COUNT;
     IF corrected = 0 THEN
-        RAISE EXCEPTION '% has no row % that was asked', correct_answer.name, correct_answer.key
+        RAISE EXCEPTION '% has no row % that can be corrected', correct_answer.name, correct_answer.key
             USING ERRCODE = 'no_data_found', HINT = 'a row that was just written can be corrected in a moment';
     END IF;
 END
@@ -88,7 +88,7 @@ BEGIN
         WHERE r.declaration_id = d.id AND r.key = correct_row.key AND r.correct IS NOT DISTINCT FROM correct_row.seen
             AND r.job_id = coalesce(correct_row.job_id, r.job_id)
     ) THEN
-        RAISE EXCEPTION 'this row was corrected or answered otherwise meanwhile, or is gone'
+        RAISE EXCEPTION 'this row was corrected, answered again or deleted meanwhile'
             USING ERRCODE = 'no_data_found', HINT = 'look at it again';
     END IF;
     PERFORM loracomp.write_correction(d.id, correct_row.key, correct_row.answer);
@@ -99,7 +99,7 @@ BEGIN
         WHERE r.declaration_id = d.id AND r.key = correct_row.key AND e.prompt <> j.prompt
     ) THEN
         RAISE EXCEPTION 'this row has changed since it was answered'
-            USING ERRCODE = 'no_data_found', HINT = 'look at it again when it is answered again';
+            USING ERRCODE = 'no_data_found', HINT = 'wait until it is answered again';
     END IF;
 END
 $$;
@@ -132,8 +132,8 @@ DECLARE
     corrected_job bigint; -- the audit names the row by its job, because a key may be a person's text
 BEGIN
     IF changes_others THEN
-        RAISE EXCEPTION 'of %, only correct can be updated', d.view
-            USING ERRCODE = 'feature_not_supported', HINT = 'change the table itself for another prompt';
+        RAISE EXCEPTION 'only the column correct of % can be updated', d.view
+            USING ERRCODE = 'feature_not_supported', HINT = 'to change the prompt, update the table itself';
     END IF;
     fault := loracomp.correction_fault(d, write_correction.correct);
     IF fault IS NOT NULL THEN
@@ -148,7 +148,7 @@ BEGIN
     END IF;
     labelled := loracomp.label_row(d, write_correction.key, write_correction.correct);
     IF labelled IS NULL AND write_correction.correct IS NOT NULL THEN
-        RAISE EXCEPTION 'this row is not asked, so there is nothing to correct' USING ERRCODE = 'no_data_found', HINT = 'the view has the reason';
+        RAISE EXCEPTION 'this row has no prompt that can be answered, so it can''t be corrected' USING ERRCODE = 'no_data_found', HINT = 'the view has the reason';
     END IF;
     -- If the answer belongs to another prompt, take_answers notes the first answer to this one when it comes.
     UPDATE loracomp.answer_row AS r SET

@@ -1,4 +1,4 @@
--- Corrections become labelled examples, which later jobs of the declaration are answered with.
+-- Corrections become labelled examples, which help to answer later jobs of the declaration.
 --   add_own_task                adds the declaration's own task; create_answers calls it
 --   label_row                   adds the example of a corrected row
 --     add_own_task
@@ -9,7 +9,7 @@
 --   measure_corrections         a step of the keeper: measures corrections if there are eight or more
 --     has_unmeasured
 --   rows_to_correct             draws rows for people to correct
---   compare_with_corrections    accuracy of an adapter trained on corrections, beside that of the corrections without it
+--   compare_with_corrections    accuracy of an adapter that was trained on corrections, and accuracy without it
 --   try_prompts                 the first prompts of a table, without a declaration
 
 -- The task is added together with the declaration. If the first correction added it, that would lock the declaration until it is committed.
@@ -132,8 +132,8 @@ COMMENT ON FUNCTION loracomp.clear_corrections IS
 'Clears the corrections whose labelled example is being erased; returns how many. For erase_example.';
 
 -- Inserts jobs in the name of the declarations' owners. A declaration that fails, for example because the queue is full, is left out for ten
--- seconds; one for which there is nothing to insert, for example because no adapter has learnt to write, for a minute; and one that takes longer than the
--- keeper waits, for ten minutes.
+-- seconds. If there is nothing to insert, for example because no adapter has learnt to write, it is left out for a minute; and if the keeper's
+-- timeout ends it, for ten minutes.
 CREATE FUNCTION loracomp.measure_corrections() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -171,7 +171,7 @@ BEGIN
             IF queued = 0 THEN
                 UPDATE loracomp.declaration AS a SET measure_at = clock_timestamp() + interval '1 minute' WHERE a.id = d.id;
             END IF;
-        EXCEPTION WHEN query_canceled OR OTHERS THEN -- query_canceled is none of the others
+        EXCEPTION WHEN query_canceled OR OTHERS THEN -- OTHERS does not include query_canceled
             RAISE WARNING 'the corrections of declaration % are not measured: %', d.id, sqlerrm;
             UPDATE loracomp.declaration AS a
             SET measure_at = clock_timestamp() + CASE sqlstate WHEN '57014' THEN interval '10 minutes' ELSE interval '10 seconds' END
@@ -182,7 +182,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.measure_corrections IS
-'Inserts the missing measurements of declarations with eight corrections or more; returns how many jobs. For the keeper.';
+'Inserts jobs that measure the corrections of declarations with eight or more; returns the number of jobs. For the keeper.';
 
 -- Reads only. An example whose measurement has failed is not measured again.
 CREATE FUNCTION loracomp.has_unmeasured(task_id integer, base_model_id integer) RETURNS boolean
@@ -197,7 +197,7 @@ BEGIN ATOMIC
     )
     FROM loracomp.example_embedding AS v WHERE v.task_id = has_unmeasured.task_id;
 END;
-COMMENT ON FUNCTION loracomp.has_unmeasured IS 'Whether a task has eight embedded examples, and one that is not measured.';
+COMMENT ON FUNCTION loracomp.has_unmeasured IS 'Whether a task has at least eight embedded examples, and at least one of them is not measured.';
 
 -- Rows are drawn at random, and marked as drawn, so that their accuracy is an estimate for all rows. Corrections of the least confident rows would
 -- help less (docs/decisions.md). A changed row is not drawn until it is answered again. Rows that were drawn and not corrected yet come first. The
@@ -252,7 +252,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.rows_to_correct IS 'Rows for people to correct, drawn at random. Nobody else gets a visitor''s rows for ten minutes.';
 
--- Reads only. It compares rows that the adapter was not trained on. They were answered by corrections without their own label.
+-- Reads only. It compares rows that the adapter was not trained on, and that were answered with the help of the other corrections.
 CREATE FUNCTION loracomp.compare_with_corrections(adapter_id integer)
 RETURNS TABLE (examples bigint, accuracy double precision, other_accuracy double precision)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
@@ -266,9 +266,9 @@ AS $$
     JOIN loracomp.measurement AS m ON m.example_id = r.example_id AND m.base_model_id = a.base_model_id
     WHERE a.id = compare_with_corrections.adapter_id AND a.id = ANY (m.adapter_ids);
 $$;
-COMMENT ON FUNCTION loracomp.compare_with_corrections IS 'Accuracy of an adapter on held-out corrections, beside that of the corrections without it.';
+COMMENT ON FUNCTION loracomp.compare_with_corrections IS 'Accuracy of an adapter on held-out corrections, and accuracy of the policy measured on the same rows without this adapter.';
 
--- What it makes to read the rows is rolled back.
+-- The objects that it makes to read the rows are rolled back.
 CREATE FUNCTION loracomp.try_prompts(source regclass, prompt text, filter jsonb DEFAULT '{}') RETURNS SETOF text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -297,4 +297,4 @@ BEGIN
     SELECT p.prompt FROM unnest(prompts) WITH ORDINALITY AS p (prompt, ordinal) ORDER BY p.ordinal LIMIT 3;
 END
 $$;
-COMMENT ON FUNCTION loracomp.try_prompts IS 'The first three prompts that create_answers would ask of a table; declares nothing.';
+COMMENT ON FUNCTION loracomp.try_prompts IS 'The prompts that create_answers would make from the first three rows of a table; declares nothing.';

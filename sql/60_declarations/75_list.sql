@@ -140,7 +140,7 @@ BEGIN
             a.key, (SELECT left(j.prompt, 1000) FROM loracomp.job AS j WHERE j.id = a.job_id), -- it may have been purged
             left(a.answer, 1000), a.confidence, a.status, a.reason, a.answered_by, a.correct, a.job_id
         FROM (
-            SELECT a.key FROM loracomp.answer_row AS a -- keys alone, of perhaps millions
+            SELECT a.key FROM loracomp.answer_row AS a -- only keys are sorted, because there may be millions of rows
             WHERE a.declaration_id = %1$s AND ($1 IS NULL OR (%2$s) > (%3$s)) ORDER BY %2$s LIMIT $2
         ) AS k
         JOIN loracomp_parts.answers_%1$s AS a ON a.key = k.key ORDER BY %2$s',
@@ -148,4 +148,4 @@ BEGIN
     ) USING list_answer_rows.after, list_answer_rows.n;
 END
 $$;
-COMMENT ON FUNCTION loracomp.list_answer_rows IS 'A page of the rows of a declaration that were asked, in key order, after a key.';
+COMMENT ON FUNCTION loracomp.list_answer_rows IS 'A page of a declaration''s rows that have been handled so far, in key order, after a key.';

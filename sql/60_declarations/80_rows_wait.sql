@@ -1,5 +1,6 @@
--- Reads only. A worker with --drain waits until this is false; worker_demand calls it too. A declaration that can't be asked counts only if it is
--- tried again within `soon`. For --drain that is a second, because its table may just be locked by VACUUM, and another trouble may need a person.
+-- Reads only. A worker with --drain waits until this is false; worker_demand calls it too. A declaration whose rows can't be asked counts only
+-- if it is tried again within `soon`. --drain waits for a second attempt soon, because VACUUM may have locked the table for a moment, but not for
+-- later ones, because the trouble may need a person.
 CREATE FUNCTION loracomp.rows_wait(soon interval DEFAULT '1.5 seconds') RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -19,4 +20,4 @@ AS $$
     );
 $$;
 COMMENT ON FUNCTION loracomp.rows_wait IS
-'Whether rows of declarations wait to be asked, their answers to be shown, or their corrections to be measured.';
+'Whether rows of declarations wait for their jobs, for their answers to be shown, or for their corrections to be measured.';

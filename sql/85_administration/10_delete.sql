@@ -61,8 +61,8 @@ BEGIN
     RETURN QUERY
     VALUES
         ('adapters deleted', 1::bigint),
-        ('traces kept that name it', traces),
-        ('jobs kept that were to measure it', waiting);
+        ('traces kept, which name it', traces),
+        ('jobs kept, which were to measure it', waiting);
 END
 $$;
 COMMENT ON FUNCTION loracomp.delete_adapter IS
@@ -106,7 +106,7 @@ BEGIN
     VALUES
         ('examples deleted', examples),
         ('adapters deleted', adapters),
-        ('traces kept that name it', traces);
+        ('traces kept, which name it', traces);
 END
 $$;
 COMMENT ON FUNCTION loracomp.delete_task IS

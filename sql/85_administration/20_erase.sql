@@ -34,10 +34,10 @@ BEGIN
         SELECT j.id FROM loracomp.job AS j WHERE j.example_id = old.id
     ), 'erase_example') AS d
     UNION ALL
-    SELECT 'corrections cleared that it was made from', c.cleared, NULL
+    SELECT 'corrections cleared, which it was made from', c.cleared, NULL
     FROM loracomp.clear_corrections(old.id) AS c (cleared) WHERE c.cleared > 0
     UNION ALL
-    SELECT 'traces that name its id kept', count(*), NULL FROM loracomp.prediction AS p
+    SELECT 'traces kept, which name its id', count(*), NULL FROM loracomp.prediction AS p
     WHERE p.example_ids @> ARRAY[old.id] OR p.calibration_examples @> ARRAY[old.id]
     UNION ALL
     SELECT
@@ -155,17 +155,17 @@ BEGIN
         )
     UNION ALL
     SELECT
-        'adapters kept that were trained on its corrections', count(*),
+        'adapters kept, which were trained on its corrections', count(*),
         string_agg(format('%s@%s', a.name, a.version), ', ' ORDER BY a.name, a.version)
     FROM loracomp.adapter AS a WHERE a.task_id = ANY (own_tasks)
     UNION ALL
-    SELECT 'corrections kept that it made in others'' declarations', count(*), string_agg(DISTINCT e.entity_name, ', ')
+    SELECT 'corrections kept, which it made in others'' declarations', count(*), string_agg(DISTINCT e.entity_name, ', ')
     FROM loracomp.audit_event AS e
     JOIN loracomp.declaration AS o ON o.id = e.entity_id AND o.owner <> e.actor
     WHERE e.entity = 'declaration' AND e.actor = erase_submitter.submitter AND e.reason = 'corrected'
     UNION ALL
     SELECT
-        'adapters kept that it registered', count(*),
+        'adapters kept, which it registered', count(*),
         string_agg(format('%s@%s', a.name, a.version), ', ' ORDER BY a.name, a.version)
     FROM loracomp.adapter AS a WHERE a.created_by = erase_submitter.submitter;
 END

@@ -53,7 +53,7 @@ def test_a_task_that_something_needs_is_deleted_by_force_alone(connection: Conne
     assert {row["what"]: row["rows"] for row in said} == {
         "examples deleted": 2,
         "adapters deleted": 1,
-        "traces kept that name it": 1,
+        "traces kept, which name it": 1,
     }
     left = {
         table: value(connection, f"SELECT count(*) FROM loracomp.{table}") for table in ("task", "example", "adapter")
@@ -75,7 +75,7 @@ def test_an_adapter_that_something_needs_is_deleted_by_force_alone(run: Any, con
     with pytest.raises(RefusedError, match=r"adapter rte@1 is used in the traces of 1 jobs, .*: retire it"):
         run("adapter", "delete", "rte@1")
     said = {row["what"]: row["rows"] for row in run("adapter", "delete", "rte@1", "--force")}
-    assert said == {"adapters deleted": 1, "traces kept that name it": 1, "jobs kept that were to measure it": 0}
+    assert said == {"adapters deleted": 1, "traces kept, which name it": 1, "jobs kept, which were to measure it": 0}
     assert [row["adapter"] for row in run("adapter", "list")] == ["mnli@1"]
     deleted = (
         "SELECT count(*) FROM loracomp.audit_event WHERE entity = 'adapter' AND action = 'delete' AND entity_id = %s"

@@ -125,7 +125,7 @@ def test_correct_answer_corrects_one_row_or_none(connection: Connection, alice: 
     alice.execute("INSERT INTO notes VALUES (1, 1, 'x'), (1, 2, 'y')")
     alice.execute("SELECT loracomp.create_answers('kinds', 'notes', '{t}')")
     answer_all(connection)
-    with pytest.raises(errors.InvalidParameterValue, match="kinds is no view of answers whose key is one column"):
+    with pytest.raises(errors.InvalidParameterValue, match="kinds is not a view of answers whose key has one column"):
         alice.execute("SELECT loracomp.correct_answer('kinds', 1, 'x')")
     assert value(alice, "SELECT count(correct) FROM kinds") == 0
     alice.execute(URGENCY)

@@ -121,10 +121,10 @@ def test_tables_that_can_have_no_declaration_say_why(connection: Connection, ali
     alice.execute("CREATE TABLE taken (id integer PRIMARY KEY, t text, answer text)")
     alice.execute("CREATE TABLE answered (answer integer PRIMARY KEY, t text)")
     refusals = {
-        "seen": "not a table of yours that lasts",
-        "short": "not a table of yours that lasts",
-        "loracomp.job": "not a table of yours that lasts",
-        "pg_class": "not a table of yours that lasts",
+        "seen": "is not an ordinary table",
+        "short": "is not an ordinary table",
+        "loracomp.job": "is not an ordinary table",
+        "pg_class": "is not an ordinary table",
         "keyless": "no primary key",
         "bytes": "is bytea",
         "moods": "column id of the primary key has a name, type or collation",
@@ -137,7 +137,7 @@ def test_tables_that_can_have_no_declaration_say_why(connection: Connection, ali
         alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', '{a,b}', NULL, 5)")
     with pytest.raises(psycopg.Error, match="filter must be a JSON object"):
         alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', filter => '[]')")
-    with pytest.raises(psycopg.Error, match="name must be that of a view"):
+    with pytest.raises(psycopg.Error, match="name must be a name for a view"):
         alice.execute("SELECT loracomp.create_answers(NULL, 'taken', '{t}')")
     with pytest.raises(psycopg.Error, match="policy nowhere does not exist"):
         alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', policy => 'nowhere')")

@@ -159,7 +159,7 @@ def test_an_erased_example_takes_the_corrections_with_it(connection: Connection,
         "SELECT what, rows FROM loracomp.erase_example((SELECT id FROM loracomp.example WHERE prompt LIKE '%same%'))"
     )
     report = {row["what"]: row["rows"] for row in connection.execute(erased)}
-    assert report["corrections cleared that it was made from"] == 2
+    assert report["corrections cleared, which it was made from"] == 2
     corrected = {row["id"]: row["correct"] for row in alice.execute("SELECT id, correct FROM urgency WHERE id < 4")}
     assert corrected == {1: None, 2: None, 3: "urgent"}
     assert labelled(connection) == [("Ticket: row 3 wrong", "urgent")]
@@ -411,7 +411,7 @@ def test_a_row_that_is_refused_has_no_correction(connection: Connection, databas
     alice.execute("INSERT INTO tickets (id, body) VALUES (7, U&'\\00A0'), (8, repeat('x', 1000001))")
     work(connection)
     for key in (7, 8):
-        with pytest.raises(errors.NoDataFound, match="this row is not asked, so there is nothing to correct"):
+        with pytest.raises(errors.NoDataFound, match="this row has no prompt that can be answered"):
             alice.execute("UPDATE said SET correct = 'urgent' WHERE id = %s", [key])
     assert labelled(connection) == []
 

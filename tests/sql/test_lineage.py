@@ -50,7 +50,7 @@ def test_erasing_an_example_leaves_its_id_alone(connection: db.Connection, examp
         "of them unfinished": (0, None),
         "answers with their traces deleted": (1, None),
         "events of these jobs kept, without words": (3, None),  # claimed, answered, deleted
-        "traces that name its id kept": (1, None),
+        "traces kept, which name its id": (1, None),
         "adapters of its task kept, which may have been trained on it": (1, "rte@1 (active)"),
     }
     assert "SECRET" not in one(connection, TEXTS)["text"]
@@ -194,7 +194,7 @@ def test_a_declaration_that_others_depend_on_is_emptied_and_paused(
         found = report(adam, f"erase_submitter('{login('alice')}')")
     why = "public.answered (cannot drop view public.answered because other objects depend on it)"
     assert found["declarations kept, but emptied and paused"] == (1, why)
-    assert found["adapters kept that were trained on its corrections"] == (1, f"{task}@1")
+    assert found["adapters kept, which were trained on its corrections"] == (1, f"{task}@1")
     assert {"declaration"} < places_of(connection, "SECRET")  # its prompt, choices and tags, and what was made of these
     assert places_of(connection, "SECRET key") == places_of(connection, "SECRET row") == set()
     assert values(declared, "SELECT status FROM dependent") == {"waiting"}
@@ -221,7 +221,7 @@ def test_corrections_of_others_rows_stay_theirs_and_are_counted(
         declared.execute(f"GRANT SELECT, UPDATE (correct) ON answered TO {login('bob')}".encode())
         bob.execute("UPDATE answered SET correct = 'b' WHERE key = 'SECRET key 7'")
         found = report(adam, f"erase_submitter('{login('bob')}')")
-        assert found["corrections kept that it made in others' declarations"] == (1, "public.answered")
+        assert found["corrections kept, which it made in others' declarations"] == (1, "public.answered")
         assert values(declared, "SELECT correct FROM answered WHERE key = 'SECRET key 7'") == {"b"}
 
 

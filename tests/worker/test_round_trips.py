@@ -81,7 +81,7 @@ def drain(database: str, engine: Engine) -> None:
 
 
 def test_a_batch_costs_three_round_trips(connection: Connection, database: str, engine: Engine, traces: Path):
-    """What is asked once for a connection, or for an adapter, does not grow with the batches."""
+    """Statements that are sent once for each connection, or each adapter, don't become more with more batches."""
     add_jobs(connection, *(f"job {number}" for number in range(BATCHES * BATCH)), choices=[*CHOICES])
     drain(database, engine)
     assert set(statuses(connection).values()) == {"succeeded"}

@@ -42,7 +42,8 @@ declaration = Table(
     required(
         "view_definition",
         Text,
-        "Definition and options of the view as it was made. If they differ, answers_since refuses all but the owner.",
+        "Definition and options of the view as loracomp made it. If its owner has changed them, only the owner may "
+        "call answers_since.",
     ),
     required("source", REGCLASS, "Table whose rows are answered."),
     required(
@@ -77,11 +78,11 @@ declaration = Table(
         default="0",
     ),
     required("tags", JSONB, "Tags of the jobs.", default="'{}'"),
-    required("round", Integer, "How many times alter_answers asked all rows again.", default="0"),
+    required("round", Integer, "How many times alter_answers had all rows answered again.", default="0"),
     optional("task_id", Integer, "Task whose labelled examples are the corrections."),
     required("paused", Boolean, "Whether asking rows is paused.", default="false"),
-    optional("trouble", Text, "Why the rows could not be asked; tried again at retry_at."),
-    required("retry_at", TIME, "No row is asked before this time.", default="'-infinity'"),
+    optional("trouble", Text, "Why no jobs could be made of the rows; the keeper tries again at retry_at."),
+    required("retry_at", TIME, "No jobs are made of the rows before this time.", default="'-infinity'"),
     optional("scan", Text, "What the full scan reads now: rows or answers; null: no scan is running."),
     required("scan_skips", Boolean, "Whether the scan skips rows until they change (no backfill).", default="false"),
     optional("scan_position", texts(), "Key of the last row that the scan has read; null: none yet."),

@@ -265,7 +265,7 @@ job = Table(
     check("max_attempts_must_be_between_1_and_100", "max_attempts BETWEEN 1 AND 100"),
     check("timeout_s_must_be_between_1_and_86400", "timeout_s BETWEEN 1 AND 86400"),
     check("run_at_must_be_finite", "isfinite(run_at)"),
-    # A worker writes these, and reports have the error's code in a key.
+    # These limits exist because a worker writes the texts, and because error_code is part of a key in reports.
     at_most_characters("worker", 300),
     at_most_characters("error_code", 100),
     at_most_characters("error", 10000),

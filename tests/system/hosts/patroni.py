@@ -107,7 +107,7 @@ class Member(Postgres):
             self.patroni = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
 
     def may_take_over(self) -> bool:
-        """Return whether etcd knows that commits wait for a standby, which it learns a moment after they begin to."""
+        """Return whether etcd knows that commits wait for a standby. It learns this a moment after they begin."""
         command = self.command("patronictl", "-c", str(self.folder / "patroni.yml"), "list", "--format", "json")
         return '"Sync Standby"' in subprocess.run(command, capture_output=True, text=True, check=False, cwd="/").stdout
 

@@ -6,8 +6,8 @@ from loracomp.errors import RefusedError
 from loracomp_lab.catalogue import data_note, phrasings_of
 
 ORIGINS = {
-    "folder": "rows of a folder's train.jsonl",
-    "files": "train rows of one's own files",
+    "folder": "rows of train.jsonl in a local folder",
+    "files": "train rows of local files",
     "database": "train examples of a database",
 }
 """How a card describes the origin of the rows, by the record's `read_from`."""
