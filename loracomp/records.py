@@ -152,7 +152,7 @@ class Prediction:
     """Counted from 1, as in SQL arrays: choices[choice_index] = output."""
     choice_scores: tuple[float, ...] | None = None
     choice_biases: tuple[float, ...] | None = None
-    """Copied from the request, like the next three fields; None: this part is absent."""
+    """Copied from the request, like the next three fields; None if this part does not count in the scores."""
     label_scores: tuple[float, ...] | None = None
     description_similarities: tuple[float, ...] | None = None
     score_weights: tuple[float, float, float] | None = None

@@ -85,7 +85,7 @@ class Question:
     """Number of characters of each choice, without the white space before it; acc_norm divides by it."""
 
     def parts(self, most_tokens: int) -> Iterator["Question"]:
-        """The question in parts of one row, or of several rows with at most `most_tokens` tokens, padding included.
+        """The question divided into parts. A part has at most `most_tokens` tokens with padding, or a single row.
 
         A part's log-likelihood of a choice is 0 where another part scores the choice.
         """

@@ -55,7 +55,8 @@ def serve(worker: Worker, grace_s: float) -> int:
 
 
 def leaves_after_s(grace_s: float) -> float:
-    """Seconds until a stopping worker gives up its running jobs; a tenth of the time (at most 2 s) is left for that."""
+    """Seconds for which a stopping worker goes on with its jobs; it has a tenth of the time (at most 2 s) to give them
+    back."""
     return grace_s - min(2.0, 0.1 * grace_s)
 
 

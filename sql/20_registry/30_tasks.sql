@@ -7,7 +7,7 @@
 --     each: find_task
 --       check_task_exists       raises an error if the task does not exist
 --   list_tasks
---   generating_tasks            those of some tasks whose adapters have learnt to write text
+--   generating_tasks            which of these tasks have adapters that have learnt to write text
 --   readable_tasks              tasks that the caller's jobs may use
 --     readable_roles            the roles whose tasks a role may know of
 --   check_tasks_exist           raises an error if some of the names are not tasks that the caller may know of
@@ -141,7 +141,7 @@ BEGIN ATOMIC
     ) IS NOT NULL;
 END;
 COMMENT ON FUNCTION loracomp.generating_tasks IS
-'Those of these tasks that have a train example without choices, from which their adapters learn to write text; in order of their ids.';
+'The tasks in the array that have a train example without choices, because adapters of such tasks have learnt to write text; in order of their ids.';
 
 -- Reads memberships, and the roles of all tasks: the rule of may_read, for many tasks at once. OFFSET 0 makes Postgres check each role
 -- once, and not once for each of its tasks; is_admin is called once, because it is in a subquery.

@@ -1,6 +1,6 @@
 -- Functions with which people change existing jobs.
 --   cancel_job                  one job, by its submitter or an administrator
---   cancel_jobs                 those of many jobs that have not ended
+--   cancel_jobs                 cancels many jobs at once, except jobs that have ended
 --     lock_jobs                 the caller's jobs with these ids or tags; set_priority and erase_jobs call it too
 --     give_reason               10_values/40_audit.sql
 --   retry_job                   queues one failed or cancelled job again, by its submitter or an administrator
@@ -60,7 +60,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.cancel_jobs IS
-'Cancels those of these jobs that are queued or running, and returns how many. Submitters may cancel their own jobs, '
+'Of these jobs, cancels all that are queued or running, and returns how many. Submitters may cancel their own jobs, '
 'administrators all jobs.';
 
 -- Locks the jobs that have these ids, or all of these tags: the caller's jobs, or anybody's if an administrator calls. null for states means
@@ -175,5 +175,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_priority IS
-'Changes the priority (-10 to 10) of those of these jobs that are queued, and returns how many; the audit keeps the old and '
+'Of these jobs, gives all that are queued another priority (-10 to 10), and returns how many; the audit keeps the old and '
 'the new one. Submitters may do this to their own jobs, administrators to all jobs.';

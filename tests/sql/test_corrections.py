@@ -135,7 +135,7 @@ def test_nobody_else_may_use_or_see_the_examples(connection: Connection, alice: 
 def test_rows_that_wait_fail_no_correction_of_others(connection: Connection, alice: Connection) -> None:
     alice.execute(ADD_TICKETS, [7, 8])
     assert alice.execute("UPDATE urgency SET correct = 'urgent'").rowcount == 6
-    with pytest.raises(errors.NoDataFound, match="urgency has no row 7 that was asked"):
+    with pytest.raises(errors.NoDataFound, match="urgency has no row 7 that can be corrected"):
         alice.execute("SELECT loracomp.correct_answer('urgency', 7, 'urgent')")
     assert len(labelled(connection)) == 6
 

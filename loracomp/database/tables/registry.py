@@ -162,7 +162,7 @@ example_embedding = Table(
     required(
         "embedding",
         HalfVec(DIMENSIONS),
-        "The example as a unit vector in half precision, in the encoder's input format.",
+        "Unit vector of the example, in half precision; the encoder made it from prompt and choices.",
         info=IN_ROW,
     ),
     PrimaryKeyConstraint("example_id", name="an_example_has_one_embedding"),

@@ -61,7 +61,7 @@ keeper = Table(
     optional(
         "unattended_since",
         TIME,
-        "When the last time began in which nobody kept house, because the workers did not reach the database.",
+        "When the latest outage began, in which nobody kept house because no worker reached the database.",
     ),
     optional("grace_until", TIME, "Until then rescue_jobs leaves the leases that ended after unattended_since."),
     check("there_is_one_keeper", "id = 1"),
