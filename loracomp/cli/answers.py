@@ -158,10 +158,8 @@ def alter_answers(
     priority: Annotated[int | None, typer.Option(help=PRIORITY)] = None,
     tags: Tags = None,
     row_filter: Filter = None,
-    paused: Annotated[
-        bool | None, typer.Option("--pause/--resume", help="Ask no rows for now, or ask them from now on.")
-    ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Ask all rows again, after new rows.")] = False,
+    paused: Annotated[bool | None, typer.Option("--pause/--resume", help="Make no jobs until you resume.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Answer all rows again, after new rows.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Change the settings that you give of a declaration. Answers and corrections stay with rows whose prompt stays the

@@ -65,7 +65,7 @@ def read_labelled(
     """Return, for each job, the labelled rows that calibrate its choices' scores, without examples that were deleted
     meanwhile.
 
-    Jobs of other kinds than 'predict' have none. The server returns no rows for a job whose lease has ended.
+    Only jobs of kind 'predict' can have such rows. The server returns no rows for a job whose lease has ended.
     """
     predicted = {job.id: job for job in jobs if job.kind == "predict"}
     wanted = {each.job_id: each.calibration_examples for each in routes if each.calibration_examples}
