@@ -107,8 +107,9 @@ def connect(
     `instead` are libpq parameters, such as user, that replace those of the URL.
 
     It works through a pooler in transaction mode, because the session has no state but the settings of the query
-    `set_session`, which the server reports to its clients, so poolers restore them. Statements are not prepared,
-    because they only call SQL functions, inside which Postgres caches the plans. A statement that gets no
+    `set_session`. The server reports three of them to its clients, so poolers restore these. The role and the database
+    must have the usual values of quote_all_identifiers and default_transaction_isolation there. Statements are not
+    prepared, because they only call SQL functions, inside which Postgres caches the plans. A statement that gets no
     answer for `statement_timeout_s` seconds is cancelled and raises psycopg.OperationalError; the connection can't be
     used afterwards. Raises DatabaseUnavailableError if the server can't be reached or has no pgvector, and UsageError
     if `url` can't be read.
@@ -119,6 +120,7 @@ def connect(
             autocommit=True,
             row_factory=dict_row,
             application_name=application_name,
+            client_encoding="UTF8",
             prepare_threshold=None,
         )
         connection.statement_timeout_s = statement_timeout_s

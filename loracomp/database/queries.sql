@@ -6,13 +6,17 @@
 -- name: ping
 SELECT 1
 
--- name: set_statement_timeout
--- The timeout applies until the transaction ends.
-SELECT set_config('statement_timeout', %(timeout)s, true)
+-- name: set_timeouts
+-- The timeouts apply until the transaction ends.
+SELECT set_config('statement_timeout', %(statement)s, true), set_config('lock_timeout', %(lock)s, true)
 
 -- name: set_session
--- Each session begins with the settings of its role and its database, and under some of them psycopg can't read the answers.
-SELECT set_config('DateStyle', 'ISO', false), set_config('IntervalStyle', 'postgres', false)
+-- Each session begins with the settings of its role and its database. Under some of them psycopg can't read the answers, or our statements and
+-- the bodies of functions mean something else.
+SELECT
+    set_config('DateStyle', 'ISO', false), set_config('IntervalStyle', 'postgres', false),
+    set_config('standard_conforming_strings', 'on', false), set_config('quote_all_identifiers', 'off', false),
+    set_config('default_transaction_isolation', 'read committed', false)
 
 -- name: vector_types
 SELECT t.typname AS name, t.oid, t.typarray AS array_oid FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace

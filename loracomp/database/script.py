@@ -69,10 +69,10 @@ def schema_script(since: str | None = None, to: str | None = None) -> str:
     base = RELEASES[since] if since else None
     parts = [
         _block("header", release=__version__, since=since),
-        "BEGIN;",
+        "BEGIN ISOLATION LEVEL READ COMMITTED;",
         roles().sql,
         "COMMIT;",
-        "BEGIN;",
+        "BEGIN ISOLATION LEVEL READ COMMITTED;",
         begin().sql,
     ]
     return "\n".join([*parts, *(step.sql for step in steps(base)), "COMMIT;\n"])
@@ -80,12 +80,12 @@ def schema_script(since: str | None = None, to: str | None = None) -> str:
 
 def roles() -> Step:
     """Creates missing roles, in a separate transaction, because roles belong to the whole server."""
-    return Step("roles", _block("roles", roles=ROLES))
+    return Step("roles", _block("roles", roles=ROLES, settings=_block("settings")))
 
 
 def begin() -> Step:
     """Begins the installation: fixes the search path, shuts out other installers, and makes sure of pgvector."""
-    return Step("begin", _block("begin", note=NOTE, first_lock=FIRST_LOCK))
+    return Step("begin", _block("begin", note=NOTE, first_lock=FIRST_LOCK, settings=_block("settings")))
 
 
 def steps(base: str | None) -> Iterator[Step]:

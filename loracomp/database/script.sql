@@ -8,8 +8,16 @@
 SET client_encoding = 'UTF8';
 
 {% endblock %}
+{% block settings %}
+-- What the script does, and how long it may take, must not depend on settings of the role, of the database or of the client.
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL quote_all_identifiers = off;
+SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings
+WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout');
+{%- endblock %}
 {% block roles %}
 SET LOCAL search_path = pg_catalog, pg_temp;
+{{ settings }}
 -- Roles belong to the whole server, so they are created in a separate step: installers of other databases may be creating them at the same
 -- time.
 DO $roles$
@@ -39,7 +47,7 @@ $roles$;
 {% endblock %}
 {% block begin %}
 SET LOCAL client_min_messages = warning;
-SET LOCAL statement_timeout = 0;
+{{ settings }}
 -- Names are looked up only in pg_catalog and in schema loracomp. In a schema where others may create objects, their overloads could be
 -- called instead of built-in functions, with the rights of whoever uses loracomp's functions.
 SET LOCAL search_path = loracomp, pg_temp;
@@ -85,10 +93,10 @@ BEGIN
         WHERE n.nspname IN ('loracomp', 'loracomp_parts', 'bi') AND a.privilege_type = 'CREATE'
         UNION ALL
         SELECT format('function %s belongs to %s: drop it', p.oid::regprocedure, p.proowner::regrole), p.proowner, 3
-        FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
+        FROM pg_proc AS p WHERE p.pronamespace IN (to_regnamespace('loracomp'), to_regnamespace('bi'))
         UNION ALL
         SELECT format('operator %s belongs to %s: drop it', o.oid::regoperator, o.oprowner::regrole), o.oprowner, 3
-        FROM pg_operator AS o WHERE o.oprnamespace::regnamespace::text IN ('loracomp', 'bi')
+        FROM pg_operator AS o WHERE o.oprnamespace IN (to_regnamespace('loracomp'), to_regnamespace('bi'))
     ) AS o
     WHERE o.holder = 0 OR NOT pg_has_role(o.holder, current_user, 'member')
     ORDER BY o.ordinal LIMIT 1;
@@ -170,7 +178,7 @@ FROM (
         LEFT JOIN pg_proc AS p ON (p.tableoid, p.oid) = (d.refclassid, d.refobjid)
         LEFT JOIN pg_class AS s ON (s.tableoid, s.oid) = (d.refclassid, d.refobjid) AND s.relkind IN ('v', 'm')
         WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND s.oid IS DISTINCT FROM c.oid
-            AND coalesce(p.pronamespace, s.relnamespace)::regnamespace::text IN ('loracomp', 'bi')
+            AND coalesce(p.pronamespace, s.relnamespace) IN (to_regnamespace('loracomp'), to_regnamespace('bi'))
     ) AND NOT EXISTS (
         SELECT FROM loracomp.sql_object AS ours
         WHERE format(
@@ -198,7 +206,7 @@ BEGIN
                 UNION ALL
                 (
                     SELECT format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', oid::regclass) FROM pg_class
-                    WHERE relkind IN ('r', 'p', 'v') AND relnamespace::regnamespace::text IN ('loracomp', 'bi')
+                    WHERE relkind IN ('r', 'p', 'v') AND relnamespace IN (to_regnamespace('loracomp'), to_regnamespace('bi'))
                     ORDER BY relkind = 'v' DESC, relname = 'job' DESC
                 )
             LOOP
@@ -217,7 +225,7 @@ BEGIN
         SELECT string_agg(DISTINCT format('%s by %s (process %s, since %s)', l.relation::regclass, a.usename, a.pid, a.xact_start), '; ')
         FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) JOIN pg_class AS c ON c.oid = l.relation
         WHERE l.granted AND l.database = a.datid AND a.pid <> pg_backend_pid()
-            AND relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'p', 'v')
+            AND relnamespace IN (to_regnamespace('loracomp'), to_regnamespace('bi')) AND relkind IN ('r', 'p', 'v')
     );
 END
 $lock$;
@@ -248,9 +256,9 @@ BEGIN
         SELECT pronamespace, format('ROUTINE %s', oid::regprocedure), '', proowner, proacl FROM pg_proc
     ) AS o
     CROSS JOIN LATERAL aclexplode(o.acl) AS a
-    WHERE o.schema::regnamespace::text IN ('loracomp', 'bi')
+    WHERE o.schema IN (to_regnamespace('loracomp'), to_regnamespace('bi'))
         -- Grants to PUBLIC (0) are not kept, because sql/ revokes from PUBLIC on purpose.
-        AND a.grantee NOT IN (0, o.owner) AND a.grantee::regrole::text <> ALL ('{ {{- roles | join(",") -}} }');
+        AND a.grantee NOT IN (0, o.owner) AND pg_get_userbyid(a.grantee) <> ALL ('{ {{- roles | join(",") -}} }');
     SET LOCAL search_path = ''; -- definitions then name the schema of all that they use
     FOR view IN SELECT * FROM pg_temp.users_view AS v WHERE v.is_kept LOOP
         INSERT INTO pg_temp.kept (view, statement) VALUES (view.name, view.definition);

@@ -15,7 +15,7 @@ AS $$
 BEGIN
     UPDATE loracomp.queue_limit AS l SET per_submitter = set_queue_limits.per_submitter;
     PERFORM setval(c.oid, 0) FROM pg_class AS c
-    WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relname LIKE 'admitted\_%';
+    WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND starts_with(c.relname, 'admitted_');
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_queue_limits IS 'Sets how many jobs of each submitter may wait; null: any number.';

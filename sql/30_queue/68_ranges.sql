@@ -26,7 +26,7 @@ AS $$
     FROM pg_inherits AS i
     JOIN pg_class AS c ON c.oid = i.inhrelid
     CROSS JOIN LATERAL regexp_match(
-        pg_get_expr(c.relpartbound, c.oid), 'FROM \((?:MINVALUE|''(\d+)'')\) TO \(''(\d+)''\)'
+        pg_get_expr(c.relpartbound, c.oid), 'FROM [(](?:MINVALUE|''([0-9]+)'')[)] TO [(]''([0-9]+)''[)]'
     ) AS b (ids)
     WHERE i.inhparent = 'loracomp.prediction'::regclass AND b.ids IS NOT NULL
     ORDER BY 1;

@@ -13,13 +13,13 @@ BEGIN
     RETURN QUERY
     SELECT
         t.ordinal,
-        CASE WHEN t.piece IN ('{{', '}}') THEN left(t.piece, 1) WHEN t.piece !~ '^\{' THEN t.piece END,
-        CASE WHEN t.piece ~ '^\{[^{]' THEN substr(t.piece, 2, length(t.piece) - 2) END
+        CASE WHEN t.piece IN ('{{', '}}') THEN left(t.piece, 1) WHEN t.piece !~ '^[{]' THEN t.piece END,
+        CASE WHEN t.piece ~ '^[{][^{]' THEN substr(t.piece, 2, length(t.piece) - 2) END
     FROM (
         SELECT m.ordinal, m.parts[1] AS piece
-        FROM regexp_matches(prompt, '\{\{|\}\}|\{[^{}]+\}|[^{}]+|.', 'g') WITH ORDINALITY AS m (parts, ordinal)
+        FROM regexp_matches(prompt, '[{][{]|[}][}]|[{][^{}]+[}]|[^{}]+|.', 'g') WITH ORDINALITY AS m (parts, ordinal)
     ) AS t;
-    IF regexp_replace(prompt, '\{\{|\}\}|\{[^{}]+\}', '', 'g') ~ '[{}]' THEN
+    IF regexp_replace(prompt, '[{][{]|[}][}]|[{][^{}]+[}]', '', 'g') ~ '[{}]' THEN
         RAISE EXCEPTION 'prompt % has a single brace that is not part of a {column}', left(prompt, 200)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'write {{ or }} for a brace';
     END IF;

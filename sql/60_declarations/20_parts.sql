@@ -222,7 +222,7 @@ BEGIN
         SELECT format('DROP VIEW %s', c.oid::regclass) FROM pg_class AS c WHERE c.oid = d.view
         UNION ALL
         SELECT format('DROP TRIGGER %I ON %s', g.tgname, g.tgrelid::regclass) FROM pg_trigger AS g
-        WHERE g.tgfoid = 'loracomp_parts.hint'::regproc AND g.tgname LIKE format('loracomp\_%s\_%%', d.id)
+        WHERE g.tgfoid = 'loracomp_parts.hint'::regproc AND starts_with(g.tgname, format('loracomp_%s_', d.id))
     LOOP
         EXECUTE statement;
     END LOOP;

@@ -17,7 +17,7 @@ DECLARE
     col text;
 BEGIN
     IF relation.relkind IS NULL OR relation.relkind NOT IN ('r', 'p') OR relation.relpersistence = 't'
-        OR relation.relnamespace::regnamespace::text IN ('loracomp', 'loracomp_parts', 'bi', 'pg_catalog')
+        OR (SELECT n.nspname FROM pg_namespace AS n WHERE n.oid = relation.relnamespace) IN ('loracomp', 'loracomp_parts', 'bi', 'pg_catalog')
     THEN
         RAISE EXCEPTION 'source % is not an ordinary table', check_source.source
             USING ERRCODE = 'wrong_object_type', HINT = 'copy the rows of a view, or of a foreign or temporary table, into a table of your own';
@@ -28,7 +28,7 @@ BEGIN
     END IF;
     IF NOT pg_has_role(loracomp.caller(), relation.relowner, 'usage') THEN
         RAISE EXCEPTION 'table % is not yours', check_source.source
-            USING ERRCODE = 'insufficient_privilege', HINT = format('it belongs to %I', relation.relowner::regrole::text);
+            USING ERRCODE = 'insufficient_privilege', HINT = format('it belongs to %s', relation.relowner::regrole);
     END IF;
     d.owner := pg_get_userbyid(relation.relowner);
     PERFORM loracomp.check_owner(d.owner), loracomp.check_code(check_source.source);

@@ -33,7 +33,7 @@ BEGIN
             nullif(loracomp.explain_answer(j, p), ''), nullif(loracomp.explain_route(p), ''),
             loracomp.explain_composition(p), loracomp.explain_run(p)
         ) COLLATE "C",
-        '[\u0001-\u0009\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]', '�', 'g'
+        E'[\\u0001-\\u0009\\u000b-\\u001f\\u007f-\\u009f\\u202a-\\u202e\\u2066-\\u2069]', '�', 'g'
     );
 END
 $$;
