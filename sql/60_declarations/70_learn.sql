@@ -28,7 +28,8 @@ $$;
 COMMENT ON FUNCTION loracomp.add_own_task IS
 'Adds the task whose labelled examples are a declaration''s corrections, and which only jobs of its owner may use; returns its id.';
 
--- Rows with the same prompt and label share an example. Returns null if there is no correction, or if the row is refused because of its prompt.
+-- Rows with the same prompt and label share an example. It is not added by add_example, because that locks the task, and corrections of other
+-- rows would wait until this one is committed. Returns null if there is no correction, or if the row is refused because of its prompt.
 CREATE FUNCTION loracomp.label_row(d loracomp.declaration, key text[], correct text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -36,7 +37,7 @@ AS $$
 DECLARE
     row_prompt text;
     labelled bigint;
-    task text := (SELECT t.name FROM loracomp.task AS t WHERE t.id = d.task_id);
+    hash bytea;
 BEGIN
     IF label_row.correct IS NOT NULL THEN
         row_prompt := loracomp.read_rows(
@@ -46,15 +47,16 @@ BEGIN
     IF row_prompt IS NULL THEN
         RETURN NULL;
     END IF;
-    IF task IS NULL THEN -- an administrator has deleted it
+    IF d.task_id IS NULL THEN -- an administrator has deleted it
         d.task_id := loracomp.add_own_task(d);
         UPDATE loracomp.declaration AS a SET task_id = d.task_id WHERE a.id = d.id;
-        task := (SELECT t.name FROM loracomp.task AS t WHERE t.id = d.task_id);
     END IF;
+    hash := loracomp.content_hash(row_prompt, correct, d.choices);
     LOOP -- the keeper may just be deleting the example of another row with this prompt
-        PERFORM loracomp.add_example(task, row_prompt, correct, d.choices);
-        SELECT e.id INTO labelled FROM loracomp.example AS e
-        WHERE e.task_id = d.task_id AND e.content_hash = loracomp.content_hash(row_prompt, correct, d.choices) FOR KEY SHARE;
+        INSERT INTO loracomp.example (task_id, split, prompt, choices, label, content_hash)
+        VALUES (d.task_id, 'train', row_prompt, d.choices, correct, hash)
+        ON CONFLICT (task_id, content_hash) DO NOTHING;
+        SELECT e.id INTO labelled FROM loracomp.example AS e WHERE e.task_id = d.task_id AND e.content_hash = hash FOR KEY SHARE;
         IF found THEN
             RETURN labelled;
         END IF;

@@ -16,7 +16,7 @@ from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.records import Failure, Job
 from loracomp.worker.leases import release_jobs, renew_leases
 from loracomp.worker.recorder import fail_jobs
-from people_fixtures import connect, value
+from people_fixtures import connect, login, value
 from routing_data import add_adapter
 from worker_helpers import wait_until
 
@@ -38,6 +38,20 @@ def alice(connection: Connection, database: str, logins: None) -> Iterator[Conne
         opened.execute(ADD_TICKETS, [4, 6])
         yield opened
     tidy(connection)
+
+
+def test_a_correction_that_is_left_open_holds_up_no_correction_of_another_row(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute(f"GRANT SELECT, UPDATE ON urgency TO {login('bob')}".encode())
+    alice.execute(f"GRANT SELECT ON tickets TO {login('bob')}".encode())
+    with connect(database, "bob") as bob, bob.transaction():
+        bob.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 2")
+        alice.execute("SET statement_timeout = '10s'")
+        alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 3")
+        alice.execute("UPDATE urgency SET correct = NULL WHERE id = 1")
+    rows = alice.execute("SELECT correct FROM urgency WHERE id < 4 ORDER BY id")
+    assert [row["correct"] for row in rows] == [None, "urgent", "not urgent"]
 
 
 KEPT = {
