@@ -8,16 +8,20 @@
 -- lease. Two keepers at once do no harm, because each step skips rows that another session has locked.
 -- Workers ask several times in the length of a lease. So if nobody has kept house for half of one, no worker has reached the database: the
 -- server was down, or the network. The workers may still answer their jobs, so they get time (grace) to renew the leases that ended.
+-- If a lease ends later than the longest lease allows, the server's clock has gone back since it began, so it counts as over.
 CREATE FUNCTION loracomp.keep_house(worker text, lease interval, grace interval DEFAULT '0') RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
+DECLARE
+    longest CONSTANT interval := '60 seconds';
 BEGIN
-    PERFORM loracomp.check_range('lease', extract(EPOCH FROM keep_house.lease), 0, 60);
+    PERFORM loracomp.check_range('lease', extract(EPOCH FROM keep_house.lease), 0, extract(EPOCH FROM longest));
     PERFORM loracomp.check_range('grace', extract(EPOCH FROM keep_house.grace), 0, 86400);
     -- Read first: INSERT locks the row even where it changes nothing, and every worker asks every few seconds.
     IF EXISTS (
-        SELECT FROM loracomp.keeper AS k WHERE k.worker <> keep_house.worker AND k.keeps_until > clock_timestamp()
+        SELECT FROM loracomp.keeper AS k
+        WHERE k.worker <> keep_house.worker AND k.keeps_until > clock_timestamp() AND k.keeps_until <= clock_timestamp() + longest
     ) THEN
         RETURN FALSE;
     END IF;
@@ -31,7 +35,7 @@ BEGIN
                 CASE WHEN o.outage THEN clock_timestamp() + keep_house.grace ELSE k.grace_until END
             FROM (SELECT k.keeps_until < clock_timestamp() - keep_house.lease / 2 AS outage) AS o
         )
-    WHERE k.worker = excluded.worker OR k.keeps_until <= clock_timestamp();
+    WHERE k.worker = excluded.worker OR k.keeps_until <= clock_timestamp() OR k.keeps_until > clock_timestamp() + longest;
     RETURN FOUND;
 END
 $$;

@@ -220,6 +220,18 @@ AS $$
         FROM living AS w HAVING count(DISTINCT w.code_version) > 1
     )
     UNION ALL
+    SELECT 'keeper', 'warn', 'each step has run within five minutes', ARRAY(
+        SELECT 'workers are alive, and none of them keeps house, so that no scheduled job and no declared row gets its turn: look at their logs'
+        WHERE EXISTS (SELECT FROM living AS w WHERE w.started_at < now() - interval '1 minute')
+            AND NOT EXISTS (SELECT FROM loracomp.keeper AS k WHERE k.keeps_until > now() - interval '1 minute')
+        UNION ALL
+        SELECT format('%s fails: %s', s.step, s.error) FROM loracomp.keeper_step AS s WHERE s.error IS NOT NULL
+        UNION ALL
+        SELECT format('%s last ran at %s: look at the log of worker %s', s.step, to_char(s.ran_at, 'YYYY-MM-DD HH24:MI'), k.worker)
+        FROM loracomp.keeper_step AS s CROSS JOIN loracomp.keeper AS k
+        WHERE s.error IS NULL AND s.ran_at < now() - interval '5 minutes' AND k.keeps_until > now()
+    )
+    UNION ALL
     SELECT 'reports', 'warn', 'refreshed within a day, or no job has ended since', ARRAY(
         SELECT format('the reports were last refreshed at %s: schedule `loracomp refresh`', to_char(r.refreshed_at, 'YYYY-MM-DD HH24:MI'))
         FROM loracomp.report_refresh AS r
@@ -228,4 +240,4 @@ AS $$
     )
 $$;
 COMMENT ON FUNCTION loracomp.check_work IS
-'Checks whether jobs can be answered and are: models, adapters, leases, due jobs, workers and reports.';
+'Checks whether jobs can be answered and are: models, adapters, leases, due jobs, workers, the keeper and reports.';

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
+import psycopg
 import pytest
 
 from job_data import BASE, add_jobs, claim, expire_leases, job, keep, statuses, wait_for_a_lock
@@ -78,6 +79,40 @@ def test_another_worker_takes_over_from_one_that_is_gone(
     with keeping(database, "two"):
         assert elected(connection) == "gone"
         wait_until(lambda: elected(connection) == "two")
+
+def test_another_worker_takes_over_after_the_servers_clock_went_back(connection: Connection, database: str):
+    """Also if the worker that was elected before is gone."""
+    connection.execute("SELECT loracomp.keep_house('gone', '5 seconds')")
+    connection.execute("UPDATE loracomp.keeper SET keeps_until = now() + interval '2 hours'")
+    with keeping(database, "two"):
+        wait_until(lambda: elected(connection) == "two")
+
+
+def test_doctor_is_told_of_a_house_that_nobody_keeps_and_of_steps_that_fail(connection: Connection, database: str):
+    def told() -> dict[str, str]:
+        rows = connection.execute("SELECT * FROM loracomp.check_health() WHERE check_name = 'keeper'")
+        return {row["status"]: row["detail"] for row in rows}
+
+    with working(database):
+        wait_until(lambda: noted(connection) == dict.fromkeys(STEPS))
+    assert [*told()] == ["ok"]
+    connection.execute("SELECT loracomp.note_step('ask_rows', 'one', 0, 0.1, 'division by zero')")
+    assert "ask_rows fails: division by zero" in told()["warn"]
+    connection.execute("SELECT loracomp.note_step('ask_rows', 'one', 0, 0.1, NULL)")
+    connection.execute("SELECT loracomp.keep_house('one', '5 seconds')")
+    connection.execute("UPDATE loracomp.keeper_step SET ran_at = now() - interval '1 hour' WHERE step = 'wake_jobs'")
+    assert "wake_jobs last ran at " in told()["warn"]
+    connection.execute("UPDATE loracomp.keeper SET keeps_until = now() - interval '2 minutes'")
+    connection.execute(
+        "UPDATE loracomp.worker SET status = 'idle', started_at = now() - interval '1 hour', seen_at = now()"
+    )
+    assert "none of them keeps house" in told()["warn"]
+
+
+def test_only_steps_are_noted(connection: Connection):
+    with pytest.raises(psycopg.errors.CheckViolation, match="step_must_be_one_of_the_keepers"):
+        connection.execute("SELECT loracomp.note_step('another', 'one', 0, 0.1, NULL)")
+
 
 
 def test_after_an_outage_workers_have_time_to_renew_leases_that_ended_meanwhile(connection: Connection, database: str):

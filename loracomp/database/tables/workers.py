@@ -83,7 +83,10 @@ keeper_step = Table(
     required("handled", Integer, "How many jobs, declarations or answers the step handled."),
     optional("error", Text, "Why the step failed; null if it succeeded."),
     check("took_s_must_be_between_0_and_1000000", "took_s BETWEEN 0 AND 1000000"),
-    at_most_characters("step", 100),
+    check(
+        "step_must_be_one_of_the_keepers",
+        "step IN ('rescue_jobs', 'wake_jobs', 'ask_rows', 'take_answers', 'measure_corrections', 'make_partitions')",
+    ),
     at_most_characters("worker", 300),
     at_most_characters("error", 1000),
     comment="What each step of the keeper did last.",
