@@ -7,6 +7,7 @@
 --     find_adapter              for both: an adapter by name, name@version or number
 --       find_base_model
 --   read_adapters               weights, for workers
+--   trigger check_parts         refuses weights for an adapter that is not staged
 
 -- Adds an adapter as staged, with the next version of its name; its weights follow in the same transaction, by COPY. If the task already
 -- has an adapter of this name that computes the same (with the same digest), that adapter is returned, whatever its status, with created =
@@ -203,3 +204,21 @@ WHERE a.id = ANY (read_adapters.adapter_ids)
 ORDER BY a.id, w.part;
 END;
 COMMENT ON FUNCTION loracomp.read_adapters IS 'The safetensors files of adapters, in parts, with the sha256 that the whole file must have.';
+
+-- activate_adapter counts the bytes, so that none may follow, except by the owner, who repairs. The adapter is locked against its activation.
+CREATE FUNCTION loracomp.check_parts() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    owner_status CONSTANT text := (SELECT a.status FROM loracomp.adapter AS a WHERE a.id = new.adapter_id FOR SHARE);
+BEGIN
+    IF owner_status <> 'staged' AND NOT pg_has_role(loracomp.caller(), current_user, 'member') THEN
+        RAISE EXCEPTION 'adapter % is %, and its weights no longer change', new.adapter_id, owner_status
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'stage a new version from its folder';
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_parts IS 'Trigger: refuses weights for an adapter that is active or retired.';
+
+CREATE TRIGGER check_parts BEFORE INSERT ON loracomp.adapter_part FOR EACH ROW EXECUTE FUNCTION loracomp.check_parts();

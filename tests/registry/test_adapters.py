@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import hypothesis
+import psycopg
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ from loracomp.records import KnownBaseModel
 from loracomp.registry import adapter_store
 from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS, own_scaling, parse_factors
-from loracomp.registry.adapter_store import export_adapter, fetch_adapters, stage_adapter
+from loracomp.registry.adapter_store import copy_weights, export_adapter, fetch_adapters, stage_adapter
 from loracomp.registry.adapters import activate_adapter, find_adapter, retire_adapter
 from loracomp.registry.base_models import find_base_model, register_base_model
 from loracomp.registry.tasks import add_task
@@ -82,6 +83,23 @@ def test_a_staged_adapter_carries_what_its_folder_says(connection, folder):
     assert row["byte_count"] == len(weights)
     assert row["training"]["seed"] == 7
     assert row["created_by"] == connection.info.user
+
+
+def test_an_administrator_adds_no_weights_to_an_adapter_that_is_active(connection, database, tmp_path):
+    registered(connection, "piqa")
+    write_adapter(tmp_path / "piqa")
+    adapter = stage_adapter(connection, tmp_path / "piqa", task="piqa").id
+    activate_adapter(connection, adapter)
+    name = f"administrator_{os.getpid()}"
+    connection.execute(f"CREATE ROLE {name} LOGIN IN ROLE loracomp_admin".encode())
+    try:
+        with db.connect(psycopg.conninfo.make_conninfo(database, user=name)) as administrator:
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="its weights no longer change"):
+                copy_weights(administrator, adapter, b"other")
+            write_adapter(tmp_path / "other", seed=1)
+            assert stage_adapter(administrator, tmp_path / "other", task="piqa").created
+    finally:
+        connection.execute(f"DROP ROLE {name}".encode())
 
 
 def test_what_a_worker_fetches_is_what_peft_saved(connection, tmp_path, monkeypatch):
