@@ -135,6 +135,7 @@ CREATE FUNCTION loracomp.submit_job(
 ) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
+SET extra_float_digits = 1 -- numbers pass through JSON as they are
 AS $$
 BEGIN
     -- If an installer is at work, wait for it here: a function that is called below may just be being replaced. LOCK TABLE would be refused,

@@ -86,6 +86,7 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
         ({"max_attempts": 0}, "max_attempts_must_be_between_1_and_100"),
         ({"timeout_s": 0}, "timeout_s_must_be_between_1_and_86400"),
         ({"run_at": "infinity"}, "run_at_must_be_finite"),
+        ({"run_at": "20000-01-01"}, "run_at_must_be_before_the_year_9999"),
         ({"idempotency_key": ""}, "idempotency_key_must_be_1_to_500_characters"),
         ({"tags": "[1]"}, "tags_must_be_a_json_object"),
         ({"exclude_tasks": ["none such"]}, "exclude_tasks_must_name_tasks"),

@@ -101,6 +101,13 @@ def test_trying_again_is_no_way_past_the_limits_of_the_queue(connection: Connect
     assert statuses(connection) == {first: "queued", second: "cancelled"}
 
 
+def test_numbers_are_stored_as_given_whatever_the_session_shows_of_numbers(submitter: Connection):
+    submitter.execute("SET extra_float_digits = -15")
+    job_id = value(submitter, "SELECT loracomp.submit_job('a', temperature => 0.25, top_p => 0.74)")
+    stored = "SELECT (temperature, top_p) = (0.25, 0.74) FROM loracomp.job WHERE id = %s"
+    assert value(submitter, stored, [job_id]) is True
+
+
 def test_a_conflict_of_keys_names_all_that_differs(connection: Connection, submitter: Connection):
     job_id = value(submitter, "SELECT loracomp.submit_job('a', idempotency_key => 'k')")
     with pytest.raises(

@@ -265,6 +265,8 @@ job = Table(
     check("max_attempts_must_be_between_1_and_100", "max_attempts BETWEEN 1 AND 100"),
     check("timeout_s_must_be_between_1_and_86400", "timeout_s BETWEEN 1 AND 86400"),
     check("run_at_must_be_finite", "isfinite(run_at)"),
+    # Python has no later times.
+    check("run_at_must_be_before_the_year_9999", "run_at < '9999-01-01 00:00:00+00' OR NOT isfinite(run_at)"),
     # These limits exist because a worker writes the texts, and because error_code is part of a key in reports.
     at_most_characters("worker", 300),
     at_most_characters("error_code", 100),
