@@ -157,7 +157,12 @@ BEGIN
                 ELSE loracomp.take_place(o, set_priority.priority, b.background)
             END AS place
             FROM loracomp.job AS o
-            CROSS JOIN LATERAL (SELECT loracomp.is_background(o.kind, set_priority.priority) AS background) AS b
+            CROSS JOIN LATERAL (
+                SELECT CASE
+                    WHEN o.priority = set_priority.priority THEN o.background -- wake_jobs may have taken it out of the background
+                    ELSE loracomp.is_background(o.kind, set_priority.priority)
+                END AS background
+            ) AS b
             WHERE o.id = ANY (picked)
             ORDER BY o.place, o.id
         ) AS p

@@ -319,6 +319,17 @@ def test_jobs_that_are_moved_take_turns_at_their_new_priority(connection: Connec
     assert submitters(connection, claim(connection, 20)) == {"ann": 10, "bob": 10}
 
 
+def test_the_same_priority_again_moves_no_job_that_has_left_the_background(connection: Connection):
+    """The keeper moves old work out of it after 1,000 minutes."""
+    bulk(connection, 1, priority=-5)
+    connection.execute("UPDATE loracomp.job SET run_at = now() - interval '1 day'")
+    connection.execute("SELECT loracomp.wake_jobs()")
+    before = connection.execute("SELECT background, place FROM loracomp.job").fetchone()
+    assert before["background"] is False
+    connection.execute("SELECT loracomp.set_priority(-5, ids => ARRAY(SELECT id FROM loracomp.job))")
+    assert connection.execute("SELECT background, place FROM loracomp.job").fetchone() == before
+
+
 def test_counters_go_with_the_roles_that_used_them(connection: Connection):
     counters = "SELECT count(*) AS number FROM pg_sequences WHERE schemaname = 'loracomp_parts'"
     connection.execute("SELECT loracomp.drop_counters()")
