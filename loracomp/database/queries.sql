@@ -362,9 +362,6 @@ SELECT version_num AS revision, loracomp.oldest_worker() AS oldest_worker FROM l
 -- name: make_partitions
 SELECT loracomp.make_partitions()::int AS handled
 
--- name: drop_counters
-SELECT loracomp.drop_counters() AS handled
-
 -- name: database_metrics
 SELECT * FROM loracomp.database_metrics()
 

@@ -59,7 +59,6 @@ class Keeper:
             Step("take_answers", poll_s, is_woken=True),
             Step("measure_corrections", poll_s),
             Step("make_partitions", 60.0),
-            Step("drop_counters", 60.0),
         ]
         self._elected = False
         self._elect_at = monotonic()

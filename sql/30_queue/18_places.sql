@@ -3,10 +3,11 @@
 --     is_background             whether a job is claimed only if no other job is due; set_priority calls it too
 --   take_place                  gives one; wake_jobs, retry_job and set_priority call it too
 --     make_counter              finds or makes a counter; limits call it too
---     queue_level, counter_name
+--     queue_level
+--     counter_name              20_registry/15_queues.sql
 --   return_places               takes back those of jobs that the limit of the queue refuses; admit_jobs calls it
 --   pick_jobs                   locks the first jobs of the queue for claim_jobs
---   drop_counters               drops the counters of roles that are gone; a step of the keeper
+--   drop_counters               drops the counters of roles that are gone; purge_jobs calls it
 --
 -- Submitters take turns (fair queueing by start tags). At each priority a submitter's jobs have places one after the other, and all of them
 -- come after the jobs of this priority that are claimed already. So among the jobs of its own priority, a job waits for as many turns of
@@ -21,14 +22,8 @@
 --
 -- Counters are sequences, because these take no lock that lasts and leave no dead tuples. Each base model has two queues, one of them in the
 -- background, and each queue has a level for each of its priorities. A level has a counter for every submitter, which holds the submitter's
--- last place, and one of its own, which holds the place behind which its new jobs stand.
-
--- The submitter is '' for the level's own counter. That of '-' at level 0 is for submitters whose own can't be made at the moment. null if
--- there is no such base model.
-CREATE FUNCTION loracomp.counter_name(base_model_id integer, background boolean, level integer, submitter name)
-RETURNS text LANGUAGE sql IMMUTABLE
-RETURN 'loracomp_parts.place_' || base_model_id || '_' || background::integer || '_' || level || '_' || md5(submitter);
-COMMENT ON FUNCTION loracomp.counter_name IS 'Name of the sequence that counts a submitter''s places at a level of a queue.';
+-- last place, and one of its own, which holds the place behind which its new jobs stand and which is made with the base model
+-- (20_registry/15_queues.sql).
 
 -- Measurements are in the background at any priority, and old work comes from there with a priority below 0. A priority out of range is
 -- refused only after its job has got a place.
@@ -37,7 +32,8 @@ LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN background THEN greatest(least(priority, 0), -10) + 10 ELSE least(greatest(priority, 0), 10) END;
 COMMENT ON FUNCTION loracomp.queue_level IS 'Priority as a level of its queue, from 0 to 10.';
 
--- It waits for nobody: null if there is no such counter and another session is just making it.
+-- It waits for nobody: null if there is no such counter and another session is just making it, or holds the lock for another reason, as any
+-- login can.
 CREATE FUNCTION loracomp.make_counter(name text) RETURNS regclass
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -61,7 +57,7 @@ AS $$
 DECLARE
     level CONSTANT integer := loracomp.queue_level(priority, background);
     base CONSTANT integer := (SELECT b.id FROM loracomp.base_model AS b WHERE b.name = job.base_model);
-    whose CONSTANT name := CASE WHEN job.attempts > 0 OR job.expired_leases > 0 THEN 'retries of ' ELSE '' END || job.submitted_by;
+    whose CONSTANT text := CASE WHEN job.attempts > 0 OR job.expired_leases > 0 THEN 'retries of ' ELSE '' END || job.submitted_by;
     counter CONSTANT regclass := coalesce(
         loracomp.make_counter(loracomp.counter_name(base, background, level, whose)),
         to_regclass(loracomp.counter_name(base, background, 0, '-'))
@@ -147,11 +143,6 @@ DECLARE
     counter regclass;
     after bigint;
 BEGIN
-    IF claimed IS NULL THEN
-        PERFORM setval(loracomp.make_counter(loracomp.counter_name(base, background, l.level, '')), -1000 * l.level)
-        FROM generate_series(0, 10) AS l (level);
-        PERFORM loracomp.make_counter(loracomp.counter_name(base, background, 0, '-'));
-    END IF;
     -- It is locked, so that workers don't wait for one that somebody else keeps locked. What has cost the fewest leases comes first: only
     -- the index of suspects has this order, and a plan that was made for an empty queue can't use another.
     SELECT j.id, j.place INTO suspect FROM loracomp.job AS j
@@ -190,36 +181,47 @@ $$;
 COMMENT ON FUNCTION loracomp.pick_jobs IS
 'Locks up to batch_size due jobs of a base model, fairly among submitters: those of everyday work, or those in the background.';
 
--- A submitter whose role is gone inserts no more jobs. Waits at most a tenth of a second for the lock, because others wait behind it. Under
--- it nobody is using a counter, as whoever takes a place also changes a job.
+-- A submitter whose role is gone inserts no more jobs, and its counters are not needed if none of its jobs is waiting or running. A session
+-- of such a role may still be open and use one, so that it is left for another call.
 CREATE FUNCTION loracomp.drop_counters() RETURNS integer
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET lock_timeout = '100ms'
 AS $$
 DECLARE
-    unused CONSTANT regclass[] := ARRAY(
+    unused regclass[] := ARRAY(
         SELECT c.oid FROM pg_class AS c
         WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relkind = 'S' AND c.relname ~ '^(place|admitted)_'
             AND right(c.relname, 32) NOT IN (
-                SELECT md5((p.prefix || r.rolname)::name)
+                SELECT md5(p.prefix || r.rolname)
                 FROM (SELECT a.rolname FROM pg_roles AS a UNION ALL VALUES (''), ('-')) AS r
                 CROSS JOIN (VALUES (''), ('retries of ')) AS p (prefix)
             )
-        LIMIT 200
+        ORDER BY random() LIMIT 200 -- so that those of jobs that wait for long keep no others
     );
     counter regclass;
+    dropped integer := 0;
 BEGIN
     IF unused <> '{}' THEN
-        LOCK TABLE loracomp.job IN SHARE MODE;
-        FOREACH counter IN ARRAY unused LOOP
-            EXECUTE format('DROP SEQUENCE %s', counter);
-        END LOOP;
+        unused := ARRAY(
+            SELECT u.counter FROM unnest(unused) AS u (counter) JOIN pg_class AS c ON c.oid = u.counter
+            WHERE right(c.relname, 32) NOT IN (
+                SELECT md5(p.prefix || j.submitted_by)
+                FROM (SELECT DISTINCT w.submitted_by FROM loracomp.job AS w WHERE w.finished_at IS NULL) AS j
+                CROSS JOIN (VALUES (''), ('retries of ')) AS p (prefix)
+            )
+        );
     END IF;
-    RETURN cardinality(unused);
-EXCEPTION
-    WHEN lock_not_available THEN
-        RETURN 0; -- the keeper tries again in a minute
+    FOREACH counter IN ARRAY unused LOOP
+        BEGIN
+            EXECUTE format('DROP SEQUENCE %s', counter);
+            dropped := dropped + 1;
+        EXCEPTION WHEN lock_not_available THEN
+            EXIT;
+        END;
+    END LOOP;
+    RETURN dropped;
 END
 $$;
-COMMENT ON FUNCTION loracomp.drop_counters IS 'Drops counters of submitters whose role is gone, and returns how many; at most 200. For the keeper.';
+COMMENT ON FUNCTION loracomp.drop_counters IS
+'Drops counters of submitters whose role is gone and who have no jobs left to answer, and returns how many; at most 200. For purge_jobs.';

@@ -5,7 +5,6 @@
 --   rescue_jobs                 queues or fails jobs whose lease has expired
 --     retry_delay               how long a job waits before its next attempt (fail_jobs calls it too)
 --   make_partitions             partitions for the next jobs: 68_ranges.sql
---   drop_counters               counters of roles that are gone: 18_places.sql
 
 -- scheduled -> due for jobs whose run_at has come, and background -> everyday for those that have waited there for 1,000 minutes: gives
 -- these jobs their places. Submitters take turns, twenty jobs each and then a hundred, so that nobody waits for another submitter's

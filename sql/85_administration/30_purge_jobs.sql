@@ -66,6 +66,7 @@ BEGIN
         PERFORM loracomp.delete_records(purged);
     END IF;
     PERFORM set_config('loracomp.purging', 'off', true);
+    PERFORM loracomp.drop_counters();
     RETURN cardinality(purged);
 END
 $$;

@@ -28,7 +28,6 @@ FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
 DYNAMIC = {
     "loracomp.tune_routing()",
     "loracomp.set_policy(text,jsonb)",
-    "loracomp.drop_counters()",
     "loracomp.bring_view_back(oid,name,name)",
     "loracomp.create_answers(text,regclass,text,text[],text[],integer,text,integer,jsonb,boolean,jsonb)",
     "loracomp.list_answer_rows(regclass,text[],integer)",

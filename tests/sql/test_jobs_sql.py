@@ -333,7 +333,6 @@ def test_the_same_priority_again_moves_no_job_that_has_left_the_background(conne
 def test_counters_go_with_the_roles_that_used_them(connection: Connection):
     counters = "SELECT count(*) AS number FROM pg_sequences WHERE schemaname = 'loracomp_parts'"
     connection.execute("SELECT loracomp.drop_counters()")
-    claim(connection)
     before = connection.execute(counters).fetchone()["number"]
     for name in ("postgres", "gone"):
         bulk(connection, 2, name)
@@ -344,22 +343,62 @@ def test_counters_go_with_the_roles_that_used_them(connection: Connection):
     finally:
         connection.execute("UPDATE loracomp.queue_limit SET per_submitter = NULL")
     assert connection.execute(counters).fetchone()["number"] >= before + 3
-    connection.execute("SELECT loracomp.drop_counters()")
+    connection.execute("SELECT loracomp.purge_jobs('1 day')")
+    assert connection.execute(counters).fetchone()["number"] >= before + 3, "their jobs wait"
+    connection.execute(
+        "SELECT loracomp.cancel_jobs(ids => ARRAY(SELECT id FROM loracomp.job WHERE submitted_by = 'gone'))"
+    )
+    connection.execute("SELECT loracomp.purge_jobs('1 day')")
     assert connection.execute(counters).fetchone()["number"] <= before + 2
     bulk(connection, 2, "gone")
-    assert len(claim(connection, 16)) == 7
+    assert len(claim(connection, 16)) == 4
 
 
-def test_no_counter_is_dropped_under_an_insert_and_no_insert_waits_for_long(connection: Connection, database: str):
+def test_dropping_counters_waits_for_nobody_and_nobody_waits_for_it(connection: Connection, database: str):
+    """The session of a role that was dropped goes on."""
     bulk(connection, 2, "gone")
-    with db.connect(database) as slow, slow.transaction():
-        bulk(slow, 2, "gone")
-        started = time.monotonic()
-        connection.execute("SELECT loracomp.drop_counters()")
+    connection.execute("SELECT loracomp.cancel_jobs(ids => ARRAY(SELECT id FROM loracomp.job))")
+    with db.connect(database) as gone, gone.transaction(), db.connect(database) as cleaner, cleaner.transaction():
+        bulk(gone, 2, "gone")
+        gone.execute("SET statement_timeout = '20s'")
+        connection.execute("SET statement_timeout = '20s'")
+        cleaner.execute("SELECT loracomp.drop_counters()")
         bulk(connection, 2, "other")
-        assert time.monotonic() - started < 2
-        bulk(slow, 2, "gone")
-    assert len(claim(connection, 16)) == 8
+        bulk(gone, 2, "gone")
+        assert len(claim(connection, 16)) == 2
+    assert len(claim(connection, 16)) == 4
+
+
+def test_roles_with_the_same_first_52_bytes_share_no_counter_of_retries(connection: Connection):
+    """Names of roles have up to 63 bytes, of which a name with 'retries of ' before it keeps 52."""
+    names = ["r" * 62 + last for last in "ab"]
+    for name, jobs in zip(names, (30, 1), strict=True):
+        bulk(connection, jobs, name)
+    held = claim(connection, 31)
+    failures = [Failure(each.id, "code", "message", retry=True) for each in held]
+    assert len(fail_jobs(connection, held, failures)) == 31
+    connection.execute("UPDATE loracomp.job SET run_at = now() - interval '1 second'")
+    connection.execute("SELECT loracomp.wake_jobs()")
+    assert submitters(connection, claim(connection, 4))[names[1]] == 1
+
+
+def test_a_lock_that_a_login_holds_keeps_no_counter_of_a_level_from_being_made(connection: Connection, database: str):
+    """Without it, whoever comes later would come first."""
+    with db.connect(database) as login:
+        login.execute(
+            "SELECT pg_advisory_lock(hashtextextended(loracomp.counter_name(100, false, level, ''), 0))"
+            " FROM generate_series(0, 10) AS level"
+        )
+        connection.execute(
+            "INSERT INTO loracomp.base_model"
+            " (id, name, source, fingerprint, architecture, context_length, parameter_count, modules, is_default)"
+            " OVERRIDING SYSTEM VALUE"
+            " VALUES (100, 'new', 'nowhere', repeat('2', 64), 'Toy', 128, 1, '{}', false)"
+        )
+        bulk(connection, 100, "ann", base_model="new")
+        claim(connection, 30, base_model="new")
+        bulk(connection, 20, "bob", base_model="new")
+        assert submitters(connection, claim(connection, 20, base_model="new")) == {"ann": 10, "bob": 10}
 
 
 def test_a_suspect_gets_its_turn_alone_and_holds_nobody_up(connection: Connection):

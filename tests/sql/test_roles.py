@@ -30,7 +30,6 @@ EXECUTE = {
         find_base_model show_encoder check_health report_worker
         database_metrics make_partitions oldest_worker
         rows_wait wake_jobs rescue_jobs ask_rows take_answers measure_corrections keep_house leave_house note_step
-        drop_counters
     """,
     "loracomp_analyst": """
         route task_weights policy_with wilson_interval

@@ -30,7 +30,6 @@ STEPS = {
     "take_answers",
     "measure_corrections",
     "make_partitions",
-    "drop_counters",
 }
 
 

@@ -1,0 +1,34 @@
+-- The counters of a base model's queues, by which its jobs get their places: 30_queue/18_places.sql says what they mean.
+--   trigger make_levels         makes those of the levels of a new base model
+--     counter_name
+
+-- The submitter is '' for the level's own counter. That of '-' at level 0 is for submitters whose own can't be made at the moment. null if
+-- there is no such base model.
+CREATE FUNCTION loracomp.counter_name(base_model_id integer, background boolean, level integer, submitter text)
+RETURNS text LANGUAGE sql IMMUTABLE
+RETURN 'loracomp_parts.place_' || base_model_id || '_' || background::integer || '_' || level || '_' || md5(submitter);
+COMMENT ON FUNCTION loracomp.counter_name IS 'Name of the sequence that counts a submitter''s places at a level of a queue.';
+
+-- Without them, whoever comes later would come first. They are made together with the base model, because make_counter, which makes all others, may
+-- have to do without them while somebody holds its lock.
+CREATE FUNCTION loracomp.make_levels() RETURNS trigger
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    wanted record;
+BEGIN
+    FOR wanted IN
+        SELECT loracomp.counter_name(new.id, b.background, l.level, l.submitter) AS name, -1000 * l.level AS start
+        FROM (VALUES (FALSE), (TRUE)) AS b (background)
+        CROSS JOIN (SELECT '', s.level FROM generate_series(0, 10) AS s (level) UNION ALL VALUES ('-', 0)) AS l (submitter, level)
+    LOOP
+        EXECUTE format('CREATE SEQUENCE %s MINVALUE -9223372036854775808', wanted.name);
+        PERFORM setval(wanted.name::regclass, wanted.start) WHERE wanted.start IS NOT NULL;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.make_levels IS 'Trigger: makes the counters of the levels of a new base model''s queues.';
+
+CREATE TRIGGER make_levels AFTER INSERT ON loracomp.base_model FOR EACH ROW EXECUTE FUNCTION loracomp.make_levels();
