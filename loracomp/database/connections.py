@@ -37,6 +37,9 @@ from loracomp.records import Trace
 Connection: TypeAlias = psycopg.Connection[dict[str, Any]]
 T = TypeVar("T")
 
+COMMIT_S = 2.0
+"""Seconds that the COMMIT of a statement with timeouts waits for locks."""
+
 
 class _Impatient(psycopg.Connection[T]):
     """A connection whose statements raise OperationalError if they get no answer within `statement_timeout_s` seconds.
@@ -235,6 +238,37 @@ def rows_of(connection: Connection, statement: str, values: Mapping[str, Any] | 
 def row_of(connection: Connection, statement: str, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the row of a statement that always returns one row; arguments are as for `rows_of`."""
     return rows_of(connection, statement, values)[0]
+
+
+def rows_within(
+    connection: Connection,
+    seconds: float,
+    statement: str,
+    values: Mapping[str, Any] | None = None,
+    *,
+    lock_s: float | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of a statement, which raises psycopg.errors.QueryCanceled after so many seconds.
+
+    If it waits for one lock longer than `lock_s` seconds, it raises psycopg.errors.LockNotAvailable.
+
+    The timeouts and the statement are sent together, as one transaction that the server commits by itself, so that no
+    locks are left behind if this process or its machine freezes before it reads the reply. The COMMIT waits longer for
+    a lock: if the transaction has sent a notification, it needs a lock of the whole server, which any other COMMIT of
+    that kind holds until it has ended, for example while it waits for the disk or for a synchronous standby.
+    statement_timeout does not apply to COMMIT.
+    """
+    timeouts = {"statement": milliseconds(seconds), "lock": milliseconds(seconds if lock_s is None else lock_s)}
+    with connection.pipeline():
+        connection.execute(QUERIES["set_timeouts"], timeouts)
+        cursor = connection.execute(statement, values)
+        connection.execute(QUERIES["set_lock_timeout"], {"timeout": milliseconds(COMMIT_S)})
+    return cursor.fetchall()
+
+
+def milliseconds(seconds: float) -> str:
+    """The value of a timeout for Postgres."""
+    return f"{1000 * seconds:.0f}ms"
 
 
 def allowed_rows(

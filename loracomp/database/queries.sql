@@ -10,6 +10,10 @@ SELECT 1
 -- The timeouts apply until the transaction ends.
 SELECT set_config('statement_timeout', %(statement)s, true), set_config('lock_timeout', %(lock)s, true)
 
+-- name: set_lock_timeout
+-- The timeout applies until the transaction has committed.
+SELECT set_config('lock_timeout', %(timeout)s, true)
+
 -- name: set_session
 -- Each session begins with the settings of its role and its database. Under some of them psycopg can't read the answers, or our statements and
 -- the bodies of functions mean something else.
@@ -105,8 +109,8 @@ SELECT * FROM loracomp.list_tasks()
 -- name: add_examples
 SELECT * FROM loracomp.add_examples(task => %(task)s, examples => %(examples)s)
 
--- name: take_unembedded
-SELECT * FROM loracomp.take_unembedded(
+-- name: draw_unembedded
+SELECT * FROM loracomp.draw_unembedded(
     encoder => %(encoder)s, input_version => %(input_version)s::smallint, task => %(task)s,
     after => %(after)s::bigint, max_examples => %(max_examples)s::int
 )
@@ -124,7 +128,7 @@ SELECT * FROM loracomp.find_unembedded(task => %(task)s, content_hashes => %(con
 -- Vectors are sent in binary, as for route_jobs.
 SELECT loracomp.add_embeddings(
     example_ids => %(example_ids)s::bigint[], embeddings => %(embeddings)b::public.vector[],
-    encoder => %(encoder)s, input_version => %(input_version)s::smallint
+    encoder => %(encoder)s, input_version => %(input_version)s::smallint, text_hashes => %(text_hashes)s::bytea[]
 ) AS added
 
 -- name: stored_examples
@@ -314,14 +318,6 @@ SELECT loracomp.leave_house(worker => %(worker)s)
 SELECT loracomp.note_step(
     step => %(step)s, worker => %(worker)s, handled => %(handled)s::int, took_s => %(took_s)s::float8, error => %(error)s
 )
-
--- name: set_step_timeouts
--- The timeouts apply until the transaction ends.
-SELECT set_config('statement_timeout', %(timeout)s, true), set_config('lock_timeout', '100ms', true)
-
--- name: set_lock_timeout
--- The timeout applies until the transaction has committed.
-SELECT set_config('lock_timeout', %(timeout)s, true)
 
 -- name: wake_jobs
 SELECT loracomp.wake_jobs() AS handled

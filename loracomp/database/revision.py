@@ -1,6 +1,7 @@
 """Checks which revision a database's schema has. It does not use alembic, because importing that takes 0.2 s, for each
 command."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from loracomp import __version__
-from loracomp.database.connections import Connection, connect, translated_errors
+from loracomp.database.connections import connect, row_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import SchemaMismatchError
 
@@ -50,19 +51,18 @@ def check_worker(url: str) -> None:
     with connect(url, application_name="loracomp worker start", vectors=False) as connection, translated_errors():
         has_revision = connection.execute(QUERIES["has_revision"]).fetchone()
         if has_revision and has_revision["found"]:
-            problem = worker_problem(connection)
+            problem = worker_problem(row_of(connection, QUERIES["oldest_worker"]))
         else:
             problem = "loracomp is not installed in this database: run `loracomp init`"
     if problem:
         raise SchemaMismatchError(problem)
 
 
-def worker_problem(connection: Connection) -> str | None:
-    """Return the reason why workers of this release can't work with the database, or None. They can work with the
-    schemas of their own minor version, of the one before, and of later versions that allow it.
+def worker_problem(row: Mapping[str, Any]) -> str | None:
+    """Return the reason why workers of this release can't work with the database, by the row of query `oldest_worker`,
+    or None. They can work with the schemas of their own minor version, of the one before, and of later versions that
+    allow it.
     """
-    row = connection.execute(QUERIES["oldest_worker"]).fetchone()
-    assert row
     newer = row["revision"] not in known_revisions()
     if row["revision"] in list(RELEASES.values())[-2:] or (newer and minor(row["oldest_worker"]) <= minor(__version__)):
         return None

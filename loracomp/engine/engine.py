@@ -17,7 +17,7 @@ import torch
 from loracomp import __version__
 from loracomp.composition.composer import Loaded
 from loracomp.composition.strategies import Mix, PackedAdapter
-from loracomp.database.connections import Connection, row_of
+from loracomp.database.connections import Connection, rows_within
 from loracomp.database.queries import QUERIES
 from loracomp.database.routing import read_labelled, route
 from loracomp.engine import measuring
@@ -39,6 +39,8 @@ Scheduled: TypeAlias = tuple[Request, Mix | JobError]
 """A request as the model gets it, and its mix, or the error that ends it."""
 EMBEDDED_TOGETHER = 16
 """Examples embedded at a time, between jobs: about a quarter of a second's work."""
+EMBED_S, EMBED_LOCK_S = 5.0, 0.1
+"""Seconds that a statement of embedding may take, and may wait for a lock, such as that of a build of the index."""
 
 
 class Engine:
@@ -134,15 +136,22 @@ class Engine:
 
     def embed(self, connection: Connection) -> int:
         """Embed some of the train examples without an embedding; returns how many."""
-        if not row_of(connection, QUERIES["has_unembedded"])["has"]:
+        if not rows_within(connection, EMBED_S, QUERIES["has_unembedded"], lock_s=EMBED_LOCK_S)[0]["has"]:
             return 0
-        taken, failed = embed_some(
-            connection, self.encoder, after=self._embedded_to, most=EMBEDDED_TOGETHER, compute=self._turns.run
+        embed = partial(
+            embed_some,
+            partial(rows_within, connection, EMBED_S, lock_s=EMBED_LOCK_S),
+            self.encoder,
+            most=EMBEDDED_TOGETHER,
+            compute=self._turns.run,
         )
+        taken, failed, added = embed(after=self._embedded_to)
+        if not taken and self._embedded_to:
+            taken, failed, added = embed(after=0)  # those that were not drawn
         self._embedded_to = taken[-1] if taken else 0
         for example_id, error in failed.items():
             _log.warning("not_embedded example=%s error=%r", example_id, error)
-        return len(taken) - len(failed)
+        return added
 
     def add(self, flight: InFlight) -> None:
         """Take a prepared job, which joins the others at the next step."""

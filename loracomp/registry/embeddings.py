@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from loracomp.registry.library_files import EncoderPart
 
 EMBEDDED_TOGETHER = 64
-"""Number of examples that are embedded and stored in one transaction. This takes about a second, so a killed import
-loses only a second of work."""
+"""Number of examples that are embedded and stored together. This takes about a second, so a killed import loses only a
+second of work."""
 COUNTED_EACH_S = 10
 """Seconds between two counts of the remaining examples, because other processes embed too."""
 ADDED_TOGETHER = 4096
@@ -29,6 +29,19 @@ ADDED_TOGETHER = 4096
 Vectors = npt.NDArray[np.float32]
 Encoded: TypeAlias = tuple[Vectors, dict[int, str]]
 """Unit vectors [n, dimensions], and the errors of those examples on which the encoder failed, by id."""
+Ask: TypeAlias = Callable[[str, Mapping[str, Any]], list[dict[str, Any]]]
+"""Sends a statement with its values; returns the rows."""
+
+
+class Batch(NamedTuple):
+    """Examples that were embedded together."""
+
+    taken: list[int]
+    """Their ids, in order."""
+    failed: dict[int, str]
+    """The errors of those on which the encoder failed, by id."""
+    added: int
+    """Number of embeddings that were stored. Another process may have been first."""
 
 
 def load_registered_encoder(connection: Connection, device: str = "cpu") -> Encoder:
@@ -69,7 +82,8 @@ def embed_examples(connection: Connection, encoder: Encoder, task: str | None = 
     number.
 
     Each batch is stored as soon as it is embedded, so a killed run can be started again and continues. Any number of
-    processes may run at the same time: each embeds other examples, and returns when all are embedded.
+    processes may run at the same time: each draws its batches, so that they seldom embed the same examples, and returns
+    when all are embedded.
     Raises RefusedError unless `encoder` is the database's.
     """
     check_encoder(connection, encoder)
@@ -80,15 +94,19 @@ def embed_examples(connection: Connection, encoder: Encoder, task: str | None = 
 
 def embed_missing(connection: Connection, encoder: Encoder, task: str | None = None) -> int:
     """Do as `embed_examples`, but without checking the encoder and without tuning."""
+
+    def ask(statement: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return connection.execute(statement, values).fetchall()
+
     done = after = 0
     failed: dict[int, str] = {}
     counted = float("-inf")
     with translated_errors(), progress_bar() as progress:
         line = progress.add_task("embedding", total=None)
         while True:
-            taken, refused = embed_some(connection, encoder, task, after=after, most=EMBEDDED_TOGETHER)
+            taken, refused, added = embed_some(ask, encoder, task, after=after, most=EMBEDDED_TOGETHER)
             failed |= refused
-            done += len(taken) - len(refused)
+            done += added
             if not taken or perf_counter() - counted > COUNTED_EACH_S:
                 left = _count_unembedded(connection, task) - len(failed)
                 counted = perf_counter()
@@ -96,8 +114,8 @@ def embed_missing(connection: Connection, encoder: Encoder, task: str | None = N
                 if left <= 0:
                     break
             progress.update(line, completed=done)
-            if not taken and not after:
-                time.sleep(1)  # other processes are embedding the rest
+            if not taken:
+                time.sleep(0.1)  # the rest may be locked
             after = taken[-1] if taken else 0
         progress.update(line, completed=done)
     for example_id, error in failed.items():
@@ -114,29 +132,32 @@ def encoder_key(encoder: "Encoder | EncoderPart | None") -> dict[str, Any]:
 
 
 def embed_some(
-    connection: Connection,
+    ask: Ask,
     encoder: Encoder,
     task: str | None = None,
     *,
     after: int = 0,
     most: int,
     compute: Callable[[Callable[[], Encoded]], Encoded] = lambda encode: encode(),
-) -> tuple[list[int], dict[int, str]]:
+) -> Batch:
     """Embed at most `most` of the examples without an embedding and with larger ids than `after`.
 
-    Returns the ids of those that it took, in order, and the errors of those among them on which the encoder failed.
-    `compute` runs the encoder. The transaction stays open meanwhile. It locks the examples, so that no other process
-    takes them; if this process is killed, they are free at once.
+    `ask` sends a statement; `compute` runs the encoder, while nothing is locked. If the text of an example is changed
+    meanwhile, its embedding is not stored.
     """
     values = {**encoder_key(encoder), "task": task, "after": after, "max_examples": most}
-    with connection.transaction():
-        rows = connection.execute(QUERIES["take_unembedded"], values).fetchall()
-        if not rows:
-            return [], {}
-        vectors, failed = compute(lambda: encode_each(encoder, rows))
-        if good := [row for row in rows if row["example_id"] not in failed]:
-            add_embeddings(connection, good, vectors, encoder)
-    return [row["example_id"] for row in rows], failed
+    rows = ask(QUERIES["draw_unembedded"], values)
+    if not rows:
+        return Batch([], {}, 0)
+    vectors, failed = compute(lambda: encode_each(encoder, rows))
+    good = [row for row in rows if row["example_id"] not in failed]
+    given = {
+        "example_ids": [row["example_id"] for row in good],
+        "text_hashes": [row["text_hash"] for row in good],
+        "embeddings": list(vectors),
+    }
+    added = ask(QUERIES["add_embeddings"], {**encoder_key(encoder), **given})[0]["added"] if good else 0
+    return Batch([row["example_id"] for row in rows], failed, added)
 
 
 def encode_each(encoder: Encoder, rows: Sequence[Mapping[str, Any]]) -> Encoded:
@@ -209,7 +230,7 @@ def add_embeddings(
     `encoder` made them (None: the database's). Returns how many were stored; an example that has an embedding keeps it.
     Raises SchemaMismatchError if the database has another encoder.
     """
-    given = {"example_ids": [row["example_id"] for row in rows], "embeddings": list(vectors)}
+    given = {"example_ids": [row["example_id"] for row in rows], "embeddings": list(vectors), "text_hashes": None}
     return int(row_of(connection, QUERIES["add_embeddings"], {**encoder_key(encoder), **given})["added"])
 
 

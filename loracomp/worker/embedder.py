@@ -12,7 +12,7 @@ from types import TracebackType
 from loracomp.database.connections import Connection
 from loracomp.worker.link import Link
 from loracomp.worker.logfmt import logfmt
-from loracomp.worker.steps import STEP_S, Step, within
+from loracomp.worker.steps import Step
 
 BUSY_S = 10.0
 """Seconds after which a worker that holds jobs looks for examples to embed."""
@@ -62,10 +62,7 @@ class Embedder:
         self._step.every_s = BUSY_S if self._busy() else self._poll_s
         began = monotonic()
         try:
-            connection = self._link.open()
-            with within(connection, STEP_S):
-                handled = self._embed(connection)
-            self._step.succeed(handled, began)
+            self._step.succeed(self._embed(self._link.open()), began)
         except Exception as error:
             _log.warning(logfmt("step_failed", step=self._step.name, error=error))
             self._link.close()

@@ -16,7 +16,7 @@ from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
 from loracomp.worker.leases import Leases
-from loracomp.worker.link import DATABASE_AWAY, Link, at_most
+from loracomp.worker.link import DATABASE_AWAY, Link
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.presence import Presence
 
@@ -149,8 +149,7 @@ class Heartbeat:
             return
         connection = self._link.open()
         if connection is not self._listening:
-            with at_most(connection, self._lease_s / 6):
-                connection.execute(QUERIES["listen"])
+            connection.execute(QUERIES["listen"])
             self._listening = connection
             # Notifications that were sent before LISTEN were missed, so look for jobs now.
             for event in self._notified.values():

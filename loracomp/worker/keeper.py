@@ -14,13 +14,13 @@ from types import TracebackType
 
 import psycopg
 
-from loracomp.database.connections import row_of
+from loracomp.database.connections import Connection, rows_within
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
 from loracomp.worker.link import Link
 from loracomp.worker.logfmt import logfmt, message_of
 from loracomp.worker.pace import Pace
-from loracomp.worker.steps import STEP_S, Step, call, within
+from loracomp.worker.steps import LOCK_S, STEP_S, Step
 
 ELECTED_S = 5.0
 """Seconds for which a worker is elected."""
@@ -30,6 +30,12 @@ NOTE_EVERY_S = 10.0
 """Seconds between two records of what a step did. They are rare, because each record leaves a dead tuple."""
 
 _log = logging.getLogger(__name__)
+
+
+def call(connection: Connection, step: str) -> int:
+    """Call a step's SQL function, in a transaction of its own; returns how much it handled."""
+    (row,) = rows_within(connection, STEP_S, QUERIES[step], lock_s=LOCK_S)
+    return int(row["handled"])
 
 
 class Keeper:
@@ -120,9 +126,8 @@ class Keeper:
                 self._take(step)
 
     def _elect(self) -> None:
-        connection = self._link.open()
-        with within(connection, STEP_S):
-            elected = bool(row_of(connection, QUERIES["keep_house"], self._given)["elected"])
+        (row,) = rows_within(self._link.open(), STEP_S, QUERIES["keep_house"], self._given, lock_s=LOCK_S)
+        elected = bool(row["elected"])
         if elected and not self._elected:
             _log.info(logfmt("keeps_house"))
             self.notified.set()  # notifications that arrived before the election were for another worker
@@ -141,10 +146,7 @@ class Keeper:
             return
         error: Exception | None = None
         try:
-            connection = self._link.open()
-            with within(connection, STEP_S):
-                handled = call(step.name, connection)
-            step.succeed(handled, began)
+            step.succeed(call(self._link.open(), step.name), began)
         except Exception as failure:
             if not self._link.is_alive():
                 raise  # not the fault of a step
@@ -169,9 +171,7 @@ class Keeper:
             "took_s": took_s,
             "error": error and message_of(error),
         }
-        connection = self._link.open()
-        with within(connection, STEP_S):
-            connection.execute(QUERIES["note_step"], given)
+        rows_within(self._link.open(), STEP_S, QUERIES["note_step"], given, lock_s=LOCK_S)
 
     def _wait(self) -> None:
         """Wait until a step is due or a notification arrives; if rounds keep finding nothing, wait at least for a

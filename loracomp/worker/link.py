@@ -3,8 +3,7 @@
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from threading import Event
 from typing import TypeVar
 
@@ -137,11 +136,3 @@ def may_be_the_jobs_fault(error: Exception, jobs: Sequence[object]) -> bool:
     A statement that was cancelled because it took too long may be fast enough with fewer jobs.
     """
     return not isinstance(error, NOT_THE_JOBS_FAULT) or (isinstance(error, pg.QueryCanceled) and len(jobs) > 1)
-
-
-@contextmanager
-def at_most(connection: Connection, seconds: float) -> Iterator[None]:
-    """A transaction whose statements raise psycopg.errors.QueryCanceled after the given number of seconds."""
-    with connection.transaction():
-        connection.execute(QUERIES["set_statement_timeout"], {"timeout": f"{1000 * seconds:.0f}ms"})
-        yield

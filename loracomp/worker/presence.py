@@ -9,11 +9,10 @@ from time import monotonic
 import psycopg
 
 from loracomp import __version__, metrics
-from loracomp.database.connections import Connection
+from loracomp.database.connections import Connection, rows_within
 from loracomp.database.queries import QUERIES
 from loracomp.database.revision import worker_problem
 from loracomp.worker.endpoint import DatabaseSample
-from loracomp.worker.link import at_most
 from loracomp.worker.logfmt import logfmt, message_of
 
 _log = logging.getLogger(__name__)
@@ -60,11 +59,10 @@ class Presence:
         """
         self._stopped |= stopped  # for later reports too, because a regular report may follow before the process ends
         doing = {**self._activity(), **({"status": "stopped"} if self._stopped else {})}
-        with at_most(connection, self._statement_s):
-            schema = worker_problem(connection)
-            running_s = monotonic() - self._since
-            words = {**self._identity, **doing, **metrics.totals(), "running_s": running_s}
-            connection.execute(QUERIES["report_worker"], words)
+        schema = worker_problem(*rows_within(connection, self._statement_s, QUERIES["oldest_worker"]))
+        running_s = monotonic() - self._since
+        words = {**self._identity, **doing, **metrics.totals(), "running_s": running_s}
+        rows_within(connection, self._statement_s, QUERIES["report_worker"], words)
         self._problems = {"schema": schema} if schema else {}
         # A stopping worker reads no metrics, because it may have to give its jobs back within a second.
         if doing["status"] in {"stopping", "stopped"}:
@@ -82,8 +80,7 @@ class Presence:
     def _take(self, sample: DatabaseSample, connection: Connection) -> None:
         start = monotonic()
         try:
-            with at_most(connection, self._statement_s):
-                sample.update(connection.execute(QUERIES["database_metrics"]))
+            sample.update(rows_within(connection, self._statement_s, QUERIES["database_metrics"]))
         except psycopg.Error as error:
             # Only log it, because jobs can be answered without metrics.
             _log.warning(logfmt("not_sampled", error=error))

@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -38,15 +38,15 @@ _NOTHING_PREDICTED = fields_of(Prediction(output="")) | {"output": None}
 def record(connection: Connection, flights: Sequence[InFlight]) -> set[int]:
     """Write the results of jobs and end these, in one transaction; returns the ids of jobs whose lease was valid.
 
-    Afterwards it fits and writes what measurements say about tasks without an adapter, which may take a second.
+    Either all results are measurements or none is. After measurements it fits and writes what these say about tasks
+    without an adapter, which may take a second.
     """
-    predicted = [each for each in flights if isinstance(each.result, Prediction | Routed)]
     measurements = [each.result for each in flights if isinstance(each.result, Measurement)]
-    with connection.transaction() if predicted and measurements else nullcontext():
-        ids = record_predictions(connection, predicted)
-        ids |= record_measurements(connection, [each.job for each in flights], measurements)
-    if measurements:  # all of them, because an earlier call may have written some before its connection broke
-        record_evidence(connection, [each.job_id for each in measurements])
+    if not measurements:
+        return record_predictions(connection, flights)
+    ids = record_measurements(connection, [each.job for each in flights], measurements)
+    # For all of them, because an earlier call may have written some before its connection broke.
+    record_evidence(connection, [each.job_id for each in measurements])
     return ids
 
 
@@ -141,7 +141,8 @@ class Recorder:
         jobs = [flight.job for flight in flights]
         self._leases.mark_ending(jobs)
         leased = [flight for flight in flights if self._leases.still_leased(flight.job)]
-        isolate_failures(self._write, [each for each in leased if not isinstance(each.result, Failure | None)])
+        isolate_failures(self._write, [each for each in leased if isinstance(each.result, Prediction | Routed)])
+        isolate_failures(self._write, [each for each in leased if isinstance(each.result, Measurement)])
         self._fail(jobs, [failure for flight in flights if (failure := self._failure(flight))])
         self._release([flight.job for flight in flights if self._has_only_waited(flight)])
         self._leases.let_go(jobs)

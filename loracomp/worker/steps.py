@@ -1,12 +1,7 @@
-"""A step of keeping house: when it is due, and the transaction in which it runs."""
+"""A step of keeping house, and when it is due."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
-
-from loracomp.database.connections import Connection, row_of
-from loracomp.database.queries import QUERIES
 
 FAILED_AGAIN_S, DOUBLED_AT_MOST = 1.0, 6
 """Seconds after which a step that failed is tried again. They double with each failure, so many times at most."""
@@ -14,10 +9,8 @@ REST_AT_MOST_S = 60.0
 """Seconds after which a step that found nothing to do is called again at least, however long it took."""
 STEP_S = 5.0
 """Seconds after which a step is cancelled. It ends by itself within a fifth of a second, unless something is wrong."""
-
-COMMIT_S = 2.0
-"""Seconds that the COMMIT of a step waits for locks."""
-
+LOCK_S = 0.1
+"""Seconds for which a step waits for a lock."""
 
 @dataclass
 class Step:
@@ -50,22 +43,3 @@ class Step:
         self.handled = 0
         self.due_at = monotonic() + FAILED_AGAIN_S * 2 ** min(self.failures, DOUBLED_AT_MOST)
         self.failures += 1
-
-
-def call(name: str, connection: Connection) -> int:
-    """Call a step's SQL function; returns how much it handled."""
-    return int(row_of(connection, QUERIES[name])["handled"])
-
-
-@contextmanager
-def within(connection: Connection, seconds: float) -> Iterator[None]:
-    """A transaction whose statements are cancelled after this many seconds, and wait only a moment for locks.
-
-    Its COMMIT waits longer: if the transaction has sent a notification, it needs a lock of the whole server, which any
-    other COMMIT of that kind holds until it has ended, for example while it waits for the disk or for a synchronous
-    standby. statement_timeout does not apply to COMMIT.
-    """
-    with connection.transaction():
-        connection.execute(QUERIES["set_step_timeouts"], {"timeout": f"{1000 * seconds:.0f}ms"})
-        yield
-        connection.execute(QUERIES["set_lock_timeout"], {"timeout": f"{1000 * COMMIT_S:.0f}ms"})

@@ -3,12 +3,12 @@
 --   add_example                 adds one
 --     add_examples, content_hash
 --   has_unembedded              whether a worker should look for examples to embed
---   take_unembedded             train examples to embed, with their texts
---     lock_encoder
+--   draw_unembedded             train examples to embed, with their texts
+--     lock_encoder, content_hash
 --   count_unembedded            how many there are
 --   find_unembedded             which of the given rows lack an embedding, for a library that brings embeddings
 --   add_embeddings
---     lock_encoder
+--     lock_encoder, content_hash
 --   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
 --   build_embedding_index       after loading embeddings; also stores the rows in an order that makes searches fast
 --     lock_embeddings           set_encoder calls it too
@@ -121,44 +121,41 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.has_unembedded IS 'Whether any train example that has a text has no embedding yet.';
 
--- Locks and reads train examples with a text and without an embedding, of one task or of all, by id, above `after`. Examples that
--- another transaction has taken are left out, so any number of processes may embed at the same time. Embed them and call
--- add_embeddings in the same transaction; if it ends before, they are free again.
-CREATE FUNCTION loracomp.take_unembedded(
+-- Draws train examples with a text and without an embedding, of one task or of all, by id, above `after`. It locks none, because encoding takes
+-- long, and the process may freeze meanwhile. Processes that embed at the same time draw from more examples than each of them takes, so that
+-- they seldom embed the same ones.
+CREATE FUNCTION loracomp.draw_unembedded(
     encoder text, input_version smallint, task text, after bigint, max_examples integer
 )
-RETURNS TABLE (example_id bigint, prompt text, choices text[])
+RETURNS TABLE (example_id bigint, prompt text, choices text[], text_hash bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
-DECLARE
-    taken bigint[];
+#variable_conflict use_column
 BEGIN
     PERFORM loracomp.check_range('max_examples', max_examples, 1, 100000);
-    PERFORM set_config('idle_in_transaction_session_timeout', '0', true);
-    PERFORM loracomp.lock_encoder(take_unembedded.encoder, take_unembedded.input_version);
+    PERFORM loracomp.lock_encoder(draw_unembedded.encoder, draw_unembedded.input_version);
     -- This is a subquery with IS NULL, because Postgres would turn NOT EXISTS into a join that reads all embeddings for each batch.
-    SELECT array_agg(t.id) INTO taken
-    FROM (
-        SELECT e.id FROM loracomp.example AS e
-        WHERE e.id > after AND e.split = 'train' AND e.prompt IS NOT NULL
-            AND (
-                take_unembedded.task IS NULL
-                OR e.task_id = (SELECT t.id FROM loracomp.task AS t WHERE t.name = take_unembedded.task)
-            )
-            AND (SELECT v.example_id FROM loracomp.example_embedding AS v WHERE v.example_id = e.id) IS NULL
-        ORDER BY e.id LIMIT max_examples
-        FOR NO KEY UPDATE OF e SKIP LOCKED
-    ) AS t;
-    -- Check again, because another process may have embedded some of them after the statement began and before it locked them.
     RETURN QUERY
-    SELECT e.id, e.prompt, e.choices FROM loracomp.example AS e
-    WHERE e.id = ANY (taken) AND NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id)
-    ORDER BY e.id;
+    SELECT d.id, d.prompt, d.choices, loracomp.content_hash(d.prompt, d.label, d.choices)
+    FROM (
+        SELECT t.* FROM (
+            SELECT e.id, e.prompt, e.choices, e.label FROM loracomp.example AS e
+            WHERE e.id > draw_unembedded.after AND e.split = 'train' AND e.prompt IS NOT NULL
+                AND (
+                    draw_unembedded.task IS NULL
+                    OR e.task_id = (SELECT k.id FROM loracomp.task AS k WHERE k.name = draw_unembedded.task)
+                )
+                AND (SELECT v.example_id FROM loracomp.example_embedding AS v WHERE v.example_id = e.id) IS NULL
+            ORDER BY e.id LIMIT 16 * draw_unembedded.max_examples
+        ) AS t
+        ORDER BY random() LIMIT draw_unembedded.max_examples
+    ) AS d
+    ORDER BY d.id;
 END
 $$;
-COMMENT ON FUNCTION loracomp.take_unembedded IS
-'Train examples without an embedding, of one task or of all tasks (null), by id; other callers do not get them until the transaction '
-'ends. Raises if the database has another encoder (null: any).';
+COMMENT ON FUNCTION loracomp.draw_unembedded IS
+'Some train examples without an embedding, of one task or of all tasks (null), by id, each with the hash of its texts for add_embeddings. '
+'Raises if the database has another encoder (null: any).';
 
 -- Reads only.
 CREATE FUNCTION loracomp.count_unembedded(task text) RETURNS bigint
@@ -190,14 +187,17 @@ END;
 COMMENT ON FUNCTION loracomp.find_unembedded IS 'Which of the given rows are train examples of the task without an embedding.';
 
 -- Stores embeddings of examples that have none, and returns how many. If two imports bring the same examples, the second waits for
--- the first. Examples that were deleted meanwhile are skipped.
+-- the first. Examples that were deleted meanwhile are skipped, and with text_hashes, also those whose texts have changed or that somebody
+-- is just changing.
 CREATE FUNCTION loracomp.add_embeddings(
-    example_ids bigint[], embeddings public.vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL
+    example_ids bigint[], embeddings public.vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL,
+    text_hashes bytea[] DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     wrong record;
+    unchanged bigint[];
     added bigint;
 BEGIN
     IF cardinality(add_embeddings.example_ids) <> cardinality(add_embeddings.embeddings) THEN
@@ -215,10 +215,20 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'divide each by its Euclidean norm';
     END IF;
     PERFORM loracomp.lock_encoder(add_embeddings.encoder, add_embeddings.input_version);
+    IF add_embeddings.text_hashes IS NOT NULL THEN
+        unchanged := ARRAY(
+            SELECT e.id FROM unnest(add_embeddings.example_ids, add_embeddings.text_hashes) AS g (example_id, text_hash)
+            JOIN loracomp.example AS e ON e.id = g.example_id
+            WHERE loracomp.content_hash(e.prompt, e.label, e.choices) = g.text_hash
+            ORDER BY e.id
+            FOR SHARE OF e SKIP LOCKED
+        );
+    END IF;
     INSERT INTO loracomp.example_embedding (example_id, task_id, embedding)
     SELECT e.id, e.task_id, g.embedding
     FROM unnest(add_embeddings.example_ids, add_embeddings.embeddings) AS g (example_id, embedding)
     JOIN loracomp.example AS e ON e.id = g.example_id
+    WHERE e.id = ANY (unchanged) OR unchanged IS NULL
     ORDER BY e.id
     FOR KEY SHARE OF e
     ON CONFLICT (example_id) DO NOTHING;
@@ -227,8 +237,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.add_embeddings IS
-'Stores one unit vector for each example, and returns how many were stored; an example that already has one keeps it. Raises if the '
-'database has another encoder (null: any).';
+'Stores one unit vector for each example, and returns how many were stored; an example that already has one keeps it, and one whose '
+'texts no longer have the given hash gets none. Raises if the database has another encoder (null: any).';
 
 -- Routing waits for whoever waits for this lock. While somebody reads the table, as a backup does, the lock is therefore tried for a tenth
 -- of a second at a time, with pauses in which routing goes on.

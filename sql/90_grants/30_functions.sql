@@ -69,7 +69,7 @@ loracomp.database_metrics,
 loracomp.read_adapters,
 loracomp.find_base_model,
 loracomp.show_encoder,
-loracomp.take_unembedded,
+loracomp.draw_unembedded,
 loracomp.add_embeddings,
 loracomp.check_health
 TO loracomp_worker, loracomp_admin;

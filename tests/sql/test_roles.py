@@ -26,7 +26,7 @@ EXECUTE = {
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
         release_claim
         labelled_scores record_evidence
-        queue_is_empty retry_waits route_jobs read_labelled read_adapters has_unembedded take_unembedded add_embeddings
+        queue_is_empty retry_waits route_jobs read_labelled read_adapters has_unembedded draw_unembedded add_embeddings
         find_base_model show_encoder check_health report_worker
         database_metrics make_partitions oldest_worker
         rows_wait wake_jobs rescue_jobs ask_rows take_answers measure_corrections keep_house leave_house note_step
@@ -48,7 +48,7 @@ EXECUTE = {
         show_encoder embedding_dimensions examples_without_text
         drop_embedding_index build_embedding_index add_task restrict_task
         delete_task delete_examples list_tasks
-        add_example add_examples take_unembedded count_unembedded find_unembedded
+        add_example add_examples draw_unembedded count_unembedded find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter delete_adapter read_adapters
         set_policy
         erase_example erase_submitter

@@ -1,6 +1,7 @@
 """Workers embed examples that lack an embedding, such as one that SQL alone added."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from psycopg.conninfo import make_conninfo
 from job_data import add_jobs, job
 from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_test  # noqa: F401
 from loracomp.config import Settings
-from loracomp.database.connections import Connection
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection, rows_within
 from loracomp.engine.engine import Engine
 from loracomp.errors import RefusedError
 from loracomp.model.encoder import Encoder
@@ -31,7 +33,7 @@ class Embedding(Obedient):
         self.encoder = encoder
 
     def embed(self, connection: Connection) -> int:
-        return len(embed_some(connection, self.encoder, most=16)[0])
+        return embed_some(partial(rows_within, connection, 5), self.encoder, most=16).added
 
 
 def add_example(connection: Connection, prompt: str, split: str = "train") -> None:
@@ -131,6 +133,41 @@ def test_an_example_that_the_encoder_cannot_embed_holds_up_no_other(
     assert "not_embedded" in caplog.text and "a forbidden word" in caplog.text
     with pytest.raises(RefusedError, match=r"20 others have no embedding, because the encoder fails: a forbidden word"):
         embed_examples(connection, picky)
+
+
+class Meanwhile:
+    """An encoder during whose work something happens."""
+
+    def __init__(self, encoder: Encoder, happens: Callable[[], object]) -> None:
+        self._encoder = encoder
+        self._happens = happens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def encode(self, texts: Sequence[tuple[str, Sequence[str] | None]]) -> Any:
+        self._happens()
+        return self._encoder.encode(texts)
+
+
+def test_an_example_that_is_changed_or_locked_meanwhile_gets_no_embedding_of_its_old_text(
+    connection: Connection, database: str, minilm: Encoder
+) -> None:
+    for prompt in ("Is this kept?", "Is this changed?", "Is this locked?"):
+        add_example(connection, prompt)
+    embed = partial(embed_some, partial(rows_within, connection, 5), most=16)
+    with db.connect(database) as other, other.transaction():
+
+        def change() -> None:
+            change = "UPDATE loracomp.example SET prompt = 'now ' || prompt WHERE prompt = %s"
+            connection.execute(change, ["Is this changed?"])
+            other.execute(change, ["Is this locked?"])
+
+        assert embed(Meanwhile(minilm, change)).added == 1
+        assert embedded(connection) == ["Is this kept?"]
+        assert embed(minilm).added == 1
+    assert embed(minilm).added == 1
+    assert embedded(connection) == ["Is this kept?", "now Is this changed?", "now Is this locked?"]
 
 
 class OutOfMemory(Obedient):

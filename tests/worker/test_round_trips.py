@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from psycopg.pq import Trace
+from psycopg.pq import Trace, TransactionStatus
 
 from job_data import add_jobs, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
@@ -98,6 +98,33 @@ def test_a_batch_of_measurements_costs_four(connection: Connection, database: st
     assert asked(traces / "worker") == {"plan_measurements": BATCHES, "read_adapters": 1}
     each = dict.fromkeys(("record_measurements", "labelled_scores", "record_evidence"), BATCHES)
     assert asked(traces / "recorder") == {**each, A_TYPE: 1}
+
+
+def test_no_transaction_is_left_open_between_two_messages(
+    connection: Connection, database: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """If a worker's machine freezes after it got a reply, the server keeps no locks for it."""
+    connection.execute("CREATE TABLE notes (id integer PRIMARY KEY, body text)")
+    connection.execute("INSERT INTO notes SELECT i, 'note ' || i FROM generate_series(1, 5) AS i")
+    connection.execute("SELECT loracomp.create_answers('said', 'notes', '{body}', choices => '{yes,no}')")
+    measure_task(connection, "new")
+    connection.execute("SELECT loracomp.add_example('tea', 'Is it hot?', 'yes', '{yes,no}')")
+    left_open = set()
+    wait = db._Impatient.wait
+
+    def watched(session: Any, *arguments: Any, **given: Any) -> Any:
+        result = wait(session, *arguments, **given)
+        if session.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            left_open.add(session.info.parameter_status("application_name"))
+        return result
+
+    monkeypatch.setattr(db._Impatient, "wait", watched)
+    drain(database, engine)
+    monkeypatch.undo()
+    assert left_open == set()
+    assert set(statuses(connection).values()) == {"succeeded"}
+    (row,) = connection.execute("SELECT loracomp.has_unembedded() AS has")
+    assert not row["has"]
 
 
 def asked(trace: Path) -> dict[str, int]:

@@ -31,7 +31,7 @@ from loracomp.engine.inflight import InFlight
 from loracomp.errors import JobError
 from loracomp.model.batching import halving_on_out_of_memory
 from loracomp.records import Job, Routed
-from loracomp.worker import claimer, keeper, leases, recorder, steps
+from loracomp.worker import claimer, keeper, leases, recorder
 from loracomp.worker.process import serve
 from loracomp.worker.worker import Worker
 from made_up_engine import MadeUp
@@ -46,9 +46,8 @@ STEPS = (
     "take_answers",
     "measure_corrections",
     "make_partitions",
-    "drop_counters",
 )
-KEEPING = tuple(f"{when} the commit of {step}" for step in STEPS for when in ("before", "after"))
+KEEPING = tuple(f"{when} the commit of {step}" for step in STEPS for when in ("during", "after"))
 """Points at which a keeper can die."""
 LARGEST_BATCH = 8
 """Number of jobs that say "much" with which memory runs out."""
@@ -204,9 +203,7 @@ def digest(routed: Routed, weights: dict[int, bytes]) -> str:
 
 @contextmanager
 def dying(death: Death) -> Iterator[None]:
-    """Make the worker die before or after a claim, a record, or the commit of a keeper's step that had something to
-    do."""
-    last = [""]
+    """Make the worker die before or after a claim, a record, or a keeper's step that had something to do."""
 
     def claim_jobs(*arguments: Any, **given: Any) -> tuple[Job, ...]:
         jobs = leases.claim_jobs(*arguments, **given)
@@ -221,29 +218,18 @@ def dying(death: Death) -> Iterator[None]:
         death.at("after commit")
         return ids
 
-    def call(step: str, connection: Connection) -> int:
-        handled = call_step(step, connection)
-        last[0] = (
-            step
-            if handled or step in ("take_answers", "measure_corrections", "make_partitions", "drop_counters")
-            else ""
-        )
+    def call(connection: Connection, step: str) -> int:
+        death.at(f"during the commit of {step}", lambda: Timer(0.001, die).start())
+        handled = call_step(connection, step)
+        if handled or step in ("take_answers", "measure_corrections", "make_partitions"):
+            death.at(f"after the commit of {step}")
         return handled
 
-    @contextmanager
-    def within(connection: Connection, seconds: float) -> Iterator[None]:
-        last[0] = ""
-        with whole(connection, seconds):
-            yield
-            death.at(f"before the commit of {last[0]}")
-        death.at(f"after the commit of {last[0]}")
-
-    record, whole, call_step = recorder.record, steps.within, steps.call
+    record, call_step = recorder.record, keeper.call
     with (
         patch.object(claimer, "claim_jobs", claim_jobs),
         patch.object(recorder, "record", write),
         patch.object(keeper, "call", call),
-        patch.object(keeper, "within", within),
     ):
         yield
 
