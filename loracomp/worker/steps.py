@@ -12,6 +12,7 @@ STEP_S = 5.0
 LOCK_S = 0.1
 """Seconds for which a step waits for a lock."""
 
+
 @dataclass
 class Step:
     """A step and its schedule."""

@@ -1,21 +1,24 @@
 """Each statement that a worker and its keeper send, and each call of the engine, fails once, in each way.
 
 The statements are those of queries.sql that a worker is seen to send, so a new one is tried without being named here.
+A worker that freezes after a reply is a session that stays open and silent for the server, and another worker goes on.
 """
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from socket import socketpair
 from threading import Event, Thread, current_thread
 from typing import Any
 from unittest.mock import patch
 from zlib import crc32
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus
 
 from loracomp.database import connections as db
 from loracomp.database.queries import QUERIES
@@ -26,7 +29,7 @@ from town import Ground, Town, connect, town_of
 NAMES = {text: name for name, text in QUERIES.items()}
 RAISES = "DO $$ BEGIN RAISE 'planted' USING ERRCODE = 'data_exception'; END $$"
 HANGS = "SELECT pg_sleep(600)"
-WAYS = ("raises", "hangs", "is lost before", "is lost after")
+WAYS = ("raises", "hangs", "is lost before", "is lost after", "freezes")
 CALLS = [name for name, made in vars(stages.EngineInterface).items() if callable(made) and not name.startswith("_")]
 """The methods of an engine that a worker calls."""
 SLOW_S = 4.0
@@ -51,6 +54,8 @@ class Plan:
     fired: Event = field(default_factory=Event)
     where: str = ""
     """The thread that met the failure, and its call stack."""
+    frozen: list[int] = field(default_factory=list)
+    """File descriptors of connections that stay open and silent."""
 
     def take(self, name: str) -> str:
         """Return the way in which this statement is to fail now; empty if it is not to fail."""
@@ -84,6 +89,8 @@ def steps(ground: Ground, seed: int, size: float = 1) -> Round:
             town.watch.lines.clear()
             made.failures += [*town.is_served(), *town.is_whole()]
         made.counts.update(served=town.counts["served"], rounds=1, statements=len(plan.sent))
+    for descriptor in plan.frozen:
+        os.close(descriptor)
     return made
 
 
@@ -165,8 +172,9 @@ def is_told(town: Town, plan: Plan) -> bool:
 @contextmanager
 def failing(plan: Plan) -> Iterator[None]:
     """Within this context the worker's statements may fail as planned."""
-    execute, leave = psycopg.Cursor.execute, psycopg.Transaction.__exit__
-    lost: set[int] = set()
+    execute, leave = psycopg.Cursor.execute, psycopg.Pipeline.__exit__
+    ending: dict[int, str] = {}
+    """How connections are to fail, by the pipeline's connection, when the replies of their pipeline have come."""
 
     def planned(cursor: psycopg.Cursor[Any], query: Any, *arguments: Any, **given: Any) -> Any:
         connection = cursor.connection
@@ -182,22 +190,34 @@ def failing(plan: Plan) -> Iterator[None]:
         if way == "is lost before":
             lose(connection)
         result = execute(cursor, query, *arguments, **given)
-        if way == "is lost after":
-            if connection.info.transaction_status == TransactionStatus.IDLE:
-                lose(connection)
-            lost.add(id(connection))
+        if way in ("is lost after", "freezes"):
+            if connection.info.pipeline_status == PipelineStatus.OFF:
+                end(connection, way)
+            ending[id(connection.pgconn)] = way
         return result
 
-    def left(transaction: psycopg.Transaction, *error: Any) -> Any:
-        result = leave(transaction, *error)
-        connection = transaction.connection
-        if id(connection) in lost and connection.info.transaction_status == TransactionStatus.IDLE:
-            lost.discard(id(connection))
-            lose(connection)
+    def left(pipeline: psycopg.Pipeline, *error: Any) -> Any:
+        result = leave(pipeline, *error)
+        if way := ending.pop(id(pipeline.pgconn), ""):
+            end(pipeline._conn, way)
         return result
 
-    with patch.object(psycopg.Cursor, "execute", planned), patch.object(psycopg.Transaction, "__exit__", left):
+    def end(connection: psycopg.Connection[Any], way: str) -> None:
+        if way == "freezes":
+            plan.frozen.append(freeze(connection))
+        lose(connection)
+
+    with patch.object(psycopg.Cursor, "execute", planned), patch.object(psycopg.Pipeline, "__exit__", left):
         yield
+
+
+def freeze(connection: psycopg.Connection[Any]) -> int:
+    """Cut a connection off so that the server gets no word of it; returns a descriptor that keeps its session open."""
+    kept = os.dup(connection.fileno())
+    nowhere, far_end = socketpair()
+    with nowhere, far_end:
+        os.dup2(nowhere.fileno(), connection.fileno())
+    return kept
 
 
 def lose(connection: psycopg.Connection[Any]) -> None:
