@@ -53,7 +53,8 @@ COMMENT ON FUNCTION loracomp.erase_example IS
 'the rows that refer to it and were kept. Importing the data set again would bring it back.';
 
 -- Deletes a declaration and returns null. If this fails, because other objects depend on its view or somebody has locked its table, it
--- pauses the declaration, deletes everything that is stored about its rows, and returns the reason.
+-- pauses the declaration, deletes everything that is stored about its rows, and returns the reason. A row that somebody is just correcting
+-- can't be deleted, so it raises.
 CREATE FUNCTION loracomp.erase_declaration(d loracomp.declaration) RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -63,10 +64,15 @@ BEGIN
     PERFORM loracomp.forget_answers(d);
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    DELETE FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id; -- the trigger unlabel deletes their examples
-    DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
-    UPDATE loracomp.declaration AS a SET paused = TRUE, scan = 'rows', scan_position = NULL, scan_job = NULL, trouble = NULL
-    WHERE a.id = d.id;
+    BEGIN
+        DELETE FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id; -- the trigger unlabel deletes their examples
+        DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
+        UPDATE loracomp.declaration AS a SET paused = TRUE, scan = 'rows', scan_position = NULL, scan_job = NULL, trouble = NULL
+        WHERE a.id = d.id;
+    EXCEPTION WHEN lock_not_available THEN
+        RAISE EXCEPTION 'an open transaction has locked rows of %, as a correction does, so nothing was erased', d.view
+            USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
+    END;
     RETURN sqlerrm;
 END
 $$;

@@ -214,6 +214,22 @@ def test_an_open_transaction_of_the_submitter_does_not_stop_its_erasure(
     assert places_of(connection, "SECRET key") == places_of(connection, "SECRET row") == set()
 
 
+def test_an_open_correction_is_what_an_erasure_says_it_waits_for(
+    database: str, connection: db.Connection, declared: db.Connection
+) -> None:
+    erase = f"erase_submitter('{login('alice')}')"
+    with connect(database, "bob") as bob, connect(database, "adam") as adam:
+        declared.execute(f"GRANT SELECT, UPDATE (correct) ON answered TO {login('bob')}".encode())
+        with bob.transaction():
+            bob.execute("UPDATE answered SET correct = 'b' WHERE key = 'SECRET key 7'")
+            with pytest.raises(
+                psycopg.errors.LockNotAvailable, match=r"has locked rows of public\.answered, as a corr"
+            ):
+                report(adam, erase)
+        report(adam, erase)
+    assert places_of(connection, "SECRET key") == places_of(connection, "SECRET row") == set()
+
+
 def test_corrections_of_others_rows_stay_theirs_and_are_counted(
     database: str, connection: db.Connection, declared: db.Connection
 ) -> None:
