@@ -74,7 +74,7 @@ def test_an_upgrade_keeps_grants_whatever_the_database_sets(server: str, templat
 
 def test_a_submitter_declares_no_table_of_ours_whatever_the_session_quotes(connection: Connection):
     connection.execute("SET quote_all_identifiers = on")
-    with pytest.raises(psycopg.errors.WrongObjectType, match="is not a table of yours"):
+    with pytest.raises(psycopg.errors.WrongObjectType, match="is not an ordinary table"):
         connection.execute("SELECT loracomp.create_answers('mine', 'loracomp.task', '{name}', max_new_tokens => 4)")
 
 
