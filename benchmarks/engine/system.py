@@ -13,7 +13,6 @@ from psycopg.types.json import Jsonb
 
 from benchmarks.databases import batches
 from loracomp.database import connections as db
-from loracomp.engine.engine import encode
 from loracomp.engine.inflight import InFlight
 from loracomp.errors import LoracompError
 from loracomp.records import Failure
@@ -109,7 +108,7 @@ class Alone:
 
     def run(self) -> None:
         for batch in self._batches:
-            encode(self._engine.encoder, [each.job for each in batch])
+            self._engine.encoder.encode([(each.job.prompt, each.job.choices) for each in batch])
             self._engine.answer(batch)
             assert not any(isinstance(each.result, Failure) for each in batch)
 

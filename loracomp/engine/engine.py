@@ -10,8 +10,6 @@ from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from loracomp import __version__
@@ -285,8 +283,3 @@ def _gone(job: Job) -> JobError:
     if job.kind == measuring.KIND:
         return JobError("the adapters that it was to measure were deleted while it ran", code="adapters_deleted")
     return JobError("the job was purged while it ran", code="job_purged")
-
-
-def encode(encoder: Encoder, jobs: Sequence[Job]) -> npt.NDArray[np.float32]:
-    """The jobs' unit vectors [len(jobs), dimensions], made from prompts and choices (`loracomp.model.encoder`)."""
-    return encoder.encode([(job.prompt, job.choices) for job in jobs])

@@ -20,7 +20,7 @@ from job_data import add_jobs, claim
 from loracomp import cli
 from loracomp.cli import common
 from loracomp.config import Settings
-from loracomp.engine.engine import Engine, encode
+from loracomp.engine.engine import Engine
 from loracomp.engine.inflight import InFlight
 from loracomp.errors import LoracompError, NotFoundError, UsageError
 from loracomp.records import Request
@@ -163,11 +163,13 @@ def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_count
 ):
     by_whom, coming = [], []
 
-    def noting(encoder, jobs):
-        by_whom.append(get_ident())
-        return encode(encoder, jobs)
+    whole = type(engine.encoder).encode_parts
 
-    monkeypatch.setattr("loracomp.engine.engine.encode", noting)
+    def noting(encoder, shown, parts):
+        by_whom.append(get_ident())
+        return whole(encoder, shown, parts)
+
+    monkeypatch.setattr(type(engine.encoder), "encode_parts", noting)
     add_jobs(connection, "one", "two", choices=["a", "b"])
     (first, second) = (InFlight(job) for job in claim(connection, 2))
     engine.prepare(connection, [first])
