@@ -76,7 +76,8 @@ def unit_vectors(vectors: Array, place: str) -> npt.NDArray[np.float32]:
     """Vectors [n, d] in single precision, each made exactly one long. Raises RefusedError if one is not about one
     long."""
     single = vectors.astype(np.float32)
-    lengths = np.linalg.norm(single, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # an infinite length is refused below
+        lengths = np.linalg.norm(single, axis=1, keepdims=True)
     if not (np.abs(lengths - 1) < 0.01).all():  # also if one is NaN
         raise RefusedError(f"{place}: an embedding is not a unit vector")
     exact: npt.NDArray[np.float32] = single / lengths

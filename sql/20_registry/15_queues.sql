@@ -23,7 +23,7 @@ BEGIN
         FROM (VALUES (FALSE), (TRUE)) AS b (background)
         CROSS JOIN (SELECT '', s.level FROM generate_series(0, 10) AS s (level) UNION ALL VALUES ('-', 0)) AS l (submitter, level)
     LOOP
-        EXECUTE format('CREATE SEQUENCE %s MINVALUE -9223372036854775808', wanted.name);
+        EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %s MINVALUE -9223372036854775808', wanted.name);
         PERFORM setval(wanted.name::regclass, wanted.start) WHERE wanted.start IS NOT NULL;
     END LOOP;
     RETURN NULL;

@@ -268,6 +268,7 @@ def test_the_public_interface_calls_none(installed: str) -> None:
                 owner.execute(QUERIES[query], {"older_than": None})
             alice.execute("INSERT INTO loracomp.job (prompt) VALUES ('by INSERT')")
             owner.execute("UPDATE loracomp.policy SET name = 'default' WHERE name = 'default'")
+            owner.execute("INSERT INTO loracomp.adapter_part SELECT max(id), 1000, 'x' FROM loracomp.adapter")
         uncalled = values(safe, QUOTED)
     assert doctor.examine(url)
     unharmed(url)

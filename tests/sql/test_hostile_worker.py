@@ -90,6 +90,7 @@ KINDS = {
     "timestamp with time zone": st.sampled_from(['"now"', '"infinity"', '"-infinity"', '"294276-12-31"', "null"]),
     "jsonb": documents,
     "text[]": listed(TEXTS),
+    "bytea[]": listed(['"\\\\x00"', '"\\\\x"', "null"]),
     "integer[]": listed(WHOLE),
     "bigint[]": listed(WHOLE),
     "boolean[]": listed(["true", "false", "null"]),
@@ -105,7 +106,7 @@ HONEST: dict[str, Any] = {
     "running_s": 1, "looked_s": 1, "silent_after_s": 60, "claimed": 0, "succeeded": 0, "failed": 0, "released": 0,
     "dropped": 0, "codes": ["code"], "messages": ["error"], "retries": [False], "choices": [*CHOICES], "log_likelihoods": [-1.0],
     "held_ids": [], "from_start": True, "task_id": 1, "base_model_id": 1, "input_version": None,
-    "task": None, "after": 0, "max_examples": 8, "embeddings": [str([0.0] * 831 + [1.0])],
+    "task": None, "after": 0, "text_hashes": None, "max_examples": 8, "embeddings": [str([0.0] * 831 + [1.0])],
 }  # fmt: skip
 """Arguments by their names; ids, tokens and composite types are of the jobs that are held."""
 ANSWER: dict[str, Any] = {
