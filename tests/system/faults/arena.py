@@ -37,6 +37,8 @@ INSERT INTO loracomp.adapter_part SELECT id, 0, bytes FROM weighed
 """
 """A statement that gives adapters without weights some: their name and version, so that no two adapters have the same
 weights."""
+ANY_ADAPTER_WRITES = "UPDATE loracomp.policy SET text_adapters = 'all' WHERE name = 'default'"
+"""So that jobs without choices have traces with adapters too."""
 
 
 @dataclass
@@ -262,6 +264,7 @@ def load_made_up(url: str) -> None:
             (DIMENSIONS, INPUT_FORMAT_VERSION),
         )
         connection.execute(MADE_UP_WEIGHTS)
+        connection.execute(ANY_ADAPTER_WRITES)
 
 
 def load_shipped(url: str) -> None:
@@ -271,6 +274,7 @@ def load_shipped(url: str) -> None:
     # The encoder goes into the database that the settings name, which would otherwise be the user's own.
     with db.connect(url) as connection:
         load_library(connection, settings=load_settings().model_copy(update={"database_url": url}))
+        connection.execute(ANY_ADAPTER_WRITES)
 
 
 @contextmanager
@@ -285,8 +289,6 @@ def own_server(model: str = "none") -> Iterator[Server]:
                 url = create_database(server.url, "fault_template")
                 schema.initialize(url)
                 (load_shipped if model == "real" else load_made_up)(url)
-                with db.connect(url) as connection:
-                    connection.execute("UPDATE loracomp.policy SET text_adapters = 'all' WHERE name = 'default'")
             yield server
         finally:
             embedded.stop(data)
