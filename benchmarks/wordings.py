@@ -7,7 +7,7 @@ validation rows in wordings that were written by hand and are in no rule. For ea
 imported as by `loracomp task reword TASK --import`, all rows are routed again, and the import is undone. The last
 columns count validation rows of all other tasks that have more than half of their mix from this task.
 
---own names a file of examples of a task that the database has beside the library's, called like the file.
+--own names a file with examples of a task of your own. The task must be in the database, under the name of the file.
 """
 
 import argparse
