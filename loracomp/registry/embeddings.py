@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     """Examples that were embedded together."""
 
     taken: list[int]
-    """Their ids, in order."""
+    """Their ids, in order. Others between them weren't drawn, so the next batch is drawn from all after the first."""
     failed: dict[int, str]
     """The errors of those on which the encoder failed, by id."""
     added: int
@@ -116,7 +116,7 @@ def embed_missing(connection: Connection, encoder: Encoder, task: str | None = N
             progress.update(line, completed=done)
             if not taken:
                 time.sleep(0.1)  # the rest may be locked
-            after = taken[-1] if taken else 0
+            after = taken[0] if taken else 0
         progress.update(line, completed=done)
     for example_id, error in failed.items():
         raise RefusedError(

@@ -68,10 +68,10 @@ SELECT array_agg(line) AS lines FROM (
     UNION ALL SELECT concat_ws(' ', 'schema', nspname, nspowner::regrole, a.grantee::regrole, a.privilege_type)
     FROM pg_namespace CROSS JOIN aclexplode(nspacl) AS a WHERE nspname IN ('loracomp', 'bi', 'loracomp_parts')
     UNION ALL SELECT concat_ws(
-        ' ', 'function', oid::regprocedure, proowner::regrole, proacl, proconfig, prosrc, prosqlbody
+        ' ', 'function', oid, proname, proargtypes, proowner::regrole, proacl, proconfig, prosrc, prosqlbody
     )
     FROM pg_proc WHERE pronamespace::regnamespace::text IN ('loracomp', 'bi') AND prokind = 'f'
-    UNION ALL SELECT concat_ws(' ', 'table', oid::regclass, relowner::regrole, relacl)
+    UNION ALL SELECT concat_ws(' ', 'table', oid, relname, relowner::regrole, relacl)
     FROM pg_class WHERE relnamespace::regnamespace::text IN ('loracomp', 'bi')
 ) AS s (line)
 """
