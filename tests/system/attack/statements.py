@@ -59,7 +59,11 @@ class Reach:
 
 
 def reach_of(connection: Connection) -> Reach:
-    return Reach(*(connection.execute(query).fetchall() for query in (FUNCTIONS, RELATIONS, SETTINGS)))
+    with connection.transaction():
+        # The role or the database may have other values, under which types and functions are called otherwise.
+        connection.execute("SET LOCAL search_path = public")
+        connection.execute("SET LOCAL quote_all_identifiers = off")
+        return Reach(*(connection.execute(query).fetchall() for query in (FUNCTIONS, RELATIONS, SETTINGS)))
 
 
 def statements(reach: Reach, role: str) -> st.SearchStrategy[Statement]:
