@@ -107,7 +107,7 @@ class Intruder:
                 self.broken.append(f"{wrong}: {self.recent[-1]}")
             if connection.info.transaction_status == TransactionStatus.INERROR and self._random.random() < 0.5:
                 connection.rollback()
-        except (UnicodeError, ValueError, OverflowError):
+        except (UnicodeError, ValueError, OverflowError, NotImplementedError):
             self.said["not sent"] += 1  # psycopg can't write or read such a value
         else:
             self.said["ok"] += 1

@@ -157,7 +157,7 @@ def first_accepted(connection: psycopg.Connection[Any], statements: list[sql.Com
     for statement in statements:
         try:
             connection.execute(statement)
-        except (psycopg.Error, UnicodeError, ValueError):
+        except (psycopg.Error, UnicodeError, ValueError, OverflowError, NotImplementedError):
             if connection.closed:
                 return None
             connection.rollback()
