@@ -1,6 +1,7 @@
 """What a declaration lets whom see and do; its owner, other submitters and readers of the view try to do more."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -80,6 +81,44 @@ def test_a_tables_own_code_never_runs_with_more_rights_than_its_owners(
     alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
     alice.execute("SELECT loracomp.drop_answers('urgency')")
     assert {message for message in said if message.startswith("who")} <= {f"who: {login('alice')}"}
+
+
+BY_OTHERS = {
+    "correct_row": "SELECT loracomp.correct_row('urgency', '{1}', 'urgent')",
+    "rows_to_correct": "SELECT * FROM loracomp.rows_to_correct('urgency')",
+    "list_answer_rows": "SELECT * FROM loracomp.list_answer_rows('urgency')",
+    "list_answers": "SELECT * FROM loracomp.list_answers()",
+    "answers_since": "SELECT * FROM loracomp.answers_since('urgency')",
+    "try_prompts": "SELECT loracomp.try_prompts('tickets', '{body}')",
+    "another prompt": "SELECT loracomp.alter_answers('urgency', prompt => '{subject}')",
+    "other choices": "SELECT loracomp.alter_answers('urgency', choices => '{urgent,late}')",
+    "another filter": "SELECT loracomp.alter_answers('urgency', filter => '{\"id\": [1]}')",
+    "drop_answers": "SELECT loracomp.drop_answers('urgency')",
+}
+"""What people other than the table's owner call for a declaration; web pages do it for them."""
+
+
+@pytest.mark.parametrize("trap", sorted(REFUSED.keys() - {"a domain"}))  # the view keeps the key's type
+def test_the_owners_code_does_not_run_in_the_session_of_an_administrator_who_is_a_member_of_the_owner(
+    connection: Connection, alice: Connection, database: str, trap: str
+) -> None:
+    alice.execute(URGENCY)
+    answer_all(connection)
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 2")
+    alice.execute(WHO)
+    for statement in REFUSED[trap].split("; "):
+        alice.execute(statement.encode())
+    connection.execute(f"GRANT {login('alice')} TO {login('adam')}".encode())
+    said: list[str] = []
+    try:
+        with connect(database, "adam") as adam:
+            adam.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+            for name, statement in BY_OTHERS.items():
+                with suppress(errors.FeatureNotSupported), adam.transaction(force_rollback=True):
+                    adam.execute(statement.encode())
+                assert not said, name
+    finally:
+        connection.execute(f"REVOKE {login('alice')} FROM {login('adam')}".encode())
 
 
 def test_what_reads_the_rows_refuses_other_rights(connection: Connection, alice: Connection) -> None:
