@@ -121,9 +121,10 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.has_unembedded IS 'Whether any train example that has a text has no embedding yet.';
 
--- Draws train examples with a text and without an embedding, of one task or of all, by id, above `after`. It locks none, because encoding takes
--- long, and the process may freeze meanwhile. Processes that embed at the same time draw from more examples than each of them takes, so that
--- they seldom embed the same ones.
+-- Draws train examples with a text and without an embedding, of one task or of all, by id, above `after`. It leaves none locked, because encoding
+-- takes long, and the process may freeze meanwhile. Examples that somebody else has locked, for example because a correction is being withdrawn,
+-- are left out, because add_embeddings would refuse them, and whoever embeds would not get to the others. Processes that embed at the same time
+-- draw from more examples than each of them takes, so that they seldom embed the same ones.
 CREATE FUNCTION loracomp.draw_unembedded(
     encoder text, input_version smallint, task text, after bigint, max_examples integer
 )
@@ -131,15 +132,15 @@ RETURNS TABLE (example_id bigint, prompt text, choices text[], text_hash bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    free bigint[];
 BEGIN
     PERFORM loracomp.check_range('max_examples', max_examples, 1, 100000);
     PERFORM loracomp.lock_encoder(draw_unembedded.encoder, draw_unembedded.input_version);
-    -- This is a subquery with IS NULL, because Postgres would turn NOT EXISTS into a join that reads all embeddings for each batch.
-    RETURN QUERY
-    SELECT d.id, d.prompt, d.choices, loracomp.content_hash(d.prompt, d.label, d.choices)
-    FROM (
-        SELECT t.* FROM (
-            SELECT e.id, e.prompt, e.choices, e.label FROM loracomp.example AS e
+    BEGIN
+        -- This is a subquery with IS NULL, because Postgres would turn NOT EXISTS into a join that reads all embeddings for each batch.
+        free := ARRAY(
+            SELECT e.id FROM loracomp.example AS e
             WHERE e.id > draw_unembedded.after AND e.split = 'train' AND e.prompt IS NOT NULL
                 AND (
                     draw_unembedded.task IS NULL
@@ -147,14 +148,21 @@ BEGIN
                 )
                 AND (SELECT v.example_id FROM loracomp.example_embedding AS v WHERE v.example_id = e.id) IS NULL
             ORDER BY e.id LIMIT 16 * draw_unembedded.max_examples
-        ) AS t
-        ORDER BY random() LIMIT draw_unembedded.max_examples
-    ) AS d
-    ORDER BY d.id;
+            FOR SHARE OF e SKIP LOCKED
+        );
+        RAISE EXCEPTION USING ERRCODE = 'LC001'; -- which ends the locks
+    EXCEPTION WHEN SQLSTATE 'LC001' THEN NULL;
+    END;
+    RETURN QUERY
+    SELECT e.id, e.prompt, e.choices, loracomp.content_hash(e.prompt, NULL, e.choices)
+    FROM loracomp.example AS e
+    WHERE e.id = ANY (ARRAY(SELECT f.id FROM unnest(free) AS f (id) ORDER BY random() LIMIT draw_unembedded.max_examples))
+    ORDER BY e.id;
 END
 $$;
 COMMENT ON FUNCTION loracomp.draw_unembedded IS
-'Some train examples without an embedding, of one task or of all tasks (null), by id, each with the hash of its texts for add_embeddings. '
+'Some train examples without an embedding, of one task or of all tasks (null), by id, each with the hash of prompt and choices for '
+'add_embeddings. '
 'Raises if the database has another encoder (null: any).';
 
 -- Reads only.
@@ -187,8 +195,8 @@ END;
 COMMENT ON FUNCTION loracomp.find_unembedded IS 'Which of the given rows are train examples of the task without an embedding.';
 
 -- Stores embeddings of examples that have none, and returns how many. If two imports bring the same examples, the second waits for
--- the first. Examples that were deleted meanwhile are skipped, and with text_hashes, also those whose texts have changed or that somebody
--- is just changing.
+-- the first. Examples that were deleted meanwhile are skipped, and with text_hashes, also those whose prompt or choices have changed or that
+-- somebody is just changing.
 CREATE FUNCTION loracomp.add_embeddings(
     example_ids bigint[], embeddings public.vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL,
     text_hashes bytea[] DEFAULT NULL
@@ -219,7 +227,7 @@ BEGIN
         unchanged := ARRAY(
             SELECT e.id FROM unnest(add_embeddings.example_ids, add_embeddings.text_hashes) AS g (example_id, text_hash)
             JOIN loracomp.example AS e ON e.id = g.example_id
-            WHERE loracomp.content_hash(e.prompt, e.label, e.choices) = g.text_hash
+            WHERE loracomp.content_hash(e.prompt, NULL, e.choices) = g.text_hash
             ORDER BY e.id
             FOR SHARE OF e SKIP LOCKED
         );
@@ -238,7 +246,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.add_embeddings IS
 'Stores one unit vector for each example, and returns how many were stored; an example that already has one keeps it, and one whose '
-'texts no longer have the given hash gets none. Raises if the database has another encoder (null: any).';
+'prompt and choices no longer have the given hash gets none. Raises if the database has another encoder (null: any).';
 
 -- Routing waits for whoever waits for this lock. While somebody reads the table, as a backup does, the lock is therefore tried for a tenth
 -- of a second at a time, with pauses in which routing goes on.

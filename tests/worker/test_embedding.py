@@ -14,10 +14,11 @@ from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_tes
 from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection, rows_within
+from loracomp.database.queries import QUERIES
 from loracomp.engine.engine import Engine
 from loracomp.errors import RefusedError
 from loracomp.model.encoder import Encoder
-from loracomp.registry.embeddings import embed_examples, embed_some
+from loracomp.registry.embeddings import embed_examples, embed_some, encoder_key
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.worker.worker import Worker
 from model_fixtures import as_base
@@ -168,6 +169,25 @@ def test_an_example_that_is_changed_or_locked_meanwhile_gets_no_embedding_of_its
         assert embed(minilm).added == 1
     assert embed(minilm).added == 1
     assert embedded(connection) == ["Is this kept?", "now Is this changed?", "now Is this locked?"]
+
+
+def test_examples_that_somebody_keeps_locked_are_not_drawn_and_hold_up_no_other(
+    connection: Connection, database: str, minilm: Encoder
+) -> None:
+    """As those of corrections are that somebody withdraws in a transaction left open. Drawing leaves nothing locked."""
+    for number in range(100):  # more than the 5 * 16 from which the embedding below draws
+        add_example(connection, f"Is this locked, {number}?")
+    add_example(connection, "Is this free?")
+    embed = partial(embed_some, partial(rows_within, connection, 5), minilm, most=5)
+    with db.connect(database) as other, other.transaction(force_rollback=True):
+        other.execute("DELETE FROM loracomp.example WHERE prompt <> 'Is this free?'")
+        assert embed().added == 1
+        assert not embed().taken
+    with db.connect(database) as drawing, drawing.transaction():
+        values = {**encoder_key(minilm), "task": None, "after": 0, "max_examples": 5}
+        drawn = drawing.execute(QUERIES["draw_unembedded"], values).fetchall()
+        assert len(drawn) == 5
+        connection.execute("SELECT FROM loracomp.example FOR UPDATE NOWAIT")
 
 
 class OutOfMemory(Obedient):
