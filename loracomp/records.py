@@ -28,7 +28,7 @@ class Job:
     descriptions: tuple[str, ...] | None = None
     """What each of the choices means; None: they are not described."""
     text_at: tuple[int, int] | None = None
-    """Which characters of the prompt are compared with the descriptions: from, and up to; None: all."""
+    """Which characters of the prompt are the text that the question is about: from, and up to; None: all."""
     stop: tuple[str, ...] = ()
     attempts: int = 1
     timeout_s: float = 600.0
@@ -40,6 +40,7 @@ class Job:
     """As `Request.system_text`."""
     background: bool = False
     """Whether everyday jobs come first: a measurement, or a job with a priority below 0."""
+    submitted_by: str = ""
 
     def __hash__(self) -> int:
         # Hash only the id, because each job is looked up some twenty times in a batch, and the default would hash its
@@ -122,7 +123,8 @@ class Request:
     """How a choice's log-likelihood is normalised: none (lm-eval's acc), or divided by its characters (acc_norm) or
     tokens."""
     choice_biases: tuple[float, ...] = ()
-    """Biases that are added to the normalised log-likelihoods, one for each choice; empty: none."""
+    """Biases that are added to the normalised log-likelihoods, one for each choice; empty: none, or those that the
+    other requests of its series give."""
     label_scores: tuple[float, ...] = ()
     """Scores of a classifier trained on labelled rows, times its weight, which are added too; empty: none."""
     description_similarities: tuple[float, ...] = ()
@@ -138,6 +140,8 @@ class Request:
     """Whether the prompt is put into the base model's chat template, as the user's message."""
     system_text: str | None = None
     """The system's message before the prompt, in the chat template; None: the template's own, if it has one."""
+    series: bytes | None = None
+    """Identifies the requests that differ from this one only in their text; None: it is in no series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,7 @@ class Prediction:
     """Counted from 1, as in SQL arrays: choices[choice_index] = output."""
     choice_scores: tuple[float, ...] | None = None
     choice_biases: tuple[float, ...] | None = None
-    """Copied from the request, like the next three fields; None if this part does not count in the scores."""
+    """None if this part does not count in the scores, like the next three fields, which are copied from the request."""
     label_scores: tuple[float, ...] | None = None
     description_similarities: tuple[float, ...] | None = None
     score_weights: tuple[float, float, float] | None = None

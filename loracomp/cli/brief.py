@@ -40,7 +40,7 @@ def _scores(row: dict[str, Any]) -> str:
     # A faulty worker may have recorded too few scores.
     best = sorted(zip(row["choice_scores"] or (), row["choices"], strict=False), key=lambda pair: -pair[0])
     told = ", ".join(f"{shortened(choice, 21)} {score:.3f}" for score, choice in best[:2])
-    return f"{told} (labelled rows included)" if row["choice_biases"] else told
+    return f"{told} (labelled rows included)" if row["label_scores"] else told
 
 
 def _end(row: dict[str, Any]) -> str:

@@ -463,7 +463,7 @@ VALUES (%(prompt)s, %(choices)s, %(max_new_tokens)s, %(stop)s, %(policy)s, %(tag
 RETURNING id
 
 -- name: job_results
-SELECT r.*, t.expected, t.correct, t.choice_biases, t.output_tokens,
+SELECT r.*, t.expected, t.correct, t.label_scores, t.output_tokens,
     (SELECT c.choice || ': ' || c.description
      FROM unnest(t.choices, t.descriptions, t.description_similarities) AS c (choice, description, similarity)
      WHERE c.similarity IS NOT NULL ORDER BY c.similarity DESC LIMIT 1) AS closest,

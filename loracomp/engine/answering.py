@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from loracomp.composition.composer import BASE_ALONE
 from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import Mix
+from loracomp.engine.series import SeriesScores
 from loracomp.errors import JobError
 from loracomp.model.batching import batches, halving_on_out_of_memory
 from loracomp.model.cpu import PASS_TOKENS
@@ -36,7 +37,7 @@ class PendingRequest:
     encoded: Question | Prompt | None = None
     parts: list[Question] = field(default_factory=list)
     """What is left to score of its prompt and choices. A part is scored in one pass."""
-    log_likelihoods: Tensor | float = 0.0
+    log_likelihoods: Tensor = field(default_factory=lambda: torch.zeros(()))
     """[choices], summed over the parts that have been scored."""
     outcome: Prediction | JobError | None = None
     """The model's prediction, or the error that prevented one; None until either is known."""
@@ -65,9 +66,10 @@ class Answering:
     (the only one worth a retry).
     """
 
-    def __init__(self, base: BaseModel, token_budget: int) -> None:
-        """`token_budget` means the same as in `Predictor`."""
+    def __init__(self, base: BaseModel, token_budget: int, series: SeriesScores) -> None:
+        """`token_budget` means the same as in `Predictor`; `series` are the scores of earlier requests."""
         self._base = base
+        self._series = series
         self._token_budget = token_budget
         self._pass_tokens = PASS_TOKENS if base.model.device.type == "cpu" else token_budget
         self._to_score: list[PendingRequest] = []
@@ -166,10 +168,28 @@ class Answering:
         self._passes.remove(together)
         for item, scores in self._scores(together).items():
             _note_scores(item, scores)
+        self._choose([item for item in together if item.outcome is None and not item.parts])
         unfinished = [item for item in together if item.outcome is None]
         self._to_score = [item for item in self._to_score if item not in together] + unfinished
         if unfinished:
             self._passes = []
+
+    def _choose(self, items: Sequence[PendingRequest]) -> None:
+        """Give these requests, of which all is scored, their answers.
+
+        All their scores are added to their series first, because the rows of a new table come together.
+        """
+        scores = {
+            item: normalize(item.log_likelihoods, item.question, item.request.normalization).tolist() for item in items
+        }
+        in_series = {item: item.request.series for item in items if all(map(math.isfinite, scores[item]))}
+        for item, series in in_series.items():
+            if series is not None:
+                self._series.add(series, scores[item])
+        for item in items:
+            if (series := in_series.get(item)) is not None:
+                item.request = replace(item.request, choice_biases=self._series.biases(series, scores[item]))
+            item.outcome = _chosen(item, scores[item])
 
     def _let_go(self) -> None:
         """End all requests whose lease is lost, even in the background, where a request may wait long for its turn."""
@@ -220,24 +240,18 @@ class Answering:
 
 
 def _note_scores(item: PendingRequest, scores: Tensor | JobError) -> None:
-    """Add the log-likelihoods [choices] of a part; after the last part the item gets its answer."""
+    """Add the log-likelihoods [choices] of a part."""
     if isinstance(scores, JobError):
         item.outcome = scores
         return
     item.log_likelihoods = item.log_likelihoods + scores
     del item.parts[0]
-    if not item.parts:
-        item.outcome = _chosen(item, item.log_likelihoods)
 
 
-def _chosen(item: PendingRequest, log_likelihoods: Tensor) -> Prediction | JobError:
-    """The choice with the highest score; among equal scores, the first.
-
-    `log_likelihoods` [choices] are the log-likelihoods of the request's choices under its mix.
-    """
+def _chosen(item: PendingRequest, of_mix: Sequence[float]) -> Prediction | JobError:
+    """The choice with the highest score; among equal scores, the first. `of_mix` are its mix's normalised scores."""
     assert item.request.choices is not None
-    normalized = normalize(log_likelihoods, item.question, item.request.normalization).tolist()
-    scores = _calibrated(item.request, normalized)
+    scores = _calibrated(item.request, of_mix)
     if not all(map(math.isfinite, scores)):
         return _not_finite(item)
     best = scores.index(max(scores))
@@ -254,8 +268,8 @@ def _chosen(item: PendingRequest, log_likelihoods: Tensor) -> Prediction | JobEr
     )
 
 
-def _calibrated(request: Request, scores: list[float]) -> list[float]:
-    """The choices' scores with what labelled rows and descriptions add to them."""
+def _calibrated(request: Request, scores: Sequence[float]) -> list[float]:
+    """The choices' scores with what labelled rows, descriptions and other rows of the series add to them."""
     (of_mix, _, of_descriptions), nothing = request.score_weights, (0.0,) * len(scores)
     added = (request.choice_biases, request.label_scores, request.description_similarities)
     parts = zip(scores, *(each or nothing for each in added), strict=True)

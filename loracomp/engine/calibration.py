@@ -72,7 +72,7 @@ class Calibrator:
         assert request.choices is not None
         choices = tuple(sorted(request.choices))
         order = [choices.index(choice) for choice in request.choices]
-        asked = replace(request, choices=choices, description_similarities=(), score_weights=MIX_ALONE)
+        asked = replace(request, choices=choices, description_similarities=(), score_weights=MIX_ALONE, series=None)
         key = _key(asked, rows)
         scores = self._scores.get(key)
         if scores is None:
@@ -92,6 +92,7 @@ class Calibrator:
             choice_biases=tuple(fitted.biases[order].tolist()),
             label_scores=tuple((fitted.weights[1] * fitted.classifier(vector))[order].tolist()),
             score_weights=fitted.weights,
+            series=None,
         )
 
     def _scored(self, request: Request, rows: Sequence[LabelledRow], mix: Mix, wanted: Callable[[], bool]) -> Numbers:

@@ -127,7 +127,9 @@ class Engine:
         """The jobs' vectors, the embeddings of their texts, and those of their described choices."""
         lap(flights, "ready")
         shown = [(job.prompt, job.choices) for job in routed]
-        vectors, compared = self.encoder.encode_parts(shown, [job.text_at for job in routed])
+        vectors, compared = self.encoder.encode_parts(
+            shown, [job.text_at if job.descriptions else None for job in routed]
+        )
         described = self._describer.embed_choices(routed)
         lap(flights, "encode")
         return vectors, compared, described

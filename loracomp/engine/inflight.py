@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from loracomp import metrics
 from loracomp.engine.measuring import Measurement, MeasurementPlan
+from loracomp.engine.series import series_of
 from loracomp.errors import JobError
 from loracomp.records import MIX_ALONE, Failure, Job, LabelledRow, Prediction, Request, Routed, Versions
 
@@ -135,4 +136,5 @@ def _request(job: Job, routed: Routed, similarities: npt.NDArray[np.float32] | N
         seed=job.id if job.seed is None else job.seed,
         chat_template=routed.chat_template,
         system_text=job.system_text,
+        series=series_of(job),
     )

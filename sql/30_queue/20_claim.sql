@@ -19,7 +19,7 @@ CREATE FUNCTION loracomp.claim_jobs(
 RETURNS TABLE (
     id bigint, lease_token bigint, kind text, prompt text, choices text[], descriptions text[], max_new_tokens integer,
     stop text[], attempts integer, timeout_s integer, temperature double precision, top_p double precision, seed bigint,
-    system_text text, background boolean, text_at int4range
+    system_text text, background boolean, text_at int4range, submitted_by text
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -68,7 +68,7 @@ BEGIN
     )
     SELECT
         c.id, c.lease_token, c.kind, c.prompt, c.choices, c.descriptions, c.max_new_tokens, c.stop, c.attempts,
-        c.timeout_s, c.temperature, c.top_p, c.seed, c.system_text, c.background, c.text_at
+        c.timeout_s, c.temperature, c.top_p, c.seed, c.system_text, c.background, c.text_at, c.submitted_by::text
     FROM claimed AS c
     ORDER BY c.place, c.id;
 END

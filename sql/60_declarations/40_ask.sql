@@ -262,7 +262,7 @@ BEGIN
         OVERRIDING SYSTEM VALUE
         SELECT
             h.job_id, h.prompt, d.choices, d.descriptions,
-            CASE WHEN d.descriptions IS NOT NULL THEN int4range(1 + margins.before, 1 + char_length(h.prompt) - margins.after) END,
+            CASE WHEN d.choices IS NOT NULL THEN int4range(1 + margins.before, 1 + char_length(h.prompt) - margins.after) END,
             d.max_new_tokens, CASE WHEN corrections_answer THEN 'measured' ELSE d.policy END,
             CASE WHEN is_scan THEN least(d.priority, -1) ELSE d.priority END, d.tags, d.owner, TRUE
         FROM handled AS h WHERE h.job_id IS NOT NULL ORDER BY h.job_id

@@ -172,9 +172,10 @@ SELECT concat_ws(
         'Scores (log-likelihood in nats, normalised by: %s%s); confidence %s',
         prediction.policy_settings ->> 'choice_normalization',
         CASE
-            WHEN prediction.choice_biases IS NOT null THEN format(
+            WHEN prediction.label_scores IS NOT null THEN format(
                 ', fitted on %s labelled examples', cardinality(prediction.calibration_examples)
             )
+            WHEN prediction.choice_biases IS NOT null THEN ', less half of what other rows of the table scored'
             WHEN loracomp.uses_gains(prediction.policy_settings ->> 'weighting') THEN ', without calibration'
         END,
         to_char(loracomp.confidence(prediction.choice_scores), 'FM0.00')
@@ -349,7 +350,7 @@ SELECT CASE
             WHERE c.job_id = prediction.job_id
         ),
         CASE
-            WHEN prediction.description_similarities IS NOT null AND prediction.choice_biases IS null THEN format(
+            WHEN prediction.description_similarities IS NOT null AND prediction.label_scores IS null THEN format(
                 'The choices are described, so the less similar the nearest example is (here %s), the less the '
                 'adapters count, and the more the descriptions.', to_char(prediction.similarities[1], 'FM0.000')
             )

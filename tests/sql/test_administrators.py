@@ -453,7 +453,7 @@ def test_the_demos_answers_fit_a_terminal_and_a_pipe(capsys: Any, monkeypatch: p
 
 ANSWER = DEMO | {
     "confidence": 0.75, "choices": ["no", "yes", "maybe"], "choice_scores": [-2.0, -0.5, -3.0],
-    "choice_biases": None, "output_tokens": 1, "finish_reason": None, "closest": None,
+    "label_scores": None, "output_tokens": 1, "finish_reason": None, "closest": None,
 }  # fmt: skip
 
 
@@ -465,7 +465,7 @@ def test_an_answer_in_brief_is_its_confidence_and_three_lines_of_why():
         "mix     rte 1.00",
         f"scores  {scores}",
     ]
-    assert list(brief(ANSWER | {"choice_biases": [0.0, 1.5, 0.0]}))[-1] == f"scores  {scores} (labelled rows included)"
+    assert list(brief(ANSWER | {"label_scores": [0.0, 1.5, 0.0]}))[-1] == f"scores  {scores} (labelled rows included)"
     closest = ANSWER | {"closest": "account: login, passwords, users"}
     assert list(brief(closest))[-1] == "closest account: login, passwords, users"
     text = {"choices": None, "choice_scores": None, "confidence": None, "nearest": None, "finish_reason": "length"}

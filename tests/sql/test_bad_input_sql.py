@@ -51,7 +51,7 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
             {"choices": ["a", "b"], "descriptions": ["x", "y" * 20_000]},
             "descriptions_must_be_at_most_20000_characters_together",
         ),
-        ({"text_at": "[1,2)"}, "text_at_needs_descriptions"),
+        ({"text_at": "[1,2)"}, "text_at_needs_choices"),
         *(
             (
                 {"choices": ["a", "b"], "descriptions": ["x", "y"], "text_at": given, "prompt": "Is it wet?"},

@@ -56,7 +56,7 @@ job = Table(
     optional(
         "text_at",
         INT4RANGE,
-        "Which characters of the prompt, counted from 1, are compared with the descriptions; null: all of them.",
+        "Which characters of the prompt, counted from 1, are the text that the question is about; null: all of them.",
     ),
     optional("max_new_tokens", Integer, "Maximum number of tokens to generate; 64 by default if there are no choices."),
     required("stop", texts(), "Texts at which generation ends; they are not part of the answer.", default="'{}'"),
@@ -200,7 +200,7 @@ job = Table(
         "descriptions_must_be_at_most_20000_characters_together",
         "descriptions IS NULL OR loracomp.texts_length(descriptions) <= 20000",
     ),
-    check("text_at_needs_descriptions", "text_at IS NULL OR descriptions IS NOT NULL"),
+    check("text_at_needs_choices", "text_at IS NULL OR choices IS NOT NULL"),
     check(
         "text_at_must_lie_within_the_prompt",
         "text_at IS NULL OR (NOT isempty(text_at) AND text_at <@ int4range(1, char_length(prompt) + 1))",

@@ -107,13 +107,13 @@ prediction = Table(
         "calibration_examples",
         ARRAY(BigInteger),
         "Ids of the labelled examples that were chosen to calibrate the choices' scores; null if there are none. "
-        "They were used if choice_biases is not null.",
+        "They were used if label_scores is not null.",
     ),
     optional(
         "choice_biases",
         ARRAY(Double),
-        "Bias that was added to each choice's score, fitted to the labels of calibration_examples; null if the "
-        "scores were not calibrated.",
+        "Bias that was added to each choice's score: fitted to the labels of calibration_examples, or, if label_scores "
+        "is null, taken from what other rows of the table scored; null if there was none.",
     ),
     optional(
         "label_scores",
@@ -126,7 +126,7 @@ prediction = Table(
         "score_weights",
         ARRAY(Double),
         "Weights of the adapter mix's log-likelihoods, of the classifier's scores and of description_similarities, 0 "
-        "for what was not used. They are fitted to the labels of calibration_examples if choice_biases is not null. "
+        "for what was not used. They are fitted to the labels of calibration_examples if label_scores is not null. "
         "Null if the scores are the adapter mix's alone.",
         info=NOT_COMPRESSED,
     ),
