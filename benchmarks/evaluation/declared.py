@@ -3,9 +3,10 @@
     python -m benchmarks.evaluation.declared ../shared/data [--rows 100] [--own 128] [--task subj]
 
 LORACOMP_DATABASE_URL names an empty database. For each task, a table with validation rows is declared as a user would
-declare it. Some rows, drawn at random, are corrected; accuracy is counted on other rows, which are never corrected.
-With --own, an adapter is trained on that many corrections, and the policies `default` and `measured` are compared with
-it. The tasks have no adapter in the library, although some have twins there.
+declare it, and the same rows are asked one by one, under the base model and under `default`. Some rows, drawn at
+random, are corrected; accuracy is counted on other rows, which are never corrected. With --own, an adapter is trained
+on that many corrections, and the policies `default` and `measured` are compared with it. The tasks have no adapter in
+the library, although some have twins there.
 """
 
 import json
@@ -44,12 +45,12 @@ FROM {0} AS t JOIN {0}_answer AS a USING (id) WHERE t.id > %(first)s
 """
 SUBMIT = """
 INSERT INTO loracomp.job (prompt, choices, policy, tags)
-SELECT t.prompt, %(choices)s, p.policy, jsonb_build_object('of', '{0}', 'label', t.label)
-FROM {0} AS t, unnest('{{default,measured}}'::text[]) AS p (policy) WHERE t.id > %(first)s
+SELECT t.prompt, %(choices)s, p.policy, jsonb_build_object('of', %(named)s::text, 'label', t.label)
+FROM {0} AS t, unnest(%(policies)s::text[]) AS p (policy) WHERE t.id > %(first)s
 """
 BY_POLICY = """
 SELECT policy, round(100 * avg((output = tags ->> 'label')::integer), 1)::float AS share
-FROM loracomp.job_result WHERE tags ->> 'of' = '{0}' GROUP BY policy
+FROM loracomp.job_result WHERE tags ->> 'of' = %(named)s GROUP BY policy
 """
 
 
@@ -75,6 +76,13 @@ class Table:
     def share(self) -> float:
         return float(self.run(COUNT, first=self.kept)[0]["share"])
 
+    def shares_of_jobs(self, choices: list[str], *policies: str) -> dict[str, float]:
+        """The accuracy in % of single jobs with the same rows, by policy; nothing is learnt from other rows."""
+        named = " ".join([self.task, *policies])
+        self.run(SUBMIT, named=named, choices=choices, first=self.kept, policies=list(policies))
+        self.drain()
+        return {row["policy"]: row["share"] for row in self.run(BY_POLICY, named=named)}
+
     def share_after(self, count: int) -> float:
         """Correct the first `count` rows and answer all rows again; returns the accuracy in %."""
         self.run(CORRECT, count=count)
@@ -96,12 +104,12 @@ def answered(table: Table, data: Path, rows: int, own: int) -> dict[str, object]
     table.run(DECLARE, choices=choices)
     table.drain()
     found: dict[str, object] = {"task": table.task, "rows": len(examples) - table.kept, "0": table.share()}
+    found |= {f"one by one, {key}": share for key, share in table.shares_of_jobs(choices, "base", "default").items()}
     found |= {str(count): table.share_after(count) for count in (*COUNTS, own) if count}
     if own:
         train_answers(f"{table.task}_answer", force=True)
-        table.run(SUBMIT, choices=choices, first=table.kept)
-        table.drain()
-        found |= {f"own adapter, {row['policy']}": row["share"] for row in table.run(BY_POLICY)}
+        shares = table.shares_of_jobs(choices, "default", "measured")
+        found |= {f"own adapter, {policy}": share for policy, share in shares.items()}
     return found
 
 
