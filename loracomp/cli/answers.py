@@ -150,7 +150,13 @@ def alter_answers(
             help="A possible answer. Repeat the option for each: they replace the current choices, or generated text."
         ),
     ] = None,
-    describe: Describe = None,
+    describe: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a choice means. Repeat the option for each: they replace the current descriptions. A single ''"
+            " leaves the choices without descriptions."
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Maximum number of tokens of generated text, which replaces any choices.")
     ] = None,
@@ -164,7 +170,8 @@ def alter_answers(
 ) -> None:
     """Change the settings that you give of a declaration. Answers and corrections stay with rows whose prompt stays the
     same."""
-    request = {"choices": choice, "descriptions": describe, "max_new_tokens": max_new_tokens, "policy": policy}
+    descriptions = [] if describe == [""] else describe
+    request = {"choices": choice, "descriptions": descriptions, "max_new_tokens": max_new_tokens, "policy": policy}
     changes = {"prompt": prompt, **request, "priority": priority, "tags": tags, "filter": row_filter, "paused": paused}
     if not again and all(value is None for value in changes.values()):
         raise UsageError("say what to change: `loracomp answers alter --help` lists the options")

@@ -113,9 +113,12 @@ def test_a_declaration_is_changed_by_name(wishes: dict[str, str]) -> None:
     assert listed(wishes)["state"] == "paused"
     answers(wishes, "alter", "wish_tone", "--max-new-tokens", "5")
     assert psql(wishes, "SELECT choices, max_new_tokens FROM loracomp.declaration") == "|5"
-    answers(wishes, "alter", "wish_tone", "--choice", "kind", "--choice", "rude")
-    assert psql(wishes, "SELECT choices, max_new_tokens FROM loracomp.declaration") == "{kind,rude}|"
-    answers(wishes, "alter", "wish_tone", "--resume", "--filter", '{"id": [1, 2]}')
+    described = ("--describe", "warm words", "--describe", "harsh words")
+    answers(wishes, "alter", "wish_tone", "--choice", "kind", "--choice", "rude", *described)
+    declared = "SELECT choices, max_new_tokens, descriptions FROM loracomp.declaration"
+    assert psql(wishes, declared) == '{kind,rude}||{"warm words","harsh words"}'
+    answers(wishes, "alter", "wish_tone", "--resume", "--filter", '{"id": [1, 2]}', "--describe", "")
+    assert psql(wishes, declared) == "{kind,rude}||"
     assert psql(wishes, "SELECT string_agg(id::text, ',' ORDER BY id) FROM wish_tone") == "1,2"
     answers(wishes, "alter", "wish_tone", "--filter", "{}")
     declared = "SELECT paused, tags, filter, priority FROM loracomp.declaration"
