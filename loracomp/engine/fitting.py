@@ -59,23 +59,26 @@ def fit_weights(parts: Numbers, right: Numbers) -> Numbers:
     and BIAS_DOUBT.
     """
     rows, choices, kinds = parts.shape
-    design = np.concatenate([parts, np.broadcast_to(np.eye(choices), (rows, choices, choices))], axis=2)
-    wanted = np.einsum("rc,rcw->w", right, design)
-    wanted[kinds:] = rows * (wanted[kinds:] + SMOOTHING) / (rows + SMOOTHING * choices)
+    shares = (right.sum(axis=0) + SMOOTHING) / (rows + SMOOTHING * choices)
+    wanted = np.concatenate([np.einsum("rc,rck->k", right, parts), rows * shares])
     expected = np.array([*EXPECTED[:kinds], *[0.0] * choices])
     doubt = np.array([*DOUBT[:kinds], *[BIAS_DOUBT] * choices])
 
+    def scored(weights: Numbers) -> Numbers:
+        added: Numbers = parts @ weights[:kinds] + weights[kinds:]
+        return added
+
     def loss(weights: Numbers) -> float:
-        likely = np.logaddexp.reduce(design @ weights, axis=1).sum() - wanted @ weights
+        likely = np.logaddexp.reduce(scored(weights), axis=1).sum() - wanted @ weights
         return float(likely + doubt @ (weights - expected) ** 2)
 
     weights, reached = expected, loss(expected)
     for _ in range(50):  # Newton's steps; the loss is convex
-        scores = design @ weights
+        scores = scored(weights)
         likely = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
-        mean = np.einsum("rc,rcw->rw", likely, design)
-        slope = mean.sum(axis=0) - wanted + 2 * doubt * (weights - expected)
-        curvature = np.einsum("rc,rcw,rcv->wv", likely, design, design) - mean.T @ mean + 2 * np.diag(doubt)
+        slope, curvature = _derivatives(parts, likely)
+        slope += 2 * doubt * (weights - expected) - wanted
+        curvature += 2 * np.diag(doubt)
         step = np.linalg.solve(curvature, slope)
         while (left := loss(weights - step)) > reached and abs(step).max() > 1e-9:
             step = step / 2
@@ -83,3 +86,20 @@ def fit_weights(parts: Numbers, right: Numbers) -> Numbers:
         if abs(step).max() < 1e-6:
             break
     return weights
+
+
+def _derivatives(parts: Numbers, likely: Numbers) -> tuple[Numbers, Numbers]:
+    """Slope and curvature, by weights and biases, of the rows' summed log of the softmax's denominator.
+
+    `likely` [rows, choices] is the softmax. A bias belongs to one choice, so that of the biases among each other only
+    the products of the means are a full matrix: the time grows with rows times choices squared.
+    """
+    kinds = parts.shape[2]
+    weighted = likely[:, :, None] * parts
+    mean = np.concatenate([weighted.sum(axis=1), likely], axis=1)
+    curvature: Numbers = -mean.T @ mean
+    curvature[:kinds, :kinds] += np.einsum("rck,rcj->kj", weighted, parts)
+    curvature[kinds:, :kinds] += weighted.sum(axis=0)
+    curvature[:kinds, kinds:] += weighted.sum(axis=0).T
+    curvature[kinds:, kinds:] += np.diag(likely.sum(axis=0))
+    return mean.sum(axis=0), curvature
