@@ -13,13 +13,13 @@ from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import Mix
 from loracomp.engine.series import SeriesScores
 from loracomp.errors import JobError
-from loracomp.model.batching import batches, halving_on_out_of_memory
+from loracomp.model.batching import batches, halving_on_out_of_memory, most_positions
 from loracomp.model.cpu import PASS_TOKENS
 from loracomp.model.generation import Ready, Texts
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import log_likelihoods, normalize
 from loracomp.model.text import Generated, Prompt, Text
-from loracomp.model.tokens import Question, check_length, encode_choices, encode_texts, render
+from loracomp.model.tokens import Question, check_length, encode_choices, encode_prompt, render
 from loracomp.records import Prediction, Request
 
 
@@ -58,12 +58,17 @@ class PendingRequest:
         """Number of tokens in the longest of these rows."""
         return max(len(row.tokens) for row in self.parts[0].rows)
 
+    @property
+    def positions(self) -> int:
+        """Number of positions of these rows whose logits are needed."""
+        return sum(row.positions for row in self.parts[0].rows)
+
 
 class Answering:
     """`add` takes a request at any time; each `step` continues some requests, and gives an outcome to those that end.
 
-    JobError codes: 'prompt_too_long', 'prompt_blank', 'chat_template', 'not_finite', 'lease_lost', and 'out_of_memory'
-    (the only one worth a retry).
+    JobError codes: 'prompt_too_long', 'prompt_blank', 'choice_blank', 'chat_template', 'not_finite', 'lease_lost', and
+    'out_of_memory' (the only one worth a retry).
     """
 
     def __init__(self, base: BaseModel, token_budget: int, series: SeriesScores) -> None:
@@ -71,6 +76,7 @@ class Answering:
         self._base = base
         self._series = series
         self._token_budget = token_budget
+        self._positions = most_positions(base.model.config.get_text_config().vocab_size)
         self._pass_tokens = PASS_TOKENS if base.model.device.type == "cpu" else token_budget
         self._to_score: list[PendingRequest] = []
         """Requests with choices, in the order in which they were added."""
@@ -117,7 +123,7 @@ class Answering:
                 pending.encoded, item=pending, composition=request.composition, wanted=wanted, background=background
             )
         else:
-            pending.parts = list(pending.question.parts(self._token_budget))
+            pending.parts = list(pending.question.parts(self._token_budget, self._positions))
             self._to_score.append(pending)
             self._passes = []
         return pending
@@ -151,7 +157,7 @@ class Answering:
                 rendered=rendered,
             )
         assert request.max_new_tokens is not None  # never None here: a trigger sets it for jobs without choices
-        tokens = encode_texts(tokenizer, [prompt], rendered=rendered)[0]
+        tokens = encode_prompt(tokenizer, prompt, rendered=rendered)
         check_length(len(tokens) + request.max_new_tokens, limit, "prompt and max_new_tokens")
         return Prompt(tokens, request.max_new_tokens, request.stop, request.temperature, request.top_p, request.seed)
 
@@ -162,7 +168,7 @@ class Answering:
         # Requests in the background get their own passes, because each request in a pass makes the others wait longer.
         first = [item for item in self._to_score if not item.background] or self._to_score
         if not self._passes:
-            self._passes = batches(first, self._token_budget, self._pass_tokens)
+            self._passes = batches(first, self._token_budget, self._pass_tokens, self._positions)
             self._choice_adapters = self._stack_of(item.mix for item in first)
         together = next(batch for batch in self._passes if first[0] in batch)
         self._passes.remove(together)

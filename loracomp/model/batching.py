@@ -7,6 +7,9 @@ import torch
 
 from loracomp.errors import JobError
 
+LOGITS_BYTES = 1 << 30
+"""Most memory for a pass's logits in float32."""
+
 
 class Sized(Protocol):
     """An item that adds `rows` rows of at most `width` tokens to a batch."""
@@ -19,22 +22,33 @@ class Sized(Protocol):
     def width(self) -> int:
         """Number of tokens in its longest row."""
 
+    @property
+    def positions(self) -> int:
+        """Number of positions whose logits it needs."""
+
 
 S = TypeVar("S", bound=Sized)
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def batches(items: Sequence[S], token_budget: int, pass_tokens: int) -> list[list[S]]:
+def most_positions(vocabulary: int) -> int:
+    """The number of positions at which a pass may compute logits, so that these take no more than LOGITS_BYTES."""
+    return max(1, LOGITS_BYTES // (4 * vocabulary))
+
+
+def batches(items: Sequence[S], token_budget: int, pass_tokens: int, positions: int) -> list[list[S]]:
     """Sort all items by width and cut them into the batches that cost least in total.
 
     A batch costs its number of rows times the width of its widest row, plus `pass_tokens`: the fixed cost of a forward
-    pass, given in tokens. A batch has at most `token_budget` tokens, unless it is a single item.
+    pass, given in tokens. A batch has at most `token_budget` tokens, and needs logits at no more than `positions`
+    positions, unless it is a single item.
     """
     ordered = sorted(items, key=lambda item: item.width)
+    sizes = [(item.rows, item.width, item.positions) for item in ordered]
     costs, starts = [0], [0]
     for end in range(1, len(ordered) + 1):
-        cost, start = min(_last_batches(ordered[:end], costs, token_budget))
+        cost, start = min(_last_batches(sizes[:end], costs, token_budget, positions))
         costs.append(cost + pass_tokens)
         starts.append(start)
     found: list[list[S]] = []
@@ -45,13 +59,18 @@ def batches(items: Sequence[S], token_budget: int, pass_tokens: int) -> list[lis
     return found
 
 
-def _last_batches(ordered: Sequence[Sized], costs: Sequence[int], token_budget: int) -> Iterator[tuple[int, int]]:
-    """For each possible last batch of `ordered`: the total cost with the cheapest batches before it, and its start."""
-    rows, last = 0, len(ordered) - 1
+def _last_batches(
+    sizes: Sequence[tuple[int, int, int]], costs: Sequence[int], token_budget: int, positions: int
+) -> Iterator[tuple[int, int]]:
+    """For each possible last batch of items of these sizes (rows, width, positions), in order of width: the total cost
+    with the cheapest batches before it, and its start."""
+    total_rows, last = 0, len(sizes) - 1
     for start in range(last, -1, -1):
-        rows += ordered[start].rows
-        tokens = rows * ordered[last].width
-        if start < last and tokens > token_budget:
+        rows, _, needed = sizes[start]
+        total_rows += rows
+        positions -= needed
+        tokens = total_rows * sizes[last][1]
+        if start < last and (tokens > token_budget or positions < 0):
             return
         yield costs[start] + tokens, start
 

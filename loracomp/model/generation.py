@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from loracomp.errors import JobError
-from loracomp.model.batching import batches, out_of_memory, unless_out_of_memory
+from loracomp.model.batching import batches, most_positions, out_of_memory, unless_out_of_memory
 from loracomp.model.forward import Forward, RowCache, keys_and_values_suffice
 from loracomp.model.text import Generated, Prompt, Text, draw, end_tokens
 
@@ -54,6 +54,7 @@ class Texts:
         self._stack = stack
         self._largest_budget = self._budget = token_budget
         self._pass_tokens = pass_tokens
+        self._positions = most_positions(model.config.get_text_config().vocab_size)
         self._shares_prefixes = shares_prefixes
         self._end_tokens = end_tokens(model, tokenizer)
         self._has_cache = keys_and_values_suffice(model)
@@ -160,10 +161,10 @@ class Texts:
         rest: list[Text] = []
         for common, group in self._alike(others):
             if common:
-                yield from ((common, part) for part in batches(group, self._budget, self._pass_tokens))
+                yield from ((common, part) for part in batches(group, self._budget, self._pass_tokens, self._positions))
             else:
                 rest += group
-        yield from ((0, part) for part in batches(rest, self._budget, self._pass_tokens))
+        yield from ((0, part) for part in batches(rest, self._budget, self._pass_tokens, self._positions))
 
     def _alike(self, texts: Sequence[Text]) -> Iterator[tuple[int, list[Text]]]:
         """Texts that begin alike under one composition, after the number of first tokens to share; 0: none."""

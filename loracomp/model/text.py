@@ -45,8 +45,8 @@ class Generated:
 class Text:
     """A prompt and what has been generated for it so far."""
 
-    rows = 1
-    """Number of rows in a batch (`batching.Sized`)."""
+    rows = positions = 1
+    """Number of rows in a batch, and of positions whose logits are needed (`batching.Sized`)."""
 
     def __init__(
         self,

@@ -73,6 +73,18 @@ class Row:
         """Number of tokens of the prompt and its longest branch."""
         return len(self.prompt) + max(map(len, self.branches), default=0)
 
+    @property
+    def positions(self) -> int:
+        """Number of positions whose logits are needed."""
+        return len({each.column for each in self.scored})
+
+    def divided(self, most_positions: int) -> Iterator["Row"]:
+        """The row several times, each time with so many of the positions to score."""
+        columns = sorted({each.column for each in self.scored})
+        for start in range(0, len(columns), most_positions):
+            some = {*columns[start : start + most_positions]}
+            yield replace(self, scored=tuple(each for each in self.scored if each.column in some))
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -84,18 +96,21 @@ class Question:
     character_counts: tuple[int, ...]
     """Number of characters of each choice, without the white space before it; acc_norm divides by it."""
 
-    def parts(self, most_tokens: int) -> Iterator["Question"]:
-        """The question divided into parts. A part has at most `most_tokens` tokens with padding, or a single row.
+    def parts(self, most_tokens: int, most_positions: int) -> Iterator["Question"]:
+        """The question divided into parts. A part has at most `most_tokens` tokens with padding, or a single row; and
+        logits are needed at no more than `most_positions` of its positions.
 
-        A part's log-likelihood of a choice is 0 where another part scores the choice.
+        The log-likelihood of a choice is the sum of those that the parts give: each of its tokens is scored in one of
+        them.
         """
         rows: list[Row] = []
-        width = 0
-        for row in self.rows:
+        width = positions = 0
+        for row in chain.from_iterable(row.divided(most_positions) for row in self.rows):
             length = len(row.tokens)
-            if rows and (len(rows) + 1) * max(width, length) > most_tokens:
+            positions += row.positions
+            if rows and ((len(rows) + 1) * max(width, length) > most_tokens or positions > most_positions):
                 yield replace(self, rows=tuple(rows))
-                rows, width = [], 0
+                rows, width, positions = [], 0, row.positions
             rows.append(row)
             width = max(width, length)
         yield replace(self, rows=tuple(rows))
@@ -124,6 +139,14 @@ def check_length(tokens: int, context_length: int, what: str) -> None:
         )
 
 
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, *, rendered: bool = False) -> list[int]:
+    """The token ids of a prompt, as `encode_texts`. Raises JobError 'prompt_blank' if it has none: some tokenizers drop
+    characters that they don't know."""
+    if found := encode_texts(tokenizer, [prompt], rendered=rendered)[0]:
+        return found
+    raise JobError("prompt has no characters that the base model's tokenizer knows: write others", code="prompt_blank")
+
+
 def encode_choices(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
@@ -149,7 +172,8 @@ def encode_choices(
     because it is the whole reply.
 
     Raises JobError 'prompt_too_long', which gives the number of tokens and the limit (or of characters, if these are so
-    many that they are not tokenised), and 'prompt_blank' if the prompt is only white space.
+    many that they are not tokenised), and 'prompt_blank' or 'choice_blank' if the prompt, or a choice, has only white
+    space or no token.
     """
     context = prompt if rendered else prompt.rstrip()
     if not context:
@@ -162,20 +186,26 @@ def encode_choices(
             f"takes at most {MOST_CHARACTERS:,}: shorten the prompt, or give fewer choices",
             code="prompt_too_long",
         )
-    start = encode_texts(tokenizer, [context], rendered=rendered)[0]
+    start = encode_prompt(tokenizer, context, rendered=rendered)
     # Check early, before the prompt is tokenised again with each of up to a thousand choices.
     check_length(len(start), context_length, "prompt")
-    wholes = encode_texts(tokenizer, [context + gap + choice for choice in choices], rendered=rendered)
+    bare, *wholes = encode_texts(tokenizer, [context + gap + choice for choice in ("", *choices)], rendered=rendered)
     continuations = [
         _continuation(tokenizer, start, whole, gap + choice) for whole, choice in zip(wholes, choices, strict=True)
     ]
+    for choice, whole, ids in zip(choices, wholes, continuations, strict=True):
+        if whole == bare or not ids:
+            raise JobError(
+                f"choice {choice[:100]!r} has no characters that the base model's tokenizer knows: write others",
+                code="choice_blank",
+            )
     # Minus 1, because the last token is only predicted and never an input.
     longest = len(start) + max(map(len, continuations)) - 1
     check_length(longest, context_length, "prompt and its longest choice")
     limit = min(max(ROW_TOKENS, 2 * len(start)), BRANCHED_TOKENS) if shared_prompt else 0
     alike: dict[int, dict[int, list[int]]] = {}
-    for choice, ids in enumerate(continuations):
-        alike.setdefault(frequencies_of(len(start) + len(ids) - 1, length_limits), {})[choice] = ids
+    for number, ids in enumerate(continuations):
+        alike.setdefault(frequencies_of(len(start) + len(ids) - 1, length_limits), {})[number] = ids
     return Question(
         rows=tuple(chain.from_iterable(_rows(tuple(start), each, limit) for each in alike.values())),
         prompt_tokens=len(start),

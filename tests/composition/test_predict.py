@@ -291,23 +291,28 @@ def test_a_model_without_a_cache_generates_the_same(base, library, predictor):
 class Sized:
     rows: int
     width: int
+    positions: int = 1
 
 
 @given(
-    items=st.lists(st.builds(Sized, st.integers(1, 4), st.integers(1, 90)), max_size=8),
+    items=st.lists(st.builds(Sized, st.integers(1, 4), st.integers(1, 90), st.integers(1, 30)), max_size=8),
     token_budget=st.integers(1, 600),
     pass_tokens=st.integers(0, 100),
+    positions=st.integers(1, 90),
 )
-def test_of_all_ways_to_cut_items_by_width_batches_are_a_cheapest(items, token_budget, pass_tokens):
+def test_of_all_ways_to_cut_items_by_width_batches_are_a_cheapest(items, token_budget, pass_tokens, positions):
     def cost(made):
-        fit = all(len(batch) == 1 or tokens(batch) <= token_budget for batch in made)
+        fit = all(len(batch) == 1 or (tokens(batch) <= token_budget and needed(batch) <= positions) for batch in made)
         return sum(tokens(batch) + pass_tokens for batch in made) if fit else math.inf
+
+    def needed(batch):
+        return sum(each.positions for each in batch)
 
     def tokens(batch):
         return sum(each.rows for each in batch) * max(each.width for each in batch)
 
     ordered = sorted(items, key=lambda item: item.width)
-    made = batches(items, token_budget, pass_tokens)
+    made = batches(items, token_budget, pass_tokens, positions)
     assert [each for batch in made for each in batch] == ordered
     cuts = chain.from_iterable(combinations(range(1, len(items)), n) for n in range(len(items)))
     ways = ([ordered[a:b] for a, b in pairwise([0, *cut, len(items)])] for cut in cuts)
@@ -316,8 +321,8 @@ def test_of_all_ways_to_cut_items_by_width_batches_are_a_cheapest(items, token_b
 
 def test_where_a_pass_costs_as_much_as_a_full_one_batches_are_few():
     items = [Sized(1, width) for width in range(1, 101)]
-    assert [len(batch) for batch in batches(items, 100 * 100, 100 * 100)] == [100]
-    assert [len(batch) for batch in batches(items, 80 * 80, 80 * 80)] == [50, 50]
+    assert [len(batch) for batch in batches(items, 100 * 100, 100 * 100, 1000)] == [100]
+    assert [len(batch) for batch in batches(items, 80 * 80, 80 * 80, 1000)] == [50, 50]
 
 
 def test_prompts_of_very_different_lengths_take_a_pass_each_and_answer_the_same(base, predictor):
@@ -421,6 +426,7 @@ def test_whatever_is_wrong_fails_its_request_alone(library, predictor):
     wrong = {
         "prompt_too_long": scored("a" * TINY_CONTEXT),
         "prompt_blank": scored("  "),
+        "choice_blank": scored(choices=("yes", "\u00fc")),
         "adapter_missing": scored(composition=library.composition(1, BROKEN)),
         "adapter_unfit": scored(composition=library.composition(UNFIT)),
         "adapter_changed": scored(composition=replace(library.composition(1), adapter_sha256=("e" * 64,))),
@@ -559,6 +565,38 @@ def test_a_request_too_large_for_a_pass_is_scored_in_several_and_lets_others_go_
     for got, right in zip(pending, expected, strict=True):
         assert got.outcome.choice_scores == pytest.approx(right.choice_scores, rel=1e-4)
         assert got.outcome.choice_index == right.choice_index
+
+
+@given(most=st.integers(1, 40), lengths=st.lists(st.integers(1, 40), min_size=2, max_size=6, unique=True))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_pass_computes_logits_at_more_positions_than_memory_is_given_for(base, library, most, lengths):
+    """Long choices would otherwise take gigabytes: the logits of each of their tokens are as many as the vocabulary."""
+    requests = [
+        scored("a" * 30, choices=["bcdefgh"[number] * length for number, length in enumerate(lengths)]),
+        scored(composition=library.composition(1, ON_HEAD)),
+        scored("Is it so?", choices=("perhaps it is", "no")),
+        written("Once upon", 3),
+    ]
+    expected = Fetching(base, library.fetch).predict(requests)
+    vocabulary, computed = base.model.config.vocab_size, []
+    hook = base.model.lm_head.register_forward_hook(lambda _m, _a, logits: computed.append(logits.shape[1]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loracomp.model.batching.LOGITS_BYTES", 4 * vocabulary * most)
+        found = Fetching(base, library.fetch).predict(requests)
+    hook.remove()
+    assert max(computed) <= most
+    assert found[-1] == expected[-1]
+    for got, right in zip(found[:-1], expected[:-1], strict=True):
+        assert got.choice_scores == pytest.approx(right.choice_scores, rel=1e-4)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_prompt_without_tokens_is_refused_whatever_stands_beside_it(predictor, others):
+    """Tokenizers that know no bytes drop characters, so that nothing is left of some prompts."""
+    blank = [scored("\u00fc\u00fc"), written("\u00fc")]
+    *fine, one, other = predictor.predict([*[scored("much longer than nothing")] * others, *blank])
+    assert (one.code, other.code) == ("prompt_blank", "prompt_blank")
+    assert all(isinstance(each, Prediction) for each in fine)
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
