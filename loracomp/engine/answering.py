@@ -201,7 +201,7 @@ class Answering:
         """End all requests whose lease is lost, even in the background, where a request may wait long for its turn."""
         if gone := {item for item in self._to_score if not item.wanted()}:
             for item in gone:
-                item.outcome = _lease_lost()
+                item.outcome = lease_lost()
             self._to_score = [item for item in self._to_score if item not in gone]
             self._passes = []
 
@@ -289,7 +289,7 @@ def _is_more_than_the_mix(request: Request) -> bool:
 def _written(item: PendingRequest, generated: Generated | JobError | None) -> Prediction | JobError:
     assert isinstance(item.encoded, Prompt)
     if generated is None:
-        return _lease_lost()
+        return lease_lost()
     if isinstance(generated, JobError):
         return generated
     if not generated.finite:
@@ -302,7 +302,8 @@ def _written(item: PendingRequest, generated: Generated | JobError | None) -> Pr
     )
 
 
-def _lease_lost() -> JobError:
+def lease_lost() -> JobError:
+    """The error of a job that is no longer wanted."""
     return JobError("the job's lease was lost, so its answer could not be recorded", code="lease_lost")
 
 

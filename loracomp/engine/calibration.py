@@ -6,6 +6,7 @@ with the same label have in common (docs/routing.md, "Choices of a new task are 
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from loracomp.composition.composer import ByteLimitedCache
 from loracomp.composition.strategies import Mix
+from loracomp.engine.answering import Answering, PendingRequest, lease_lost
 from loracomp.engine.fitting import Classifier, Numbers, fit_classifier, fit_weights
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
@@ -22,8 +24,10 @@ from loracomp.records import MIX_ALONE, LabelledRow, Prediction, Request
 
 KEPT_BYTES = 16 << 20
 """Memory for the scores of rows that are kept for later jobs. The fits that are kept may take as much again."""
-FATAL = ("out_of_memory", "lease_lost")
-"""Errors in scoring a row that end the job, because the row did not cause them."""
+TOKENISED = 100_000
+"""Characters of rows, counted with each choice, that are tokenised before a pass; that takes a tenth of a second."""
+FATAL = "out_of_memory"
+"""Error in scoring a row that ends the job, because the row did not cause it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,15 +47,35 @@ class Fitted:
         return sum(each.nbytes for each in kept) + 1000
 
 
+@dataclass(slots=True, eq=False)
+class Calibration:
+    """A request with choices that is being calibrated."""
+
+    request: Request
+    vector: npt.NDArray[np.floating]
+    rows: Sequence[LabelledRow]
+    row_similarities: Vector | None
+    """Similarities [rows, choices] of the rows to described choices; None if the choices are not described."""
+    wanted: Callable[[], bool]
+    outcome: Request | JobError | None = None
+    """The calibrated request, or the error that prevents it; None while the model scores the rows."""
+
+
 class Calibrator:
-    """Calibrates choices' scores; keeps what it fits for jobs with the same composition, choices and rows."""
+    """Calibrates choices' scores; keeps what it fits for jobs with the same composition, choices and rows.
+
+    `begin` takes a request at any time. Each `step` scores some labelled rows in one pass, of one calibration after
+    another, so that a job with long rows holds up no other job for longer than a pass.
+    """
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self._scores: ByteLimitedCache[bytes, Numbers] = ByteLimitedCache(KEPT_BYTES)
         self._fitted: ByteLimitedCache[tuple[bytes, bytes, bytes], Fitted] = ByteLimitedCache(KEPT_BYTES)
+        self._scorings: dict[bytes, _Scoring] = {}
+        """The rows that are being scored, in the order of their turns."""
 
-    def calibrated(
+    def begin(
         self,
         request: Request,
         vector: npt.NDArray[np.floating],
@@ -60,28 +84,67 @@ class Calibrator:
         wanted: Callable[[], bool] = lambda: True,
         *,
         row_similarities: Vector | None = None,
-    ) -> Request:
-        """The request with biases of its choices, a classifier's scores for its `vector`, and the scores' weights.
+    ) -> Calibration:
+        """Calibrate a request: its outcome then has biases of its choices, a classifier's scores for its `vector`, and
+        the scores' weights. If the rows were scored before, the outcome is there at once.
 
-        If the choices are described, `row_similarities` [rows, choices] are those of the rows to them.
         A row with the request's own prompt is left out, because its label would give the answer away. A row that cannot
-        be scored, for example because it is too long, is left out too. With fewer than two rows left, the request is
-        returned unchanged. `wanted` is called between forward passes. Raises JobError 'out_of_memory', or
-        'lease_lost' if `wanted` returns False.
+        be scored, for example because it is too long, is left out too. With fewer than two rows left, the outcome is
+        the request, unchanged. JobError codes: 'out_of_memory', and 'lease_lost' if `wanted`, which is called between
+        forward passes, returns False.
         """
+        asked = self._asked(request)
+        key = _key(asked, rows)
+        calibration = Calibration(request, vector, rows, row_similarities, wanted)
+        if (scores := self._scores.get(key)) is not None:
+            calibration.outcome = self._calibrated(calibration, key, scores)
+            return calibration
+        if key not in self._scorings:
+            self._scorings[key] = _Scoring(self._predictor.begin(), asked, rows, mix)
+        self._scorings[key].waiting.append(calibration)
+        return calibration
+
+    def step(self) -> Sequence[Calibration]:
+        """Score some rows; returns the calibrations that need them. Some of them may then have an outcome."""
+        for key, scoring in list(self._scorings.items()):
+            scoring.let_go()
+            if not scoring.waiting:
+                del self._scorings[key]
+        if not self._scorings:
+            return ()
+        key = next(iter(self._scorings))
+        scoring = self._scorings.pop(key)
+        scores = scoring.step()
+        if scores is None:
+            self._scorings[key] = scoring  # after the others
+            return scoring.waiting
+        if not isinstance(scores, JobError):
+            self._scores.put(key, scores, scores.nbytes + 200)
+        for each in scoring.waiting:
+            each.outcome = scores if isinstance(scores, JobError) else self._calibrated(each, key, scores)
+        return scoring.waiting
+
+    def clear(self) -> None:
+        """Forget the calibrations that have begun."""
+        self._scorings.clear()
+
+    def _asked(self, request: Request) -> Request:
+        """The request as its rows are scored: without what its own prompt adds, and with its choices in order."""
+        assert request.choices is not None
+        choices = tuple(sorted(request.choices))
+        return replace(request, choices=choices, description_similarities=(), score_weights=MIX_ALONE, series=None)
+
+    def _calibrated(self, calibration: Calibration, key: bytes, scores: Numbers) -> Request:
+        """The calibrated request, from the scores [rows, choices] of its rows for its choices in order."""
+        request, rows = calibration.request, calibration.rows
         assert request.choices is not None
         choices = tuple(sorted(request.choices))
         order = [choices.index(choice) for choice in request.choices]
-        asked = replace(request, choices=choices, description_similarities=(), score_weights=MIX_ALONE, series=None)
-        key = _key(asked, rows)
-        scores = self._scores.get(key)
-        if scores is None:
-            scores = self._scored(asked, rows, mix, wanted)
-            self._scores.put(key, scores, scores.nbytes + 200)
         used = np.flatnonzero(_others(request.prompt, rows) & ~np.isnan(scores[:, 0]))
         if len(used) < 2:
             return request
-        similar = None if row_similarities is None else row_similarities[np.ix_(used, np.argsort(order))]
+        similar = calibration.row_similarities
+        similar = None if similar is None else similar[np.ix_(used, np.argsort(order))]
         fit_key = (key, used.tobytes(), b"" if similar is None else hashlib.sha256(similar.tobytes()).digest())
         fitted = self._fitted.get(fit_key)
         if fitted is None:
@@ -90,25 +153,58 @@ class Calibrator:
         return replace(
             request,
             choice_biases=tuple(fitted.biases[order].tolist()),
-            label_scores=tuple((fitted.weights[1] * fitted.classifier(vector))[order].tolist()),
+            label_scores=tuple((fitted.weights[1] * fitted.classifier(calibration.vector))[order].tolist()),
             score_weights=fitted.weights,
             series=None,
         )
 
-    def _scored(self, request: Request, rows: Sequence[LabelledRow], mix: Mix, wanted: Callable[[], bool]) -> Numbers:
-        """The scores [rows, choices] of rows' choices; NaN for a row that cannot be scored."""
+
+class _Scoring:
+    """Labelled rows that the model scores, and the calibrations that wait for them."""
+
+    def __init__(self, answering: Answering, request: Request, rows: Sequence[LabelledRow], mix: Mix) -> None:
+        """`request` is asked of each row, with the row's prompt."""
         assert request.choices is not None
-        scores = np.full((len(rows), len(request.choices)), np.nan)
+        self.waiting: list[Calibration] = []
+        self._answering = answering
+        self._request = request
+        self._choices = request.choices
+        self._rows = rows
+        self._mix = mix
         # A row's label may have been changed since routing.
-        usable = [at for at, row in enumerate(rows) if row.label in request.choices]
-        requests = [replace(request, prompt=rows[at].prompt) for at in usable]
-        outcomes = self._predictor.answer(requests, [mix] * len(requests), lambda _: wanted())
-        if error := next((each for each in outcomes if isinstance(each, JobError) and each.code in FATAL), None):
-            raise JobError(f"scoring the labelled rows of its task: {error}", code=error.code, retry=error.retry)
-        for at, outcome in zip(usable, outcomes, strict=True):
-            if isinstance(outcome, Prediction):
-                scores[at] = outcome.choice_scores
+        self._left = deque(at for at, row in enumerate(rows) if row.label in self._choices)
+        self._pending: dict[int, PendingRequest] = {}
+
+    def let_go(self) -> None:
+        """End the calibrations that are no longer wanted."""
+        for each in self.waiting:
+            if not each.wanted():
+                each.outcome = lease_lost()
+        self.waiting = [each for each in self.waiting if each.outcome is None]
+
+    def step(self) -> Numbers | JobError | None:
+        """Score some rows in a pass. After the last one: scores [rows, choices]; NaN where a row cannot be scored."""
+        if not self._answering:
+            self._tokenise()
+        self._answering.step()
+        failed = (each.outcome for each in self._pending.values() if isinstance(each.outcome, JobError))
+        if error := next((each for each in failed if each.code == FATAL), None):
+            return JobError(f"scoring the labelled rows of its task: {error}", code=error.code, retry=error.retry)
+        if self._answering or self._left:
+            return None
+        scores = np.full((len(self._rows), len(self._choices)), np.nan)
+        for at, each in self._pending.items():
+            if isinstance(each.outcome, Prediction):
+                scores[at] = each.outcome.choice_scores
         return scores
+
+    def _tokenise(self) -> None:
+        """Let the model have some of the rows that are left."""
+        characters = 0
+        while self._left and characters < TOKENISED:
+            at = self._left.popleft()
+            characters += len(self._choices) * len(self._rows[at].prompt)
+            self._pending[at] = self._answering.add(replace(self._request, prompt=self._rows[at].prompt), self._mix)
 
 
 def _key(request: Request, rows: Sequence[LabelledRow]) -> bytes:

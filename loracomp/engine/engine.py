@@ -1,7 +1,8 @@
 """Answers jobs: `add` takes a prepared job, and each `step` of the model returns the jobs that it ended.
 
-A step reads: schedule (compose and calibrate the jobs that wait, and let them join), run (a pass that scores choices,
-or one more token for each text), postprocess (take out the jobs that have all their answers).
+A step reads: schedule (compose the jobs that wait, and let them join), calibrate (a pass over labelled rows, for jobs
+that join when these are scored), run (a pass that scores choices, or one more token for each text), postprocess (take
+out the jobs that have all their answers).
 """
 
 import logging
@@ -19,7 +20,7 @@ from loracomp.database.connections import Connection, rows_within
 from loracomp.database.queries import QUERIES
 from loracomp.database.routing import read_labelled, route
 from loracomp.engine import measuring
-from loracomp.engine.calibration import Calibrator
+from loracomp.engine.calibration import Calibration, Calibrator
 from loracomp.engine.describing import Describer
 from loracomp.engine.inflight import InFlight, lap, requests_of
 from loracomp.engine.predictor import Predictor
@@ -62,11 +63,12 @@ class Engine:
         """Id of the last example taken for embedding. The next call begins after it, so that an example that can't be
         embedded does not hold up the others."""
         self._waiting: list[InFlight] = []
+        self._calibrating: list[tuple[InFlight, Mix, Calibration]] = []
         self._running: list[InFlight] = []
 
     def __bool__(self) -> bool:
         """Whether any job is left for `step`."""
-        return bool(self._waiting or self._running)
+        return bool(self._waiting or self._calibrating or self._running)
 
     def predict(self, connection: Connection, requests: Sequence[Request]) -> list[Prediction | JobError]:
         """Answer requests whose compositions are known; adapters are read through the connection."""
@@ -163,6 +165,7 @@ class Engine:
     def step(self) -> list[InFlight]:
         """Do one step of the model; returns the jobs that ended, each with its result."""
         self._schedule()
+        self._calibrate()
         self._run()
         ended = self._postprocess()
         self._turns.give_turn() if self else self._turns.keep()
@@ -170,8 +173,9 @@ class Engine:
 
     def clear(self) -> list[InFlight]:
         """Return the unfinished jobs, and forget them. After an error of `step` they may be added again."""
-        left = [*self._running, *self._waiting]
-        self._running, self._waiting, self._answering = [], [], self.predictor.begin()
+        left = [*self._running, *(flight for flight, _, _ in self._calibrating), *self._waiting]
+        self._running, self._calibrating, self._waiting, self._answering = [], [], [], self.predictor.begin()
+        self._calibrator.clear()
         self._turns.keep()
         return left
 
@@ -190,38 +194,55 @@ class Engine:
 
     def _schedule(self) -> None:
         joining, self._waiting = self._waiting, []
-        self._running += joining
         lap(joining, "ready")
         mixes = [self.predictor.compose([r.composition for r in each.requests], each.adapters) for each in joining]
         lap(joining, "compose")
-        scheduled = [list(zip(flight.requests, own, strict=True)) for flight, own in zip(joining, mixes, strict=True)]
-        if any(flight.labelled for flight in joining):
-            scheduled = [self._calibrated(flight, own) for flight, own in zip(joining, scheduled, strict=True)]
-            lap(joining, "calibrate")
-        for flight, own in zip(joining, scheduled, strict=True):
-            flight.batch_size = len(self._running)
-            flight.pending = [
-                self._answering.add(request, mix, flight.wanted, background=flight.job.background)
-                for request, mix in own
-            ]
+        for flight, own in zip(joining, mixes, strict=True):
+            if flight.labelled and flight.vector is not None and isinstance(own[0], Mix):
+                self._calibrating.append((flight, own[0], self._begin_calibration(flight, flight.vector, own[0])))
+            else:
+                self._join(flight, list(zip(flight.requests, own, strict=True)))
 
-    def _calibrated(self, flight: InFlight, scheduled: list[Scheduled]) -> list[Scheduled]:
-        """Calibrate the scores of a job's choices under its mix; the error that prevents it takes the mix's place.
+    def _begin_calibration(self, flight: InFlight, vector: Vector, mix: Mix) -> Calibration:
+        """Calibrate the scores of a job's choices under its mix.
 
         The flight keeps its own request: after an error of a step it is added again, and calibrated again.
         """
-        if not flight.labelled or flight.vector is None:
-            return scheduled
-        ((request, mix),) = scheduled
-        if isinstance(mix, JobError):
-            return scheduled
-        try:
-            calibrated = self._calibrator.calibrated(
-                request, flight.vector, flight.labelled, mix, flight.wanted, row_similarities=flight.row_similarities
-            )
-            return [(calibrated, mix)]
-        except JobError as error:
-            return [(request, error)]
+        began = perf_counter()
+        (request,) = flight.requests
+        calibration = self._calibrator.begin(
+            request, vector, flight.labelled, mix, flight.wanted, row_similarities=flight.row_similarities
+        )
+        flight.share(perf_counter() - began)
+        return calibration
+
+    def _calibrate(self) -> None:
+        """Score some labelled rows, and let the jobs join whose rows are scored; an error takes the mix's place."""
+        if not self._calibrating:
+            return
+        began = perf_counter()
+        served = {*self._calibrator.step()}
+        took_s = perf_counter() - began
+        for flight, _, calibration in self._calibrating:
+            if calibration in served:
+                flight.share(took_s / len(served))
+                flight.worked_s += took_s
+        ended = [each for each in self._calibrating if each[2].outcome is not None]
+        self._calibrating = [each for each in self._calibrating if each[2].outcome is None]
+        lap([flight for flight, _, _ in ended], "calibrate")
+        for flight, mix, calibration in ended:
+            if isinstance(outcome := calibration.outcome, Request):
+                self._join(flight, [(outcome, mix)])
+            elif outcome is not None:
+                self._join(flight, [(flight.requests[0], outcome)])
+
+    def _join(self, flight: InFlight, scheduled: Sequence[Scheduled]) -> None:
+        self._running.append(flight)
+        flight.batch_size = len(self._running)
+        flight.pending = [
+            self._answering.add(request, mix, flight.wanted, background=flight.job.background)
+            for request, mix in scheduled
+        ]
 
     def _run(self) -> None:
         waiting = [flight.unanswered for flight in self._running]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Result: TypeAlias = Prediction | Routed | Measurement | Failure
 """What a job ended with. A job of kind 'route' ends with what routing decided."""
 
-SHARED = frozenset({"encode", "route", "load", "compose", "calibrate"})
-"""Steps that the worker does for several jobs at once. The model's steps are divided as it works (`Engine.step`)."""
+SHARED = frozenset({"encode", "route", "load", "compose"})
+"""Steps that the worker does for several jobs at once. The model's passes are divided as it works (`Engine.step`)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +52,7 @@ class InFlight:
     pending: Sequence["PendingRequest"] = ()
     """Its requests in the model, with their outcomes so far."""
     worked_s: float = 0.0
-    """Duration of the passes that scored choices of its requests, in seconds."""
+    """Duration of the passes that scored choices of its requests, or its labelled rows, in seconds."""
     batch_size: int = 1
     """Number of jobs that the model had when this one joined, itself included."""
     result: Result | None = None

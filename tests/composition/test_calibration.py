@@ -3,16 +3,20 @@ composition."""
 
 from dataclasses import replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pytest
 
+from loracomp.engine.answering import Answering
 from loracomp.engine.calibration import Calibrator
+from loracomp.engine.engine import Engine
 from loracomp.engine.evidence import log_likelihood
 from loracomp.engine.fitting import BIAS_DOUBT, DOUBT, EXPECTED, SMOOTHING, fit_classifier, fit_weights
+from loracomp.engine.inflight import InFlight
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
-from loracomp.records import Composition, LabelledRow, Prediction, Request
+from loracomp.records import Composition, Failure, Job, LabelledRow, Prediction, Request, Routed, Trace
 from model_fixtures import TINY_CONTEXT, as_base, linear_shapes, random_adapter, tiny_llama
 
 CHOICES = ("yes", "no", "can not be told")
@@ -82,9 +86,26 @@ class Counting(Predictor):
 
     asked = 0
 
-    def answer(self, requests, compositions, wanted=lambda _: True):
-        self.asked += len(requests)
-        return super().answer(requests, compositions, wanted)
+    def begin(self):
+        answering = super().begin()
+        add = answering.add
+
+        def count(*given, **settings):
+            self.asked += 1
+            return add(*given, **settings)
+
+        answering.add = count
+        return answering
+
+
+def calibrated_by(calibrator: Calibrator, *given: Any, **settings: Any) -> Request:
+    """The calibrated request. Raises the error that prevents it."""
+    calibration = calibrator.begin(*given, **settings)
+    while calibration.outcome is None:
+        calibrator.step()
+    if isinstance(calibration.outcome, JobError):
+        raise calibration.outcome
+    return calibration.outcome
 
 
 @pytest.fixture
@@ -117,7 +138,7 @@ def scores(predictor: Predictor, request: Request) -> np.ndarray:
 def test_what_is_added_follows_from_the_rows_scores_under_the_same_composition(
     predictor: Counting, request_: Request
 ) -> None:
-    calibrated = Calibrator(predictor).calibrated(request_, VECTOR, ROWS, composed(predictor, request_))
+    calibrated = calibrated_by(Calibrator(predictor), request_, VECTOR, ROWS, composed(predictor, request_))
     direct = np.array([scores(predictor, replace(request_, prompt=row.prompt)) for row in ROWS])
     right = np.eye(len(CHOICES))[[CHOICES.index(row.label) for row in ROWS]]
     classifier = fit_classifier(VECTORS.astype(np.float64), right)
@@ -139,10 +160,10 @@ def test_similarities_to_described_choices_are_one_more_fitted_part(predictor: C
     similar = (0.25, -0.125, 0.5)
     request = replace(request_, description_similarities=similar, score_weights=(1.0, 0.0, 8.0))
     calibrator, mix = Calibrator(predictor), composed(predictor, request)
-    plain = calibrator.calibrated(request_, VECTOR, ROWS, mix)
-    calibrated = calibrator.calibrated(request, VECTOR, ROWS, mix, row_similarities=of_rows)
+    plain = calibrated_by(calibrator, request_, VECTOR, ROWS, mix)
+    calibrated = calibrated_by(calibrator, request, VECTOR, ROWS, mix, row_similarities=of_rows)
     assert predictor.asked == len(ROWS), "what the mix says of the rows is the same"
-    assert plain == Calibrator(predictor).calibrated(request_, VECTOR, ROWS, mix), "without descriptions as ever"
+    assert plain == calibrated_by(Calibrator(predictor), request_, VECTOR, ROWS, mix), "without descriptions as ever"
     direct = np.array([scores(predictor, replace(request_, prompt=row.prompt)) for row in ROWS])
     right = np.eye(len(CHOICES))[[CHOICES.index(row.label) for row in ROWS]]
     classifier = fit_classifier(VECTORS.astype(np.float64), right)
@@ -152,9 +173,9 @@ def test_similarities_to_described_choices_are_one_more_fitted_part(predictor: C
     parts = np.stack([scores(predictor, request_), classifier(VECTOR), similar])
     np.testing.assert_allclose(scores(predictor, calibrated), weights[:3] @ parts + weights[3:], atol=1e-4)
     backwards = replace(request, choices=CHOICES[::-1], description_similarities=similar[::-1])
-    reordered = calibrator.calibrated(backwards, VECTOR, ROWS, mix, row_similarities=of_rows[:, ::-1])
+    reordered = calibrated_by(calibrator, backwards, VECTOR, ROWS, mix, row_similarities=of_rows[:, ::-1])
     np.testing.assert_allclose(reordered.choice_biases, calibrated.choice_biases[::-1], atol=1e-5)
-    others = calibrator.calibrated(request, VECTOR, ROWS, mix, row_similarities=-of_rows)
+    others = calibrated_by(calibrator, request, VECTOR, ROWS, mix, row_similarities=-of_rows)
     assert others.score_weights != calibrated.score_weights, "other descriptions are fitted anew"
 
 
@@ -172,10 +193,14 @@ def test_without_labels_the_similarities_are_added_as_they_are_weighed(predictor
 
 def test_rows_are_scored_once_for_each_composition_choices_and_rows(predictor: Counting, request_: Request) -> None:
     calibrator, mix = Calibrator(predictor), composed(predictor, request_)
-    first = calibrator.calibrated(request_, VECTOR, ROWS, mix)
+    first = calibrated_by(calibrator, request_, VECTOR, ROWS, mix)
     assert predictor.asked == len(ROWS)
-    reordered = calibrator.calibrated(
-        replace(request_, prompt="another", choices=CHOICES[::-1], seed=7, temperature=0.5), VECTOR, ROWS, mix
+    reordered = calibrated_by(
+        calibrator,
+        replace(request_, prompt="another", choices=CHOICES[::-1], seed=7, temperature=0.5),
+        VECTOR,
+        ROWS,
+        mix,
     )
     assert predictor.asked == len(ROWS)
     assert reordered.choice_biases == first.choice_biases[::-1]
@@ -184,9 +209,13 @@ def test_rows_are_scored_once_for_each_composition_choices_and_rows(predictor: C
         replace(request_, composition=Composition()),
         replace(request_, choices=CHOICES[:2]),
     ):
-        calibrator.calibrated(changed, VECTOR, ROWS, composed(predictor, changed))
-    calibrator.calibrated(
-        request_, VECTOR, (*ROWS[:-1], replace(ROWS[-1], label="yes" if ROWS[-1].label == "no" else "no")), mix
+        calibrated_by(calibrator, changed, VECTOR, ROWS, composed(predictor, changed))
+    calibrated_by(
+        calibrator,
+        request_,
+        VECTOR,
+        (*ROWS[:-1], replace(ROWS[-1], label="yes" if ROWS[-1].label == "no" else "no")),
+        mix,
     )
     assert predictor.asked == 5 * len(ROWS), "a corrected answer is another row"
 
@@ -194,24 +223,24 @@ def test_rows_are_scored_once_for_each_composition_choices_and_rows(predictor: C
 def test_a_labelled_row_that_is_asked_does_not_know_its_own_label(predictor: Counting, request_: Request) -> None:
     calibrator, mix = Calibrator(predictor), composed(predictor, request_)
     rows = [*ROWS[:5], replace(ROWS[0], prompt=f" {ROWS[0].prompt}\n")]
-    everything = calibrator.calibrated(request_, VECTOR, rows, mix)
-    again = calibrator.calibrated(replace(request_, prompt=f"{ROWS[0].prompt}\n"), VECTOR, rows, mix)
+    everything = calibrated_by(calibrator, request_, VECTOR, rows, mix)
+    again = calibrated_by(calibrator, replace(request_, prompt=f"{ROWS[0].prompt}\n"), VECTOR, rows, mix)
     assert predictor.asked == len(rows), "the others are not scored again"
     assert again.choice_biases != everything.choice_biases
-    without = Calibrator(predictor).calibrated(request_, VECTOR, ROWS[1:5], mix)
+    without = calibrated_by(Calibrator(predictor), request_, VECTOR, ROWS[1:5], mix)
     np.testing.assert_allclose(again.choice_biases, without.choice_biases, atol=1e-5)
     alone = replace(request_, prompt=ROWS[3].prompt)
-    assert calibrator.calibrated(alone, VECTOR, ROWS[3:4], mix) is alone, "no row is left"
+    assert calibrated_by(calibrator, alone, VECTOR, ROWS[3:4], mix) is alone, "no row is left"
 
 
 def test_a_row_that_can_not_be_scored_is_left_out(predictor: Counting, request_: Request) -> None:
     calibrator, mix = Calibrator(predictor), composed(predictor, request_)
     too_long = replace(ROWS[0], prompt="wet " * TINY_CONTEXT)
-    found = calibrator.calibrated(request_, VECTOR, (*ROWS, too_long), mix).choice_biases
-    np.testing.assert_allclose(found, calibrator.calibrated(request_, VECTOR, ROWS, mix).choice_biases, atol=1e-9)
-    assert calibrator.calibrated(request_, VECTOR, (too_long,), mix) == request_
+    found = calibrated_by(calibrator, request_, VECTOR, (*ROWS, too_long), mix).choice_biases
+    np.testing.assert_allclose(found, calibrated_by(calibrator, request_, VECTOR, ROWS, mix).choice_biases, atol=1e-9)
+    assert calibrated_by(calibrator, request_, VECTOR, (too_long,), mix) == request_
     renamed = replace(ROWS[0], label="perhaps")
-    assert calibrator.calibrated(request_, VECTOR, (*ROWS, renamed), mix).choice_biases == pytest.approx(found)
+    assert calibrated_by(calibrator, request_, VECTOR, (*ROWS, renamed), mix).choice_biases == pytest.approx(found)
 
 
 def test_where_memory_runs_out_the_job_fails_and_may_be_tried_again(
@@ -220,9 +249,84 @@ def test_where_memory_runs_out_the_job_fails_and_may_be_tried_again(
     error = JobError("no memory", code="out_of_memory", retry=True)
     mix = composed(predictor, request_)
     with pytest.raises(JobError) as lost:
-        Calibrator(predictor).calibrated(request_, VECTOR, ROWS, mix, lambda: False)
+        calibrated_by(Calibrator(predictor), request_, VECTOR, ROWS, mix, lambda: False)
     assert lost.value.code == "lease_lost"
-    monkeypatch.setattr(predictor, "answer", lambda asked, *_: [error] * len(asked))
+    monkeypatch.setattr(Answering, "_scores", lambda _, items: dict.fromkeys(items, error))
     with pytest.raises(JobError, match="scoring the labelled rows of its task: no memory") as failed:
-        Calibrator(predictor).calibrated(request_, VECTOR, ROWS, mix)
+        calibrated_by(Calibrator(predictor), request_, VECTOR, ROWS, mix)
     assert (failed.value.code, failed.value.retry) == ("out_of_memory", True)
+
+
+LONG = tuple(replace(row, prompt=f"{row.prompt} {'and wet ' * 25}") for row in ROWS)
+
+
+@pytest.fixture
+def engine(tiny_model, tokenizer, minilm) -> Engine:
+    """Each pass takes one long row."""
+    return Engine("tiny", as_base(tiny_model, tokenizer), minilm, token_budget=300)
+
+
+def flight(number: int, rows: tuple[LabelledRow, ...] = (), *, length: int | None = None, **fields: Any) -> InFlight:
+    """A prepared job under the base model alone."""
+    choices = None if length else CHOICES
+    request = Request("is it wet?", choices, length)
+    return InFlight(
+        Job(number, 0, "predict", request.prompt, choices, length),
+        decision=Routed(number, Composition(), "none", False, (), Trace()),
+        requests=(request,),
+        labelled=rows,
+        vector=VECTOR,
+        **fields,
+    )
+
+
+def ended_in_order(engine: Engine, flights: list[InFlight]) -> list[int]:
+    """Answer these jobs; returns their numbers in the order in which they end."""
+    for each in flights:
+        engine.add(each)
+    order: list[int] = []
+    while engine:
+        order += [each.job.id for each in engine.step()]
+    return order
+
+
+def test_jobs_without_labelled_rows_do_not_wait_until_those_of_others_are_scored(engine: Engine) -> None:
+    """A table with long texts and many corrections would otherwise hold up all jobs of a worker for minutes."""
+    calibrated, text, choice = flight(1, LONG), flight(2, length=3), flight(3)
+    assert ended_in_order(engine, [calibrated, text, choice])[-1] == 1
+    assert isinstance(calibrated.result, Prediction)
+    assert calibrated.result.label_scores is not None
+    assert calibrated.worked_s > choice.worked_s
+
+
+def test_the_rows_of_several_jobs_are_scored_in_turns(engine: Engine) -> None:
+    assert ended_in_order(engine, [flight(1, LONG), flight(2, LONG), flight(3, LONG[:3])]) == [3, 1, 2]
+
+
+def test_who_waits_for_rows_that_a_cancelled_job_asked_for_gets_them(engine: Engine) -> None:
+    still_wanted = [True]
+    cancelled, other = flight(1, LONG, wanted=lambda: still_wanted[0]), flight(2, LONG)
+    for each in (cancelled, other):
+        engine.add(each)
+    engine.step()
+    still_wanted[0] = False
+    while engine:
+        engine.step()
+    assert isinstance(cancelled.result, Failure)
+    assert cancelled.result.code == "lease_lost"
+    assert isinstance(other.result, Prediction)
+    assert other.result.label_scores is not None
+
+
+def test_jobs_are_not_lost_if_a_step_raises_while_their_rows_are_scored(engine: Engine) -> None:
+    undisturbed, disturbed = flight(1, LONG), flight(2, LONG)
+    ended_in_order(engine, [undisturbed])
+    again = Engine("tiny", engine.base, engine.encoder, token_budget=300)
+    again.add(disturbed)
+    again.step()
+    assert again.clear() == [disturbed]
+    assert not again
+    ended_in_order(again, [disturbed])
+    assert isinstance(undisturbed.result, Prediction)
+    assert isinstance(disturbed.result, Prediction)
+    assert disturbed.result.choice_scores == pytest.approx(undisturbed.result.choice_scores)

@@ -4,7 +4,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from loracomp.cli import common
 from loracomp.config import Settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
-from loracomp.engine.calibration import Calibrator
+from loracomp.engine.calibration import Calibration, Calibrator
 from loracomp.engine.engine import Engine
 from loracomp.engine.inflight import InFlight
 from loracomp.engine.measuring import Measurement, record_measurements
@@ -619,13 +619,13 @@ def test_the_time_of_a_calibration_is_a_step_of_its_own(
 ) -> None:
     engine = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
     measured_rows(connection, engine)
-    fitted = Calibrator.calibrated
+    step = Calibrator.step
 
-    def slowly(*given: Any, **described: Any) -> Request:
-        time.sleep(0.1)
-        return fitted(*given, **described)
+    def slowly(self: Calibrator) -> Sequence[Calibration]:
+        time.sleep(0.2)
+        return step(self)
 
-    monkeypatch.setattr(Calibrator, "calibrated", slowly)
+    monkeypatch.setattr(Calibrator, "step", slowly)
 
     def timings(policy: str) -> list[dict[str, float]]:
         """Return the times of two jobs that are answered together."""
