@@ -4,7 +4,6 @@
 --       check_setting           raises if a constraint of loracomp.policy refuses a setting
 --   policy_with                 a named policy with some settings replaced
 --     with_settings
---   trigger keep_used_policies    refuses to delete or rename the policies that loracomp itself gives to jobs
 
 -- Evaluates the constraints of the table, so that a setting's range is written in one place only. The comment of each constraint says the
 -- range in words.
@@ -129,26 +128,3 @@ $$;
 COMMENT ON FUNCTION loracomp.set_policy IS
 'Sets the given settings of a policy, and creates the policy if it does not exist. An error names the setting and its allowed '
 'values. Traces keep the settings that jobs ran with.';
-
--- The owner may delete and rename these policies, because restoring another database's registry first empties the table.
-CREATE FUNCTION loracomp.keep_used_policies() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    IF tg_op = 'UPDATE' AND new.name = old.name THEN
-        RETURN new;
-    END IF;
-    IF NOT pg_has_role(current_user, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = tg_relid), 'usage') THEN
-        RAISE EXCEPTION 'policy % can be neither deleted nor renamed: %', old.name, CASE old.name
-            WHEN 'default' THEN 'jobs that name no policy use it' ELSE 'measurements and rows that corrections answer use it'
-        END USING ERRCODE = 'restrict_violation', HINT = 'loracomp.set_policy changes its settings';
-    END IF;
-    RETURN coalesce(new, old);
-END
-$$;
-COMMENT ON FUNCTION loracomp.keep_used_policies IS
-'Trigger: refuses to delete or rename the policies default and measured, except for the owner.';
-
-CREATE TRIGGER keep_used_policies BEFORE DELETE OR UPDATE OF name ON loracomp.policy
-FOR EACH ROW WHEN (old.name IN ('default', 'measured')) EXECUTE FUNCTION loracomp.keep_used_policies();

@@ -2,6 +2,7 @@
 --   remove_base_model           a base model; by force also its adapters
 --   delete_adapter              an adapter with its weights
 --   delete_task                 a task with its examples and adapters
+--   delete_policy               a policy that no job names
 
 -- Removes a base model; with force also its adapters. Raises while jobs name it.
 CREATE FUNCTION loracomp.remove_base_model(name text, force boolean DEFAULT FALSE) RETURNS void
@@ -111,3 +112,26 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.delete_task IS
 'Deletes a task with its examples and adapters. If it has an active adapter, or a trace names it, force is needed.';
+
+-- Deletes a policy. Raises while a job or a declaration names it, and always for the policies that loracomp itself gives to jobs.
+CREATE FUNCTION loracomp.delete_policy(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    used CONSTANT loracomp.policy := loracomp.policy_with(delete_policy.name);
+    jobs CONSTANT bigint := (SELECT count(*) FROM loracomp.job AS j WHERE j.policy = used.name);
+    declared CONSTANT bigint := (SELECT count(*) FROM loracomp.declaration AS d WHERE d.policy = used.name);
+BEGIN
+    IF used.name IN ('default', 'measured') THEN
+        RAISE EXCEPTION 'policy % can''t be deleted, because loracomp gives it to jobs itself', used.name
+            USING ERRCODE = 'restrict_violation', HINT = 'loracomp.set_policy changes its settings';
+    END IF;
+    IF jobs + declared > 0 THEN
+        RAISE EXCEPTION '% jobs and % declarations have policy %', jobs, declared, used.name
+            USING ERRCODE = 'restrict_violation',
+            HINT = 'delete these jobs with loracomp.purge_jobs or loracomp.erase_jobs, and alter these declarations, or keep the policy';
+    END IF;
+    DELETE FROM loracomp.policy AS p WHERE p.name = used.name;
+END
+$$;
+COMMENT ON FUNCTION loracomp.delete_policy IS 'Deletes a policy that no job or declaration names; default and measured stay.';

@@ -33,9 +33,7 @@ GRANT SELECT ON TABLE loracomp.policy, loracomp.base_model TO loracomp_submitter
 GRANT USAGE ON SCHEMA bi TO loracomp_analyst;
 GRANT SELECT ON ALL TABLES IN SCHEMA bi TO loracomp_analyst;
 
--- Administrators may read everything, change policies, insert jobs, and change the rest through
--- functions. They write adapters' weights by COPY.
+-- Administrators may read everything, insert jobs, and change the rest through functions. They write adapters' weights by COPY.
 GRANT USAGE ON SCHEMA bi TO loracomp_admin;
 GRANT SELECT ON ALL TABLES IN SCHEMA loracomp, bi TO loracomp_admin;
-GRANT INSERT, UPDATE, DELETE ON TABLE loracomp.policy TO loracomp_admin;
 GRANT INSERT ON TABLE loracomp.adapter_part TO loracomp_admin;

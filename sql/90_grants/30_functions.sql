@@ -119,6 +119,7 @@ loracomp.compare_adapters,
 loracomp.compare_with_corrections,
 loracomp.list_measurements,
 loracomp.set_policy,
+loracomp.delete_policy,
 loracomp.erase_example,
 loracomp.erase_submitter
 TO loracomp_admin;

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from rich.console import Console
 
-from job_data import REPORT
+from job_data import REPORT, add_jobs
 from loracomp.cli import common, demo
 from loracomp.cli.brief import brief
 from loracomp.config import load_settings, unknown_variables
@@ -238,21 +238,21 @@ def test_measuring_waits_for_a_worker_where_the_login_may_not_answer_itself(
 # --- policies
 
 
-@pytest.mark.parametrize("name", ["default", "measured"])
-def test_the_policies_that_loracomp_gives_to_jobs_stay(connection: Connection, name: str):
+def test_a_policy_that_something_needs_is_not_deleted(connection: Connection):
     """Measurements and corrected rows have the policy measured; without it their jobs would be refused."""
     connection.execute("SET ROLE loracomp_admin")
-    for statement in (
-        f"DELETE FROM loracomp.policy WHERE name = '{name}'",
-        f"UPDATE loracomp.policy SET name = 'other' WHERE name = '{name}'",
-    ):
-        with pytest.raises(psycopg.errors.RestrictViolation, match=f"{name} can be neither deleted nor renamed"):
-            connection.execute(statement.encode())
-    connection.execute("UPDATE loracomp.policy SET k = 7 WHERE name = 'default'")
-    connection.execute("UPDATE loracomp.policy SET name = 'even' WHERE name = 'uniform'")
-    connection.execute("DELETE FROM loracomp.policy WHERE name = 'even'")
+    for name in ("default", "measured"):
+        with pytest.raises(psycopg.errors.RestrictViolation, match=f"policy {name} can't be deleted, because loracomp"):
+            connection.execute("SELECT loracomp.delete_policy(%s)", [name])
+    connection.execute("SELECT loracomp.set_policy('mine', '{}')")
+    (asked,) = add_jobs(connection, "a", policy="mine")
+    with pytest.raises(psycopg.errors.RestrictViolation, match="1 jobs and 0 declarations have policy mine"):
+        connection.execute("SELECT loracomp.delete_policy('mine')")
+    connection.execute("SELECT loracomp.erase_jobs(%s)", [[asked]])
+    connection.execute("SELECT loracomp.delete_policy('mine')")
+    with pytest.raises(psycopg.errors.NoDataFound, match="there is no policy mine"):
+        connection.execute("SELECT loracomp.delete_policy('mine')")
     connection.execute("RESET ROLE")
-    assert value(connection, "SELECT k FROM loracomp.policy WHERE name = 'default'") == 7
 
 
 def test_set_policy_sets_each_column(connection: Connection):

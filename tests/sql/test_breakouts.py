@@ -549,9 +549,9 @@ def test_an_administrator_hides_behind_no_role(database: str, logins: None) -> N
     """A role that all administrators share, and one that somebody is behind for whom the login acts on purpose."""
     with db.connect(database) as owner, connect(database, "adam") as adam, connect(database, "pool") as pool:
         load(owner)
-        adam.execute("UPDATE loracomp.policy SET k = 8 WHERE name = 'default'")
+        adam.execute("SELECT loracomp.set_policy('default', '{\"k\": 8}')")
         adam.execute("SET ROLE loracomp_admin")
-        adam.execute("UPDATE loracomp.policy SET k = 7 WHERE name = 'default'")
+        adam.execute("SELECT loracomp.set_policy('default', '{\"k\": 7}')")
         pool.execute(f"SET ROLE {login('alice')}")
         pool.execute("SELECT loracomp.cancel_job(%s)", [submit(pool)])
         events = (

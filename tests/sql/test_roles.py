@@ -50,7 +50,7 @@ EXECUTE = {
         delete_task delete_examples list_tasks
         add_example add_examples draw_unembedded count_unembedded find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter delete_adapter read_adapters
-        set_policy
+        set_policy delete_policy
         erase_example erase_submitter
         erase_jobs add_embeddings
         tune_routing route task_weights policy_with wilson_interval
@@ -82,7 +82,6 @@ OWNERS_ALONE = """
     find_task check_setting check_columns fill_defaults place_job hint_job notify is_within_limit
     left_to_limit refuse_job
     return_places make_levels drop_counters check_parts lock_embeddings view_definition
-    keep_used_policies
     audit_job_update audit_job_delete audit_row keep_audit_event recount_days
     content_hash has_learnt_from draw_examples likely_tasks queue_measurements active_adapters
     expected_gains
@@ -481,9 +480,9 @@ def test_analysts_and_administrators_read_bi(scene: Scene, name: str) -> None:
 def test_administrators_administer(database: str, logins: None) -> None:
     with db.connect(database) as owner, connect(database, "adam") as adam:
         load(owner)
-        adam.execute("UPDATE loracomp.policy SET k = 7 WHERE name = 'default'")
-        adam.execute("INSERT INTO loracomp.policy (name) VALUES ('mine')")
-        adam.execute("DELETE FROM loracomp.policy WHERE name = 'mine'")
+        adam.execute("SELECT loracomp.set_policy('default', '{\"k\": 7}')")
+        adam.execute("SELECT loracomp.set_policy('mine', '{}')")
+        adam.execute("SELECT loracomp.delete_policy('mine')")
         adam.execute("SELECT loracomp.restrict_task('rte', 'loracomp_admin')")
         evaluating = submit(adam, choices=["a", "b"], expected="a", task="rte", example_id=1, run_at="3000-01-01")
         job_id = submit(owner)
