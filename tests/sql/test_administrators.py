@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from rich.console import Console
 
-from job_data import REPORT, add_jobs
+from job_data import REPORT, add_base_model, add_jobs
 from loracomp.cli import common, demo
 from loracomp.cli.brief import brief
 from loracomp.config import load_settings, unknown_variables
@@ -240,6 +240,7 @@ def test_measuring_waits_for_a_worker_where_the_login_may_not_answer_itself(
 
 def test_a_policy_that_something_needs_is_not_deleted(connection: Connection):
     """Measurements and corrected rows have the policy measured; without it their jobs would be refused."""
+    add_base_model(connection)
     connection.execute("SET ROLE loracomp_admin")
     for name in ("default", "measured"):
         with pytest.raises(psycopg.errors.RestrictViolation, match=f"policy {name} can't be deleted, because loracomp"):

@@ -117,9 +117,7 @@ WRITES = {
     "loracomp_submitter": INSERTED_COLUMNS,
     "loracomp_worker": set(),
     "loracomp_analyst": set(),
-    "loracomp_admin": INSERTED_COLUMNS
-    | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
-    | {("adapter_part", "INSERT", "*")},
+    "loracomp_admin": INSERTED_COLUMNS | {("adapter_part", "INSERT", "*")},
 }
 
 

@@ -512,7 +512,8 @@ class History:
     def take_back(self) -> None:
         if self.corrections:
             key = self.draw.choice(sorted(self.corrections))
-            if self.corrections.pop(key).is_sure:
+            if self.corrections[key].is_sure:  # otherwise it may be gone already
+                del self.corrections[key]
                 self.write(
                     "UPDATE {view} SET correct = NULL WHERE {view_k} = %s::text::{kind} AND {view_p} = %s",
                     self.values[key[0]],
