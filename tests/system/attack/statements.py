@@ -20,7 +20,10 @@ Statement: TypeAlias = tuple[sql.SQL | sql.Composed, Any] | tuple[sql.SQL | sql.
 # A worker's login may be elected to keep house and do nothing, as docs/security.md says.
 FUNCTIONS = """
 SELECT p.oid::regproc::text AS name, coalesce(p.proargnames[:p.pronargs], '{}') AS arguments,
-    ARRAY(SELECT replace(format_type(t, NULL), 'public.', '') FROM unnest(p.proargtypes) WITH ORDINALITY AS u (t, n) ORDER BY n) AS types
+    ARRAY(
+        SELECT replace(format_type(t, NULL), 'public.', '') FROM unnest(p.proargtypes) WITH ORDINALITY AS u (t, n)
+        ORDER BY n
+    ) AS types
 FROM pg_proc AS p
 WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') AND has_function_privilege(p.oid, 'EXECUTE')
     AND p.prorettype <> 'trigger'::regtype AND p.proname <> 'keep_house'
