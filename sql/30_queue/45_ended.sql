@@ -5,13 +5,16 @@
 CREATE FUNCTION loracomp.note_ended() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+-- As in audit_job_update: rows before and after are joined by a hash join, because the planner can't know their number.
+SET enable_hashjoin = on
+SET enable_nestloop = off
+SET enable_mergejoin = off
 AS $$
 BEGIN
+    -- Not after other updates: if a policy is renamed, for example, all of its jobs are updated, and their answers stay as they are.
     INSERT INTO loracomp.ended_job (job_id)
-    SELECT n.id FROM new_job AS n
-    WHERE n.watched AND (
-        n.finished_at IS NOT NULL OR EXISTS (SELECT FROM old_job AS o WHERE o.id = n.id AND o.finished_at IS NOT NULL)
-    );
+    SELECT n.id FROM new_job AS n JOIN old_job AS o ON o.id = n.id
+    WHERE n.watched AND n.finished_at IS DISTINCT FROM o.finished_at;
     IF found THEN
         PERFORM loracomp.notify('loracomp_keep', '');
     END IF;

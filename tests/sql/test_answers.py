@@ -156,6 +156,17 @@ def test_answers_come_in_a_feed_that_misses_nothing(connection: Connection, alic
     assert [each.payload for each in alice.notifies(timeout=1, stop_after=2)] == ["public.urgency"] * 2
 
 
+def test_what_else_changes_a_job_brings_no_answer_again(connection: Connection, alice: Connection) -> None:
+    """Renaming a base model updates all of its jobs."""
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one'), (2, 'b', 'two')")
+    answer_all(connection)
+    before = feed(alice)
+    connection.execute("UPDATE loracomp.base_model SET name = 'renamed'")
+    keep(connection)
+    assert len(before) == 2 and feed(alice) == before
+
+
 def feed(connection: Connection, *arguments: object) -> list[dict[str, Any]]:
     places = ", ".join(["%s"] * len(arguments))
     call = f"SELECT * FROM loracomp.answers_since('urgency'{', ' * bool(arguments)}{places})"
