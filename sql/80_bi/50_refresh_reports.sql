@@ -11,8 +11,9 @@
 
 -- Reads only. It compares the number of jobs that ended on a day, and the sum of their times, with those of the last computation.
 -- This also finds jobs that were erased, deleted by hand, retried, or committed late, although the queue does not record such changes. It
--- reads only the index job_finished, from the first day that is not closed, and no rows of job. Jobs follow
--- when their policy, task or base model is renamed or deleted, so after that it returns all these days. Closed days keep the old names.
+-- reads only the index job_finished, from the first day that is not closed, and no rows of job. Jobs follow when their policy, task or base model
+-- is renamed or deleted, so after that it returns all these days. Closed days keep the old names. The tasks of declarations don't count, because
+-- any submitter can drop a declaration, and its task with it, at any time.
 CREATE FUNCTION loracomp.changed_days(before date) RETURNS SETOF loracomp.report_day
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -42,7 +43,7 @@ FULL JOIN (
 CROSS JOIN (
     SELECT count(*) AS renames FROM loracomp.audit_event AS e
     WHERE e.entity IN ('policy', 'task', 'base_model') AND e.action <> 'insert'
-        AND e.before ->> 'name' IS DISTINCT FROM e.after ->> 'name'
+        AND e.before ->> 'name' IS DISTINCT FROM e.after ->> 'name' AND NOT starts_with(e.before ->> 'name', 'answers/')
 ) AS r
 WHERE d.jobs IS DISTINCT FROM coalesce(j.jobs, 0) OR d.times IS DISTINCT FROM coalesce(j.times, '0')
     OR d.renames IS DISTINCT FROM r.renames;

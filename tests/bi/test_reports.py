@@ -326,6 +326,17 @@ def test_new_tags_and_new_names_of_policies_reach_days_that_are_not_closed(
     assert [row["policy"] for row in connection.execute(counted)] == ["first", "third"]
 
 
+def test_a_submitter_who_drops_declarations_lets_no_day_be_computed_again(
+    connection: db.Connection, examples: dict[str, int]
+) -> None:
+    answer(connection, submit(connection), examples)
+    refresh(connection)
+    connection.execute("CREATE TABLE rows (id integer PRIMARY KEY, body text)")
+    connection.execute("SELECT loracomp.create_answers('answered', 'rows', '{body}')")
+    connection.execute("SELECT loracomp.drop_answers('answered')")
+    assert refresh(connection) == 0
+
+
 def test_a_name_that_was_given_away_is_another_policys_another_tasks_and_another_models(
     connection: db.Connection, examples: dict[str, int]
 ) -> None:

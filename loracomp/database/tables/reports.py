@@ -66,7 +66,8 @@ report_day = Table(
     optional(
         "renames",
         BigInteger,
-        "How often a policy, a task or a base model had been renamed or deleted when the reports were computed.",
+        "How often a policy, a base model or a task, except tasks of declarations, had been renamed or deleted when "
+        "the reports were computed.",
     ),
     comment="Days for which reports were computed, and from which jobs.",
 )
