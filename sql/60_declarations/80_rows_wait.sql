@@ -1,6 +1,6 @@
--- Reads only. A worker with --drain waits until this is false; worker_demand calls it too. A declaration whose rows can't be asked counts only
--- if it is tried again within `soon`. --drain waits for a second attempt soon, because VACUUM may have locked the table for a moment, but not for
--- later ones, because the trouble may need a person.
+-- Reads only. A worker with --drain waits until this is false; worker_demand calls it too. A declaration whose rows can't be asked, or whose
+-- corrections can't be measured, counts only if it is tried again within `soon`. --drain waits for a second attempt soon, because VACUUM may have
+-- locked the table for a moment, but not for later ones, because the trouble may need a person.
 CREATE FUNCTION loracomp.rows_wait(soon interval DEFAULT '1.5 seconds') RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -16,7 +16,7 @@ AS $$
         )
     ) OR EXISTS (
         SELECT FROM loracomp.declaration AS a JOIN loracomp.base_model AS b ON b.is_default
-        WHERE a.measure_at <= clock_timestamp() AND loracomp.has_unmeasured(a.task_id, b.id)
+        WHERE a.measure_at < clock_timestamp() + rows_wait.soon AND loracomp.has_unmeasured(a.task_id, b.id)
     );
 $$;
 COMMENT ON FUNCTION loracomp.rows_wait IS

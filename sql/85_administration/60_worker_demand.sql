@@ -7,8 +7,8 @@
 -- needs no other privilege.
 --
 -- Rows of declared tables become jobs of the default base model once a worker keeps house, so one worker is needed if rows wait and there are
--- no jobs yet. A declaration that can't be asked is tried every ten seconds, which must not keep a worker running for ever: it counts again an
--- hour after the last try.
+-- no jobs yet. A declaration that can't be asked is tried every ten seconds, and one whose corrections can't be measured every minute, which must
+-- not keep a worker running for ever: it counts again an hour after the next try was due.
 CREATE FUNCTION loracomp.worker_demand(target_wait_s double precision DEFAULT 30, base_model text DEFAULT NULL)
 RETURNS TABLE (
     workers integer,

@@ -291,7 +291,7 @@ def test_an_example_that_another_correction_is_getting_stays(
     assert labelled(connection) == [("Ticket: same wrong", "urgent")]
 
 
-def test_corrections_that_no_adapter_can_be_measured_on_keep_no_drain_waiting(
+def test_corrections_that_no_adapter_can_be_measured_on_keep_no_drain_waiting_and_no_worker_running(
     connection: Connection, alice: Connection
 ) -> None:
     connection.execute("UPDATE loracomp.adapter SET status = 'retired'")
@@ -301,8 +301,12 @@ def test_corrections_that_no_adapter_can_be_measured_on_keep_no_drain_waiting(
     work(connection)
     assert jobs(connection, "measure") == 0
     assert not value(connection, "SELECT loracomp.rows_wait()")
+    connection.execute("UPDATE loracomp.job SET created_at = 'epoch', run_at = 'epoch'")
+    connection.execute("UPDATE loracomp.declaration SET measure_at = now() - interval '50 minutes'")
+    assert value(connection, "SELECT workers FROM loracomp.worker_demand()") == 0
+    connection.execute("UPDATE loracomp.declaration SET measure_at = now() - interval '61 minutes'")
+    assert value(connection, "SELECT workers FROM loracomp.worker_demand()") == 1, "an adapter may have come"
     connection.execute("UPDATE loracomp.adapter SET status = 'active'")
-    connection.execute("UPDATE loracomp.declaration SET measure_at = measure_at - interval '1 minute'")
     work(connection)
     assert jobs(connection, "measure") == 8
 
