@@ -136,5 +136,5 @@ def _request(job: Job, routed: Routed, similarities: npt.NDArray[np.float32] | N
         seed=job.id if job.seed is None else job.seed,
         chat_template=routed.chat_template,
         system_text=job.system_text,
-        series=series_of(job),
+        series=series_of(job, routed),
     )

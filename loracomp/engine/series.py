@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loracomp.composition.composer import ByteLimitedCache
-from loracomp.records import Job
+from loracomp.records import Job, Routed
 
 KEPT_BYTES = 16 << 20
 """Memory for the scores of earlier jobs."""
@@ -49,14 +49,16 @@ class SeriesScores:
         return tuple((SHARE * (mean.mean() - mean)).tolist())
 
 
-def series_of(job: Job) -> bytes | None:
+def series_of(job: Job, routed: Routed) -> bytes | None:
     """Identifies the jobs that differ from this one only in their text; None if the job doesn't say which part that is.
 
     Jobs with described choices have none, because the descriptions say better what is meant. Only one submitter's jobs
-    are in a series, so that nobody's jobs change the answers of others. It is a digest, because a worker keeps no text
-    of a job that may be erased.
+    are in a series, so that nobody's jobs change the answers of others, and only jobs whose scores can be compared,
+    because policies may normalise them otherwise or put the prompt into a chat. It is a digest, because a worker keeps
+    no text of a job that may be erased.
     """
     if job.text_at is None or job.choices is None or job.descriptions is not None:
         return None
     around = (job.prompt[: job.text_at[0]], job.prompt[job.text_at[1] :])
-    return hashlib.sha256(repr((job.submitted_by, around, job.choices, job.system_text)).encode()).digest()
+    scale = (routed.normalization, routed.chat_template)
+    return hashlib.sha256(repr((job.submitted_by, around, job.choices, job.system_text, scale)).encode()).digest()

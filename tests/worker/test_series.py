@@ -76,10 +76,12 @@ def test_half_of_the_other_rows_mean_is_taken_off(connection: Connection, engine
         {"choices": CHOICES[::-1]},
         {"descriptions": ["rain falls", "nothing is wet", "who knows"]},
         {"text_at": None},
+        {"policy": "by characters"},
     ],
     ids=lambda changed: next(iter(changed)),
 )
 def test_other_jobs_do_not_count(connection: Connection, engine: Engine, changed: dict[str, Any]) -> None:
+    connection.execute("""SELECT loracomp.set_policy('by characters', '{"choice_normalization": "characters"}')""")
     answered(connection, engine, "sand", "mud")
     (other,) = answered(connection, engine, "dust", **changed)
     assert other["choice_biases"] is None
