@@ -131,8 +131,8 @@ COMMENT ON FUNCTION loracomp.measure_adapter IS
 'of its own task, of the nearest tasks and of tasks without an adapter. Examples that the adapter was trained on are left out and counted.';
 
 -- Inserts a job for each example that is not yet measured under all the adapters. It leaves out measurements that are done or queued, and
--- examples that an adapter was trained on. It also leaves out examples whose prompt the table job would refuse, because one of them would
--- make the whole INSERT fail.
+-- examples that an adapter was trained on. It also leaves out examples whose prompt or choices the table job would refuse, because one of
+-- them would make the whole INSERT fail, and those whose right answer is a blank text, which has no tokens to score.
 CREATE FUNCTION loracomp.queue_measurements(
     example_ids bigint[], adapter_ids integer[], base_model loracomp.base_model, policy text, priority integer,
     submitted_by name DEFAULT loracomp.caller()
@@ -159,6 +159,13 @@ BEGIN
     JOIN loracomp.task AS o ON o.id = a.task_id
     WHERE a.id = ANY (queue_measurements.adapter_ids)
         AND NOT loracomp.is_blank(e.prompt) AND char_length(e.prompt) <= 1000000
+        AND CASE
+            WHEN e.choices IS NULL THEN NOT loracomp.is_blank(e.label)
+            WHEN array_ndims(e.choices) = 1 AND array_lower(e.choices, 1) = 1 AND cardinality(e.choices) BETWEEN 2 AND 1000
+                THEN loracomp.texts_are_not_blank(e.choices) AND loracomp.texts_are_distinct(e.choices)
+                    AND loracomp.texts_length(e.choices) <= 1000000
+            ELSE FALSE
+        END
         AND NOT loracomp.has_learnt_from(a.training, o.name, t.name, e.split, e.content_hash)
         AND NOT EXISTS (
             SELECT FROM loracomp.measurement AS m

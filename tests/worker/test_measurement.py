@@ -210,6 +210,27 @@ def test_what_can_not_be_measured_is_said(
         measure_task(connection, task, **settings)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        ["yes"], ["yes", "yes"], ["yes", " "], ["yes", None], [["yes", "no"], ["no", "yes"]],
+        ["yes", *map(str, range(1000))], ["yes", "n" * 1_000_001], None,
+    ],
+    ids=lambda odd: str(odd)[:20],
+)  # fmt: skip
+def test_an_example_that_can_not_be_asked_keeps_no_other_from_being_measured(
+    connection: Connection, odd: list[Any] | None
+) -> None:
+    """Without choices it is the right answer that is blank."""
+    add_task(connection, "tea", training=TRAINED)
+    (askable,) = add_examples(connection, "tea", "Is tea wet?", split="test")
+    (other,) = add_examples(connection, "tea", "Is it odd?", split="test")
+    label = " " if odd is None else "yes"
+    connection.execute("UPDATE loracomp.example SET choices = %s, label = %s WHERE id = %s", [odd, label, other])
+    measure_task(connection, "tea", split="test")
+    assert [*waiting(connection)] == [askable]
+
+
 def test_nobody_but_measure_task_makes_such_jobs(connection: Connection) -> None:
     for given in ({}, {"expected": "yes", "choices": ["yes", "no"]}):
         with pytest.raises(psycopg.errors.CheckViolation, match="jobs_of_kind_measure_come_from_measure_task"):
