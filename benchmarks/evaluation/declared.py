@@ -73,8 +73,9 @@ class Table:
         url = database_url(self.settings)
         Worker(url, self.engine, base_model=self.engine.base_name, settings=self.settings, drain=True).run()
 
-    def share(self) -> float:
-        return float(self.run(COUNT, first=self.kept)[0]["share"])
+    def share(self, after: int | None = None) -> float:
+        """The accuracy in % of the rows after the first so many: by default, after all that may be corrected."""
+        return float(self.run(COUNT, first=self.kept if after is None else after)[0]["share"])
 
     def shares_of_jobs(self, choices: list[str], *policies: str) -> dict[str, float]:
         """The accuracy in % of single jobs with the same rows, by policy; nothing is learnt from other rows."""
