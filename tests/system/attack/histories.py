@@ -498,7 +498,8 @@ class History:
             drawn = {self.key_of(row["key"]) for row in found}
         some = [*drawn] or self.draw.sample(answered, min(3, len(answered)))
         for key in some:
-            if key not in answered:
+            # A row whose prompt has just been emptied shows its last answer until the keeper comes by.
+            if key not in answered or self.rows[key].ended[0] == "refused":
                 continue
             text = self.draw.choice(("x", "y", "z"))
             self.write(
