@@ -111,10 +111,10 @@ def connect(
 
     It works through a pooler in transaction mode, because the session has no state but the settings of the query
     `set_session`. The server reports three of them to its clients, so poolers restore these. The role and the database
-    must have the usual values of quote_all_identifiers and default_transaction_isolation there. Statements are not
-    prepared, because they only call SQL functions, inside which Postgres caches the plans. A statement that gets no
-    answer for `statement_timeout_s` seconds is cancelled and raises psycopg.OperationalError; the connection can't be
-    used afterwards. Raises DatabaseUnavailableError if the server can't be reached or has no pgvector, and UsageError
+    must have the usual values of the others there. Statements are not prepared, because they only call SQL functions,
+    inside which Postgres caches the plans. A statement that gets no answer for `statement_timeout_s` seconds is
+    cancelled and raises psycopg.OperationalError; the connection can't be used afterwards. Raises
+    DatabaseUnavailableError if the server can't be reached or has no pgvector, and UsageError
     if `url` can't be read.
     """
     with translated_errors():

@@ -15,11 +15,12 @@ SELECT set_config('statement_timeout', %(statement)s, true), set_config('lock_ti
 SELECT set_config('lock_timeout', %(timeout)s, true)
 
 -- name: set_session
--- Each session begins with the settings of its role and its database. Under some of them psycopg can't read the answers, or our statements and
--- the bodies of functions mean something else.
+-- Each session begins with the settings of its role and its database. Under some of them psycopg can't read the answers, numbers are
+-- rounded, or our statements and the bodies of functions mean something else.
 SELECT
     set_config('DateStyle', 'ISO', false), set_config('IntervalStyle', 'postgres', false),
     set_config('standard_conforming_strings', 'on', false), set_config('quote_all_identifiers', 'off', false),
+    set_config('extra_float_digits', '1', false), set_config('array_nulls', 'on', false),
     set_config('default_transaction_isolation', 'read committed', false)
 
 -- name: vector_types

@@ -18,7 +18,7 @@ from worker_helpers import drain_here
 
 HOSTILE = {
     "client_encoding": "LATIN1", "standard_conforming_strings": "off", "quote_all_identifiers": "on",
-    "default_transaction_isolation": "serializable",
+    "default_transaction_isolation": "serializable", "extra_float_digits": "-15", "array_nulls": "off",
 }  # fmt: skip
 
 
@@ -47,9 +47,44 @@ def test_the_sessions_of_commands_and_workers_have_the_usual_settings(worker: st
     with db.connect(worker) as session:
         for name, usual in {
             "client_encoding": "UTF8", "standard_conforming_strings": "on", "quote_all_identifiers": "off",
-            "transaction_isolation": "read committed",
+            "transaction_isolation": "read committed", "extra_float_digits": "1", "array_nulls": "on",
         }.items():  # fmt: skip
             assert session.execute("SELECT current_setting(%s) AS found", [name]).fetchone() == {"found": usual}
+
+
+ODD_VALUES = """
+SELECT s.name, v.value FROM pg_settings AS s CROSS JOIN LATERAL unnest(CASE s.vartype
+    WHEN 'bool' THEN '{on,off}'::text[] WHEN 'enum' THEN s.enumvals
+END) AS v (value)
+WHERE s.context = 'user' AND v.value <> s.boot_val AND NOT starts_with(s.name, 'transaction_')
+UNION ALL VALUES ('extra_float_digits', '-15'), ('extra_float_digits', '3'), ('DateStyle', 'German'),
+    ('DateStyle', 'SQL, DMY'), ('TimeZone', 'Asia/Kathmandu'), ('client_encoding', 'LATIN1')
+ORDER BY 1, 2
+"""
+"""Every setting that a role may have, with each of the values that it can be given apart from its default."""
+READ = """
+SELECT
+    %(numbers)s::float8[] AS numbers, 0.123456789::float8 AS number, 0.12345679::float4 AS single,
+    to_jsonb(0.123456789::float8) AS json, %(texts)s::text[] AS texts, %(text)s AS text, 'a\\b' AS backslash,
+    decode('00ff', 'hex') AS bytes, '2026-12-01 12:34:56.789+00'::timestamptz AS time,
+    interval '1 day 02:03:04' AS length, '{a,NULL}'::text[] AS written, 'pg_class'::regclass::text AS relation
+"""
+
+
+def test_no_setting_of_a_role_changes_what_a_session_reads(connection: Connection, database: str, worker: str):
+    given = {"numbers": [1.25, None, 0.62345678901], "texts": ["ü", None, "NULL"], "text": "für 5 €"}
+    name = sql.Identifier(psycopg.conninfo.conninfo_to_dict(worker)["user"])
+    connection.execute(sql.SQL("ALTER ROLE {} RESET ALL").format(name))
+
+    def read() -> object:
+        with db.connect(worker) as session:
+            return session.execute(READ, given).fetchone()
+
+    usual = read()
+    for setting, value in [(row["name"], row["value"]) for row in connection.execute(ODD_VALUES)]:
+        connection.execute(sql.SQL("ALTER ROLE {} SET {} = {}").format(name, sql.Identifier(setting), value))
+        assert read() == usual, f"{setting} = {value}"
+        connection.execute(sql.SQL("ALTER ROLE {} RESET {}").format(name, sql.Identifier(setting)))
 
 
 def test_an_upgrade_keeps_grants_whatever_the_database_sets(server: str, template: str):
