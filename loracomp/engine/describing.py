@@ -1,7 +1,8 @@
 """The similarity of a prompt to each described choice of its job (docs/routing.md, "Described choices")."""
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -13,11 +14,21 @@ KEPT_BYTES = 8 << 20
 """Memory for embeddings that are kept for later jobs: about 4,500 descriptions or labelled rows."""
 
 
+EMBEDDED_TOGETHER = 64
+"""Texts embedded in one piece, half a second's work; a job may describe a thousand choices."""
+
+Embedded = tuple[Sequence[Vector], Sequence[Vector]]
+
+
 class Describer:
     """Embeds choices with their descriptions, and labelled rows; a text that was used lately is not embedded again."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(
+        self, encoder: Encoder, compute: Callable[[Callable[[], Embedded]], Embedded] = lambda embed: embed()
+    ) -> None:
+        """`compute` runs the encoder on some texts; in a worker that lets the model's passes go on in between."""
         self._encoder = encoder
+        self._compute = compute
         self._kept: ByteLimitedCache[bytes, Vector] = ByteLimitedCache(KEPT_BYTES)
 
     def embed_choices(self, jobs: Sequence[Job]) -> dict[Job, Vector]:
@@ -35,10 +46,13 @@ class Describer:
     def _embedded(self, asked: Sequence[tuple[str, Part | None]]) -> dict[tuple[str, Part | None], Vector]:
         known = {each: kept for each in asked if (kept := self._kept.get(_digest(each))) is not None}
         missing = list(dict.fromkeys(each for each in asked if each not in known))
-        _, embedded = self._encoder.embed_parts([text for text, _ in missing], [part for _, part in missing])
-        for each, embedding in zip(missing, embedded, strict=True):
-            known[each] = embedding
-            self._kept.put(_digest(each), embedding, embedding.nbytes + 200)
+        for start in range(0, len(missing), EMBEDDED_TOGETHER):
+            some = missing[start : start + EMBEDDED_TOGETHER]
+            texts, parts = [text for text, _ in some], [part for _, part in some]
+            _, embedded = self._compute(partial(self._encoder.embed_parts, texts, parts))
+            for each, embedding in zip(some, embedded, strict=True):
+                known[each] = embedding
+                self._kept.put(_digest(each), embedding, embedding.nbytes + 200)
         return known
 
 

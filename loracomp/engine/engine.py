@@ -56,9 +56,9 @@ class Engine:
         self.encoder = encoder
         self.predictor = Predictor(base, **predictor)
         self._calibrator = Calibrator(self.predictor)
-        self._describer = Describer(encoder)
         self._answering = self.predictor.begin()
         self._turns = ComputeThread()
+        self._describer = Describer(encoder, self._turns.run)
         self._embedded_to = 0
         """Id of the last example taken for embedding. The next call begins after it, so that an example that can't be
         embedded does not hold up the others."""
@@ -97,7 +97,9 @@ class Engine:
         encoder now.
         """
         routed = [flight.job for flight in flights if flight.job.kind != measuring.KIND]
-        vectors, compared, described = self._turns.run(partial(self._encode, flights, routed))
+        vectors, compared = self._turns.run(partial(self._encode, flights, routed))
+        described = self._describer.embed_choices(routed)
+        lap(flights, "encode")
         routes = route(connection, routed, vectors, self.encoder.fingerprint, self.encoder.input_version)
         plans = measuring.plan_measurements(connection, [flight.job for flight in flights])
         decided: list[Routed | measuring.MeasurementPlan] = [*routes, *plans]
@@ -113,8 +115,7 @@ class Engine:
             if (meant := described.get(flight.job)) is not None:
                 flight.similarities = meant @ compared_of[flight.job]
                 if flight.labelled:
-                    rows = self._turns.run(partial(self._describer.embed_rows, flight.job, flight.labelled))
-                    flight.row_similarities = rows @ meant.T
+                    flight.row_similarities = self._describer.embed_rows(flight.job, flight.labelled) @ meant.T
             flight.requests = requests_of(flight.job, decision, flight.similarities)
         lap(flights, "route")
         compositions = [request.composition for flight in flights for request in flight.requests]
@@ -123,18 +124,11 @@ class Engine:
             flight.adapters = adapters
         lap(flights, "load")
 
-    def _encode(
-        self, flights: Sequence[InFlight], routed: Sequence[Job]
-    ) -> tuple[Vector, Sequence[Vector], dict[Job, Vector]]:
-        """The jobs' vectors, the embeddings of their texts, and those of their described choices."""
+    def _encode(self, flights: Sequence[InFlight], routed: Sequence[Job]) -> tuple[Vector, Sequence[Vector]]:
+        """The jobs' vectors, and the embeddings of their texts."""
         lap(flights, "ready")
         shown = [(job.prompt, job.choices) for job in routed]
-        vectors, compared = self.encoder.encode_parts(
-            shown, [job.text_at if job.descriptions else None for job in routed]
-        )
-        described = self._describer.embed_choices(routed)
-        lap(flights, "encode")
-        return vectors, compared, described
+        return self.encoder.encode_parts(shown, [job.text_at if job.descriptions else None for job in routed])
 
     def embed(self, connection: Connection) -> int:
         """Embed some of the train examples without an embedding; returns how many."""

@@ -47,9 +47,12 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
         ),
         ({"choices": ["a", "b"], "descriptions": ["x", None]}, "descriptions_must_not_be_null_or_blank"),
         ({"choices": ["a", "b"], "descriptions": ["x", "\t"]}, "descriptions_must_not_be_null_or_blank"),
-        (
-            {"choices": ["a", "b"], "descriptions": ["x", "y" * 20_000]},
-            "descriptions_must_be_at_most_20000_characters_together",
+        *(
+            (
+                {"choices": ["a", choice], "descriptions": ["x", described]},
+                "described_choices_must_be_at_most_20000_characters_together",
+            )
+            for choice, described in (("b", "y" * 20_000), ("b" * 20_000, "y"), ("b" * 10_000, "y" * 10_000))
         ),
         ({"text_at": "[1,2)"}, "text_at_needs_choices"),
         *(

@@ -197,8 +197,8 @@ job = Table(
         "descriptions IS NULL OR loracomp.texts_are_not_blank(descriptions)",
     ),
     check(
-        "descriptions_must_be_at_most_20000_characters_together",
-        "descriptions IS NULL OR loracomp.texts_length(descriptions) <= 20000",
+        "described_choices_must_be_at_most_20000_characters_together",
+        "descriptions IS NULL OR loracomp.texts_length(choices) + loracomp.texts_length(descriptions) <= 20000",
     ),
     check("text_at_needs_choices", "text_at IS NULL OR choices IS NOT NULL"),
     check(
