@@ -163,7 +163,7 @@ def _compared(trace: dict[str, Any], now: Prediction | JobError, tolerance: floa
     same_choice = "the same choice" if now.output == trace["output"] else f"now {now.output!r}"
     largest = _largest_difference(now.choice_scores, trace["choice_scores"])
     if largest is None:
-        detail = f"{same_choice}; its trace has no score for each of {len(now.choice_scores)} choices"
+        detail = f"{same_choice}; its trace does not have a score for each of the {len(now.choice_scores)} choices"
         return Replay(trace["job_id"], "different", detail)
     detail = f"{same_choice}; scores differ by at most {largest:.6f} nats"
     equal = now.output == trace["output"] and largest <= tolerance
@@ -171,7 +171,7 @@ def _compared(trace: dict[str, Any], now: Prediction | JobError, tolerance: floa
 
 
 def _largest_difference(now: tuple[float, ...], then: list[Any] | None) -> float | None:
-    """Largest difference between scores now and stored scores; None unless a number is stored for each choice."""
+    """Largest difference between new and stored scores; None unless a finite number is stored for each choice."""
     if then is None or len(then) != len(now) or not all(isinstance(x, float) and math.isfinite(x) for x in then):
         return None
     return max(abs(one - float(other)) for one, other in zip(now, then, strict=True))

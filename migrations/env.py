@@ -20,7 +20,8 @@ from loracomp.errors import LoracompError
 
 
 def _same_type(_context: Any, _inspected: Any, _column: Any, inspected_type: Any, metadata_type: Any) -> bool | None:
-    # `loracomp init` sets the encoder's dimension, so vectors may differ in length; `name` is reflected as a string.
+    # Ignore two differences: `loracomp init` sets the dimension of the vectors' columns to that of the encoder, and
+    # SQLAlchemy reflects columns of type `name` as strings.
     return False if isinstance(metadata_type, HALFVEC | RoleName) else None
 
 

@@ -114,7 +114,7 @@ def test_a_score_for_each_choice_is_part_of_being_equal(
     forged = {"output": right["output"], "choice_index": right["choice_index"], "choice_scores": scores}
     again = replay(engine, connection, traced(connection, **forged))
     assert (again.outcome, again.largest_difference) == ("different", None)
-    assert again.detail == "the same choice; its trace has no score for each of 2 choices"
+    assert again.detail == "the same choice; its trace does not have a score for each of the 2 choices"
 
 
 def test_a_sample_goes_on_behind_bad_traces(connection: Connection, database: str, engine: Engine, monkeypatch):

@@ -2,11 +2,11 @@
 
     python -m benchmarks.evaluation.declared ../shared/data [--rows 100] [--own 128] [--task subj]
 
-LORACOMP_DATABASE_URL names an empty database. For each task, a table with validation rows is declared as a user would
-declare it, and the same rows are asked one by one, under the base model and under `default`. Some rows, drawn at
-random, are corrected; accuracy is counted on other rows, which are never corrected. With --own, an adapter is trained
-on that many corrections, and the policies `default` and `measured` are compared with it. The tasks have no adapter in
-the library, although some have twins there.
+LORACOMP_DATABASE_URL names an empty database. For each task, the benchmark fills a table with validation rows and
+declares it as a user would. Some rows, drawn at random, are corrected; accuracy is counted on other rows, which are
+never corrected. For comparison, these other rows are also submitted as single jobs, under the policies `base` and
+`default`. With --own, an adapter is trained from that many corrections, and single jobs are submitted again, under
+`default` and `measured`. The library has no adapter of any of these tasks, although it has twins of some.
 """
 
 import json
@@ -74,11 +74,12 @@ class Table:
         Worker(url, self.engine, base_model=self.engine.base_name, settings=self.settings, drain=True).run()
 
     def share(self, after: int | None = None) -> float:
-        """The accuracy in % of the rows after the first so many: by default, after all that may be corrected."""
+        """The accuracy in % of the rows after row number `after`; by default, of all rows that are never corrected."""
         return float(self.run(COUNT, first=self.kept if after is None else after)[0]["share"])
 
     def shares_of_jobs(self, choices: list[str], *policies: str) -> dict[str, float]:
-        """The accuracy in % of single jobs with the same rows, by policy; nothing is learnt from other rows."""
+        """The accuracy in % of single jobs with the rows that are never corrected, by policy. A single job learns
+        nothing from the table's other rows."""
         named = " ".join([self.task, *policies])
         self.run(SUBMIT, named=named, choices=choices, first=self.kept, policies=list(policies))
         self.drain()

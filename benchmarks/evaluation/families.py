@@ -100,7 +100,7 @@ class Question:
 
 
 Weights = dict[str, float]
-"""Weights of adapters by their tasks; empty: the base model alone."""
+"""Maps the task of each adapter to the adapter's weight. If it is empty, the base model answers alone."""
 
 
 def routed(question: Question, settings: Settings, k: int = 30) -> Weights:

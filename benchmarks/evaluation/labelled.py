@@ -1,9 +1,9 @@
-"""Gives evaluated tasks some labelled rows with measured gains, which is what a user with a new task has.
+"""Gives evaluated tasks some labelled rows on which each adapter's gain is measured, as a user with a new task would.
 
     python -m benchmarks.evaluation.labelled ../shared/data
 
-This command scores the labelled rows of the unfamiliar tasks (DATA/TASK/labelled.jsonl) under each adapter of the
-library alone, and stores the scores, without texts, in labelled_rows. It can be stopped and run again.
+This command scores the labelled rows of the unfamiliar tasks (DATA/TASK/labelled.jsonl) under one adapter of the
+library at a time, and stores the scores, without texts, in the folder labelled_rows. It can be stopped and run again.
 """
 
 import sys
@@ -37,17 +37,16 @@ from .plan import UNFAMILIAR
 KEPT = Path(__file__).with_name("labelled_rows")
 """Where `score` stores examples and scores."""
 SUFFIX = "_labelled"
-"""Ends the name of the second task that has the labelled rows of a library task.
+"""Suffix of the second task that holds the labelled rows of a library task.
 
-It is needed because the library's own rows of the task are excluded together with its adapter.
+It is needed because the library's own rows of a task are excluded together with the task's adapter.
 """
 
 
 def add_labelled(connection: Connection, task: str, count: int, data: str, *, base_model: str) -> None:
-    """Give a task `count` labelled rows with measurements; those of a library task go to a second task (SUFFIX).
+    """Give a task `count` labelled rows with measurements. The rows of a library task go to a second task (SUFFIX).
 
-    The texts come from `data`, the rest from KEPT or from the library's own measurements. Calling it again changes
-    nothing.
+    The texts come from `data`, the rest from KEPT or from the library's own measurements. Idempotent.
     """
     kept = measurements_path(KEPT, task)
     folder = KEPT if kept.is_file() else packaged()

@@ -39,12 +39,13 @@ COMMENT ON COLUMN report.measured.is_mix IS '1 if the policy mixes retrieved ada
 COMMENT ON COLUMN report.measured.row IS 'Number of the row in validation.jsonl, from 0.';
 COMMENT ON COLUMN report.measured.excluded IS 'Tasks whose adapters and examples the job excluded.';
 COMMENT ON COLUMN report.measured.expected_index IS 'Index of the right choice, from 1.';
-COMMENT ON COLUMN report.measured.choice_index IS 'Index of the chosen one, from 1; null for a failed job or one of kind route.';
-COMMENT ON COLUMN report.measured.correct IS '1 or 0; null if there is no answer.';
+COMMENT ON COLUMN report.measured.choice_index IS
+'Index of the choice that was the answer, from 1; null if the job failed or is of kind route.';
+COMMENT ON COLUMN report.measured.correct IS '1 if the answer is right, otherwise 0; null if there is no answer.';
 COMMENT ON COLUMN report.measured.nearest_task IS 'Task of the most similar train example.';
 COMMENT ON COLUMN report.measured.nearest_similarity IS 'Cosine similarity of that example.';
 COMMENT ON COLUMN report.measured.top_task IS 'Most probable task.';
-COMMENT ON COLUMN report.measured.mix IS 'Composed adapters, by their tasks, with their weights.';
+COMMENT ON COLUMN report.measured.mix IS 'The composed adapters with their weights; each adapter is named by its task.';
 COMMENT ON COLUMN report.measured.entropy_bits IS 'Entropy of the tasks'' probabilities, in bits.';
 COMMENT ON COLUMN report.measured.norm_ratio IS 'Norm of the merged change, divided by the norm of the exact weighted sum.';
 COMMENT ON COLUMN report.measured.cosine IS 'Cosine between the merged change and the exact weighted sum.';

@@ -1,6 +1,5 @@
-"""Adapters in few tensors: modules of the same shape are stacked, so that one operation changes all layers at once.
-
-And what strategies do to stacked tensors: masks, as pure functions.
+"""Stores an adapter in few tensors: modules of the same shape are stacked, so that one operation changes all layers at
+once. The masks that some strategies apply to the stacked tensors are here too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +27,8 @@ class Block(NamedTuple):
     """Factors of the modules that have the same shape: A [modules, r, d_in], B [modules, d_out, r].
 
     A block of n adapters has one dimension more: A [modules, n, r, d_in], B [modules, n, d_out, r].
-    In memory, B is stored transposed ([..., r, d_out]) like A, because a forward pass reads it in that order and
-    stacking adapters then copies long contiguous pieces.
+    In memory, B is stored transposed, as [..., r, d_out], so that r comes before the long dimension as in A. A forward
+    pass reads B in that order, and stacking adapters copies long contiguous pieces.
     """
 
     modules: tuple[str, ...]

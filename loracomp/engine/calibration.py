@@ -23,11 +23,11 @@ from loracomp.model.encoder import Vector
 from loracomp.records import MIX_ALONE, LabelledRow, Prediction, Request
 
 KEPT_BYTES = 16 << 20
-"""Memory for the scores of rows that are kept for later jobs. The fits that are kept may take as much again."""
+"""Memory for the scores of rows that are cached for later jobs. The cached fits may take as much again."""
 TOKENISED = 100_000
 """Characters of rows, counted with each choice, that are tokenised before a pass; that takes a tenth of a second."""
 FATAL = "out_of_memory"
-"""Error in scoring a row that ends the job, because the row did not cause it."""
+"""Code of the error that ends the job if it occurs while a row is scored, because the row did not cause it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +42,7 @@ class Fitted:
 
     @property
     def nbytes(self) -> int:
-        """Approximate memory that it takes."""
+        """Approximate memory in bytes."""
         kept = (self.biases, self.classifier.means, self.classifier.slopes, self.classifier.left_out)
         return sum(each.nbytes for each in kept) + 1000
 
@@ -62,10 +62,10 @@ class Calibration:
 
 
 class Calibrator:
-    """Calibrates choices' scores; keeps what it fits for jobs with the same composition, choices and rows.
+    """Calibrates choices' scores; caches its fits for later jobs with the same composition, choices and rows.
 
-    `begin` takes a request at any time. Each `step` scores some labelled rows in one pass, of one calibration after
-    another, so that a job with long rows holds up no other job for longer than a pass.
+    `begin` takes a request at any time. Each `step` scores some labelled rows in one pass. The calibrations take turns,
+    so that a job with long rows holds up no other job for longer than a pass.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -129,13 +129,13 @@ class Calibrator:
         self._scorings.clear()
 
     def _asked(self, request: Request) -> Request:
-        """The request as its rows are scored: without what its own prompt adds, and with its choices in order."""
+        """The request that is scored for each row: without what its own prompt adds, and with its choices sorted."""
         assert request.choices is not None
         choices = tuple(sorted(request.choices))
         return replace(request, choices=choices, description_similarities=(), score_weights=MIX_ALONE, series=None)
 
     def _calibrated(self, calibration: Calibration, key: bytes, scores: Numbers) -> Request:
-        """The calibrated request, from the scores [rows, choices] of its rows for its choices in order."""
+        """The calibrated request. `scores` [rows, choices] are those of its labelled rows, for its choices sorted."""
         request, rows = calibration.request, calibration.rows
         assert request.choices is not None
         choices = tuple(sorted(request.choices))
@@ -199,7 +199,7 @@ class _Scoring:
         return scores
 
     def _tokenise(self) -> None:
-        """Let the model have some of the rows that are left."""
+        """Hand some of the remaining rows to the model."""
         characters = 0
         while self._left and characters < TOKENISED:
             at = self._left.popleft()
@@ -208,7 +208,8 @@ class _Scoring:
 
 
 def _key(request: Request, rows: Sequence[LabelledRow]) -> bytes:
-    """A digest of all that the rows' scores depend on, so that a worker keeps no text of an erased example."""
+    """A digest of everything on which the rows' scores depend. A worker keeps it instead of the texts, because an
+    example may be erased."""
     # The settings of sampling are left out, because choices are scored and nothing is sampled.
     shared = replace(request, prompt="", temperature=0.0, top_p=1.0, seed=0)
     digest = hashlib.sha256(repr((shared, [(row.prompt, row.label) for row in rows])).encode())

@@ -1,4 +1,5 @@
-"""Two fits on a few labelled rows: a classifier of their embeddings, and weights of scores with biases of choices."""
+"""Two fits on a few labelled rows: a classifier on their embeddings, and the weights of scores with a bias for each
+choice."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -8,14 +9,16 @@ import numpy.typing as npt
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
 RIDGE = 0.3
-"""Penalty of the classifier's squared slopes. This and the next three were chosen on train rows (docs/decisions.md)."""
+"""Ridge penalty on the classifier's squared slopes. It, EXPECTED, DOUBT and BIAS_DOUBT were chosen on train rows
+(docs/decisions.md)."""
 EXPECTED = (1.0, 2.0, 10.0)
-"""Weights of the composition's and of the classifier's scores, and of the similarities to described choices, before any
-row is seen."""
+"""Prior weights of the composition's scores, the classifier's scores, and the similarities to described choices: those
+that hold before any row is seen."""
 DOUBT = (0.5, 0.3, 0.01)
-"""Penalties of the squared differences from these weights, in nats over all rows."""
+"""Penalties on the squared differences between the fitted weights and EXPECTED. They are added to the loss in nats,
+which is summed over the rows."""
 BIAS_DOUBT = 0.5
-"""Penalty of the squared biases."""
+"""Penalty on the squared biases, in the same loss."""
 SMOOTHING = 3
 """Number of additional rows in which each choice counts as right when the shares of right answers are computed."""
 
@@ -31,7 +34,7 @@ class Classifier:
     shares: Numbers
     """[choices] of the right answers."""
     left_out: Numbers
-    """[rows, choices] what a classifier fitted on the other rows says of each row."""
+    """[rows, choices], leave-one-out scores: of each row, by a classifier that was fitted on the other rows."""
 
     def __call__(self, vector: npt.NDArray[np.floating]) -> Numbers:
         """A score for each choice: near 1 where it is likely right, near 0 elsewhere."""
@@ -55,8 +58,8 @@ def fit_weights(parts: Numbers, right: Numbers) -> Numbers:
     likely.
 
     `parts` [rows, choices, kinds] are the scores, in the order of EXPECTED, and `right` [rows, choices] is one-hot. The
-    likelihood is that of the softmax over weighted scores plus biases, with SMOOTHING and less the penalties of DOUBT
-    and BIAS_DOUBT.
+    likelihood is that of the softmax over weighted scores plus biases, with SMOOTHING, and the penalties DOUBT and
+    BIAS_DOUBT are subtracted.
     """
     rows, choices, kinds = parts.shape
     shares = (right.sum(axis=0) + SMOOTHING) / (rows + SMOOTHING * choices)
@@ -91,8 +94,8 @@ def fit_weights(parts: Numbers, right: Numbers) -> Numbers:
 def _derivatives(parts: Numbers, likely: Numbers) -> tuple[Numbers, Numbers]:
     """Slope and curvature, by weights and biases, of the rows' summed log of the softmax's denominator.
 
-    `likely` [rows, choices] is the softmax. A bias belongs to one choice, so that of the biases among each other only
-    the products of the means are a full matrix: the time grows with rows times choices squared.
+    `likely` [rows, choices] is the softmax. The largest product is that of the biases with each other, whose time grows
+    with rows times choices squared.
     """
     kinds = parts.shape[2]
     weighted = likely[:, :, None] * parts

@@ -55,8 +55,8 @@ def serve(worker: Worker, grace_s: float) -> int:
 
 
 def leaves_after_s(grace_s: float) -> float:
-    """Seconds for which a stopping worker goes on with its jobs; it has a tenth of the time (at most 2 s) to give them
-    back."""
+    """Seconds for which a stopping worker goes on with its jobs. The last tenth of the grace time, at most 2 s, is for
+    giving unfinished jobs back."""
     return grace_s - min(2.0, 0.1 * grace_s)
 
 
@@ -70,7 +70,7 @@ def _run_and_keep_error(worker: Worker, errors: list[BaseException]) -> None:
 def _next_signal(
     thread: Thread, signals: "queue.SimpleQueue[int]", seconds: float, give_up: Callable[[], bool] = lambda: False
 ) -> int | None:
-    """Wait for a signal; None if the thread ends, the time is over or `give_up()` is true first."""
+    """Wait for a signal and return its number, or None if the thread ends, the time is over or `give_up()` is true."""
     deadline = monotonic() + seconds
     while thread.is_alive() and monotonic() < deadline and not give_up():
         with suppress(queue.Empty):

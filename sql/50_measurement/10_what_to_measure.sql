@@ -44,7 +44,8 @@ COMMENT ON FUNCTION loracomp.likely_tasks IS
 'The task and other tasks whose adapters are likely to help with it, at most `most` in total: all tasks with an active adapter '
 'if these are few, otherwise those with the most examples among the nearest neighbours of 20 examples of the task.';
 
--- Reads the rows of a split in a random order that depends only on the seed, so that asking for more rows adds to the same rows.
+-- Reads the rows of a split in a random order that depends only on the seed, so that whoever asks for more rows gets
+-- the same rows first.
 CREATE FUNCTION loracomp.draw_examples(task_id integer, split text, seed integer, embedded boolean)
 RETURNS TABLE (example_id bigint, ordinal bigint)
 LANGUAGE sql STABLE
@@ -56,8 +57,8 @@ BEGIN ATOMIC
         AND coalesce(EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id) = embedded, TRUE);
 END;
 COMMENT ON FUNCTION loracomp.draw_examples IS
-'Rows of a task''s split that have text and label, with an embedding, without one, or (null) both, with their positions in a random order '
-'given by the seed.';
+'Rows of a task''s split that have text and label, with their positions in a random order given by the seed. '
+'`embedded` says which rows: only those with an embedding (true), only those without (false), or both (null).';
 
 -- Reads no table. An adapter without a training record is assumed to be trained on all train rows of its own task.
 CREATE FUNCTION loracomp.has_learnt_from(training jsonb, own_task text, task text, split text, content_hash bytea)
@@ -69,5 +70,6 @@ BEGIN ATOMIC
         AND NOT coalesce(training -> 'kept_aside' ? encode(content_hash, 'hex'), FALSE);
 END;
 COMMENT ON FUNCTION loracomp.has_learnt_from IS
-'Whether an adapter was trained on an example, by its training record: the example is a train row of one of tasks_seen (of its '
-'own task if the record has none), and not among the rows that were kept aside.';
+'Whether an adapter was trained on an example, according to its training record: the example must be a train row of a '
+'task in tasks_seen (if the record lacks tasks_seen, of the adapter''s own task), and must not be among the rows that '
+'training kept aside.';

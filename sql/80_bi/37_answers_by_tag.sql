@@ -1,5 +1,5 @@
 -- Counts of answers by the tags that analysts may see.
---   set_reported_tags             sets which tags these are, by their keys
+--   set_reported_tags             sets the keys of these tags
 --   bi.job_tag                    each such tag of each job that ended
 --   bi.answers_by_tag             counts of answers by tag, choice and day
 --     loracomp.answers_by_tag     the stored numbers, a table
@@ -81,8 +81,9 @@ GROUP BY x.tag, x.value, x.choice, x.policy, x.base_model;
 END;
 COMMENT ON FUNCTION loracomp.answers_by_tag_on IS 'Rows of loracomp.answers_by_tag for a day, computed from its jobs.';
 
--- Reads only, with its owner's rights. The owner may delete a key from the table reported_tag directly. Its rows then stay here;
--- security_barrier keeps a reader's conditions from seeing them before the join removes them.
+-- Reads only, with its owner's rights. If the owner deletes a key directly from the table reported_tag, the key's rows
+-- stay in loracomp.answers_by_tag, and only the join hides them. security_barrier makes the join run before a reader's
+-- conditions, which could otherwise reveal the hidden rows.
 CREATE VIEW bi.answers_by_tag WITH (security_barrier) AS
 SELECT
     a.day,

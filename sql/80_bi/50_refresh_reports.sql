@@ -9,11 +9,12 @@
 --   bi.report_refresh           when the reports were last computed
 -- Only one session at a time does this; others wait for the lock on report_day.
 
--- Reads only. It compares the number of jobs that ended on a day, and the sum of their times, with those of the last computation.
--- This also finds jobs that were erased, deleted by hand, retried, or committed late, although the queue does not record such changes. It
--- reads only the index job_finished, from the first day that is not closed, and no rows of job. Jobs follow when their policy, task or base model
--- is renamed or deleted, so after that it returns all these days. Closed days keep the old names. The tasks of declarations don't count, because
--- any submitter can drop a declaration, and its task with it, at any time.
+-- Reads only. It compares the number of jobs that ended on a day, and the sum of their times, with those of the last
+-- computation. This also finds jobs that were erased, deleted by hand, retried, or committed late, although the queue
+-- does not record such changes. The count needs only the index job_finished, from the first day that is not closed.
+-- After a policy, a task or a base model is renamed or deleted, all days that are not closed are returned, because jobs
+-- show the new name, or none. Closed days keep the old names. Tasks of declarations are ignored here, because any
+-- submitter can drop a declaration, and its task with it, at any time.
 CREATE FUNCTION loracomp.changed_days(before date) RETURNS SETOF loracomp.report_day
 LANGUAGE sql STABLE
 BEGIN ATOMIC

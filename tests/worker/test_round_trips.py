@@ -1,4 +1,4 @@
-"""How often a worker waits for the database, as libpq's own trace tells: what a distant database costs a batch."""
+"""How often a worker waits for the database, counted in libpq's trace. With a distant database each wait costs time."""
 
 import re
 from collections import Counter
@@ -37,7 +37,7 @@ A_TYPE = "a type"
 
 @pytest.fixture
 def engine(connection: Connection, database: str, tiny_model, tokenizer, minilm, tmp_path: Path) -> Engine:
-    """A library of one task with an adapter and an example, and of one with examples to measure."""
+    """An engine and a library of two tasks: tea has an adapter and an example, new has only examples to measure."""
     connection.execute("DELETE FROM loracomp.base_model")
     registered(connection, "tea", "new")
     set_encoder(database, minilm)

@@ -49,7 +49,8 @@ declaration = Table(
     required(
         "source_oid",
         OID,
-        "Oid of the table. It differs from source after dump and restore; columns may then have other numbers.",
+        "Oid of the table. If it differs from source, the database was restored from a dump, and the columns may have "
+        "other numbers than before.",
     ),
     required(
         "owner",
@@ -80,10 +81,10 @@ declaration = Table(
     required("tags", JSONB, "Tags of the jobs.", default="'{}'"),
     required("round", Integer, "How many times alter_answers had all rows answered again.", default="0"),
     optional("task_id", Integer, "Task whose labelled examples are the corrections."),
-    required("paused", Boolean, "Whether asking rows is paused.", default="false"),
+    required("paused", Boolean, "Whether the keeper makes no jobs of the rows for now.", default="false"),
     optional("trouble", Text, "Why no jobs could be made of the rows; the keeper tries again at retry_at."),
     required("retry_at", TIME, "No jobs are made of the rows before this time.", default="'-infinity'"),
-    optional("scan", Text, "What the full scan reads now: rows or answers; null: no scan is running."),
+    optional("scan", Text, "What the full scan is reading now: rows or answers; null: no scan is running."),
     required("scan_skips", Boolean, "Whether the scan skips rows until they change (no backfill).", default="false"),
     optional("scan_position", texts(), "Key of the last row that the scan has read; null: none yet."),
     optional("scan_job", BigInteger, "A job from the scan's last page. The next page waits until this job is claimed."),
@@ -97,7 +98,7 @@ declaration = Table(
     shallow("filter"),
     shallow("tags"),
     index("a_view_shows_one_declaration", "view", unique=True),
-    comment="Declarations that a table's rows get answers. create_answers adds one.",
+    comment="Declarations. Each says that the rows of a table get answers. create_answers adds one.",
 )
 
 answer_row = Table(
@@ -177,7 +178,8 @@ answer_hint = Table(
     required("key", texts(), "Key of a row that may have changed.", info=NO_STATISTICS),
     index("answer_hint_order", "declaration_id written_in"),
     index("answer_hint_key", "declaration_id key"),
-    comment="Rows of declared tables that were written and not looked at yet. Triggers on the tables insert them.",
+    comment="Rows of declared tables that were written, and that the keeper has not read since. Triggers on the tables "
+    "insert them.",
     postgresql_with=APPENDED_TO,
 )
 

@@ -27,7 +27,8 @@ class Leaks:
     """References of train rows whose texts are all in one validation row. They must not be used for training or
     retrieval."""
     sharing: int
-    """Number of other train rows that share one text (a premise, a passage), which does not give away the answer."""
+    """Number of other train rows that have a text (a premise, a passage) in common with a validation row. One such text
+    does not give away the answer."""
     compared_with: tuple[str, ...]
     """Tasks whose validation splits were compared."""
 
@@ -59,7 +60,8 @@ def find_leaks(entry: Entry, data: str | None = None) -> Leaks:
 
 
 def leaks_among(task: str, train: Iterable[Example], others: Iterable[Example]) -> Leaks:
-    """Compare prompt and choices of a task's train examples with its other splits, as `find_leaks` compares texts."""
+    """Compare the prompts and choices of a task's train examples with those of its other splits, in the way in which
+    `find_leaks` compares texts."""
     told = set(map(_shown, others))
     leaking = frozenset(example.source_ref for example in train if _shown(example) in told)
     return Leaks(leaking, 0, (task,) if told else ())

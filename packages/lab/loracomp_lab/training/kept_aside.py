@@ -14,10 +14,11 @@ def not_learnt(
     """Return the hashes (in hex) of the rows that an adapter was not trained on.
 
     `own` has, for each of its tasks, the rows that were kept aside, and `drawn` the rows that it was trained on.
-    `before` has those rows of the tasks `seen_before` that the adapter it started from was not trained on.
+    If the training started from an earlier adapter, that adapter was trained on the tasks `seen_before`, but not on
+    their rows `before`.
     """
     left = set(before)
-    # If the adapter that it started from was trained on a task too, it may have used rows kept aside here.
+    # A row that this run kept aside may still have been learnt before, if the earlier adapter was trained on that task.
     unlearnt = (rows & left if task in seen_before else rows for task, rows in own.items())
     return sorted((set().union(*unlearnt) | left) - drawn)
 
