@@ -20,6 +20,7 @@ from loracomp.composition.strategies import (
     trim,
 )
 from loracomp.errors import JobError, UsageError
+from loracomp.model.batching import unless_out_of_memory
 from loracomp.model.loading import BaseModel
 from loracomp.records import Composition
 
@@ -69,6 +70,11 @@ class ByteLimitedCache(Generic[K, V]):
         if self._name:
             metrics.CACHE_BYTES.labels(self._name).set(self.nbytes)
 
+    def clear(self) -> None:
+        """Evict all values."""
+        self._values.clear()
+        self.nbytes = 0
+
 
 class ResidentAdapters:
     """A cache of adapters on the device, which fetches the adapters that it lacks.
@@ -88,16 +94,32 @@ class ResidentAdapters:
         return {id_: adapter or loaded[id_] for id_, adapter in found.items()}
 
     def _load(self, adapter_ids: Sequence[int], fetch: Fetch) -> Loaded:
+        fetched = self._fetched(adapter_ids, fetch)
+        if not isinstance(fetched, JobError):
+            for adapter in fetched:
+                self.cache.put(adapter.id, adapter, nbytes(adapter.stored))
+            return {adapter.id: adapter for adapter in fetched}
+        if len(adapter_ids) == 1:
+            return {adapter_ids[0]: fetched}
+        # A bad adapter must fail only the jobs that use it: fetch each adapter alone to find the bad one.
+        return {id_: result for each in adapter_ids for id_, result in self._load([each], fetch).items()}
+
+    def _fetched(self, adapter_ids: Sequence[int], fetch: Fetch) -> Sequence[PackedAdapter] | JobError:
+        """These adapters, on the device. If memory runs out, adapters that no running job uses leave it first."""
         try:
-            fetched = [self._to_device(adapter) for adapter in fetch(adapter_ids)]
+            for _ in range(2):
+                fetched = unless_out_of_memory(lambda: [self._to_device(adapter) for adapter in fetch(adapter_ids)])
+                if fetched is not None:
+                    return fetched
+                self.cache.clear()
         except JobError as error:
-            if len(adapter_ids) == 1:
-                return {adapter_ids[0]: error}
-            # A bad adapter must fail only the jobs that use it: fetch each adapter alone to find the bad one.
-            return {id_: result for each in adapter_ids for id_, result in self._load([each], fetch).items()}
-        for adapter in fetched:
-            self.cache.put(adapter.id, adapter, nbytes(adapter.stored))
-        return {adapter.id: adapter for adapter in fetched}
+            return error
+        return JobError(
+            f"the worker has too little memory for adapter {adapter_ids[0]}: give it more, or lower its "
+            "adapter_cache_mb or token_budget",
+            code="out_of_memory",
+            retry=True,
+        )
 
     def _to_device(self, adapter: LoraFactors) -> PackedAdapter:
         packed = adapter.packed()

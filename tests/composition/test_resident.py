@@ -3,10 +3,11 @@
 import random
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loracomp.composition import blocks
+from loracomp.composition import blocks, composer
 from loracomp.composition.composer import ByteLimitedCache, ResidentAdapters
 from loracomp.errors import JobError
 from model_fixtures import random_adapter
@@ -65,6 +66,28 @@ def test_one_corrupt_adapter_costs_the_others_nothing(registry):
     registry.calls.clear()
     resident.get([1, 13, 2], registry.fetch)
     assert registry.calls == [[13]]  # asked for again: it may have been mended
+
+
+def test_where_memory_runs_out_the_others_leave_it_and_what_is_too_large_fails_its_jobs_alone(registry, monkeypatch):
+    resident, move, device = ResidentAdapters(10 * BYTES), composer.move, 3
+
+    def onto_a_small_device(stored, to):
+        if id_of(stored) == 7 or len(resident.cache) >= device:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return move(stored, to)
+
+    def id_of(stored):
+        return next(id_ for id_ in range(9) if equal(random_adapter(SHAPES, seed=id_).packed().stored, stored))
+
+    def equal(one, other):
+        return all(torch.equal(one[shape].A, other[shape].A) for shape in one)
+
+    monkeypatch.setattr(composer, "move", onto_a_small_device)
+    resident.get([0, 1, 2], registry.fetch)
+    found = resident.get([3, 7, 4], registry.fetch)
+    assert (found[3].id, found[4].id) == (3, 4)
+    assert (found[7].code, found[7].retry) == ("out_of_memory", True)
+    assert resident.cache.nbytes <= 3 * BYTES
 
 
 def test_of_a_library_of_a_thousand_what_is_in_use_is_resident_and_no_more():
