@@ -91,17 +91,14 @@ def try_answers(
     """Show the prompts of the first three rows and answer them, without declaring anything."""
     request = {"choices": choice, "descriptions": describe, "max_new_tokens": max_new_tokens, "policy": policy}
     with open_database() as connection:
-        prompts = [
-            row["prompt"]
-            for row in rows_of(
-                connection,
-                QUERIES["try_prompts"],
-                {"source": source, "prompt": prompt, "filter": row_filter or Jsonb({})},
-            )
-        ]
-        jobs = [
-            row_of(connection, QUERIES["insert_job"], {"job": Jsonb({"prompt": each, **request})}) for each in prompts
-        ]
+        prompts = rows_of(
+            connection,
+            QUERIES["try_prompts"],
+            {"source": source, "prompt": prompt, "filter": row_filter or Jsonb({})},
+        )
+        if choice is None:
+            prompts = [{"prompt": row["prompt"]} for row in prompts]
+        jobs = [row_of(connection, QUERIES["insert_job"], {"job": Jsonb({**row, **request})}) for row in prompts]
         for job in reversed(jobs):  # once the last job is answered, the others usually are too
             see_to(connection, job["id"], patience)
         results = rows_of(connection, QUERIES["job_results"], {"ids": [job["id"] for job in jobs]})

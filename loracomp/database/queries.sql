@@ -369,9 +369,9 @@ SELECT * FROM loracomp.worker_status ORDER BY status IN ('gone', 'stopped'), bas
 LISTEN loracomp_job; LISTEN loracomp_keep
 
 -- name: try_prompts
-SELECT prompt FROM loracomp.try_prompts(
+SELECT filled AS prompt, text_at::text FROM loracomp.try_prompts(
     source => %(source)s::regclass, prompt => %(prompt)s, filter => %(filter)s
-) AS prompt
+)
 
 -- name: create_answers
 SELECT loracomp.create_answers(

@@ -271,7 +271,8 @@ $$;
 COMMENT ON FUNCTION loracomp.compare_with_corrections IS 'Accuracy of an adapter on held-out corrections, and accuracy of the policy measured on the same rows without this adapter.';
 
 -- The objects that it makes to read the rows are rolled back.
-CREATE FUNCTION loracomp.try_prompts(source regclass, prompt text, filter jsonb DEFAULT '{}') RETURNS SETOF text
+CREATE FUNCTION loracomp.try_prompts(source regclass, prompt text, filter jsonb DEFAULT '{}')
+RETURNS TABLE (filled text, text_at int4range)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
@@ -296,7 +297,9 @@ BEGIN
     EXCEPTION WHEN SQLSTATE 'LC001' THEN NULL;
     END;
     RETURN QUERY
-    SELECT p.prompt FROM unnest(prompts) WITH ORDINALITY AS p (prompt, ordinal) ORDER BY p.ordinal LIMIT 3;
+    SELECT p.filled, loracomp.text_at(try_prompts.prompt, p.filled)
+    FROM unnest(prompts) WITH ORDINALITY AS p (filled, ordinal) ORDER BY p.ordinal LIMIT 3;
 END
 $$;
-COMMENT ON FUNCTION loracomp.try_prompts IS 'The prompts that create_answers would make from the first three rows of a table; declares nothing.';
+COMMENT ON FUNCTION loracomp.try_prompts IS 'The prompts that create_answers would make from the first three rows of a table, each with the text_at of its job; declares '
+'nothing.';

@@ -99,6 +99,10 @@ def test_the_first_three_prompts_are_tried_without_a_declaration(wishes: dict[st
         wishes, "try", "wishes", "{wish}", "--choice", "yes", "--choice", "no", "--filter", '{"id": [17, 18]}'
     )
     assert [row["prompt"] for row in rows] == [f"More tea, number {number}" for number in (17, 18)]
+    described = ("--choice", "yes", "--choice", "no", "--describe", "agreed", "--describe", "refused")
+    answers(wishes, "try", "wishes", "{wish}: right?", *described)
+    compared = "SELECT substr(prompt, lower(text_at), upper(text_at) - lower(text_at)) FROM loracomp.job"
+    assert psql(wishes, f"{compared} ORDER BY id DESC LIMIT 1") == "More tea, number 3", "as the declaration's jobs do"
     for wrong in ("{id}", "[17]"):
         refused = run(["loracomp", "answers", "try", "wishes", "{wish}", "--filter", wrong], wishes)
         assert refused.returncode == 2 and "--filter" in refused.stderr

@@ -97,7 +97,7 @@ def test_columns_of_any_white_space_are_empty(connection: Connection, alice: Con
     assert value(alice, "SELECT reason FROM urgency WHERE id = 1") == "all columns of the prompt are empty"
     with pytest.raises(errors.NoDataFound, match="this row has no prompt that can be answered"):
         alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
-    tried = "SELECT array_agg(p) FROM loracomp.try_prompts('tickets', 'Note: {body}') AS p"
+    tried = "SELECT array_agg(p.filled) FROM loracomp.try_prompts('tickets', 'Note: {body}') AS p"
     assert value(alice, tried) == ["Note: text"]
 
 

@@ -385,7 +385,7 @@ def test_a_feed_waits_for_no_transaction_of_another_database(
 def test_prompts_are_tried_wherever_the_first_row_that_passes_is(connection: Connection, alice: Connection) -> None:
     alice.execute("INSERT INTO tickets SELECT i, NULL, ' ', 7 FROM generate_series(5, 1600) AS i")
     alice.execute("UPDATE tickets SET body = 'late' WHERE id = 1550")
-    tried = "SELECT array_agg(p) FROM loracomp.try_prompts('tickets', '{body}', '{\"seen\": 7}') AS p"
+    tried = "SELECT array_agg(p.filled) FROM loracomp.try_prompts('tickets', '{body}', '{\"seen\": 7}') AS p"
     assert value(alice, tried) == ["late"]
 
 

@@ -472,9 +472,9 @@ def test_eighty_corrections_propose_an_adapter(connection: Connection, alice: Co
 
 
 def test_prompts_can_be_seen_before_they_are_declared(connection: Connection, alice: Connection) -> None:
-    statement = "SELECT * FROM loracomp.try_prompts('tickets', 'Is {subject} {{new}}?')"
+    statement = "SELECT filled, text_at::text FROM loracomp.try_prompts('tickets', 'Is {subject} {{new}}?')"
     assert [*map(tuple, (row.values() for row in alice.execute(statement)))] == [
-        (f"Is row {number} {{new}}?",) for number in (1, 2, 3)
+        (f"Is row {number} {{new}}?", "[4,9)") for number in (1, 2, 3)
     ]
     assert shown(alice)[1] == ("answered", "urgent")
     assert value(connection, "SELECT count(*) FROM loracomp.declaration") == 1
