@@ -10,6 +10,7 @@
 --     key_columns       the columns of the key
 --     key_values        the values of these columns, from an array of texts
 --     filter_condition  whether a row passes the filter
+--       filter_values   the values that a filter allows; fixed_filter calls it too
 
 CREATE FUNCTION loracomp.primary_key_of(source regclass) RETURNS smallint[]
 LANGUAGE sql STABLE
@@ -125,6 +126,21 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.key_values IS 'SQL for the values of the key''s columns, as a list; `key` is SQL for the key as an array of texts.';
 
+CREATE FUNCTION loracomp.filter_values(source regclass, filter jsonb)
+RETURNS TABLE (key text, value jsonb, allowed text[], type name)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT
+        f.key, f.value, ARRAY(SELECT e #>> '{}' FROM jsonb_path_query(f.value, 'lax $[*]') AS e WHERE e <> 'null'),
+        t.typname
+    FROM jsonb_each(filter_values.filter) AS f
+    LEFT JOIN pg_attribute AS a ON a.attrelid = filter_values.source AND a.attname = f.key
+    LEFT JOIN pg_type AS t ON t.oid = a.atttypid
+        AND (EXISTS (SELECT FROM loracomp.key_forms(t.oid)) OR t.oid = ANY ('{float4,float8,interval}'::regtype[]));
+END;
+COMMENT ON FUNCTION loracomp.filter_values IS
+'The columns of a filter with their allowed values, null left out, and the type by which they are compared; null: as text.';
+
 -- Values are compared by the type of their column, so true equals t, and 2.50 equals 2.5. Columns of other types are compared as text, which
 -- must be the same in every session.
 CREATE FUNCTION loracomp.filter_condition(d loracomp.declaration) RETURNS text
@@ -135,13 +151,10 @@ BEGIN ATOMIC
             CASE WHEN f.value @> 'null' THEN '(s.%1$I IS NULL OR %2$s = ANY (%3$L::pg_catalog.%4$I[]))'
                 ELSE '%2$s = ANY (%3$L::pg_catalog.%4$I[])'
             END,
-            f.key, format(CASE WHEN t.typname IS NULL THEN 'concat(s.%I)' ELSE 's.%I' END, f.key),
-            ARRAY(SELECT e #>> '{}' FROM jsonb_path_query(f.value, 'lax $[*]') AS e), coalesce(t.typname, 'text')
+            f.key, format(CASE WHEN f.type IS NULL THEN 'concat(s.%I)' ELSE 's.%I' END, f.key),
+            f.allowed, coalesce(f.type, 'text')
         ), ' AND ' ORDER BY f.key
     ), 'true')
-    FROM jsonb_each((d).filter) AS f
-    LEFT JOIN pg_attribute AS a ON a.attrelid = (d).source AND a.attname = f.key
-    LEFT JOIN pg_type AS t ON t.oid = a.atttypid
-        AND (EXISTS (SELECT FROM loracomp.key_forms(t.oid)) OR t.oid = ANY ('{float4,float8,interval}'::regtype[]));
+    FROM loracomp.filter_values((d).source, (d).filter) AS f;
 END;
 COMMENT ON FUNCTION loracomp.filter_condition IS 'SQL for whether the row s passes a declaration''s filter.';

@@ -2,6 +2,7 @@
 --   check_source        raises unless the caller owns the table and its rows can be answered
 --     check_owner       raises unless the table's owner may submit jobs and loracomp's owner may act as the table's owner
 --     check_text        raises if a column is bytea
+--     fixed_filter      writes the filter's values so that they mean the same in every session
 --     check_code        25_code.sql
 --   check_request       raises if jobs with these choices, tags and so on would be refused
 
@@ -73,13 +74,39 @@ BEGIN
     PERFORM loracomp.check_text(check_source.source, d.columns);
     d.source := check_source.source;
     d.prompt := check_source.prompt;
-    d.filter := check_source.filter;
+    d.filter := loracomp.fixed_filter(check_source.source, check_source.filter);
     d.names := loracomp.source_names(d.source, d.columns || d.key_columns);
     RETURN d;
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_source IS
 'Raises unless the caller owns the table and its rows can be answered. Returns the declaration as far as its table decides it.';
+
+-- Reads only the catalog. The view and the keeper parse the filter's values in different sessions, so a time without a time zone, a date such as
+-- 01/02/2026 and the word today would otherwise mean different things to them.
+CREATE FUNCTION loracomp.fixed_filter(source regclass, filter jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+SET datestyle = 'ISO, MDY'
+SET timezone = 'UTC'
+SET intervalstyle = 'postgres'
+SET extra_float_digits = 1
+AS $$
+DECLARE
+    col record;
+    fixed text[];
+BEGIN
+    FOR col IN SELECT f.* FROM loracomp.filter_values(fixed_filter.source, fixed_filter.filter) AS f WHERE f.type IS NOT NULL LOOP
+        EXECUTE format('SELECT %L::pg_catalog.%I[]::pg_catalog.text[]', col.allowed, col.type) INTO fixed;
+        filter := filter || jsonb_build_object(col.key, to_jsonb(CASE WHEN col.value @> 'null' THEN fixed || NULL::text ELSE fixed END));
+    END LOOP;
+    RETURN filter;
+EXCEPTION WHEN data_exception THEN
+    RAISE EXCEPTION 'filter, column %: %', quote_ident(col.key), sqlerrm USING ERRCODE = sqlstate;
+END
+$$;
+COMMENT ON FUNCTION loracomp.fixed_filter IS
+'The filter with its values as Postgres writes them with ISO dates and UTC. Raises if the type of a column doesn''t have such a value.';
 
 -- Reads only the catalog. A domain has the output function of its base type, also if it is a domain over another domain.
 CREATE FUNCTION loracomp.check_text(source regclass, columns smallint[]) RETURNS void

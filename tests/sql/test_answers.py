@@ -554,6 +554,34 @@ def test_a_filter_compares_as_the_columns_type_does(connection: Connection, alic
     assert shown(alice, "says") == {1: ("answered", "one"), 3: ("answered", "three")}
 
 
+def test_a_filter_means_the_same_to_its_view_and_to_the_keeper(connection: Connection, alice: Connection) -> None:
+    """Whatever session declares it."""
+    alice.execute("SET timezone = 'America/New_York'; SET datestyle = 'SQL, DMY'; SET array_nulls = off")
+    alice.execute("CREATE TABLE notes (id integer PRIMARY KEY, t text, at timestamptz, day date, code text)")
+    alice.execute(
+        "INSERT INTO notes SELECT i, 'n' || i, '2026-01-02 00:00Z'::timestamptz + i * interval '1 hour', day, code"
+        " FROM generate_series(0, 9) AS i,"
+        " (VALUES (date '2026-02-01', 'NULL'), (date '2026-01-02', NULL)) AS v (day, code)"
+        " WHERE (code IS NULL) = (i % 2 = 0)"
+    )
+    even = ["n0", "n2", "n4", "n6", "n8"]
+    filters = {
+        '{"at": ["2026-01-02 00:00", "2026-01-02 05:00"]}': ["n0", "n5"],
+        '{"day": "01/02/2026"}': even,
+        '{"day": "today"}': [],
+        '{"code": [null]}': even,
+    }
+    for number, (each, passing) in enumerate(filters.items()):
+        view = f"says{number}"
+        alice.execute("SELECT loracomp.create_answers(%s, 'notes', '{t}', filter => %s)", [view, each])
+        assert sorted(answer_all(connection)) == passing
+        assert sorted(shown(alice, view).values()) == [("answered", answer) for answer in passing]
+    with pytest.raises(
+        errors.InvalidDatetimeFormat, match=r'filter, column day: invalid input syntax for type date: "x"'
+    ):
+        alice.execute("""SELECT loracomp.create_answers('other', 'notes', '{t}', filter => '{"day": "x"}')""")
+
+
 def test_a_full_queue_fails_no_statement_and_is_filled_again(connection: Connection, alice: Connection) -> None:
     alice.execute(URGENCY)
     connection.execute("SELECT loracomp.set_queue_limits(per_submitter => 30)")

@@ -257,7 +257,8 @@ class History:
     def filter(self) -> str:
         if len(self.passing) == len(self.marks):
             return "{}"
-        return json.dumps({self.names["mark"]: [self.marks[each] for each in sorted(self.passing)]})
+        # A filter reads a time without a time zone as UTC, in any session.
+        return json.dumps({self.names["mark"]: [self.marks[each].removesuffix("+00") for each in sorted(self.passing)]})
 
     # --- moves: rows
 
