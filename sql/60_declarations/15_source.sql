@@ -55,6 +55,7 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     before CONSTANT text[] := d.names;
+    odd text;
 BEGIN
     IF d.source_oid <> d.source THEN
         d.columns := loracomp.numbers_of(d.source, before[2 : cardinality(d.columns) + 1]);
@@ -67,6 +68,14 @@ BEGIN
         ORDER BY n.ordinal
     );
     IF d.names <> before THEN
+        odd := (
+            SELECT min(n.name)
+            FROM loracomp.prompt_pieces(d.prompt) AS p CROSS JOIN LATERAL (SELECT d.names[array_position(before[2 :], p.col) + 1]) AS n (name)
+            WHERE n.name ~ '[{}]'
+        );
+        IF odd IS NOT NULL THEN
+            RAISE EXCEPTION 'column % of the prompt has a name with a brace now: rename it', quote_ident(odd) USING ERRCODE = 'invalid_name';
+        END IF;
         d.prompt := (
             SELECT string_agg(coalesce(
                 replace(replace(p.literal, '{', '{{'), '}', '}}'), format('{%s}', d.names[array_position(before[2 :], p.col) + 1])

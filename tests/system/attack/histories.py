@@ -407,6 +407,15 @@ class History:
             )
         self.names[what] = to
 
+    def rename_with_a_brace(self) -> None:
+        """No prompt can name the column, until it gets its name back."""
+        if "client_encoding" in self.session:
+            return
+        names = sql.Identifier("a}{b"), sql.Identifier(self.names["body"])
+        self.write("ALTER TABLE {table} RENAME COLUMN {was} TO {to}", was=names[1], to=names[0])
+        keep(self.owner)
+        self.write("ALTER TABLE {table} RENAME COLUMN {was} TO {to}", was=names[0], to=names[1])
+
     def set_session(self) -> None:
         name = self.draw.choice([*SESSION])
         if name == "client_encoding" and not "".join([*self.names.values(), *self.values, *self.marks]).isascii():
@@ -730,7 +739,8 @@ def moves_of(history: History) -> list[Callable[[], None]]:
         h.truncate,
     ]  # fmt: skip
     return [
-        *rows, *rows, h.roll_back, h.rename, h.rename, h.set_session, h.set_session, h.set_database, h.analyze,
+        *rows, *rows, h.roll_back, h.rename, h.rename, h.rename_with_a_brace, h.set_session,
+        h.set_session, h.set_database, h.analyze,
         h.reword, h.switch, h.refilter, h.refilter, h.alter_key, h.again, h.pause, h.declare_again, h.correct,
         h.correct, h.take_back, h.work, h.work, h.work, h.keep, h.purge, h.read_feed, h.settle, h.restore,
     ]  # fmt: skip
