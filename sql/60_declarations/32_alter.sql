@@ -5,6 +5,7 @@
 --     make_view                       30_declare.sql
 --     begin_scan                      37_scan.sql
 --     label_again                     70_learn.sql
+--     first_answer_of                 60_correct.sql
 --   drop_answers
 --     lock_declaration
 --     forget_answers                  the keeper and erase_submitter call it too
@@ -74,8 +75,8 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     d loracomp.declaration := loracomp.with_current_names(loracomp.lock_declaration(alter_answers.name));
+    before CONSTANT loracomp.declaration := d;
     checked loracomp.declaration;
-    old_choices CONSTANT text[] := d.choices;
 BEGIN
     IF num_nonnulls(alter_answers.prompt, alter_answers.filter) > 0 THEN
         checked := loracomp.check_source(
@@ -116,8 +117,14 @@ BEGIN
     THEN
         PERFORM loracomp.begin_scan(d.id);
     END IF;
-    IF alter_answers.prompt IS NOT NULL OR d.choices IS DISTINCT FROM old_choices THEN
+    IF alter_answers.prompt IS NOT NULL OR d.choices IS DISTINCT FROM before.choices THEN
         PERFORM loracomp.label_again(d);
+    END IF;
+    IF (d.prompt, d.choices, d.descriptions, d.max_new_tokens)
+        IS DISTINCT FROM (before.prompt, before.choices, before.descriptions, before.max_new_tokens)
+    THEN
+        UPDATE loracomp.answer_row AS r SET first_answer = loracomp.first_answer_of(d, r, r.example_id)
+        WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL;
     END IF;
     PERFORM loracomp.notify('loracomp_keep', '');
 END

@@ -11,6 +11,7 @@
 --         each: ask_page        asks as many of these rows as can be asked together
 --           first_jobs          the first of the rows, which have at most 2,000 earlier jobs together
 --           ask_together
+--             request_hash      tells whether a row must be asked again; first_answer_of calls it too
 --
 -- A page has at most 200 rows, a megabyte of text and 2,000 earlier jobs, which are deleted with their rows. A call begins no new declaration
 -- after 0.2 s, and no new page of a declaration after 0.2 s that were spent on it. If reading a table's rows takes more than a second, for example
@@ -194,6 +195,17 @@ COMMENT ON FUNCTION loracomp.ask_page IS
 'Asks as many of these rows, from the first on, as can be asked together. Returns these rows, the number handled, and a job from the middle of '
 'the new ones.';
 
+CREATE FUNCTION loracomp.request_hash(d loracomp.declaration, prompt text) RETURNS bytea
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT sha256(convert_to(
+        jsonb_build_array((d).round, (d).max_new_tokens, (d).choices, (d).descriptions, request_hash.prompt)::text,
+        'UTF8'
+    ));
+END;
+COMMENT ON FUNCTION loracomp.request_hash IS
+'SHA-256 of all that decides a row''s answer: its prompt, and the declaration''s choices, descriptions, length and round.';
+
 -- A row is asked if its prompt has changed since it was asked last, or if its job is gone without an outcome. Without backfill, the first scan
 -- skips the rows that nobody has written since the declaration; a row that is written afterwards has a hint, and is asked. A correction in an open
 -- transaction locks its row and the example that rows with the same prompt share: such rows are left out now, and get another hint.
@@ -211,8 +223,7 @@ BEGIN
     WITH given AS MATERIALIZED (
         SELECT
             f.key, f.passes, f.prompt,
-            sha256(convert_to(coalesce(f.fault, jsonb_build_array(d.round, d.max_new_tokens, d.choices, d.descriptions, f.prompt)::text), 'UTF8'))
-                AS prompt_hash,
+            CASE WHEN f.fault IS NULL THEN loracomp.request_hash(d, f.prompt) ELSE sha256(convert_to(f.fault, 'UTF8')) END AS prompt_hash,
             coalesce(f.fault, CASE WHEN f.prompt IS NULL THEN 'all columns of the prompt are empty' END) AS fault
         FROM jsonb_to_recordset(found_rows) AS f (key text[], passes boolean, prompt text, fault text)
     ),

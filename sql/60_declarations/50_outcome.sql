@@ -78,13 +78,14 @@ BEGIN
                 WHEN c.corrections > 0 THEN 'corrections'
                 WHEN p.job_id IS NOT NULL THEN 'mix'
             END AS answered_by,
-            CASE WHEN p.composed_tasks <> '{}' THEN nullif(c.corrections, 0) END AS corrections
+            CASE WHEN p.composed_tasks <> '{}' THEN nullif(c.corrections, 0) END AS corrections,
+            coalesce(c.task = ANY (p.composed_tasks), FALSE) AS has_own_adapter
         FROM unnest(copy_outcomes.ids) AS u (id)
         JOIN loracomp.answer_row AS r ON r.job_id = u.id
         JOIN loracomp.job AS j ON j.id = u.id AND (j.finished_at IS NOT NULL OR r.status = 'failed')
         LEFT JOIN loracomp.prediction AS p ON p.job_id = u.id
         CROSS JOIN LATERAL (
-            SELECT CASE WHEN p.example_tasks[1] = t.name THEN cardinality(p.calibration_examples) END AS corrections
+            SELECT t.name AS task, CASE WHEN p.example_tasks[1] = t.name THEN cardinality(p.calibration_examples) END AS corrections
             FROM loracomp.declaration AS a LEFT JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.id = r.declaration_id
         ) AS c
     ),
@@ -92,7 +93,7 @@ BEGIN
         UPDATE loracomp.answer_row AS r SET
             status = o.status, reason = o.reason, answer = o.answer, confidence = o.confidence, answered_by = o.answered_by,
             corrections = o.corrections, answered_at = o.finished_at, changed_in = pg_current_xact_id()::text::bigint,
-            first_answer = coalesce(r.first_answer, CASE WHEN r.correct IS NOT NULL AND o.corrections IS NULL THEN (
+            first_answer = coalesce(r.first_answer, CASE WHEN o.corrections IS NULL AND NOT o.has_own_adapter THEN (
                 SELECT o.answer FROM loracomp.example AS e
                 WHERE e.id = r.example_id AND (e.prompt, e.choices) IS NOT DISTINCT FROM (o.prompt, o.choices)
             ) END)

@@ -4,6 +4,7 @@
 --   correct_row                 corrects a row unless it has changed since somebody saw it
 --     each: write_correction
 --       correction_fault        why a text can't be a correction; label_again calls it too
+--       first_answer_of         the first answer to a corrected row without corrections; alter_answers calls it too
 
 -- The view's first columns are the key, even if they were renamed, and they have the key's types. The view's owner may have added other columns.
 -- These are compared as bytes, because converting them may run the owner's code.
@@ -118,6 +119,23 @@ $$;
 COMMENT ON FUNCTION loracomp.correction_fault IS
 'Why a text can''t be a correction of a declaration''s answers; null if it can, or if there is no text.';
 
+-- Reads only. If the row's newest job has another prompt, other choices, descriptions or another length, or is not answered yet, take_answers
+-- notes the first answer when it comes. An answer counts as helped by the corrections if they were used for it, or an adapter trained on them.
+CREATE FUNCTION loracomp.first_answer_of(
+    d loracomp.declaration, answered loracomp.answer_row, labelled bigint
+) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT coalesce(answered.first_answer, CASE WHEN answered.status = 'answered' AND answered.corrections IS NULL AND NOT EXISTS (
+        SELECT FROM loracomp.prediction AS p JOIN loracomp.task AS t ON t.id = d.task_id
+        WHERE p.job_id = answered.job_id AND t.name = ANY (p.composed_tasks)
+    ) THEN answered.answer END)
+    FROM loracomp.example AS e WHERE e.id = labelled AND answered.prompt_hash = loracomp.request_hash(d, e.prompt);
+$$;
+COMMENT ON FUNCTION loracomp.first_answer_of IS
+'The first answer to a row''s labelled example that was given without the help of corrections; null if it is not known yet.';
+
 -- The caller has made sure that the row may be corrected. The prompt is read from the table as it is now.
 CREATE FUNCTION loracomp.write_correction(
     declaration_id integer, key text[], correct text, changes_others boolean DEFAULT FALSE
@@ -150,17 +168,8 @@ BEGIN
     IF labelled IS NULL AND write_correction.correct IS NOT NULL THEN
         RAISE EXCEPTION 'this row has no prompt that can be answered, so it can''t be corrected' USING ERRCODE = 'no_data_found', HINT = 'the view has the reason';
     END IF;
-    -- If the answer belongs to another prompt, take_answers notes the first answer to this one when it comes.
     UPDATE loracomp.answer_row AS r SET
-        correct = write_correction.correct, example_id = labelled,
-        first_answer = CASE
-            WHEN EXISTS (
-                SELECT FROM loracomp.job AS j JOIN loracomp.example AS e ON (e.prompt, e.choices) IS DISTINCT FROM (j.prompt, j.choices)
-                WHERE j.id = r.job_id AND e.id = labelled
-            ) THEN NULL
-            WHEN r.correct IS NOT NULL THEN r.first_answer
-            WHEN r.status = 'answered' AND r.corrections IS NULL THEN r.answer
-        END
+        correct = write_correction.correct, example_id = labelled, first_answer = loracomp.first_answer_of(d, r, labelled)
     WHERE r.declaration_id = d.id AND r.key = write_correction.key;
     INSERT INTO loracomp.audit_event (actor, entity, entity_id, entity_name, action, reason, after)
     VALUES (

@@ -66,7 +66,7 @@ $$;
 COMMENT ON FUNCTION loracomp.label_row IS 'Adds a corrected row to the declaration''s examples; returns the example''s id.';
 
 -- A correction is deleted if nobody could make it any more: if it is not one of the new choices, if it is too long for a generated text, or if the
--- row's new prompt is empty. take_answers notes the first answers to the new prompt.
+-- row's new prompt is empty.
 CREATE FUNCTION loracomp.label_again(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -75,7 +75,7 @@ BEGIN
     PERFORM loracomp.check_code(d.source); -- an administrator may have called
     UPDATE loracomp.answer_row AS r SET correct = NULL
     WHERE r.declaration_id = d.id AND loracomp.correction_fault(d, r.correct) IS NOT NULL;
-    UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_row(d, r.key, r.correct), first_answer = NULL
+    UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_row(d, r.key, r.correct)
     WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL;
     UPDATE loracomp.answer_row AS r SET correct = NULL, drawn = FALSE
     WHERE r.declaration_id = d.id AND r.correct IS NOT NULL AND r.example_id IS NULL;

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from psycopg import errors
 
-from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, as_alice, keep, shown, tidy, work
+from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, answer_all, as_alice, keep, shown, tidy, work
 from job_data import BASE, claim, record, wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
@@ -406,6 +406,48 @@ def test_before_counts_the_answers_to_another_prompt(connection: Connection, ali
     assert listed(alice)["before"] == "not yet known (0 of 20 rows)"
     work(connection, "urgent")
     assert listed(alice)["before"] == "100 % (87 to 100, 25 rows)"
+
+
+def test_before_counts_the_answers_with_other_descriptions(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [7, 25])
+    work(connection, "not urgent")
+    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id <= 20")
+    connection.execute("DELETE FROM loracomp.example_embedding")  # so that nothing is measured
+    assert listed(alice)["before"].startswith("30 %")
+    alice.execute("SELECT loracomp.alter_answers('urgency', descriptions => '{now,later}')")
+    assert listed(alice)["before"] == "not yet known (0 of 20 rows)"
+    alice.execute("SELECT loracomp.alter_answers('urgency', descriptions => '{}')")
+    assert listed(alice)["before"].startswith("30 %"), "the answers that are there are answers to this"
+    alice.execute("SELECT loracomp.alter_answers('urgency', descriptions => '{now,later}')")
+    answer_all(connection, "urgent")
+    assert listed(alice)["before"].startswith("100 %")
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => 'Ticket: {subject} {body}')")
+    answer_all(connection)
+    assert listed(alice)["before"].startswith("100 %"), "it is the prompt that it was"
+
+
+def test_before_counts_no_answer_of_an_adapter_that_has_learnt_the_corrections(
+    connection: Connection, alice: Connection
+) -> None:
+    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+    task = listed(alice)["task"]
+    own = {"composed_tasks": [task], "adapter_ids": [1], "adapter_sha256": ["a" * 64], "adapter_weights": [1.0]}
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => 'Is {subject} urgent?')")
+    answer_all(connection, "urgent", **own)
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 2")
+    assert value(connection, "SELECT count(first_answer) FROM loracomp.answer_row") == 0
+    assert listed(alice)["before"] == "not yet known (0 of 20 rows)"
+
+
+def test_erased_jobs_leave_none_of_their_texts(connection: Connection, alice: Connection) -> None:
+    alice.execute("SELECT loracomp.create_answers('said', 'tickets', '{body}', filter => '{\"id\": 1}')")
+    answer_all(connection, "a SECRET text")
+    alice.execute("UPDATE said SET correct = 'another' WHERE id = 1")
+    alice.execute("SELECT loracomp.erase_jobs(ids => ARRAY(SELECT id FROM loracomp.job WHERE kind = 'predict'))")
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_row AS r WHERE r::text LIKE '%SECRET%'") == 0
+    assert value(alice, "SELECT correct FROM said") == "another"
 
 
 def test_a_row_that_is_refused_has_no_correction(connection: Connection, database: str, alice: Connection) -> None:

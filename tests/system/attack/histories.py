@@ -440,7 +440,7 @@ class History:
 
     def reword(self) -> None:
         self.settle()
-        self.word = "Memo" if self.word == "Note" else "Note"
+        self.word = self.draw.choice(("Memo", "Note"))  # perhaps the word that it was
         self.write(
             "SELECT loracomp.alter_answers({name}, prompt => %s)",
             f"{self.word}: {{{self.names['body']}}}",
