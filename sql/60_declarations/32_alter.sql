@@ -104,7 +104,7 @@ BEGIN
         prompt = d.prompt, filter = d.filter, columns = d.columns, names = d.names, choices = d.choices,
         descriptions = d.descriptions, max_new_tokens = d.max_new_tokens, policy = d.policy, priority = d.priority, tags = d.tags,
         paused = coalesce(alter_answers.paused, a.paused), round = a.round + coalesce(alter_answers.again, FALSE)::integer,
-        scan_skips = a.scan_skips AND alter_answers.again IS NOT TRUE, trouble = NULL, retry_at = '-infinity'
+        backfill = a.backfill OR coalesce(alter_answers.again, FALSE), trouble = NULL, retry_at = '-infinity'
     WHERE a.id = d.id;
     IF alter_answers.filter IS NOT NULL THEN
         PERFORM loracomp.make_view(d, n.nspname, c.relname)

@@ -70,7 +70,7 @@ BEGIN
     END IF;
     IF keys = '[]' THEN
         UPDATE loracomp.declaration AS a SET
-            scan = CASE d.scan WHEN 'rows' THEN 'answers' END, scan_skips = d.scan_skips AND d.scan = 'rows', scan_position = NULL, scan_job = NULL
+            scan = CASE d.scan WHEN 'rows' THEN 'answers' END, is_first_scan = d.is_first_scan AND d.scan = 'rows', scan_position = NULL, scan_job = NULL
         WHERE a.id = d.id;
         RETURN 1;
     END IF;

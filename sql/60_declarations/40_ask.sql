@@ -207,7 +207,8 @@ COMMENT ON FUNCTION loracomp.request_hash IS
 'SHA-256 of all that decides a row''s answer: its prompt, and the declaration''s choices, descriptions, length and round.';
 
 -- A row is asked if its prompt has changed since it was asked last, or if its job is gone without an outcome. Without backfill, the first scan
--- skips the rows that nobody has written since the declaration; a row that is written afterwards has a hint, and is asked. A correction in an open
+-- skips the rows that nobody has written since the declaration, and so do later scans; a row that is written afterwards has a hint, and is asked. A
+-- corrected row isn't skipped, because its correction goes with the prompt of a job. A correction in an open
 -- transaction locks its row and the example that rows with the same prompt share: such rows are left out now, and get another hint.
 CREATE FUNCTION loracomp.ask_together(
     d loracomp.declaration, found_rows jsonb, is_scan boolean, OUT middle_job bigint, OUT locked integer
@@ -230,7 +231,7 @@ BEGIN
     changed AS MATERIALIZED (
         SELECT
             g.*, r.key IS NOT NULL AS is_known, r.example_id,
-            is_scan AND d.scan_skips AND coalesce(r.status = 'skipped', TRUE) AS is_skipped,
+            is_scan AND NOT d.backfill AND r.example_id IS NULL AND coalesce(r.status = 'skipped', d.is_first_scan) AS is_skipped,
             CASE WHEN NOT g.passes THEN r.earlier_jobs || r.job_id WHEN j.finished_at IS NULL THEN ARRAY[j.id] END AS obsolete
         FROM given AS g
         LEFT JOIN LATERAL ( -- looked up for each row, because the plan may have been made when there were few rows

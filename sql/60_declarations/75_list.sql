@@ -95,7 +95,7 @@ AS $$
                     SELECT FROM loracomp.answer_row AS r WHERE r.declaration_id = a.id AND r.key = h.key AND r.status = 'waiting'
                 )
             ) AS written,
-            (list_answers.counted AND (a.scan = 'rows' AND NOT a.scan_skips OR loracomp.must_scan(a)) IS TRUE)::integer AS scanned
+            (list_answers.counted AND (a.scan = 'rows' AND (a.backfill OR NOT a.is_first_scan) OR loracomp.must_scan(a)) IS TRUE)::integer AS scanned
     ) AS w
     CROSS JOIN LATERAL (
         SELECT

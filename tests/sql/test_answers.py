@@ -744,8 +744,24 @@ def test_without_backfill_rows_are_asked_once_they_change(connection: Connection
     assert answer_all(connection) == ["Ticket: a four"]
     assert shown(alice) == {1: ("skipped", None), 2: ("answered", "four"), 3: ("answered", "three")}
     assert value(alice, "SELECT reason FROM urgency WHERE id = 1") == "it was there before the declaration"
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+    alice.execute("SELECT loracomp.alter_answers('urgency', descriptions => '{now,later}')")
+    assert len(answer_all(connection)) == 3, "the corrected row too, because its correction goes with a job's prompt"
+    assert value(alice, "SELECT correct FROM urgency WHERE id = 1") == "urgent"
     alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
     assert len(answer_all(connection)) == 3
+
+
+def test_another_prompt_asks_no_row_that_was_skipped(connection: Connection, alice: Connection) -> None:
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one'), (2, 'a', 'two')")
+    alice.execute(URGENCY.replace("}')", "}', backfill => false)"))
+    alice.execute("INSERT INTO tickets VALUES (3, 'a', 'three')")
+    answer_all(connection)
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => 'Now {body}')")
+    assert answer_all(connection) == ["Now three"]
+    alice.execute("UPDATE tickets SET body = 'four' WHERE id = 2")
+    assert answer_all(connection) == ["Now four"]
+    assert shown(alice) == {1: ("skipped", None), 2: ("answered", "four"), 3: ("answered", "three")}
 
 
 def test_a_declaration_that_is_altered_at_once_still_skips_rows(connection: Connection, alice: Connection) -> None:

@@ -85,7 +85,10 @@ declaration = Table(
     optional("trouble", Text, "Why no jobs could be made of the rows; the keeper tries again at retry_at."),
     required("retry_at", TIME, "No jobs are made of the rows before this time.", default="'-infinity'"),
     optional("scan", Text, "What the full scan is reading now: rows or answers; null: no scan is running."),
-    required("scan_skips", Boolean, "Whether the scan skips rows until they change (no backfill).", default="false"),
+    required("is_first_scan", Boolean, "Whether the scan is the first one.", default="false"),
+    required(
+        "backfill", Boolean, "Whether scans also ask rows that were there before the declaration.", default="true"
+    ),
     optional("scan_position", texts(), "Key of the last row that the scan has read; null: none yet."),
     optional("scan_job", BigInteger, "A job from the scan's last page. The next page waits until this job is claimed."),
     required("scanned_at", TIME, "When the last scan began.", default="now()"),
@@ -93,7 +96,6 @@ declaration = Table(
     required("measure_at", TIME, "No correction is measured before this time.", default="'-infinity'"),
     references("declaration_task_must_exist", "task_id", "loracomp.task.id", ondelete="SET NULL"),
     one_of("scan", "rows answers", "scan_must_be_a_known_one"),
-    check("only_a_scan_of_rows_skips", "NOT scan_skips OR scan IS NOT NULL"),
     check("filter_must_be_a_json_object", "jsonb_typeof(filter) = 'object'"),
     shallow("filter"),
     shallow("tags"),
