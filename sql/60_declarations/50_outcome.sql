@@ -139,7 +139,8 @@ $$;
 COMMENT ON FUNCTION loracomp.oldest_writer IS 'The oldest transaction that may still write in this database; all earlier ones have ended.';
 
 -- Reads only. Answers are ordered by transaction, so an answer is left out while an older transaction may still commit: a reader who goes on from
--- the last cursor then misses nothing. A cursor from the server that this one was restored from starts from the beginning.
+-- the last cursor then misses nothing. Transaction ids of another server say nothing here, so a cursor from the server that this one was restored
+-- from starts from the beginning: the table's oid tells, which the keeper notes after a restore (follow_source).
 CREATE FUNCTION loracomp.answers_since(name regclass, since text DEFAULT NULL, most integer DEFAULT 1000)
 RETURNS TABLE (
     key text[], status text, answer text, confidence double precision, reason text, answered_by text,
@@ -153,6 +154,7 @@ DECLARE
     d loracomp.declaration;
     last bigint;
     last_key text[];
+    restored boolean;
     ended CONSTANT bigint := loracomp.oldest_writer();
 BEGIN
     SELECT a.* INTO d FROM loracomp.declaration AS a
@@ -174,11 +176,12 @@ BEGIN
     BEGIN
         last := coalesce((since::jsonb -> 0)::bigint, 0);
         last_key := ARRAY(SELECT jsonb_array_elements_text(since::jsonb -> 1));
+        restored := (since::jsonb -> 2)::bigint IS DISTINCT FROM d.source_oid::bigint;
     EXCEPTION WHEN data_exception THEN
         RAISE EXCEPTION 'since is not a cursor that answers_since has returned: %', left(since, 100)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'give the cursor of the last row that you have, or null for all';
     END;
-    IF last >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint THEN -- the cursor is older than the database's last restore
+    IF restored OR last >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint THEN
         last := 0;
         last_key := '{}';
     END IF;
@@ -186,7 +189,7 @@ BEGIN
     SELECT
         r.key, r.status, r.answer, r.confidence, r.reason,
         CASE WHEN r.corrections IS NULL THEN r.answered_by ELSE format('%s corrections', r.corrections) END, r.answered_at,
-        jsonb_build_array(r.changed_in, r.key)::text
+        jsonb_build_array(r.changed_in, r.key, d.source_oid::bigint)::text
     FROM loracomp.answer_row AS r
     WHERE r.declaration_id = d.id AND r.status NOT IN ('waiting', 'skipped') AND r.changed_in < ended
         AND (r.changed_in, r.key) > (last, last_key)

@@ -578,6 +578,8 @@ class History:
         if self.draw.random() > 0.15 or (programs := folder_of_programs(self.owner)) is None:
             return
         self.settle()  # a restored declaration finds its columns by the names that the keeper has last seen
+        self.upsert()
+        answer_all(self.owner)  # which nobody has read in the feed yet
         self.done.append("pg_dump, pg_restore into another database")
         self.counts["restores"] += 1
         self.close()
