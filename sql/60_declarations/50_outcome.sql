@@ -115,7 +115,7 @@ AS $$
     WITH cleared AS (
         UPDATE loracomp.answer_row AS r SET
             status = 'refused', reason = 'its job was erased', job_id = NULL, answer = NULL, confidence = NULL, answered_by = NULL,
-            corrections = NULL, answered_at = NULL, changed_in = pg_current_xact_id()::text::bigint
+            corrections = NULL, answered_at = NULL, first_answer = NULL, changed_in = pg_current_xact_id()::text::bigint
         WHERE r.job_id = ANY (clear_answers.jobs)
         RETURNING r.declaration_id
     )
