@@ -9,7 +9,8 @@
 -- Handled rows of ended_job leave dead tuples, which VACUUM can't remove while any session has an old snapshot. So reading begins at
 -- ended_jobs_from: all transactions before it have ended, and their rows are handled. It moves before this call deletes anything, because a
 -- sequence keeps its value if the transaction is rolled back, and the rows would come back. After a restore from another server its value is
--- meaningless, and reading begins at 0. A row that a correction in an open transaction has locked is skipped, and stays in ended_job.
+-- meaningless, and reading begins at 0. A row that a correction in an open transaction has locked is skipped, and stays in ended_job. There may be
+-- hundreds of thousands of these, so a call looks at the oldest and the newest notes only.
 CREATE FUNCTION loracomp.take_answers() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -25,6 +26,7 @@ AS $$
 DECLARE
     running_from CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
     noted_from bigint := (SELECT s.last_value FROM loracomp.ended_jobs_from AS s);
+    looked_at tid[];
     notes tid[];
     jobs bigint[];
     written integer[];
@@ -38,16 +40,17 @@ BEGIN
         PERFORM setval('loracomp.ended_jobs_from', running_from);
         noted_from := running_from;
     END IF;
+    looked_at := ARRAY(SELECT e.ctid FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from ORDER BY e.written_in LIMIT 10000)
+        || ARRAY(SELECT e.ctid FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from ORDER BY e.written_in DESC LIMIT 10000);
     SELECT array_agg(t.ctid), array_agg(DISTINCT t.job_id) INTO notes, jobs
     FROM (
         SELECT e.ctid, r.job_id FROM loracomp.ended_job AS e JOIN loracomp.answer_row AS r ON r.job_id = e.job_id
-        WHERE e.written_in >= noted_from ORDER BY e.written_in LIMIT 1000 FOR UPDATE OF r SKIP LOCKED
+        WHERE e.ctid = ANY (looked_at) LIMIT 1000 FOR UPDATE OF r SKIP LOCKED
     ) AS t;
     DELETE FROM loracomp.ended_job AS e
     WHERE e.ctid = ANY (notes || ARRAY( -- and notes about jobs that no longer belong to a row
         SELECT o.ctid FROM loracomp.ended_job AS o
-        WHERE o.written_in >= noted_from AND NOT EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.job_id = o.job_id)
-        ORDER BY o.written_in LIMIT 1000
+        WHERE o.ctid = ANY (looked_at) AND NOT EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.job_id = o.job_id)
     ));
     written := loracomp.copy_outcomes(jobs);
     PERFORM pg_notify('loracomp_answers', a.view::text) FROM loracomp.declaration AS a

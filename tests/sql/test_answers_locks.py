@@ -7,7 +7,20 @@ from contextlib import ExitStack
 
 import pytest
 
-from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, adapter, as_alice, keep, shown, tidy, work
+from answers_data import (
+    ADD_TICKETS,
+    EMBED,
+    TICKETS,
+    UNEMBEDDED,
+    URGENCY,
+    adapter,
+    as_alice,
+    keep,
+    keep_and_claim,
+    shown,
+    tidy,
+    work,
+)
 from job_data import BASE, add_jobs, claim, record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
@@ -184,6 +197,30 @@ def test_rows_that_stay_locked_hold_up_no_late_answer(connection: Connection, al
     keep(connection)
     assert {*shown(alice).values()} == {("answered", "not urgent")}
     assert value(connection, "SELECT count(*) FROM loracomp.ended_job") == 0
+
+
+def test_answers_are_taken_past_many_rows_that_stay_locked(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    """A call that looked at all of them would be cancelled after five seconds, and so would each later one."""
+    work(connection)
+    alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
+    jobs = keep_and_claim(connection)
+    connection.execute(
+        "INSERT INTO loracomp.answer_row (declaration_id, key, status, job_id, prompt_hash)"
+        " SELECT d.id, ARRAY['x' || i], 'waiting', 1000000 + i, ''"
+        " FROM loracomp.declaration AS d, generate_series(1, 40000) AS i"
+    )
+    connection.execute("INSERT INTO loracomp.ended_job (job_id) SELECT 1000000 + i FROM generate_series(1, 40000) AS i")
+    record(connection, tokens(jobs), [{"job_id": job.id, "output": "not urgent"} for job in jobs])
+    with db.connect(database) as other, other.transaction():
+        other.execute("SELECT count(*) FROM (SELECT FROM loracomp.answer_row WHERE key[1] ~ 'x' FOR UPDATE) AS r")
+        with connection.transaction():
+            assert value(connection, "SELECT loracomp.take_answers()") == len(jobs) == 6
+            looked_up = "SELECT idx_scan FROM pg_stat_xact_user_tables WHERE relid = 'loracomp.answer_row'::regclass"
+            assert value(connection, looked_up) < 60_000
+    assert {*shown(alice).values()} == {("answered", "not urgent")}
+    connection.execute("DELETE FROM loracomp.ended_job")
 
 
 def test_the_first_correction_holds_up_no_other_row(connection: Connection, alice: Connection, database: str) -> None:
