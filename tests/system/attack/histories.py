@@ -690,6 +690,8 @@ class History:
             "failed": 0, "corrected": len(self.corrections),
         }, f"list_answers says {told}; there are {statuses} and {len(self.corrections)} corrections"  # fmt: skip
         assert row["state"] == "ready", row["state"]
+        old = "SELECT FROM {view} WHERE status = 'refused' AND num_nonnulls(answered_by, answered_at) > 0"
+        assert not self.write(old), "refused rows show something of their old answers"
         known, share = before_of(row["before"])
         sure = [made for key, made in self.corrections.items() if made.is_drawn and made.is_sure]
         right = sum(made.text == made.body for made in sure)
