@@ -15,14 +15,18 @@ END;
 COMMENT ON FUNCTION loracomp.scan_is_due IS 'Whether the next page of a declaration''s scan may be read.';
 
 -- Reads only. A scan that is under way is finished first, because it might never end if each new request started it again. A scan runs at least
--- once a day, because triggers don't see what logical replication or ALTER TABLE writes, or a partition that is attached.
+-- once a day, because triggers don't see what logical replication or ALTER TABLE writes, or a partition that is attached. A scanned_at that is
+-- more than a day ahead was written before the server's clock went back.
 CREATE FUNCTION loracomp.must_scan(d loracomp.declaration) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT (d).scan IS NULL AND ((d).scanned_at < now() - interval '1 day' OR EXISTS (
-        SELECT FROM loracomp.scan_request AS q
-        WHERE q.declaration_id = (d).id AND q.not_before < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
-    ));
+    SELECT (d).scan IS NULL AND (
+        (d).scanned_at NOT BETWEEN now() - interval '1 day' AND now() + interval '1 day'
+        OR EXISTS (
+            SELECT FROM loracomp.scan_request AS q
+            WHERE q.declaration_id = (d).id AND q.not_before < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+        )
+    );
 END;
 COMMENT ON FUNCTION loracomp.must_scan IS 'Whether a full scan of a declaration''s table must begin.';
 

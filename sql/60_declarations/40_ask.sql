@@ -45,14 +45,15 @@ $$;
 COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks new and changed rows of declarations; returns the number of rows handled. For the keeper.';
 
 -- Reads only. Owners take turns, so that nobody waits long because another owner has many tables or many rows. A renamed column is noted at once,
--- because after a dump and restore it is found by its name.
+-- because after a dump and restore it is found by its name. A retry_at that is more than ten minutes ahead was written before the server's clock
+-- went back, so it doesn't count. The same holds for measure_at.
 CREATE FUNCTION loracomp.due_declarations() RETURNS TABLE (id integer, turn bigint)
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
     SELECT a.id, row_number() OVER (PARTITION BY a.owner ORDER BY random())
     FROM loracomp.declaration AS a
-    WHERE a.retry_at <= clock_timestamp() AND (
+    WHERE a.retry_at NOT BETWEEN clock_timestamp() AND clock_timestamp() + interval '10 minutes' AND (
         EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from)
         OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
         OR EXISTS (

@@ -151,7 +151,8 @@ BEGIN
     SELECT b.* INTO model FROM loracomp.base_model AS b WHERE b.is_default;
     FOR d IN
         SELECT a.* FROM loracomp.declaration AS a
-        WHERE a.task_id IS NOT NULL AND a.measure_at <= clock_timestamp() ORDER BY random()
+        WHERE a.task_id IS NOT NULL AND a.measure_at NOT BETWEEN clock_timestamp() AND clock_timestamp() + interval '10 minutes'
+        ORDER BY random()
     LOOP
         EXIT WHEN clock_timestamp() > end_at;
         BEGIN

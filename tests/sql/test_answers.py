@@ -701,6 +701,30 @@ def test_an_owner_who_is_no_superuser_needs_the_tables_owner(server: str, templa
             cluster.execute(f"DROP ROLE {owner}".encode())
 
 
+def test_a_declaration_in_trouble_is_tried_again_after_the_clock_went_back(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute(URGENCY)
+    answer_all(connection)
+    connection.execute("UPDATE loracomp.declaration SET trouble = 'some', retry_at = now() + interval '1 year'")
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one')")
+    assert answer_all(connection) == ["Ticket: a one"]
+    connection.execute("UPDATE loracomp.declaration SET scanned_at = now() + interval '1 year'")
+    alice.execute("ALTER TABLE tickets ALTER body TYPE text USING 'two'")
+    assert answer_all(connection) == ["Ticket: a two"]
+
+
+def test_a_refused_row_shows_nothing_of_its_old_answer(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one')")
+    answer_all(connection, choice_scores=[-1.0, -2.0])
+    alice.execute("UPDATE tickets SET subject = '', body = ''")
+    answer_all(connection)
+    shows = "SELECT num_nonnulls(answer, confidence, answered_by, answered_at) FROM urgency WHERE status = 'refused'"
+    assert value(alice, shows) == 0
+    assert feed(alice)[0]["confidence"] is None
+
+
 def test_what_becomes_of_a_job_is_shown(connection: Connection, alice: Connection) -> None:
     alice.execute(URGENCY)
     alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one'), (2, 'a', 'two'), (3, 'a', 'three')")
