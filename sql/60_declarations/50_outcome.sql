@@ -160,6 +160,7 @@ DECLARE
     restored boolean;
     ended CONSTANT bigint := loracomp.oldest_writer();
 BEGIN
+    PERFORM loracomp.check_range('most', most, 0, 2147483647);
     SELECT a.* INTO d FROM loracomp.declaration AS a
     WHERE a.view = name AND has_table_privilege(loracomp.caller(), a.view, 'select');
     IF d.id IS NULL THEN

@@ -148,6 +148,7 @@ DECLARE
     fault text;
     labelled bigint;
     corrected_job bigint; -- the audit names the row by its job, because a key may be a person's text
+    before text;
 BEGIN
     IF changes_others THEN
         RAISE EXCEPTION 'only the column correct of % can be updated', d.view
@@ -159,10 +160,10 @@ BEGIN
             array_to_string(d.choices, ', '), 'each correction is measured under many adapters, which takes long for a long text'
         );
     END IF;
-    SELECT r.job_id INTO corrected_job FROM loracomp.answer_row AS r
+    SELECT r.job_id, r.correct INTO corrected_job, before FROM loracomp.answer_row AS r
     WHERE r.declaration_id = d.id AND r.key = write_correction.key FOR UPDATE;
-    IF NOT found THEN
-        RETURN FALSE;
+    IF NOT found OR num_nonnulls(before, write_correction.correct) = 0 THEN
+        RETURN found;
     END IF;
     labelled := loracomp.label_row(d, write_correction.key, write_correction.correct);
     IF labelled IS NULL AND write_correction.correct IS NOT NULL THEN

@@ -132,7 +132,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d CONSTANT loracomp.declaration := loracomp.find_declaration(list_answer_rows.name);
+    d CONSTANT loracomp.declaration := loracomp.with_current_names(loracomp.find_declaration(list_answer_rows.name));
 BEGIN
     PERFORM loracomp.check_range('n', list_answer_rows.n, 1, 10000);
     RETURN QUERY EXECUTE format(

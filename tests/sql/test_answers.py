@@ -109,7 +109,8 @@ def test_what_is_corrected_is_shown_and_in_the_audit(connection: Connection, ali
     alice.execute("SELECT loracomp.correct_answer('urgency', 2, 'urgent')")
     corrected = alice.execute("SELECT id, correct FROM urgency ORDER BY id").fetchall()
     assert [(row["id"], row["correct"]) for row in corrected] == [(1, "not urgent"), (2, "urgent")]
-    alice.execute("SELECT loracomp.correct_answer('urgency', 2, NULL)")
+    for _ in range(2):
+        alice.execute("SELECT loracomp.correct_answer('urgency', 2, NULL)")
     assert value(alice, "SELECT correct IS NULL FROM urgency WHERE id = 2")
     events = connection.execute(
         "SELECT actor, reason FROM loracomp.audit_event WHERE entity = 'declaration' ORDER BY id"
@@ -150,6 +151,8 @@ def test_answers_come_in_a_feed_that_misses_nothing(connection: Connection, alic
     assert [row["key"] for row in feed(alice, rows[1]["cursor"])] == [["2"]]
     assert [row["key"] for row in feed(alice, None, 1)] == [["3"]]
     assert feed(alice, rows[-1]["cursor"]) == []
+    with pytest.raises(errors.InvalidParameterValue, match="most must be between 0"):
+        feed(alice, None, -1)
     alice.execute("UPDATE tickets SET body = 'four' WHERE id = 1")
     answer_all(connection)
     assert [row["answer"] for row in feed(alice, rows[-1]["cursor"])] == ["four"]
@@ -646,7 +649,7 @@ def test_a_dump_keeps_declarations(
     alice.execute("SELECT loracomp.create_answers('says', 'notes', '{t}')")
     answer_all(connection)
     (*_, last) = feed(alice)
-    alice.execute("INSERT INTO tickets VALUES (4, 'a', 'six')")
+    alice.execute("INSERT INTO tickets VALUES (10, 'a', 'six')")
     answer_all(connection)
     alice.execute("ALTER TABLE notes RENAME t TO words")  # which nobody sees before the dump
     alice.execute("UPDATE tickets SET body = 'three' WHERE id = 2")
@@ -657,7 +660,9 @@ def test_a_dump_keeps_declarations(
         restore = [programs / "pg_restore", "--exit-on-error", "--dbname", url, tmp_path / "dump"]
         subprocess.run(restore, check=True)
         with db.connect(url) as restored, connect(url, "alice") as again:
-            assert shown(again) == {1: ("answered", "one"), 2: ("stale", "two"), 4: ("answered", "six")}
+            assert shown(again) == {1: ("answered", "one"), 2: ("stale", "two"), 10: ("answered", "six")}
+            listed = again.execute("SELECT key[1] FROM loracomp.list_answer_rows('urgency')").fetchall()
+            assert [row["key"] for row in listed] == ["1", "2", "10"]
             restored.execute("UPDATE loracomp.declaration SET hints_from = 10 ^ 12")  # the other server's transactions
             again.execute("INSERT INTO tickets VALUES (3, 'a', 'four')")
             assert answer_all(restored) == ["Ticket: a three", "Ticket: a four"]
