@@ -8,7 +8,8 @@
 -- lease. Two keepers at once do no harm, because each step skips rows that another session has locked.
 -- Workers ask several times in the length of a lease. So if nobody has kept house for half of one, no worker has reached the database: the
 -- server was down, or the network. The workers may still answer their jobs, so they get time (grace) to renew the leases that ended.
--- If a lease ends later than the longest lease allows, the server's clock has gone back since it began, so it counts as over.
+-- If a lease ends later than the longest lease allows, the server's clock has gone back since it began, so it counts as over. The grace of an
+-- outage ends then too: a clock that had jumped forward seemed to be an outage, and the grace would last until it is that late again.
 CREATE FUNCTION loracomp.keep_house(worker text, lease interval, grace interval DEFAULT '0') RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -32,7 +33,10 @@ BEGIN
         (unattended_since, grace_until) = (
             SELECT
                 CASE WHEN o.outage THEN k.keeps_until - keep_house.lease ELSE k.unattended_since END,
-                CASE WHEN o.outage THEN clock_timestamp() + keep_house.grace ELSE k.grace_until END
+                CASE
+                    WHEN o.outage THEN clock_timestamp() + keep_house.grace
+                    WHEN k.keeps_until <= clock_timestamp() + longest THEN k.grace_until -- else the clock has gone back
+                END
             FROM (SELECT k.keeps_until < clock_timestamp() - keep_house.lease / 2 AS outage) AS o
         )
     WHERE k.worker = excluded.worker OR k.keeps_until <= clock_timestamp() OR k.keeps_until > clock_timestamp() + longest;

@@ -87,6 +87,20 @@ def test_another_worker_takes_over_after_the_servers_clock_went_back(connection:
         wait_until(lambda: elected(connection) == "two")
 
 
+def test_a_clock_that_jumped_forward_and_back_leaves_no_lease_of_a_dead_worker(connection: Connection, database: str):
+    """The jump seemed to be an outage, after which workers get time to renew their leases."""
+    connection.execute("SELECT loracomp.keep_house('gone', '5 seconds')")
+    connection.execute(
+        "UPDATE loracomp.keeper SET keeps_until = now() + interval '2 hours',"
+        " unattended_since = now() - interval '10 seconds', grace_until = now() + interval '2 hours'"
+    )
+    (job_id,) = add_jobs(connection, "a")
+    claim(connection, 1, worker="dead")
+    expire_leases(connection)
+    with keeping(database, "two"):
+        wait_until(lambda: job(connection, job_id)["expired_leases"] == 1)
+
+
 def test_doctor_is_told_of_a_house_that_nobody_keeps_and_of_steps_that_fail(connection: Connection, database: str):
     def told() -> dict[str, str]:
         rows = connection.execute("SELECT * FROM loracomp.check_health() WHERE check_name = 'keeper'")
