@@ -57,6 +57,8 @@ class Calibration:
     row_similarities: Vector | None
     """Similarities [rows, choices] of the rows to described choices; None if the choices are not described."""
     wanted: Callable[[], bool]
+    background: bool
+    """Whether other jobs come first."""
     outcome: Request | JobError | None = None
     """The calibrated request, or the error that prevents it; None while the model scores the rows."""
 
@@ -84,6 +86,7 @@ class Calibrator:
         wanted: Callable[[], bool] = lambda: True,
         *,
         row_similarities: Vector | None = None,
+        background: bool = False,
     ) -> Calibration:
         """Calibrate a request: its outcome then has biases of its choices, a classifier's scores for its `vector`, and
         the scores' weights. If the rows were scored before, the outcome is there at once.
@@ -95,7 +98,7 @@ class Calibrator:
         """
         asked = self._asked(request)
         key = _key(asked, rows)
-        calibration = Calibration(request, vector, rows, row_similarities, wanted)
+        calibration = Calibration(request, vector, rows, row_similarities, wanted, background)
         if (scores := self._scores.get(key)) is not None:
             calibration.outcome = self._calibrated(calibration, key, scores)
             return calibration
@@ -104,15 +107,20 @@ class Calibrator:
         self._scorings[key].waiting.append(calibration)
         return calibration
 
-    def step(self) -> Sequence[Calibration]:
-        """Score some rows; returns the calibrations that need them. Some of them may then have an outcome."""
+    def step(self, *, in_background: bool = True) -> Sequence[Calibration]:
+        """Score some rows; returns the calibrations that need them. Some of them may then have an outcome.
+
+        Rows that only jobs in the background need come last, and not at all unless `in_background`.
+        """
         for key, scoring in list(self._scorings.items()):
             scoring.let_go()
             if not scoring.waiting:
                 del self._scorings[key]
-        if not self._scorings:
+        everyday = [key for key, scoring in self._scorings.items() if not scoring.in_background]
+        turns = everyday or (list(self._scorings) if in_background else [])
+        if not turns:
             return ()
-        key = next(iter(self._scorings))
+        key = turns[0]
         scoring = self._scorings.pop(key)
         scores = scoring.step()
         if scores is None:
@@ -174,6 +182,11 @@ class _Scoring:
         # A row's label may have been changed since routing.
         self._left = deque(at for at, row in enumerate(rows) if row.label in self._choices)
         self._pending: dict[int, PendingRequest] = {}
+
+    @property
+    def in_background(self) -> bool:
+        """Whether no other job needs the rows."""
+        return all(each.background for each in self.waiting)
 
     def let_go(self) -> None:
         """End the calibrations that are no longer wanted."""

@@ -205,7 +205,13 @@ class Engine:
         began = perf_counter()
         (request,) = flight.requests
         calibration = self._calibrator.begin(
-            request, vector, flight.labelled, mix, flight.wanted, row_similarities=flight.row_similarities
+            request,
+            vector,
+            flight.labelled,
+            mix,
+            flight.wanted,
+            row_similarities=flight.row_similarities,
+            background=flight.job.background,
         )
         flight.share(perf_counter() - began)
         return calibration
@@ -215,7 +221,7 @@ class Engine:
         if not self._calibrating:
             return
         began = perf_counter()
-        served = {*self._calibrator.step()}
+        served = {*self._calibrator.step(in_background=all(flight.job.background for flight in self._running))}
         took_s = perf_counter() - began
         for flight, _, calibration in self._calibrating:
             if calibration in served:

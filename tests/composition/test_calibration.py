@@ -266,12 +266,19 @@ def engine(tiny_model, tokenizer, minilm) -> Engine:
     return Engine("tiny", as_base(tiny_model, tokenizer), minilm, token_budget=300)
 
 
-def flight(number: int, rows: tuple[LabelledRow, ...] = (), *, length: int | None = None, **fields: Any) -> InFlight:
+def flight(
+    number: int,
+    rows: tuple[LabelledRow, ...] = (),
+    *,
+    length: int | None = None,
+    background: bool = False,
+    **fields: Any,
+) -> InFlight:
     """A prepared job under the base model alone."""
     choices = None if length else CHOICES
     request = Request("is it wet?", choices, length)
     return InFlight(
-        Job(number, 0, "predict", request.prompt, choices, length),
+        Job(number, 0, "predict", request.prompt, choices, length, background=background),
         decision=Routed(number, Composition(), "none", False, (), Trace()),
         requests=(request,),
         labelled=rows,
@@ -301,6 +308,13 @@ def test_jobs_without_labelled_rows_do_not_wait_until_those_of_others_are_scored
 
 def test_the_rows_of_several_jobs_are_scored_in_turns(engine: Engine) -> None:
     assert ended_in_order(engine, [flight(1, LONG), flight(2, LONG), flight(3, LONG[:3])]) == [3, 1, 2]
+
+
+def test_rows_that_only_jobs_in_the_background_need_are_scored_last(engine: Engine) -> None:
+    backfill, everyday = flight(1, LONG, background=True), flight(2, LONG[:5])
+    assert ended_in_order(engine, [backfill, everyday, flight(3, length=30)]) == [2, 3, 1]
+    assert isinstance(backfill.result, Prediction)
+    assert backfill.result.label_scores is not None
 
 
 def test_who_waits_for_rows_that_a_cancelled_job_asked_for_gets_them(engine: Engine) -> None:
