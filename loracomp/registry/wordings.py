@@ -60,7 +60,7 @@ class Wording:
     template: str
     choices: Mapping[str, str] | None = None
     """Other words for choices, by the task's own in lower case. Rows with a choice that has no other word are left
-    out."""
+    out, and rows with two choices that have the same one."""
     in_lower_case: bool = False
     kept_apart: bool = False
     """Whether examples are never imported in this wording, so that it shows what the imported wordings are worth."""
@@ -153,11 +153,11 @@ def reword(example: Example, frame: Frame, wording: Wording) -> Example | None:
 
 def _rename(choices: Sequence[str], others: Mapping[str, str] | None) -> dict[str, str]:
     """Each choice with the word to use for it, which has a capital where the choice has one. Empty if one has no other
-    word."""
+    word, or if two have the same one."""
     if others is None:
         return {choice: choice for choice in choices}
     words = [others.get(choice.lower()) for choice in choices]
-    if None in words:
+    if None in words or len({*words}) < len(words):
         return {}
     return {
         choice: word.capitalize() if choice[:1].isupper() else word

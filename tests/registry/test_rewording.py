@@ -100,6 +100,17 @@ def test_choices_get_other_words_if_each_has_one(choices, renamed) -> None:
         assert after.prompt == f"It rained.\nIt was wet. {' or '.join(renamed)}?"
 
 
+def test_a_row_is_left_out_if_two_of_its_choices_would_be_the_same_word() -> None:
+    words = {"cold": "no", "hot": "yes", "warm": "yes"}
+    kept, left_out = (
+        reword(example(NLI[0], choices, "cold"), Frame(), Wording("other", "{prompt} {choices}?", choices=words))
+        for choices in (("cold", "hot"), ("cold", "hot", "warm"))
+    )
+    assert kept is not None
+    assert kept.choices == ("no", "yes")
+    assert left_out is None
+
+
 def test_choices_and_label_stay_and_the_example_is_another_one() -> None:
     before = example(NLI[0])
     after = reword(before, find_frame(NLI), RULES[0])
