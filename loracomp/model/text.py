@@ -78,6 +78,10 @@ class Text:
         self.generator = torch.Generator().manual_seed(prompt.seed)
         self._tokenizer = tokenizer
         self._end_tokens = end_tokens
+        self._looked_at = 0
+        """Number of tokens after which a stop text was last looked for."""
+        self._has_ended = False
+        """Whether one was found."""
 
     @property
     def read(self) -> list[int]:
@@ -101,7 +105,9 @@ class Text:
             return True
         if self.tokens and self.tokens[-1] in self._end_tokens:
             return True
-        return bool(self.prompt.stop) and self._has_stop()
+        if self._looked_at != len(self.tokens):
+            self._looked_at, self._has_ended = len(self.tokens), bool(self.prompt.stop) and self._has_stop()
+        return self._has_ended
 
     def result(self) -> Generated | JobError | None:
         """The finished text, or the error that ended it; None if the text is no longer wanted."""
