@@ -163,7 +163,7 @@ $$;
 -- What was to be reached: differences in points, shares in %.
 CREATE VIEW report.goal AS
 WITH goal (ordinal, goal, measured, n, reached) AS (
-    SELECT g.ordinal, format('%s: `%s` less `%s`, %s points', g.rows, g.policy_a, g.policy_b, to_char(g.points, 'FMSG990.0')),
+    SELECT g.ordinal, format('%s: `%s` minus `%s`, %s points', g.rows, g.policy_a, g.policy_b, to_char(g.points, 'FMSG990.0')),
         report.points(p.difference, p.low, p.high), p.n, 100 * p.difference >= g.points
     FROM (VALUES
         (1, 'families kept out', 'families', 'default', 'base', 8.0),
@@ -197,7 +197,7 @@ WITH goal (ordinal, goal, measured, n, reached) AS (
     JOIN report.accuracy AS a ON a.part = g.part AND a.policy = 'default' AND a.task IS NOT DISTINCT FROM g.task
         AND a.scope = CASE WHEN g.task IS NULL THEN 'all' ELSE 'task' END
     UNION ALL
-    SELECT 11, 'held-out phrasings: `own_task` less own template, -3.0 points', report.signed(h.accuracy - l.accuracy), h.n,
+    SELECT 11, 'held-out phrasings: `own_task` minus own template, -3.0 points', report.signed(h.accuracy - l.accuracy), h.n,
         h.accuracy - l.accuracy >= -0.03
     FROM report.accuracy AS h
     JOIN report.accuracy AS l ON (l.part, l.scope, l.policy) = ('library', 'all', h.policy)

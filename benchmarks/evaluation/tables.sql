@@ -92,8 +92,8 @@ WHERE a.scope IN ('task', 'all') ORDER BY a.task NULLS LAST, l.ordinal
 
 -- table: families
 SELECT format('`%s`', a.policy) AS policy, report.percent(a.accuracy, a.low, a.high) AS "right, %",
-    CASE WHEN a.policy <> 'base' THEN report.points(b.difference, b.low, b.high) END AS "less `base`",
-    CASE WHEN a.policy <> 'uniform' THEN report.points(u.difference, u.low, u.high) END AS "less `uniform`",
+    CASE WHEN a.policy <> 'base' THEN report.points(b.difference, b.low, b.high) END AS "minus `base`",
+    CASE WHEN a.policy <> 'uniform' THEN report.points(u.difference, u.low, u.high) END AS "minus `uniform`",
     (
         SELECT coalesce(string_agg(p.task, ', ' ORDER BY p.task), 'none') FROM report.pair AS p
         WHERE p.part = a.part AND p.scope = 'task' AND p.policy_a = a.policy AND p.policy_b = 'base' AND p.difference < 0 AND p.p < 0.05

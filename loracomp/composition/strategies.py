@@ -55,7 +55,8 @@ class PackedAdapter:
     """Its factors before `mask`."""
     mask: Mask | None = None
     variant: str = ""
-    """Names the mask, or the mix that it is merged from; empty if its factors are as in the file."""
+    """Names the mask of a masked adapter, or the mix that a merged adapter was made of; empty if the factors are those
+    of the file."""
     roots: Mapping[str, float] = field(default_factory=dict)
     """For each module with its own scaling: the number that its A and B were multiplied by, sqrt(own / `scaling`)."""
     ranks: Mapping[str, int] = field(default_factory=dict)

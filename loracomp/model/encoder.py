@@ -152,9 +152,9 @@ class Encoder:
     def embed_parts(self, texts: list[str], parts: Sequence[Part | None]) -> tuple[Sequence[Vector], Sequence[Vector]]:
         """Unit embeddings [d] of texts, and of a part of each: the mean of the part's tokens in the same pass.
 
-        The part's is that of the whole text if there is no part, or if the encoder cut it off. If the encoder's
-        embeddings are no means of its tokens (`are_means`), the part is embedded as a text of its own, because other
-        vectors can't be compared with the embeddings of descriptions.
+        If there is no part, or if the encoder cut it off, its embedding is that of the whole text. If the encoder does
+        not compute an embedding as the mean of its tokens (`are_means`), the part is embedded as a separate text,
+        because the mean of tokens can't be compared with such an encoder's embeddings of descriptions.
         """
         if not are_means(self.model):
             alone = [text if part is None else text[part[0] : part[1]] for text, part in zip(texts, parts, strict=True)]

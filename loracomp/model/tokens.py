@@ -140,8 +140,8 @@ def check_length(tokens: int, context_length: int, what: str) -> None:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, *, rendered: bool = False) -> list[int]:
-    """The token ids of a prompt, as `encode_texts`. Raises JobError 'prompt_blank' if it has none: some tokenizers drop
-    characters that they don't know."""
+    """The token ids of a prompt, as `encode_texts` returns them. Raises JobError 'prompt_blank' if there are none,
+    because some tokenizers drop characters that they don't know."""
     if found := encode_texts(tokenizer, [prompt], rendered=rendered)[0]:
         return found
     raise JobError("prompt has no characters that the base model's tokenizer knows: write others", code="prompt_blank")

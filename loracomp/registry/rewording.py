@@ -20,7 +20,7 @@ from loracomp.registry.wordings import Frame, Wording, is_reworded, reword
 AS_STORED = "as stored"
 """The name of the wording that a task's examples have."""
 IMPORTED = 300
-"""Most examples in other words that are imported together, about as many as each task of the shipped library has."""
+"""Maximum number of reworded examples in one import, about as many as each task of the shipped library has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Found:
     prompts: int
     finding: int
     instead: str | None
-    """The other task that most often has the largest weight in the mixes of the remaining prompts; None if, most often,
-    there is no other task in the mix."""
+    """The other task that most often has the largest weight in the mixes of the remaining prompts; None if mixes
+    without any other task are more frequent."""
 
 
 def read_examples(connection: Connection, task: str) -> list[Example]:

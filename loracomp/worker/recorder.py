@@ -51,7 +51,7 @@ def record(connection: Connection, flights: Sequence[InFlight]) -> set[int]:
 
 
 def record_predictions(connection: Connection, flights: Sequence[InFlight]) -> set[int]:
-    """Write the predictions and traces of jobs of kind 'predict' and 'route' and end these, in one transaction.
+    """Write the predictions and traces of jobs of kind 'predict' and 'route', and end these jobs, in one transaction.
 
     Returns the ids of jobs whose lease was still valid. All jobs must have been answered by the same engine. Raises
     psycopg.DataError or IntegrityError, and writes nothing, if one of the predictions can't be stored.
@@ -100,8 +100,8 @@ class Recorder:
     """Records jobs in a thread of its own, in the order in which they ended, within a `with` block."""
 
     def __init__(self, link: Link, leases: Leases, *, let_go: Callable[[], object], stop: Callable[[], object]) -> None:
-        """`let_go` is called after jobs have been recorded, because there is room for others now; `stop` after an error
-        that every later record would meet as well.
+        """`let_go` is called after jobs have been recorded, because there is room for others then. `stop` is called
+        after an error that would occur again with all later jobs.
         """
         self._link = link
         self._leases = leases

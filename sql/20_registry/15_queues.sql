@@ -1,9 +1,9 @@
--- The counters of a base model's queues, by which its jobs get their places: 30_queue/18_places.sql says what they mean.
---   trigger make_levels         makes those of the levels of a new base model
+-- The counters of a base model's queues, from which its jobs get their places: 30_queue/18_places.sql explains them.
+--   trigger make_levels         makes the levels' own counters for a new base model
 --     counter_name
 
--- The submitter is '' for the level's own counter. That of '-' at level 0 is for submitters whose own can't be made at the moment. null if
--- there is no such base model.
+-- The submitter is '' for the level's own counter. The submitter '-' at level 0 stands for all submitters whose own
+-- counter can't be made at the moment. null if there is no such base model.
 CREATE FUNCTION loracomp.counter_name(base_model_id integer, background boolean, level integer, submitter text)
 RETURNS text LANGUAGE sql IMMUTABLE
 RETURN 'loracomp_parts.place_' || base_model_id || '_' || background::integer || '_' || level || '_' || md5(submitter);

@@ -89,7 +89,8 @@ BEGIN
                 'administrator for more (loracomp.set_queue_limits)';
 END
 $$;
-COMMENT ON FUNCTION loracomp.refuse_job IS 'Raises the error that more jobs of a submitter would wait than may.';
+COMMENT ON FUNCTION loracomp.refuse_job IS
+'Raises the error that a submitter would have more waiting jobs than the limit allows.';
 
 -- Reads only the submitter's own entries of the index of waiting jobs, and at most as many as are asked for.
 CREATE FUNCTION loracomp.count_queued(submitter name, at_most bigint) RETURNS bigint

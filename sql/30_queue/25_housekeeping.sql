@@ -82,11 +82,12 @@ $$;
 COMMENT ON FUNCTION loracomp.wake_jobs IS
 'Makes jobs whose run_at has come available to claims, and returns their number. For the keeper.';
 
--- running -> queued for jobs whose lease has expired; from then on each of them is claimed alone. The first expiry of a job gives the
--- attempt back. Any later expiry counts as an attempt, because the job ran alone, and after the last attempt the job is failed. A worker
--- whose model goes on ends a job at its timeout_s itself (fail_jobs). If the worker did not end the job, it has died or hangs, and nobody
--- knows which of its jobs caused that.
--- After an outage (keep_house) it leaves the leases that ended meanwhile until the workers have had time to renew them.
+-- running -> queued for jobs whose lease has expired; from then on each of them is claimed alone. A worker whose model
+-- still works ends a job itself when its timeout_s is over (fail_jobs). If the lease has expired, the worker has therefore
+-- died or hangs, and nobody knows which of its jobs caused that. The first time this happens to a job, the attempt does
+-- not count. Later it counts, because the job ran alone, and after the last attempt the job fails.
+-- After an outage (keep_house), jobs whose leases ended meanwhile stay as they are until the workers have had time to
+-- renew these leases.
 CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp

@@ -981,7 +981,7 @@ def test_a_cancelled_jobs_result_is_dropped_and_the_rest_of_its_batch_is_recorde
 
 
 def test_a_worker_forgets_what_it_lost_before_the_model_began_it(connection: Connection, database: str, gate: Path):
-    """Beside what it holds it claims no suspect and no less than a batch: what is lost must not be held for ever."""
+    """A worker that holds jobs claims no suspect and no partial batch, so it must not count lost jobs as held."""
     ids = add_jobs(connection, f"until {gate}", "a", "b", "c")
     with working(database, lease_s=3) as worker:
         wait_until(lambda: set(statuses(connection).values()) == {"running"})
