@@ -1,5 +1,6 @@
 -- What create_answers and alter_answers refuse. These functions change nothing.
 --   check_source        raises unless the caller owns the table and its rows can be answered
+--     check_parent      raises if the table is part of another
 --     check_owner       raises unless the table's owner may submit jobs and loracomp's owner may act as the table's owner
 --     check_text        raises if a column is bytea
 --     fixed_filter      writes the filter's values so that they mean the same in every session
@@ -23,10 +24,7 @@ BEGIN
         RAISE EXCEPTION 'source % is not an ordinary table', check_source.source
             USING ERRCODE = 'wrong_object_type', HINT = 'copy the rows of a view, or of a foreign or temporary table, into a table of your own';
     END IF;
-    IF EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = check_source.source) THEN
-        RAISE EXCEPTION 'table % is part of another table, and statements that name that table would not be noticed', check_source.source
-            USING ERRCODE = 'wrong_object_type', HINT = 'declare the partitioned table; a filter can choose its rows';
-    END IF;
+    PERFORM loracomp.check_parent(check_source.source);
     IF NOT pg_has_role(loracomp.caller(), relation.relowner, 'usage') THEN
         RAISE EXCEPTION 'table % is not yours', check_source.source
             USING ERRCODE = 'insufficient_privilege', HINT = format('it belongs to %s', relation.relowner::regrole);
@@ -107,6 +105,19 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.fixed_filter IS
 'The filter with its values as Postgres writes them with ISO dates and UTC. Raises if the type of a column doesn''t have such a value.';
+
+CREATE FUNCTION loracomp.check_parent(source regclass) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = check_parent.source) THEN
+        RAISE EXCEPTION 'table % is part of another table, and statements that name that table would not be noticed', check_parent.source
+            USING ERRCODE = 'wrong_object_type', HINT = 'declare the partitioned table; a filter can choose its rows';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_parent IS 'Raises if a table is a partition of another, or inherits from it.';
 
 -- Reads only the catalog. A domain has the output function of its base type, also if it is a domain over another domain.
 CREATE FUNCTION loracomp.check_text(source regclass, columns smallint[]) RETURNS void

@@ -1,7 +1,7 @@
 -- Checks what has happened to a declared table since the last call: renamed, dropped, given away, restored.
 --   follow_source       called before rows are asked
 --     forget_some       removes a declaration whose table or view was dropped
---     check_owner, check_text  28_check.sql
+--     check_owner, check_text, check_parent  28_check.sql
 --     check_code        25_code.sql
 
 -- If a table or a column is renamed, its answers stay. After a dump and restore, columns may have other numbers, and transaction ids
@@ -31,7 +31,7 @@ BEGIN
             SELECT string_agg(quote_ident(o.name), ', ') FROM unnest(d.names, found_names) AS o (name, found) WHERE o.found IS NULL
         );
     END IF;
-    PERFORM loracomp.check_text(d.source, d.columns);
+    PERFORM loracomp.check_text(d.source, d.columns), loracomp.check_parent(d.source);
     IF loracomp.primary_key_of(d.source) <> d.key_columns THEN
         RAISE EXCEPTION 'table % no longer has the primary key (%): add it again, or drop this declaration and make another',
             d.names[1], array_to_string(d.names[cardinality(d.columns) + 2 :], ', ');

@@ -470,6 +470,19 @@ PARTED = "CREATE TABLE notes (id integer PRIMARY KEY, t text) PARTITION BY RANGE
 PARTITION = "CREATE TABLE notes_{0} PARTITION OF notes FOR VALUES FROM ({0}) TO ({1})"
 
 
+def test_a_table_that_becomes_part_of_another_says_so(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY)
+    answer_all(connection)
+    alice.execute("CREATE TABLE parent (LIKE tickets INCLUDING INDEXES) PARTITION BY RANGE (id)")
+    alice.execute("ALTER TABLE parent ATTACH PARTITION tickets DEFAULT")
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one')")
+    assert answer_all(connection) == []
+    assert "tickets is part of another table" in value(alice, "SELECT state FROM loracomp.list_answers()")
+    alice.execute("ALTER TABLE parent DETACH PARTITION tickets")
+    connection.execute("UPDATE loracomp.declaration SET retry_at = '-infinity'")
+    assert answer_all(connection) == ["Ticket: a one"]
+
+
 def test_statements_on_a_partitioned_table_or_a_partition_are_noticed(
     connection: Connection, alice: Connection
 ) -> None:
