@@ -144,7 +144,8 @@ BEGIN ATOMIC
         t.typname
     FROM jsonb_each(filter_values.filter) AS f
     LEFT JOIN pg_attribute AS a ON a.attrelid = filter_values.source AND a.attname = f.key
-    LEFT JOIN pg_type AS t ON t.oid = a.atttypid
+    LEFT JOIN pg_type AS c ON c.oid = a.atttypid
+    LEFT JOIN pg_type AS t ON t.oid = coalesce(nullif(c.typbasetype, 0), c.oid) -- a domain is compared as the type under it
         AND (EXISTS (SELECT FROM loracomp.key_forms(t.oid)) OR t.oid = ANY ('{float4,float8,interval}'::regtype[]));
 END;
 COMMENT ON FUNCTION loracomp.filter_values IS

@@ -558,8 +558,9 @@ def test_a_filter_on_letters_that_are_filled_up_with_blanks(connection: Connecti
 
 def test_a_filter_compares_as_the_columns_type_does(connection: Connection, alice: Connection) -> None:
     """However a session writes dates and numbers."""
+    alice.execute("CREATE DOMAIN day AS date")
     alice.execute(
-        "CREATE TABLE notes (id integer PRIMARY KEY, t text, ok boolean, price numeric, day date, tags jsonb,"
+        "CREATE TABLE notes (id integer PRIMARY KEY, t text, ok boolean, price numeric, day day, tags jsonb,"
         " share double precision DEFAULT 0.1::float8 + 0.2::float8, every interval DEFAULT '1 year 2 mons')"
     )
     wanted = (
