@@ -55,6 +55,7 @@ AS $$
     FROM loracomp.declaration AS a
     WHERE a.retry_at NOT BETWEEN clock_timestamp() AND clock_timestamp() + interval '10 minutes' AND (
         EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from)
+        OR a.trouble IS NOT NULL -- it may be over
         OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
         OR EXISTS (
             SELECT FROM unnest(a.columns || a.key_columns, a.names[2 :]) AS n (number, name)

@@ -733,6 +733,19 @@ def test_a_declaration_in_trouble_is_tried_again_after_the_clock_went_back(
     assert answer_all(connection) == ["Ticket: a two"]
 
 
+def test_trouble_that_is_over_is_not_shown(connection: Connection, alice: Connection) -> None:
+    """Although there is nothing to ask."""
+    alice.execute(URGENCY)
+    answer_all(connection)
+    alice.execute('ALTER TABLE tickets RENAME body TO "{"')
+    keep(connection)
+    assert "has a name with a brace" in value(alice, "SELECT state FROM loracomp.list_answers()")
+    alice.execute('ALTER TABLE tickets RENAME "{" TO body')
+    connection.execute("UPDATE loracomp.declaration SET retry_at = '-infinity'")
+    keep(connection)
+    assert value(alice, "SELECT state FROM loracomp.list_answers()") == "ready"
+
+
 def test_a_refused_row_shows_nothing_of_its_old_answer(connection: Connection, alice: Connection) -> None:
     alice.execute(URGENCY)
     alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one')")
