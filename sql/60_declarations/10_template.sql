@@ -1,6 +1,6 @@
 -- Splits a prompt into pieces, and says how the columns of a key are written as text and read back. Nothing here reads a table of users.
 --   prompt_pieces       splits a prompt into literal text and column names
---   text_at             which part of a row's prompt stands in place of the columns
+--   prompt_margins      how much of a prompt stands around the columns
 --   key_forms           SQL that writes a key column as text and reads it back
 
 -- {column} names a column exactly as it is written in the catalog; {{ and }} stand for braces.
@@ -27,23 +27,21 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.prompt_pieces IS 'Splits a declaration''s prompt into literal text and column names, in order.';
 
-CREATE FUNCTION loracomp.text_at(template text, prompt text) RETURNS int4range
+CREATE FUNCTION loracomp.prompt_margins(prompt text, OUT before integer, OUT after integer)
 LANGUAGE sql IMMUTABLE
 BEGIN ATOMIC
-    SELECT int4range(
-        1 + coalesce(sum(char_length(p.literal)) FILTER (WHERE p.ordinal < p.first_column), 0)::integer,
-        1 + char_length(text_at.prompt)
-        - coalesce(sum(char_length(p.literal)) FILTER (WHERE p.ordinal > p.last_column), 0)::integer
-    )
+    SELECT
+        coalesce(sum(char_length(p.literal)) FILTER (WHERE p.ordinal < p.first_column), 0),
+        coalesce(sum(char_length(p.literal)) FILTER (WHERE p.ordinal > p.last_column), 0)
     FROM (
         SELECT
             t.*, min(t.ordinal) FILTER (WHERE t.col IS NOT NULL) OVER () AS first_column,
             max(t.ordinal) FILTER (WHERE t.col IS NOT NULL) OVER () AS last_column
-        FROM loracomp.prompt_pieces(text_at.template) AS t
+        FROM loracomp.prompt_pieces(prompt_margins.prompt) AS t
     ) AS p;
 END;
-COMMENT ON FUNCTION loracomp.text_at IS
-'Which characters of a row''s prompt lie from the template''s first column to its last: the text that the question is about.';
+COMMENT ON FUNCTION loracomp.prompt_margins IS
+'Number of characters that stand before the first column and after the last column of a declaration''s prompt.';
 
 -- Each form has one %s, which stands for the value. Equal keys must be equal as text in every session, so times are written in ISO format
 -- and UTC, and numbers without trailing zeros. Only Postgres's built-in types are allowed, because no user's code may run when a key is

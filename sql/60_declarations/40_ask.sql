@@ -220,6 +220,7 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     corrections_answer CONSTANT boolean := loracomp.corrections_answer(d);
+    margins CONSTANT record := loracomp.prompt_margins(d.prompt);
     new_jobs bigint[];
     obsolete bigint[];
 BEGIN
@@ -275,7 +276,7 @@ BEGIN
         OVERRIDING SYSTEM VALUE
         SELECT
             h.job_id, h.prompt, d.choices, d.descriptions,
-            CASE WHEN d.choices IS NOT NULL THEN loracomp.text_at(d.prompt, h.prompt) END,
+            CASE WHEN d.choices IS NOT NULL THEN int4range(1 + margins.before, 1 + char_length(h.prompt) - margins.after) END,
             d.max_new_tokens, CASE WHEN corrections_answer THEN 'measured' ELSE d.policy END,
             CASE WHEN is_scan THEN least(d.priority, -1) ELSE d.priority END, d.tags, d.owner, TRUE
         FROM handled AS h WHERE h.job_id IS NOT NULL ORDER BY h.job_id

@@ -298,8 +298,9 @@ BEGIN
     EXCEPTION WHEN SQLSTATE 'LC001' THEN NULL;
     END;
     RETURN QUERY
-    SELECT p.filled, loracomp.text_at(try_prompts.prompt, p.filled)
-    FROM unnest(prompts) WITH ORDINALITY AS p (filled, ordinal) ORDER BY p.ordinal LIMIT 3;
+    SELECT p.filled, int4range(1 + m.before, 1 + char_length(p.filled) - m.after)
+    FROM loracomp.prompt_margins(try_prompts.prompt) AS m
+    CROSS JOIN unnest(prompts) WITH ORDINALITY AS p (filled, ordinal) ORDER BY p.ordinal LIMIT 3;
 END
 $$;
 COMMENT ON FUNCTION loracomp.try_prompts IS 'The prompts that create_answers would make from the first three rows of a table, each with the text_at of its job; declares '

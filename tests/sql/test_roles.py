@@ -91,7 +91,7 @@ OWNERS_ALONE = """
     jobs_on changed_days roll_up reports close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on jobs_by_day_on
     answers_by_tag_on
-    prompt_pieces text_at key_forms primary_key_of numbers_of source_names with_current_names key_columns_of
+    prompt_pieces prompt_margins key_forms primary_key_of numbers_of source_names with_current_names key_columns_of
     source_sql key_array key_columns key_values filter_values fixed_filter filter_condition hint_statement
     make_parts add_triggers drop_parts
     read_as_owner next_keys read_rows first_megabyte read_prompts prompts_statement passes_sql text_size_sql check_code
