@@ -8,7 +8,8 @@
 
 -- scheduled -> due for jobs whose run_at has come, and background -> everyday for those that have waited there for 1,000 minutes: gives
 -- these jobs their places. Submitters take turns, twenty jobs each and then a hundred, so that nobody waits for another submitter's
--- schedule of a million jobs. The index leads from one submitter's first job to the next one's, so that the jobs between them are not read.
+-- schedule of a million jobs. The index leads from one submitter's first job to the next one's, so that the jobs between them are not read. Of each
+-- submitter only the first 200 jobs are looked at: somebody who is cancelling a million of them may keep them locked.
 CREATE FUNCTION loracomp.wake_jobs() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -50,9 +51,16 @@ BEGIN
         LOOP
             woken := ARRAY(
                 SELECT j.id FROM loracomp.job AS j
-                WHERE j.status = 'queued' AND j.scheduled = waiting.scheduled AND j.background = waiting.background
-                    AND j.submitted_by = waiting.submitted_by
-                    AND j.run_at <= CASE WHEN waiting.scheduled THEN now() ELSE of_age END
+                WHERE j.id = ANY (ARRAY(
+                    SELECT o.id FROM loracomp.job AS o
+                    WHERE o.status = 'queued' AND o.scheduled = waiting.scheduled AND o.background = waiting.background
+                        AND o.submitted_by = waiting.submitted_by
+                        AND o.run_at <= CASE WHEN waiting.scheduled THEN now() ELSE of_age END
+                    ORDER BY o.run_at LIMIT 200
+                ))
+                    -- Whether it is still queued. With the status, a plan could read all waiting jobs.
+                    AND num_nulls(j.finished_at, j.lease_token) = 2
+                    AND j.scheduled = waiting.scheduled AND j.background = waiting.background
                 ORDER BY j.run_at LIMIT CASE WHEN handled = 0 THEN 20 ELSE 100 END
                 FOR UPDATE SKIP LOCKED
             );

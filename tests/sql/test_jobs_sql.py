@@ -171,6 +171,26 @@ def test_a_scheduled_job_that_somebody_has_locked_holds_up_no_other(connection: 
     assert ids_of(claim(connection)) == ids[:3]
 
 
+def test_waking_reads_few_of_many_scheduled_jobs_that_somebody_keeps_locked(connection: Connection, database: str):
+    """As those of a submitter who cancels them in a transaction left open."""
+    add_jobs(connection, *["a"] * 3000, submitted_by="ann", run_at=datetime.now(UTC) + timedelta(hours=1))
+    connection.execute("UPDATE loracomp.job SET run_at = now()")
+    with db.connect(database) as other, other.transaction():
+        other.execute("SELECT FROM loracomp.job FOR UPDATE")
+        with connection.transaction():
+            before = rows_read(connection)
+            connection.execute("SELECT loracomp.wake_jobs()")
+            read = rows_read(connection) - before
+        assert read < 1000
+
+
+def rows_read(connection: Connection) -> int:
+    """Rows of loracomp.job that the session has read."""
+    statement = "SELECT idx_tup_fetch + seq_tup_read AS rows FROM pg_stat_xact_user_tables WHERE relname = 'job'"
+    (row,) = connection.execute(statement)
+    return int(row["rows"])
+
+
 def test_a_claim_is_asked_for_a_job_that_failed_in_its_turn(connection: Connection):
     """A retry waits for its time, and then for the turn of its submitter's retries."""
     (failed,) = add_jobs(connection, "a", submitted_by="ann")
