@@ -156,12 +156,14 @@ class Encoder:
         not compute an embedding as the mean of its tokens (`are_means`), the part is embedded as a separate text,
         because the mean of tokens can't be compared with such an encoder's embeddings of descriptions.
         """
+        if not texts:
+            return (), ()
         if not are_means(self.model):
             alone = [text if part is None else text[part[0] : part[1]] for text, part in zip(texts, parts, strict=True)]
             embedded = self.embed([*texts, *alone])
             return embedded[: len(texts)], embedded[len(texts) :]
         with self._one_at_a_time:
-            found = self._run(texts, output_value=None) if texts else ()
+            found = self._run(texts, output_value=None)
             places = [self._tokens_in(text, part) for text, part in zip(texts, parts, strict=True)]
         wholes = [_unit(each["sentence_embedding"]) for each in found]
         return wholes, [
