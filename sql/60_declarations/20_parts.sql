@@ -123,8 +123,9 @@ BEGIN
 END
 $$;
 
--- A SERIALIZABLE transaction doesn't look at hints. The hints of all tables share the pages of one index, so if it did, Postgres would make
--- transactions fail that read any declaration's view while others write to any declared table.
+-- After a declaration was altered, its old answers are stale until the scan has reached their rows. A SERIALIZABLE transaction looks neither at this
+-- nor at hints. The hints of all tables share the pages of one index, so if it did, Postgres would make transactions fail that read any
+-- declaration's view while others write to any declared table.
 --
 -- Postgres requires that a function's new owner has CREATE on its schema. Granting that on loracomp_parts, even for a moment, would update a
 -- catalog row that other create_answers calls would wait for. So read_ID is first made in a schema of its own.
@@ -141,7 +142,10 @@ BEGIN
             CASE
                 WHEN r.answer IS NOT NULL AND (
                     r.status = ''waiting''
-                    OR (SELECT current_setting(''transaction_isolation'')) <> ''serializable'' AND EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = %1$s AND h.key = r.key)
+                    OR (SELECT current_setting(''transaction_isolation'')) <> ''serializable'' AND (
+                        EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = %1$s AND h.key = r.key)
+                        OR r.changed_in < (SELECT d.altered_in FROM loracomp.declaration AS d WHERE d.id = %1$s)
+                    )
                 ) THEN ''stale''
                 ELSE r.status
             END AS status,

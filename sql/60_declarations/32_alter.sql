@@ -77,6 +77,7 @@ DECLARE
     d loracomp.declaration := loracomp.with_current_names(loracomp.lock_declaration(alter_answers.name));
     before CONSTANT loracomp.declaration := d;
     checked loracomp.declaration;
+    is_another boolean;
 BEGIN
     IF num_nonnulls(alter_answers.prompt, alter_answers.filter) > 0 THEN
         checked := loracomp.check_source(
@@ -120,9 +121,12 @@ BEGIN
     IF alter_answers.prompt IS NOT NULL OR d.choices IS DISTINCT FROM before.choices THEN
         PERFORM loracomp.label_again(d);
     END IF;
-    IF (d.prompt, d.choices, d.descriptions, d.max_new_tokens)
-        IS DISTINCT FROM (before.prompt, before.choices, before.descriptions, before.max_new_tokens)
-    THEN
+    is_another := (d.prompt, d.choices, d.descriptions, d.max_new_tokens)
+        IS DISTINCT FROM (before.prompt, before.choices, before.descriptions, before.max_new_tokens);
+    IF is_another OR alter_answers.again THEN
+        UPDATE loracomp.declaration AS a SET altered_in = pg_current_xact_id()::text::bigint WHERE a.id = d.id;
+    END IF;
+    IF is_another THEN
         UPDATE loracomp.answer_row AS r SET first_answer = loracomp.first_answer_of(d, r, r.example_id)
         WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL;
     END IF;

@@ -186,7 +186,16 @@ def test_all_rows_are_asked_again_behind_new_ones_or_with_another_prompt(
     alice.execute("INSERT INTO tickets (id, subject, body) VALUES (2, 'a', 'two')")
     assert answer_all(connection) == ["Ticket: a two", "Ticket: a one"]
     alice.execute("SELECT loracomp.alter_answers('urgency', prompt => '{{{body}}}')")
+    assert shown(alice) == {1: ("stale", "one"), 2: ("stale", "two")}, "before the scan has reached them"
     assert answer_all(connection, "urgent") == ["{one}", "{two}"]
+    assert shown(alice) == {1: ("answered", "urgent"), 2: ("answered", "urgent")}
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => '{{{body}}}')")
+    assert shown(alice) == {1: ("answered", "urgent"), 2: ("answered", "urgent")}, "it is the prompt that it was"
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => '{body}')")
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => '{{{body}}}')")
+    assert {status for status, _ in shown(alice).values()} == {"stale"}
+    assert answer_all(connection) == []
+    assert shown(alice) == {1: ("answered", "urgent"), 2: ("answered", "urgent")}
     alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
     alice.execute("INSERT INTO tickets (id, body) VALUES (3, 'three')")
     assert answer_all(connection) == []

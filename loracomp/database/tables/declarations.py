@@ -80,6 +80,12 @@ declaration = Table(
     ),
     required("tags", JSONB, "Tags of the jobs.", default="'{}'"),
     required("round", Integer, "How many times alter_answers had all rows answered again.", default="0"),
+    required(
+        "altered_in",
+        BigInteger,
+        "Transaction that altered what is asked, until the scan has seen all rows: older answers are stale; or 0.",
+        default="0",
+    ),
     optional("task_id", Integer, "Task whose labelled examples are the corrections."),
     required("paused", Boolean, "Whether the keeper makes no jobs of the rows for now.", default="false"),
     optional("trouble", Text, "Why no jobs could be made of the rows; the keeper tries again at retry_at."),

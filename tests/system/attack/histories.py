@@ -440,12 +440,15 @@ class History:
 
     def reword(self) -> None:
         self.settle()
+        before = self.word
         self.word = self.draw.choice(("Memo", "Note"))  # perhaps the word that it was
         self.write(
             "SELECT loracomp.alter_answers({name}, prompt => %s)",
             f"{self.word}: {{{self.names['body']}}}",
             name=self.name,
         )
+        if self.word != before and self.looks_at_changes:
+            assert "answered" not in {status for status, _ in self.shown().values()}, "these answer the old prompt"
 
     def switch(self) -> None:
         """From choices to text, or back; the words that are corrections stay choices."""
@@ -607,16 +610,20 @@ class History:
         )
         return {(row["k"] - 1, row["p"]): (row["status"], row["answer"]) for row in rows}
 
+    @property
+    def looks_at_changes(self) -> bool:
+        """Whether alice's session does; docs/answers.md says why not."""
+        (isolation,) = self.alice.execute("SHOW default_transaction_isolation")
+        return bool(isolation["default_transaction_isolation"] != "serializable")
+
     def fits(self) -> None:
         """What the view shows at any time."""
         shown = self.shown()
-        (isolation,) = self.alice.execute("SHOW default_transaction_isolation")
-        looks_at_changes = isolation["default_transaction_isolation"] != "serializable"  # docs/answers.md says why
         expected = {key for key, row in self.rows.items() if self.passes(row)}
         assert shown.keys() == expected, f"rows shown and not there: {shown.keys() ^ expected}"
         for key, (status, given) in shown.items():
             assert status in ("waiting", "asked", "answered", "stale", "refused"), (key, status)
-            if status == "answered" and looks_at_changes:
+            if status == "answered" and self.looks_at_changes:
                 assert (status, given) == self.rows[key].ended, (
                     f"the old answer {given!r} is shown for {key}: {self.rows[key]}"
                 )
