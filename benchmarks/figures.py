@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.evaluation.declared_report import declared_tables
 from benchmarks.evaluation.few_labels_report import few_labels_tables
 from benchmarks.evaluation.report import evaluation_tables
 
@@ -45,6 +46,7 @@ def all_tables() -> dict[str, str]:
     return {
         **tables,
         **few_labels_tables(kept("few_labels")),
+        **declared_tables(kept("declared"), kept("described")),
         **engine_tables(kept("engine")),
         "queue": as_markdown(beside_others(kept("queue"))),
         "many-examples": as_markdown(by_size(kept("many_examples"))),

@@ -10,7 +10,7 @@ with an older library.
 
 import argparse
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -162,6 +162,12 @@ class Remembering:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._model)
+
+    def __getitem__(self, place: int) -> Any:
+        return self._model[place]
 
 
 class Models:

@@ -7,6 +7,7 @@ declares it as a user would. Some rows, drawn at random, are corrected; accuracy
 never corrected. For comparison, these other rows are also submitted as single jobs, under the policies `base` and
 `default`. With --own, an adapter is trained from that many corrections, and single jobs are submitted again, under
 `default` and `measured`. The library has no adapter of any of these tasks, although it has twins of some.
+`make figures` shows what docs/performance/declared.json keeps.
 """
 
 import json
@@ -33,6 +34,7 @@ from .plan import UNFAMILIAR
 TASKS = (*UNFAMILIAR, "amazon_polarity", "mrpc", "scitail")
 """Tasks without an adapter whose rows all have the same choices."""
 COUNTS = (16, 64)
+KEPT = Path(__file__).parents[2] / "docs" / "performance" / "declared.json"
 TABLE = "CREATE TABLE {0} (id integer PRIMARY KEY, prompt text, label text)"
 DECLARE = "SELECT loracomp.create_answers('{0}_answer', '{0}', '{{prompt}}', choices => %(choices)s)"
 CORRECT = """
@@ -105,8 +107,8 @@ def answered(table: Table, data: Path, rows: int, own: int) -> dict[str, object]
         )
     table.run(DECLARE, choices=choices)
     table.drain()
-    found: dict[str, object] = {"task": table.task, "rows": len(examples) - table.kept, "0": table.share()}
-    found |= {f"one by one, {key}": share for key, share in table.shares_of_jobs(choices, "base", "default").items()}
+    found: dict[str, object] = {"rows": len(examples) - table.kept, "0": table.share()}
+    found |= {f"{key}, one by one": share for key, share in table.shares_of_jobs(choices, "base", "default").items()}
     found |= {str(count): table.share_after(count) for count in (*COUNTS, own) if count}
     if own:
         train_answers(f"{table.task}_answer", force=True)
@@ -116,7 +118,7 @@ def answered(table: Table, data: Path, rows: int, own: int) -> dict[str, object]
 
 
 def main(data: Path, rows: int = 100, own: int = 0, task: Annotated[list[str] | None, typer.Option()] = None) -> None:
-    """Print a JSON line for each task."""
+    """Print a JSON line for each task, and put it into docs/performance/declared.json."""
     settings = load_settings().model_copy(update={"batch_size": 64})
     schema.initialize(database_url(settings))
     with db.connect(database_url(settings)) as connection:
@@ -124,7 +126,10 @@ def main(data: Path, rows: int = 100, own: int = 0, task: Annotated[list[str] | 
         engine = load_engine(settings, connection)
         for name in task or TASKS:
             table = Table(connection, engine, settings, name, max(*COUNTS, own))
-            print(json.dumps(answered(table, data, rows, own)), flush=True)
+            found = answered(table, data, rows, own)
+            print(json.dumps({"task": name} | found), flush=True)
+            # Each task is kept as soon as it is measured, because all of them take hours.
+            KEPT.write_text(json.dumps(json.loads(KEPT.read_text()) | {name: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

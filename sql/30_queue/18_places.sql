@@ -169,7 +169,7 @@ BEGIN
     FOR level IN 0 .. 10 LOOP
         counter := to_regclass(loracomp.counter_name(base, background, level, ''));
         after := (
-            SELECT max(u.place - 1000 * greatest(level - u.claimed_at, 0)) FROM unnest(places, levels) AS u (place, claimed_at)
+            SELECT max(u.place - 1000 * greatest(level - u.level_of_job, 0)) FROM unnest(places, levels) AS u (place, level_of_job)
         );
         IF after > pg_sequence_last_value(counter) THEN
             PERFORM setval(counter, after);

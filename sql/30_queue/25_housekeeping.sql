@@ -5,6 +5,8 @@
 --   rescue_jobs                 queues or fails jobs whose lease has expired
 --     retry_delay               how long a job waits before its next attempt (fail_jobs calls it too)
 --   make_partitions             partitions for the next jobs: 68_ranges.sql
+-- The keeper's other steps are ask_rows and take_answers (60_declarations/40_ask.sql and 50_outcome.sql) and measure_corrections
+-- (60_declarations/70_learn.sql).
 
 -- scheduled -> due for jobs whose run_at has come, and background -> everyday for those that have waited there for 1,000 minutes: gives
 -- these jobs their places. Submitters take turns, twenty jobs each and then a hundred, so that nobody waits for another submitter's

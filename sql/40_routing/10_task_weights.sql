@@ -1,6 +1,7 @@
 -- Turns the similarities of retrieved examples into weights of their tasks, as a policy's settings say: steps 2 to 5 of the paper. The
 -- settings are passed as one row of loracomp.policy. None of these functions reads a table.
---   task_weights                probabilities and weights of tasks; the policy's weighting chooses among the last four functions
+--   task_weights                probabilities and weights of tasks, by one of the last four functions: labelled_weights if the choices are
+--                               calibrated, and otherwise the one that the policy's weighting names
 --     uses_gains                whether a weighting uses expected gains; routing asks it before it reads measurements
 --     task_probabilities        softmax over the examples, summed by task
 --       check_similarities

@@ -209,7 +209,9 @@ SELECT concat_ws(
                 format(
                     '%s favours %s (weight %s)',
                     CASE prediction.adapter_ids WHEN '{}' THEN 'The base model' ELSE 'The adapter mix' END,
-                    loracomp.explain_vote(job.choices, array_agg(s.score - s.label - s.described ORDER BY s.ordinal)),
+                    loracomp.explain_vote(
+                        job.choices, array_agg(s.score - s.bias - s.label - s.described ORDER BY s.ordinal)
+                    ),
                     to_char(prediction.score_weights[1], 'FM990.00')
                 ),
                 CASE WHEN prediction.label_scores IS NOT null THEN format(
@@ -226,10 +228,12 @@ SELECT concat_ws(
             ) || '.'
         FROM (
             SELECT
-                u.score, u.ordinal, coalesce(u.label, 0) AS label,
+                u.score, u.ordinal, coalesce(u.bias, 0) AS bias, coalesce(u.label, 0) AS label,
                 coalesce(prediction.score_weights[3] * u.similarity, 0) AS described
-            FROM unnest(prediction.choice_scores, prediction.label_scores, prediction.description_similarities)
-            WITH ORDINALITY AS u (score, label, similarity, ordinal)
+            FROM unnest(
+                prediction.choice_scores, prediction.choice_biases, prediction.label_scores,
+                prediction.description_similarities
+            ) WITH ORDINALITY AS u (score, bias, label, similarity, ordinal)
         ) AS s
         HAVING num_nonnulls(prediction.label_scores, prediction.description_similarities) > 0
     ),

@@ -217,7 +217,7 @@ def test_explanation_of_many_adapters_at_equal_weights(connection: db.Connection
     assert "probability 1.000  not composed\n  and 22 tasks with smaller weights\n" in words
     assert "normalised by: tokens, fitted on 4 labelled examples); confidence 0.73" in words
     assert "\n>     -0.500  of which bias +1.250, rows -0.500  yes\n" in words
-    assert "\nThe adapter mix favours yes 0.95 (weight 1.50); the classifier " in words
+    assert "\nThe adapter mix favours yes 0.62 (weight 1.50); the classifier " in words
     assert " trained on 4 labelled rows favours no 0.88 (weight 2.00).\n" in words
     assert max(len(line) for line in words.splitlines() if line.startswith("  ")) <= 80
 
@@ -242,6 +242,7 @@ def test_explanation_of_described_choices(connection: db.Connection, examples: d
     )
     words = explain(connection, again)
     assert "\n>      2.500  of which bias +0.500, rows +0.250, description +5.000  account\n" in words
+    assert "\nThe adapter mix favours billing 0.95 (weight 1.00); the classifier" in words
     assert "trained on 4 labelled rows favours account 0.62 (weight 2.00); the descriptions favour account" in words
     assert max(len(line) for line in words.splitlines() if line.startswith(("  ", "> "))) <= 80
 

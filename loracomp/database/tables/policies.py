@@ -132,7 +132,7 @@ policy = Table(
     one_of("text_adapters", "generating all", "text_adapters_must_be_generating_or_all"),
     comment="Named settings of routing and merging. A job names a policy; its trace keeps the settings that were used.",
 )
-# The default policy, one policy for each strategy, and the controls of an honest evaluation.
+# The default policy, policies with other strategies, and the controls of an honest evaluation.
 also(
     """
 INSERT INTO loracomp.policy

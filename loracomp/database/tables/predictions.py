@@ -64,7 +64,7 @@ prediction = Table(
     optional(
         "composition_digest",
         Text,
-        "Sha256 over what decides the answer: base model, adapters, scalings, weights, strategy, density.",
+        "Sha256 over the model that answered: base model, adapters, scalings, weights, strategy, density.",
     ),
     required("prompt_tokens", Integer, "Number of tokens in the prompt.", default="0"),
     required("output_tokens", Integer, "Number of tokens scored or generated.", default="0"),
@@ -113,7 +113,7 @@ prediction = Table(
         "choice_biases",
         ARRAY(Double),
         "Bias that was added to each choice's score: fitted to the labels of calibration_examples, or, if label_scores "
-        "is null, taken from what other rows of the table scored; null if there was none.",
+        "is null, from the scores of other rows of the table that the worker had answered; null if there was none.",
     ),
     optional(
         "label_scores",
