@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -127,6 +127,12 @@ class Request:
     other requests of its series give."""
     label_scores: tuple[float, ...] = ()
     """Scores of a classifier trained on labelled rows, times its weight, which are added too; empty: none."""
+    classifier: "Callable[[npt.NDArray[np.float32]], tuple[float, ...]] | None" = field(
+        default=None, repr=False, compare=False
+    )
+    """Returns label_scores, which depend on the prompt's state and are known only after the pass."""
+    reads_state: bool = False
+    """Whether the pass also reads the prompt's state (`model.states`)."""
     description_similarities: tuple[float, ...] = ()
     """Similarity of the prompt to each described choice, which is added too, times its weight; empty: none."""
     score_weights: tuple[float, float, float] = MIX_ALONE

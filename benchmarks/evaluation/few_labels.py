@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 
 from loracomp.composition.strategies import LoraFactors
 from loracomp.config import load_settings
-from loracomp.engine.fitting import fit_classifier, fit_weights
+from loracomp.engine.fitting import fit_classifier, fit_weights, join_features, state_scale
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.model.encoder import SHAPE, VIEWS, load_encoder
@@ -76,6 +76,9 @@ FIXED = tuple(task for task in LIBRARY if isinstance(load_entry(task).doc_to_cho
 """Tasks of the library whose rows all have the same choices."""
 
 
+Scores = npt.NDArray[np.floating]
+
+
 class Scorer:
     """Scores rows and stores the scores in files."""
 
@@ -98,12 +101,14 @@ class Scorer:
             shown = [(row.prompt, row.choices) for row in rows]
             have["vectors"] = self._encoder.encode(shown)
             have["labels"] = np.array([row.label_index for row in rows])
-        mixes = {"mix": self._mix(task), **({"base": Composition()} if kind.name == "validation" else {})}
+        mix = self._mix(task)
         for start in range(len(have.get("mix", ())), len(rows), TOGETHER):
             batch = rows[start : start + TOGETHER]
-            for name, composition in mixes.items():
-                scores = self._scores(batch, composition)
-                have[name] = np.concatenate([have[name], scores]) if name in have else scores
+            found = dict(zip(("mix", "states"), self._scores(batch, mix), strict=True))
+            if kind.name == "validation":
+                found["base"], _ = self._scores(batch, Composition())
+            for name, values in found.items():
+                have[name] = np.concatenate([have[name], values]) if name in have else values
             np.savez(path.with_suffix(".new.npz"), **have)
             path.with_suffix(".new.npz").replace(path)
             yield f"{kind.name}, {task}: {start + len(batch)} of {len(rows)} rows"
@@ -115,11 +120,20 @@ class Scorer:
         ids, hashes = tuple(each.id for each in others), tuple(each.sha256 for each in others)
         return Composition(ids, hashes, (1 / len(ids),) * len(ids), "cat")
 
-    def _scores(self, rows: Sequence[Example], composition: Composition) -> npt.NDArray[np.float64]:
+    def _scores(self, rows: Sequence[Example], composition: Composition) -> tuple[Scores, Scores]:
+        """Scores [rows, choices] and states [rows, d] under a composition."""
         requests = [
-            Request(row.prompt, row.choices, None, normalization=NORMALIZATION, composition=composition) for row in rows
+            Request(
+                row.prompt, row.choices, None, normalization=NORMALIZATION, composition=composition, reads_state=True
+            )
+            for row in rows
         ]
-        return np.array([_scores_of(answer) for answer in self._predictor.predict(requests, self._fetch)])
+        (mix,) = self._predictor.compose([composition], self._predictor.load([composition], self._fetch))
+        answering = self._predictor.begin()
+        asked = [answering.add(request, mix) for request in requests]
+        while answering:
+            answering.step()
+        return np.array([_scores_of(each.outcome) for each in asked]), np.array([each.state for each in asked])
 
     def _fetch(self, ids: Sequence[int]) -> list[LoraFactors]:
         return [each.weights for each in self._adapters if each.weights.id in ids]
@@ -129,9 +143,10 @@ def _families(adapter: MeasuredAdapter) -> set[str]:
     return {load_entry(task).family for task in adapter.training.get("tasks_seen", [adapter.task])}
 
 
-def _scores_of(answer: Prediction | JobError) -> tuple[float, ...]:
+def _scores_of(answer: Prediction | JobError | None) -> tuple[float, ...]:
     if isinstance(answer, JobError):
         raise answer
+    assert answer is not None
     assert answer.choice_scores is not None
     return answer.choice_scores
 
@@ -155,7 +170,8 @@ def score(data: Path, folder: Path) -> None:
 
 
 Rows = dict[str, npt.NDArray[Any]]
-"""A file's arrays: `labels` [rows], `mix` and `base` [rows, choices], `vectors` [rows, dimensions]."""
+"""A file's arrays: `labels` [rows], `mix` and `base` [rows, choices], `vectors` [rows, dimensions], and the `states`
+[rows, d] of the prompts under the mix."""
 
 
 def majority(labelled: Rows, test: Rows) -> npt.NDArray[np.float64]:
@@ -201,9 +217,11 @@ def product(labelled: Rows, test: Rows) -> npt.NDArray[np.float64]:
 def measured(labelled: Rows, test: Rows) -> npt.NDArray[np.float64]:
     """What the policy `measured` does once the weights of the mix are given: it weighs the mix and a classifier."""
     right = _right(labelled)
-    fitted = fit_classifier(labelled["vectors"].astype(np.float64), right)
+    scale = state_scale(labelled["vectors"], labelled["states"])
+    known, asked = (join_features(rows["vectors"], rows["states"], scale) for rows in (labelled, test))
+    fitted = fit_classifier(known, right)
     weights = fit_weights(np.stack([labelled["mix"], fitted.left_out], axis=2), right)
-    scores: npt.NDArray[np.float64] = weights[0] * test["mix"] + weights[1] * fitted(test["vectors"]) + weights[2:]
+    scores: npt.NDArray[np.float64] = weights[0] * test["mix"] + weights[1] * fitted(asked) + weights[2:]
     return scores
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from loracomp.model.cpu import PASS_TOKENS
 from loracomp.model.generation import Ready, Texts
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import log_likelihoods, normalize
+from loracomp.model.states import prompt_states
 from loracomp.model.text import Generated, Prompt, Text
 from loracomp.model.tokens import Question, check_length, encode_choices, encode_prompt, render
 from loracomp.records import Prediction, Request
@@ -39,6 +42,8 @@ class PendingRequest:
     """What is left to score of its prompt and choices. A part is scored in one pass."""
     log_likelihoods: Tensor = field(default_factory=lambda: torch.zeros(()))
     """[choices], summed over the parts that have been scored."""
+    state: npt.NDArray[np.float32] | None = None
+    """The prompt's state [d] (`model.states`), if the request reads it and has been in a pass."""
     outcome: Prediction | JobError | None = None
     """The model's prediction, or the error that prevented one; None until either is known."""
 
@@ -195,6 +200,8 @@ class Answering:
         for item in items:
             if (series := in_series.get(item)) is not None:
                 item.request = replace(item.request, choice_biases=self._series.biases(series, scores[item]))
+            if item.request.classifier is not None and item.state is not None:
+                item.request = replace(item.request, label_scores=item.request.classifier(item.state))
             item.outcome = _chosen(item, scores[item])
 
     def _let_go(self) -> None:
@@ -227,8 +234,16 @@ class Answering:
     def _score(self, adapters: AdapterStack, items: Sequence[PendingRequest]) -> list[Tensor | JobError]:
         """Score the next part of each item: log-likelihoods [choices] of its choices under its mix."""
         rows = [item.mix for item in items for _ in range(item.rows)]
-        with adapters.composed(rows, max(item.width for item in items)):
-            on_device = log_likelihoods(self._base.model, [item.parts[0] for item in items])
+        parts = [item.parts[0] for item in items]
+        readers = [number for number, item in enumerate(items) if item.request.reads_state]
+        with (
+            adapters.composed(rows, max(item.width for item in items)),
+            prompt_states(self._base.model, parts, readers) as states,
+        ):
+            on_device = log_likelihoods(self._base.model, parts)
+        if states:
+            for number, state in zip(states, torch.stack([*states.values()]).cpu().numpy(), strict=True):
+                items[number].state = state
         # One copy from the device, which waits for the whole pass.
         return [*torch.split(torch.cat(on_device).cpu(), [len(each) for each in on_device])]
 

@@ -1,14 +1,16 @@
 """What a few labelled rows add to the scores of a job's choices.
 
 A composition whose adapters were never trained on a task is usually biased toward one wrong label. Its scores of
-labelled rows show how strong this bias is and how far its scores can be trusted; the rows' embeddings show what prompts
-with the same label have in common (docs/routing.md, "Choices of a new task are calibrated").
+labelled rows show how strong this bias is and how far its scores can be trusted; the rows' embeddings and the model's
+hidden states show what prompts with the same label have in common (docs/routing.md, "Choices of a new task are
+calibrated").
 """
 
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ import numpy.typing as npt
 from loracomp.composition.composer import ByteLimitedCache
 from loracomp.composition.strategies import Mix
 from loracomp.engine.answering import Answering, PendingRequest, lease_lost
-from loracomp.engine.fitting import Classifier, Numbers, fit_classifier, fit_weights
+from loracomp.engine.fitting import Classifier, Numbers, fit_classifier, fit_weights, join_features, state_scale
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.model.encoder import Vector
@@ -31,6 +33,23 @@ FATAL = "out_of_memory"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What a composition makes of those n of the labelled rows that can be scored."""
+
+    rows: npt.NDArray[np.int64]
+    """[n], their numbers."""
+    scores: Numbers
+    """[n, choices]."""
+    states: Vector
+    """[n, d], the states of their prompts (`model.states`)."""
+
+    @property
+    def nbytes(self) -> int:
+        """Approximate memory in bytes."""
+        return self.rows.nbytes + self.scores.nbytes + self.states.nbytes + 400
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
     """What was fitted on labelled rows: the weights of the parts of a choice's score, the biases, and a classifier."""
 
@@ -39,6 +58,13 @@ class Fitted:
     biases: Numbers
     """[choices]."""
     classifier: Classifier
+    state_scale: float
+    """Factor of the prompts' states in the classifier's features."""
+
+    def label_scores(self, vector: npt.NDArray[np.floating], order: list[int], state: Vector) -> tuple[float, ...]:
+        """The classifier's scores of the choices in this order, times their weight, for a prompt."""
+        said = self.classifier(join_features(vector, state, self.state_scale))
+        return tuple((self.weights[1] * said)[order].tolist())
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +98,7 @@ class Calibrator:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self._scores: ByteLimitedCache[bytes, Numbers] = ByteLimitedCache(KEPT_BYTES)
+        self._scored: ByteLimitedCache[bytes, Scored] = ByteLimitedCache(KEPT_BYTES)
         self._fitted: ByteLimitedCache[tuple[bytes, bytes, bytes], Fitted] = ByteLimitedCache(KEPT_BYTES)
         self._scorings: dict[bytes, _Scoring] = {}
         """The rows that are being scored, in the order of their turns."""
@@ -88,7 +114,7 @@ class Calibrator:
         row_similarities: Vector | None = None,
         background: bool = False,
     ) -> Calibration:
-        """Calibrate a request: its outcome then has biases of its choices, a classifier's scores for its `vector`, and
+        """Calibrate a request: its outcome then has biases of its choices, a classifier for its `vector` and state, and
         the scores' weights. If the rows were scored before, the outcome is there at once.
 
         A row with the request's own prompt is left out, because its label would give the answer away. A row that cannot
@@ -99,8 +125,8 @@ class Calibrator:
         asked = self._asked(request)
         key = _key(asked, rows)
         calibration = Calibration(request, vector, rows, row_similarities, wanted, background)
-        if (scores := self._scores.get(key)) is not None:
-            calibration.outcome = self._calibrated(calibration, key, scores)
+        if (scored := self._scored.get(key)) is not None:
+            calibration.outcome = self._calibrated(calibration, key, scored)
             return calibration
         if key not in self._scorings:
             self._scorings[key] = _Scoring(self._predictor.begin(), asked, rows, mix)
@@ -122,14 +148,14 @@ class Calibrator:
             return ()
         key = turns[0]
         scoring = self._scorings.pop(key)
-        scores = scoring.step()
-        if scores is None:
+        scored = scoring.step()
+        if scored is None:
             self._scorings[key] = scoring  # after the others
             return scoring.waiting
-        if not isinstance(scores, JobError):
-            self._scores.put(key, scores, scores.nbytes + 200)
+        if not isinstance(scored, JobError):
+            self._scored.put(key, scored, scored.nbytes)
         for each in scoring.waiting:
-            each.outcome = scores if isinstance(scores, JobError) else self._calibrated(each, key, scores)
+            each.outcome = scored if isinstance(scored, JobError) else self._calibrated(each, key, scored)
         return scoring.waiting
 
     def clear(self) -> None:
@@ -140,15 +166,23 @@ class Calibrator:
         """The request that is scored for each row: without what its own prompt adds, and with its choices sorted."""
         assert request.choices is not None
         choices = tuple(sorted(request.choices))
-        return replace(request, choices=choices, description_similarities=(), score_weights=MIX_ALONE, series=None)
+        return replace(
+            request,
+            choices=choices,
+            description_similarities=(),
+            score_weights=MIX_ALONE,
+            series=None,
+            reads_state=True,
+        )
 
-    def _calibrated(self, calibration: Calibration, key: bytes, scores: Numbers) -> Request:
-        """The calibrated request. `scores` [rows, choices] are those of its labelled rows, for its choices sorted."""
+    def _calibrated(self, calibration: Calibration, key: bytes, scored: Scored) -> Request:
+        """The calibrated request. `scored` are its labelled rows, with the scores of its choices sorted."""
         request, rows = calibration.request, calibration.rows
         assert request.choices is not None
         choices = tuple(sorted(request.choices))
         order = [choices.index(choice) for choice in request.choices]
-        used = np.flatnonzero(_others(request.prompt, rows) & ~np.isnan(scores[:, 0]))
+        others = _others(request.prompt, rows)[scored.rows]
+        used = scored.rows[others]
         if len(used) < 2:
             return request
         similar = calibration.row_similarities
@@ -156,12 +190,14 @@ class Calibrator:
         fit_key = (key, used.tobytes(), b"" if similar is None else hashlib.sha256(similar.tobytes()).digest())
         fitted = self._fitted.get(fit_key)
         if fitted is None:
-            fitted = _fit(choices, [rows[at] for at in used.tolist()], scores[used], similar)
+            known = [rows[at] for at in used.tolist()]
+            fitted = _fit(choices, known, scored.scores[others], scored.states[others], similar)
             self._fitted.put(fit_key, fitted, fitted.nbytes + used.nbytes)
         return replace(
             request,
             choice_biases=tuple(fitted.biases[order].tolist()),
-            label_scores=tuple((fitted.weights[1] * fitted.classifier(calibration.vector))[order].tolist()),
+            classifier=partial(fitted.label_scores, calibration.vector, order),
+            reads_state=True,
             score_weights=fitted.weights,
             series=None,
         )
@@ -195,8 +231,8 @@ class _Scoring:
                 each.outcome = lease_lost()
         self.waiting = [each for each in self.waiting if each.outcome is None]
 
-    def step(self) -> Numbers | JobError | None:
-        """Score some rows in a pass. After the last one: scores [rows, choices]; NaN where a row cannot be scored."""
+    def step(self) -> Scored | JobError | None:
+        """Score some rows in a pass. Returns them after the last one."""
         if not self._answering:
             self._tokenise()
         self._answering.step()
@@ -205,11 +241,13 @@ class _Scoring:
             return JobError(f"scoring the labelled rows of its task: {error}", code=error.code, retry=error.retry)
         if self._answering or self._left:
             return None
-        scores = np.full((len(self._rows), len(self._choices)), np.nan)
-        for at, each in self._pending.items():
-            if isinstance(each.outcome, Prediction):
-                scores[at] = each.outcome.choice_scores
-        return scores
+        found = [
+            (at, each.outcome.choice_scores, each.state)
+            for at, each in self._pending.items()
+            if isinstance(each.outcome, Prediction)
+        ]
+        rows, scores, states = zip(*found, strict=True) if found else ((), (), ())
+        return Scored(np.array(rows, np.int64), np.array(scores), np.array(states))
 
     def _tokenise(self) -> None:
         """Hand some of the remaining rows to the model."""
@@ -236,11 +274,16 @@ def _others(prompt: str, rows: Sequence[LabelledRow]) -> npt.NDArray[np.bool_]:
     return np.array([row.prompt.strip() != prompt.strip() for row in rows])
 
 
-def _fit(choices: Sequence[str], rows: Sequence[LabelledRow], scores: Numbers, similar: Vector | None = None) -> Fitted:
-    """Fit on rows with these scores [rows, choices] under the composition, and similarities to described choices."""
+def _fit(
+    choices: Sequence[str], rows: Sequence[LabelledRow], scores: Numbers, states: Vector, similar: Vector | None
+) -> Fitted:
+    """Fit on rows with these scores [rows, choices] and states [rows, d] under the composition. `similar` are the rows'
+    similarities [rows, choices] to described choices."""
     right = np.eye(len(choices))[[choices.index(row.label) for row in rows]]
-    classifier = fit_classifier(np.array([row.vector for row in rows], np.float64), right)
+    vectors = np.array([row.vector for row in rows], np.float64)
+    scale = state_scale(vectors, states)
+    classifier = fit_classifier(join_features(vectors, states, scale), right)
     parts = [scores, classifier.left_out, *([] if similar is None else [similar.astype(np.float64)])]
     weights = fit_weights(np.stack(parts, axis=2), right)
     of_mix, of_labels, of_descriptions = (*weights[: len(parts)].tolist(), 0.0)[:3]
-    return Fitted((of_mix, of_labels, of_descriptions), weights[len(parts) :], classifier)
+    return Fitted((of_mix, of_labels, of_descriptions), weights[len(parts) :], classifier, scale)

@@ -1,4 +1,4 @@
-"""Two fits on a few labelled rows: a classifier on their embeddings, and the weights of scores with a bias for each
+"""Two fits on a few labelled rows: a classifier on their features, and the weights of scores with a bias for each
 choice."""
 
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
+Floats: TypeAlias = npt.NDArray[np.floating]
 RIDGE = 0.3
 """Ridge penalty on the classifier's squared slopes. It, EXPECTED, DOUBT and BIAS_DOUBT were chosen on train rows
 (docs/decisions.md)."""
@@ -25,10 +26,10 @@ SMOOTHING = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """A ridge regression of each choice (1 where it is right, else 0) on the rows' embeddings."""
+    """A ridge regression of each choice (1 where it is right, else 0) on the rows' features."""
 
     means: Numbers
-    """[dimensions], means of the rows' embeddings."""
+    """[dimensions], means of the rows' features."""
     slopes: Numbers
     """[dimensions, choices]"""
     shares: Numbers
@@ -36,20 +37,34 @@ class Classifier:
     left_out: Numbers
     """[rows, choices], leave-one-out scores: of each row, by a classifier that was fitted on the other rows."""
 
-    def __call__(self, vector: npt.NDArray[np.floating]) -> Numbers:
+    def __call__(self, features: Floats) -> Numbers:
         """A score for each choice: near 1 where it is likely right, near 0 elsewhere."""
-        said: Numbers = self.shares + (vector - self.means) @ self.slopes
+        said: Numbers = self.shares + (features - self.means) @ self.slopes
         return said
 
 
-def fit_classifier(vectors: Numbers, right: Numbers) -> Classifier:
-    """Fit on embeddings [rows, dimensions] and right answers [rows, choices], one-hot; at least two rows."""
-    means, shares = vectors.mean(axis=0), right.mean(axis=0)
-    centred = vectors - means
-    inverse = np.linalg.inv(centred @ centred.T + RIDGE * np.eye(len(vectors)))
+def state_scale(vectors: Floats, states: Floats) -> float:
+    """The factor that gives prompts' states [rows, d] the total variance of the prompts' vectors [rows, dimensions].
+
+    The factor is 0 if the states don't differ.
+    """
+    spread = float(states.var(axis=0, dtype=np.float64).sum())
+    return float(vectors.var(axis=0, dtype=np.float64).sum() / spread) ** 0.5 if spread > 0 else 0.0
+
+
+def join_features(vectors: Floats, states: Floats, scale: float) -> Numbers:
+    """What a classifier knows of prompts: their vectors [..., dimensions] and their states [..., d], side by side."""
+    return np.concatenate([vectors.astype(np.float64), scale * states.astype(np.float64)], axis=-1)
+
+
+def fit_classifier(features: Numbers, right: Numbers) -> Classifier:
+    """Fit on features [rows, dimensions] and right answers [rows, choices], one-hot; at least two rows."""
+    means, shares = features.mean(axis=0), right.mean(axis=0)
+    centred = features - means
+    inverse = np.linalg.inv(centred @ centred.T + RIDGE * np.eye(len(features)))
     duals = inverse @ (right - shares)
     # A row's error without the row itself follows from its error and its leverage.
-    errors = RIDGE * duals / (RIDGE * inverse.diagonal() - 1 / len(vectors))[:, None]
+    errors = RIDGE * duals / (RIDGE * inverse.diagonal() - 1 / len(features))[:, None]
     return Classifier(means, centred.T @ duals, shares, right - errors)
 
 

@@ -12,7 +12,7 @@ from loracomp.engine.answering import Answering
 from loracomp.engine.calibration import Calibrator
 from loracomp.engine.engine import Engine
 from loracomp.engine.evidence import log_likelihood
-from loracomp.engine.fitting import BIAS_DOUBT, DOUBT, EXPECTED, SMOOTHING, fit_classifier, fit_weights
+from loracomp.engine.fitting import BIAS_DOUBT, DOUBT, EXPECTED, SMOOTHING, Classifier, fit_classifier, fit_weights
 from loracomp.engine.inflight import InFlight
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
@@ -128,11 +128,33 @@ def composed(predictor: Predictor, request: Request):
     return made
 
 
-def scores(predictor: Predictor, request: Request) -> np.ndarray:
+def answered(predictor: Predictor, request: Request) -> Prediction:
     (answer,) = predictor.answer([request], [composed(predictor, request)])
     assert isinstance(answer, Prediction)
+    assert answer.choice_scores is not None
     assert answer.output == CHOICES[int(np.argmax(answer.choice_scores))] or request.choices != CHOICES
-    return np.array(answer.choice_scores)
+    return answer
+
+
+def scores(predictor: Predictor, request: Request) -> np.ndarray:
+    return np.array(answered(predictor, request).choice_scores)
+
+
+def state(predictor: Predictor, request: Request) -> np.ndarray:
+    answering = predictor.begin()
+    pending = answering.add(replace(request, reads_state=True), composed(predictor, request))
+    answering.step()
+    assert pending.state is not None
+    return pending.state.astype(np.float64)
+
+
+def classifier_of(predictor: Predictor, request: Request, right: np.ndarray) -> tuple[Classifier, np.ndarray]:
+    """The classifier that is fitted on ROWS for this request, and the features of the request's prompt."""
+    states = np.array([state(predictor, replace(request, prompt=row.prompt)) for row in ROWS])
+    vectors = VECTORS.astype(np.float64)
+    scale = np.sqrt(vectors.var(axis=0).sum() / states.var(axis=0).sum())
+    features = np.concatenate([VECTOR, scale * state(predictor, request)])
+    return fit_classifier(np.concatenate([vectors, scale * states], axis=1), right), features
 
 
 def test_what_is_added_follows_from_the_rows_scores_under_the_same_composition(
@@ -141,17 +163,27 @@ def test_what_is_added_follows_from_the_rows_scores_under_the_same_composition(
     calibrated = calibrated_by(Calibrator(predictor), request_, VECTOR, ROWS, composed(predictor, request_))
     direct = np.array([scores(predictor, replace(request_, prompt=row.prompt)) for row in ROWS])
     right = np.eye(len(CHOICES))[[CHOICES.index(row.label) for row in ROWS]]
-    classifier = fit_classifier(VECTORS.astype(np.float64), right)
+    classifier, features = classifier_of(predictor, request_, right)
     weights = fit_weights(np.stack([direct, classifier.left_out], axis=2), right)
     np.testing.assert_allclose(calibrated.score_weights, [*weights[:2], 0], atol=1e-4)
     np.testing.assert_allclose(calibrated.choice_biases, weights[2:], atol=1e-4)
-    np.testing.assert_allclose(calibrated.label_scores, weights[1] * classifier(VECTOR), atol=1e-4)
-    expected = weights[0] * scores(predictor, request_) + weights[1] * classifier(VECTOR) + weights[2:]
-    np.testing.assert_allclose(scores(predictor, calibrated), expected, atol=1e-4)
-    (answer,) = predictor.answer([calibrated], [composed(predictor, request_)])
-    assert isinstance(answer, Prediction)
-    assert (answer.choice_biases, answer.label_scores) == (calibrated.choice_biases, calibrated.label_scores)
-    assert answer.score_weights == calibrated.score_weights
+    answer = answered(predictor, calibrated)
+    np.testing.assert_allclose(answer.label_scores, weights[1] * classifier(features), atol=1e-4)
+    expected = weights[0] * scores(predictor, request_) + weights[1] * classifier(features) + weights[2:]
+    np.testing.assert_allclose(answer.choice_scores, expected, atol=1e-4)
+    assert (answer.choice_biases, answer.score_weights) == (calibrated.choice_biases, calibrated.score_weights)
+    replayed = replace(calibrated, classifier=None, reads_state=False, label_scores=answer.label_scores)
+    np.testing.assert_allclose(scores(predictor, replayed), answer.choice_scores, atol=1e-6)
+
+
+def test_a_base_model_without_states_is_calibrated_by_the_rows_vectors_alone(tokenizer) -> None:
+    predictor = Counting(as_base(model := tiny_llama(), tokenizer))
+    model.config.num_hidden_layers = 5
+    request = Request("is it wet", CHOICES, None, normalization="tokens")
+    calibrated = calibrated_by(Calibrator(predictor), request, VECTOR, ROWS, composed(predictor, request))
+    classifier = fit_classifier(VECTORS.astype(np.float64), np.eye(3)[[CHOICES.index(row.label) for row in ROWS]])
+    of_labels = calibrated.score_weights[1]
+    np.testing.assert_allclose(answered(predictor, calibrated).label_scores, of_labels * classifier(VECTOR), atol=1e-4)
 
 
 def test_similarities_to_described_choices_are_one_more_fitted_part(predictor: Counting, request_: Request) -> None:
@@ -166,11 +198,11 @@ def test_similarities_to_described_choices_are_one_more_fitted_part(predictor: C
     assert plain == calibrated_by(Calibrator(predictor), request_, VECTOR, ROWS, mix), "without descriptions as ever"
     direct = np.array([scores(predictor, replace(request_, prompt=row.prompt)) for row in ROWS])
     right = np.eye(len(CHOICES))[[CHOICES.index(row.label) for row in ROWS]]
-    classifier = fit_classifier(VECTORS.astype(np.float64), right)
+    classifier, features = classifier_of(predictor, request_, right)
     weights = fit_weights(np.stack([direct, classifier.left_out, of_rows], axis=2), right)
     np.testing.assert_allclose(calibrated.score_weights, weights[:3], atol=1e-4)
     assert calibrated.description_similarities == similar
-    parts = np.stack([scores(predictor, request_), classifier(VECTOR), similar])
+    parts = np.stack([scores(predictor, request_), classifier(features), similar])
     np.testing.assert_allclose(scores(predictor, calibrated), weights[:3] @ parts + weights[3:], atol=1e-4)
     backwards = replace(request, choices=CHOICES[::-1], description_similarities=similar[::-1])
     reordered = calibrated_by(calibrator, backwards, VECTOR, ROWS, mix, row_similarities=of_rows[:, ::-1])

@@ -118,7 +118,7 @@ prediction = Table(
     optional(
         "label_scores",
         ARRAY(Double),
-        "Added to each choice's score: the score of a classifier trained on the embeddings of "
+        "Added to each choice's score: the score of a classifier trained on the embeddings and hidden states of "
         "calibration_examples, times its weight; null if there was none.",
         info=NOT_COMPRESSED,
     ),
