@@ -17,7 +17,8 @@ def made_up(rows: int, seed: int, *, mix: float, embedding: float) -> dict[str, 
     vectors = deal.normal(0, 0.1, (rows, 2 * 10 + SHAPE))
     vectors[:, 0] += embedding * (labels - 0.5)
     scores = deal.normal(0, 1, (rows, 2)) + mix * right + [2, 0]
-    return {"labels": labels, "base": scores, "mix": scores, "vectors": vectors.astype(np.float32)}
+    states = deal.normal(0, 0.1, (rows, 12))
+    return {"labels": labels, "base": scores, "mix": scores, "vectors": vectors.astype(np.float32), "states": states}
 
 
 @pytest.mark.parametrize(("mix", "embedding"), [(3, 0), (0, 1), (2, 0.3)])
