@@ -642,9 +642,9 @@ def test_the_time_of_a_calibration_is_a_step_of_its_own(
     measured_rows(connection, engine)
     step = Calibrator.step
 
-    def slowly(self: Calibrator) -> Sequence[Calibration]:
+    def slowly(self: Calibrator, **settings: Any) -> Sequence[Calibration]:
         time.sleep(0.2)
-        return step(self)
+        return step(self, **settings)
 
     monkeypatch.setattr(Calibrator, "step", slowly)
 
