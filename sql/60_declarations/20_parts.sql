@@ -144,7 +144,7 @@ BEGIN
                     r.status = ''waiting''
                     OR (SELECT current_setting(''transaction_isolation'')) <> ''serializable'' AND (
                         EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = %1$s AND h.key = r.key)
-                        OR r.changed_in < (SELECT d.altered_in FROM loracomp.declaration AS d WHERE d.id = %1$s)
+                        OR r.job_id <= (SELECT d.stale_to_job FROM loracomp.declaration AS d WHERE d.id = %1$s)
                     )
                 ) THEN ''stale''
                 ELSE r.status

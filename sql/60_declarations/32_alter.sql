@@ -124,7 +124,7 @@ BEGIN
     is_another := (d.prompt, d.choices, d.descriptions, d.max_new_tokens)
         IS DISTINCT FROM (before.prompt, before.choices, before.descriptions, before.max_new_tokens);
     IF is_another OR alter_answers.again THEN
-        UPDATE loracomp.declaration AS a SET altered_in = pg_current_xact_id()::text::bigint WHERE a.id = d.id;
+        UPDATE loracomp.declaration AS a SET stale_to_job = (SELECT s.last_value FROM loracomp.job_id_seq AS s) WHERE a.id = d.id;
     END IF;
     IF is_another THEN
         UPDATE loracomp.answer_row AS r SET first_answer = loracomp.first_answer_of(d, r, r.example_id)

@@ -74,7 +74,7 @@ BEGIN
     END IF;
     IF keys = '[]' THEN
         UPDATE loracomp.declaration AS a SET
-            scan = CASE d.scan WHEN 'rows' THEN 'answers' END, is_first_scan = d.is_first_scan AND d.scan = 'rows', altered_in = 0,
+            scan = CASE d.scan WHEN 'rows' THEN 'answers' END, is_first_scan = d.is_first_scan AND d.scan = 'rows', stale_to_job = 0,
             scan_position = NULL, scan_job = NULL
         WHERE a.id = d.id;
         RETURN 1;

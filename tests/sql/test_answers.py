@@ -185,8 +185,17 @@ def test_all_rows_are_asked_again_behind_new_ones_or_with_another_prompt(
     alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
     alice.execute("INSERT INTO tickets (id, subject, body) VALUES (2, 'a', 'two')")
     assert answer_all(connection) == ["Ticket: a two", "Ticket: a one"]
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (3, 'a', 'three')")
+    (job,) = ask(connection)
     alice.execute("SELECT loracomp.alter_answers('urgency', prompt => '{{{body}}}')")
-    assert shown(alice) == {1: ("stale", "one"), 2: ("stale", "two")}, "before the scan has reached them"
+    assert shown(alice) == {1: ("stale", "one"), 2: ("stale", "two"), 3: ("waiting", None)}, (
+        "before the scan comes to them"
+    )
+    token = value(connection, "SELECT lease_token FROM loracomp.job WHERE id = %s", [job])
+    record(connection, {job: token}, [{"job_id": job, "output": "three", "adapter_sha256": []}])
+    connection.execute("SELECT loracomp.take_answers()")
+    assert shown(alice)[3] == ("stale", "three"), "it was asked with the old prompt"
+    alice.execute("DELETE FROM tickets WHERE id = 3")
     assert answer_all(connection, "urgent") == ["{one}", "{two}"]
     assert shown(alice) == {1: ("answered", "urgent"), 2: ("answered", "urgent")}
     alice.execute("SELECT loracomp.alter_answers('urgency', prompt => '{{{body}}}')")

@@ -81,9 +81,10 @@ declaration = Table(
     required("tags", JSONB, "Tags of the jobs.", default="'{}'"),
     required("round", Integer, "How many times alter_answers had all rows answered again.", default="0"),
     required(
-        "altered_in",
+        "stale_to_job",
         BigInteger,
-        "Transaction that altered what is asked, until the scan has seen all rows: older answers are stale; or 0.",
+        "Last job before alter_answers changed what is asked, until the scan has seen all rows. Answers of this and "
+        "earlier jobs are stale. Otherwise 0.",
         default="0",
     ),
     optional("task_id", Integer, "Task whose labelled examples are the corrections."),
