@@ -31,6 +31,12 @@ READ_CHARACTERS = 100_000
 """Characters of a text that the encoder's tokenizer reads. A million take four seconds or more, and the encoder then
 cuts off all but the first few hundred tokens."""
 
+PROBES: Sequence[Shown] = (
+    ("Zwei Tassen Tee, please: isn't it HOT?", ("Yes", "no")),
+    (" ".join(map(str, range(2000))), None),
+)
+"""What `Encoder.probe` encodes."""
+
 VIEWS = 2
 """Number of texts of a job that the encoder embeds: its prompt, and its choices."""
 
@@ -142,6 +148,14 @@ class Encoder:
         ]
         known = dict(zip(divided, of_parts, strict=True))
         return np.array(vectors), [known[each] if each in known else embedded[each[0]] for each in compared]
+
+    def probe(self) -> Vector:
+        """A unit vector of a short text and of one that is longer than encoders read.
+
+        It shows whether two encoders with the same weights also have the same settings and tokenizer.
+        """
+        together: Vector = self.encode(PROBES).flatten()
+        return together / np.float32(np.linalg.norm(together))
 
     def embed(self, texts: list[str]) -> Sequence[Vector]:
         """Unit embeddings [d] of texts alone, in order."""

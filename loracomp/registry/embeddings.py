@@ -23,6 +23,8 @@ EMBEDDED_TOGETHER = 64
 second of work."""
 COUNTED_EACH_S = 10
 """Seconds between two counts of the remaining examples, because other processes embed too."""
+ALIKE = 0.995
+"""Smallest cosine of two probes of the same encoder, as in loracomp.set_encoder. 16 bits change it by 0.0005."""
 ADDED_TOGETHER = 4096
 """Number of embeddings sent in one statement, about 14 MB."""
 
@@ -56,19 +58,38 @@ def load_registered_encoder(connection: Connection, device: str = "cpu") -> Enco
 
 
 def check_encoder(connection: Connection, encoder: "Encoder | EncoderPart") -> None:
-    """Raise RefusedError unless this is the database's encoder with the same input version.
+    """Raise RefusedError unless this is the database's encoder with the same input version and, once it is loaded, with
+    the same settings.
 
     Similarities between vectors of different encoders mean nothing, but Postgres notices only a different length.
     Raises NotFoundError if the database has no encoder.
     """
     row = _encoder_row(connection)
-    if (row["fingerprint"], row["input_version"]) != (encoder.fingerprint, encoder.input_version):
+    if is_encoder(row, encoder):
+        return
+    if (row["fingerprint"], row["input_version"]) == (encoder.fingerprint, encoder.input_version):
         raise RefusedError(
-            f"encoder {encoder.name} ({encoder.dimensions} dimensions, fingerprint {encoder.fingerprint[:12]}, input "
-            f"version {encoder.input_version}) is not this database's: that is {row['name']} ({row['dimensions']} "
-            f"dimensions, fingerprint {row['fingerprint'][:12]}, input version {row['input_version']}); use the "
-            f"database's encoder, or change it to {encoder.name} with `loracomp encoder set`"
+            f"encoder {encoder.name} makes other vectors here than when it was set, so its settings or its tokenizer "
+            "have changed (its weights have not): use the same files, or set it again with `loracomp encoder set`, "
+            "which embeds all examples again"
         )
+    raise RefusedError(
+        f"encoder {encoder.name} ({encoder.dimensions} dimensions, fingerprint {encoder.fingerprint[:12]}, input "
+        f"version {encoder.input_version}) is not this database's: that is {row['name']} ({row['dimensions']} "
+        f"dimensions, fingerprint {row['fingerprint'][:12]}, input version {row['input_version']}); use the "
+        f"database's encoder, or change it to {encoder.name} with `loracomp encoder set`"
+    )
+
+
+def is_encoder(row: Mapping[str, Any], encoder: "Encoder | EncoderPart") -> bool:
+    """Whether the row of `show_encoder` describes this encoder. A library's isn't loaded, so its vectors can't be
+    compared."""
+    if (row["fingerprint"], row["input_version"]) != (encoder.fingerprint, encoder.input_version):
+        return False
+    if row["probe"] is None or not isinstance(encoder, Encoder):
+        return True
+    known, own = np.array(row["probe"]), encoder.probe()
+    return known.shape == own.shape and float(known @ own) > ALIKE
 
 
 def _encoder_row(connection: Connection) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from loracomp.database import schema
 from loracomp.database.connections import Connection, connect, row_of, rows_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.model.encoder import Encoder
-from loracomp.registry.embeddings import embed_missing, encoder_key, tune_routing
+from loracomp.registry.embeddings import embed_missing, encoder_key, is_encoder, tune_routing
 
 Counts = Mapping[str, int]
 _log = logging.getLogger(__name__)
@@ -18,8 +18,9 @@ def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = 
 
     If the encoder changes, all embeddings are deleted, and jobs wait in the queue until all examples with a
     text are embedded again. A worker that loaded the old encoder notices this at its next claim, gives the claimed jobs
-    back, and ends. If the process is killed, another call continues where it stopped. Several processes may do this at
-    the same time, and each embeds other examples.
+    back, and ends; but if only settings changed and not the weights, it does not notice, and must be started again. If
+    the process is killed, another call continues where it stopped. Several processes may do this at the same time, and
+    each embeds other examples.
 
     Examples without a text can't be embedded again. If there are any, `confirm` is called with their number by task
     before anything is changed; it raises an error to cancel the change. Returns these numbers, or None if the encoder
@@ -39,10 +40,7 @@ def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = 
 
 
 def _is_present(connection: Connection, encoder: Encoder) -> bool:
-    key = (encoder.fingerprint, encoder.input_version)
-    return any(
-        (row["fingerprint"], row["input_version"]) == key for row in rows_of(connection, QUERIES["show_encoder"])
-    )
+    return any(is_encoder(row, encoder) for row in rows_of(connection, QUERIES["show_encoder"]))
 
 
 def _without_text(connection: Connection) -> dict[str, int]:
@@ -51,8 +49,9 @@ def _without_text(connection: Connection) -> dict[str, int]:
 
 def _stop_routing(url: str, encoder: Encoder) -> bool:
     """Set the encoder; if it changes, delete all embeddings. Returns whether routing can use it already."""
+    given = vars(encoder) | {"probe": encoder.probe().tolist()}
     with schema.installing(url) as connection:
-        is_ready: bool = row_of(connection, QUERIES["set_encoder"], vars(encoder))["is_ready"]
+        is_ready: bool = row_of(connection, QUERIES["set_encoder"], given)["is_ready"]
         if row_of(connection, QUERIES["embedding_dimensions"])["dimensions"] != encoder.dimensions:
             with schema.set_aside(connection):
                 connection.execute(QUERIES["resize_embeddings"])

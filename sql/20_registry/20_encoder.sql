@@ -13,7 +13,13 @@
 -- Sets the encoder and returns whether it is ready. It is ready at once if the database already uses it, because nothing has to be embedded
 -- again. Otherwise it is ready when start_routing has been called. If the command is killed in between, running it again continues.
 CREATE FUNCTION loracomp.set_encoder(
-    name text, source text, revision text, fingerprint text, dimensions integer, input_version smallint
+    name text,
+    source text,
+    revision text,
+    fingerprint text,
+    dimensions integer,
+    input_version smallint,
+    probe double precision[] DEFAULT NULL
 ) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -26,18 +32,26 @@ BEGIN
     IF NOT EXISTS (
         SELECT FROM loracomp.encoder AS e
         WHERE (e.fingerprint, e.input_version) = (set_encoder.fingerprint, set_encoder.input_version)
+            -- The same weights with other settings make other vectors, of the probe's texts too.
+            AND (e.probe IS NULL OR set_encoder.probe IS NULL OR (
+                cardinality(e.probe) = cardinality(set_encoder.probe)
+                AND (SELECT sum(u.one * u.other) FROM unnest(e.probe, set_encoder.probe) AS u (one, other)) > 0.995
+            ))
     ) THEN
         PERFORM loracomp.lock_embeddings();
         DELETE FROM loracomp.encoder;
         TRUNCATE loracomp.example_embedding;
         DROP INDEX IF EXISTS loracomp.example_embedding_hnsw;
     END IF;
-    INSERT INTO loracomp.encoder AS e (name, source, revision, fingerprint, dimensions, input_version, is_ready)
+    INSERT INTO loracomp.encoder AS e
+        (name, source, revision, fingerprint, dimensions, input_version, is_ready, probe)
     VALUES (
         set_encoder.name, set_encoder.source, set_encoder.revision, set_encoder.fingerprint, set_encoder.dimensions,
-        set_encoder.input_version, FALSE
+        set_encoder.input_version, FALSE, set_encoder.probe
     )
-    ON CONFLICT (id) DO UPDATE SET name = excluded.name, source = excluded.source, revision = excluded.revision
+    ON CONFLICT (id) DO UPDATE SET
+        name = excluded.name, source = excluded.source, revision = excluded.revision,
+        probe = coalesce(e.probe, excluded.probe)
     RETURNING e.is_ready INTO is_ready;
     RETURN is_ready;
 END

@@ -25,7 +25,7 @@ from job_data import add_jobs, statuses
 from loracomp import cli
 from loracomp.database.connections import Connection, rows_within
 from loracomp.errors import LoracompError, RefusedError, SchemaMismatchError
-from loracomp.model.encoder import Encoder
+from loracomp.model.encoder import Encoder, load_encoder
 from loracomp.model.loading import describe_base_model
 from loracomp.registry import embeddings, encoder_change
 from loracomp.registry.adapter_store import stage_adapter
@@ -35,7 +35,7 @@ from loracomp.registry.embeddings import embed_examples, embed_missing, embed_so
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.tasks import add_rows, add_task
 from model_fixtures import letter_tokenizer, tiny_llama
-from registry_data import write_adapter
+from registry_data import MINILM, write_adapter
 from worker_helpers import wait_until
 
 
@@ -67,6 +67,30 @@ def embedded(connection: Connection) -> list[int]:
 def present(connection: Connection) -> tuple[str, bool]:
     (found,) = connection.execute("SELECT name, is_ready FROM loracomp.show_encoder()")
     return found["name"], found["is_ready"]
+
+
+def make_shorter(model: Any) -> None:
+    model.max_seq_length = 64
+
+
+def take_the_first_token(model: Any) -> None:
+    model[1].pooling_mode = "cls"
+
+
+@pytest.mark.parametrize("change", [make_shorter, take_the_first_token])
+def test_the_same_weights_with_other_settings_are_another_encoder(
+    connection: Connection, database: str, facts: list[int], minilm: Encoder, change: Callable[[Any], None]
+) -> None:
+    other = load_encoder(MINILM)
+    change(other.model)
+    assert other.fingerprint == minilm.fingerprint
+    with pytest.raises(RefusedError, match="makes other vectors here than when it was set"):
+        embed_examples(connection, other)
+    assert set_encoder(database, other) == {}
+    assert embedded(connection) == facts
+    assert set_encoder(database, other) is None
+    with pytest.raises(RefusedError, match="makes other vectors here"):
+        embed_examples(connection, minilm)
 
 
 INDEXES = "SELECT indexname AS name FROM pg_indexes WHERE schemaname = 'loracomp' AND indexdef LIKE '%hnsw%'"
@@ -112,8 +136,9 @@ def test_the_way_back_before_all_is_embedded_embeds_again_too(
     assert (embedded(connection), present(connection)) == (facts, (minilm.name, True))
 
 
+@pytest.mark.usefixtures("without_probe", "facts")
 def test_several_processes_share_the_work(
-    connection: Connection, database: str, facts: list[int], shorter: Encoder, monkeypatch: pytest.MonkeyPatch
+    connection: Connection, database: str, shorter: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("loracomp.registry.embeddings.EMBEDDED_TOGETHER", 8)
     add_rows(connection, "facts", [row(number) for number in range(5, 60)])
@@ -210,8 +235,9 @@ class Quick:
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.usefixtures("without_probe", "facts")
 def test_a_change_that_is_killed_goes_on_where_it_stopped(
-    connection: Connection, database: str, facts: list[int], minilm: Encoder, shorter: Encoder, run: Callable[..., Any]
+    connection: Connection, database: str, minilm: Encoder, shorter: Encoder, run: Callable[..., Any]
 ) -> None:
     add_rows(connection, "facts", [row(number) for number in range(5, 260)])
     embed_examples(connection, replace(minilm, model=Quick(minilm.model, 384)))

@@ -1,6 +1,7 @@
 """Base models, the encoder, tasks with their examples, and adapters."""
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     Column,
@@ -101,6 +102,12 @@ encoder = Table(
         Boolean,
         "False while all examples are being embedded again; until then no job is claimed.",
         default="true",
+    ),
+    optional(
+        "probe",
+        ARRAY(Double),
+        "Unit vector that it makes of fixed texts. The same weights with other settings or another tokenizer make "
+        "another one. Null: it was not set by this release.",
     ),
     check("a_database_has_one_encoder", "id = 1"),
     short_name("name", "encoder_name"),
