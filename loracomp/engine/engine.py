@@ -98,8 +98,8 @@ class Engine:
         """
         routed = [flight.job for flight in flights if flight.job.kind != measuring.KIND]
         vectors, compared = self._turns.run(partial(self._encode, flights, routed))
-        described = self._describer.embed_choices(routed)
-        lap(flights, "encode")
+        if described := self._describer.embed_choices(routed):
+            lap(flights, "encode", observed=False)
         routes = route(connection, routed, vectors, self.encoder.fingerprint, self.encoder.input_version)
         plans = measuring.plan_measurements(connection, [flight.job for flight in flights])
         decided: list[Routed | measuring.MeasurementPlan] = [*routes, *plans]
@@ -128,7 +128,9 @@ class Engine:
         """The jobs' vectors, and the embeddings of their texts."""
         lap(flights, "ready")
         shown = [(job.prompt, job.choices) for job in routed]
-        return self.encoder.encode_parts(shown, [job.text_at if job.descriptions else None for job in routed])
+        encoded = self.encoder.encode_parts(shown, [job.text_at if job.descriptions else None for job in routed])
+        lap(flights, "encode")
+        return encoded
 
     def embed(self, connection: Connection) -> int:
         """Embed some of the train examples without an embedding; returns how many."""
