@@ -21,7 +21,8 @@ CREATE FUNCTION loracomp.must_scan(d loracomp.declaration) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT (d).scan IS NULL AND (
-        (d).scanned_at NOT BETWEEN now() - interval '1 day' AND now() + interval '1 day'
+        (d).scanned_at < now() - interval '1 day'
+        OR (d).scanned_at > now() + interval '1 day'
         OR EXISTS (
             SELECT FROM loracomp.scan_request AS q
             WHERE q.declaration_id = (d).id AND q.not_before < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
