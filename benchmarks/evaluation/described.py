@@ -5,8 +5,9 @@
 LORACOMP_DATABASE_URL names an empty database. topics.json has texts that were written by hand for this: support
 tickets, headlines, and messages of users, with the descriptions that a user would give. Each set is a table, declared
 with descriptions and without. Then 16 rows, drawn at random, are corrected, all rows are answered again, and the others
-are counted. What an embedding alone would answer stands beside it: the nearest description, or a logistic regression on
-the same 16 rows. Writes docs/performance/described.json, which `make figures` shows.
+are counted. For comparison, the same rows are also answered without the model: by the nearest description, and by a
+logistic regression on the embeddings of the same 16 rows. Writes docs/performance/described.json, which `make figures`
+shows.
 """
 
 import json

@@ -186,20 +186,23 @@ class Answering:
             self._passes = []
 
     def _choose(self, items: Sequence[PendingRequest]) -> None:
-        """Give these requests, of which all is scored, their answers.
+        """Give their answers to these requests, all of whose parts are scored.
 
         All their scores are added to their series first, because the rows of a new table come together.
         """
         scores = {
             item: normalize(item.log_likelihoods, item.question, item.request.normalization).tolist() for item in items
         }
-        in_series = {item: item.request.series for item in items if all(map(math.isfinite, scores[item]))}
+        in_series = {
+            item: series
+            for item in items
+            if (series := item.request.series) is not None and all(map(math.isfinite, scores[item]))
+        }
         for item, series in in_series.items():
-            if series is not None:
-                self._series.add(series, scores[item])
+            self._series.add(series, scores[item])
+        for item, series in in_series.items():
+            item.request = replace(item.request, choice_biases=self._series.biases(series, scores[item]))
         for item in items:
-            if (series := in_series.get(item)) is not None:
-                item.request = replace(item.request, choice_biases=self._series.biases(series, scores[item]))
             if item.request.classifier is not None and item.state is not None:
                 item.request = replace(item.request, label_scores=item.request.classifier(item.state))
             item.outcome = _chosen(item, scores[item])
