@@ -285,6 +285,33 @@ def test_the_view_respects_row_security(connection: Connection, alice: Connectio
         bob.execute("SELECT * FROM loracomp.answers_since('urgency')")
 
 
+def test_the_feed_alone_is_opened_by_what_the_docs_grant(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute(URGENCY)
+    alice.execute(f"GRANT SELECT ON urgency TO {login('nobody')}".encode())
+    answer_all(connection)
+    feed = "SELECT count(*) FROM loracomp.answers_since('urgency')"
+    with connect(database, "nobody") as nobody:
+        with pytest.raises(errors.InsufficientPrivilege, match="schema loracomp"):
+            nobody.execute(feed.encode())
+        for right in ("USAGE ON SCHEMA loracomp", "EXECUTE ON FUNCTION loracomp.answers_since"):
+            connection.execute(f"GRANT {right} TO {login('nobody')}".encode())
+        assert value(nobody, feed) == 2
+        for statement in (
+            "SELECT loracomp.submit_job('mine')",
+            "SELECT * FROM loracomp.job_result",
+            "SELECT * FROM loracomp.list_answers()",
+            "SELECT * FROM bi.queue_health",
+        ):
+            with pytest.raises(errors.InsufficientPrivilege):
+                nobody.execute(statement.encode())
+        alice.execute(f"REVOKE SELECT ON urgency FROM {login('nobody')}".encode())
+        with pytest.raises(errors.InsufficientPrivilege, match="not a declaration that you may read"):
+            nobody.execute(feed.encode())
+    connection.execute(f"DROP OWNED BY {login('nobody')}".encode())
+
+
 NARROWED = {
     "another view": "CREATE OR REPLACE VIEW urgency AS SELECT id, '' AS answer, 0::float8 AS confidence, '' AS status,"
     " '' AS reason, '' AS answered_by, now() AS answered_at, '' AS correct FROM tickets WHERE id = 1",
