@@ -209,6 +209,13 @@ def correct_answer(
     emit([{"name": name, "key": key, "correct": answer}], title="Corrected", as_json=as_json)
 
 
+@answers_app.command("cancel")
+def cancel_answers(name: Name, as_json: AsJson = False) -> None:
+    """Pause a declaration and delete its queued and running jobs. Their rows wait until `answers alter --resume`."""
+    (row,) = run_query(QUERIES["cancel_answers"], {"name": name})
+    emit([{"name": name, **row}], title="Cancelled", as_json=as_json)
+
+
 @answers_app.command("drop")
 def drop_answers(name: Name, as_json: AsJson = False) -> None:
     """Drop a declaration with its view, its answers and its corrections."""

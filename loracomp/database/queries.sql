@@ -421,6 +421,9 @@ ORDER BY t.accuracy DESC NULLS LAST, t.mean_gain DESC LIMIT 1
 -- name: compare_with_corrections
 SELECT * FROM loracomp.compare_with_corrections(adapter_id => %(adapter_id)s::int)
 
+-- name: cancel_answers
+SELECT loracomp.cancel_answers(name => %(name)s::regclass) AS cancelled
+
 -- name: drop_answers
 SELECT loracomp.drop_answers(name => %(name)s::regclass)
 

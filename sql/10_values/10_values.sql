@@ -1,5 +1,6 @@
 -- Small functions that compute on values and read no table.
 --   check_range         raises if an argument is out of range
+--   check_wait          raises if a function can't wait in this transaction, or not for so long
 --   composition_text    a composition in short: rte 0.62 + mnli 0.38
 --   shorten             a text on one line, cut to a length
 --   seconds_between     seconds between two times
@@ -23,6 +24,28 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_range IS 'True if a value is in a range; otherwise raises an error that names the argument.';
+
+-- Reads no table. The statement's snapshot stays open during the wait and keeps vacuum from removing dead tuples, so the wait is limited.
+CREATE FUNCTION loracomp.check_wait(timeout interval) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    -- IS NOT TRUE, because otherwise a null timeout would pass and the wait would never end.
+    IF (extract(EPOCH FROM check_wait.timeout) BETWEEN 0 AND 300) IS NOT TRUE THEN
+        RAISE EXCEPTION 'timeout must be between 0 and 5 minutes, and is %', check_wait.timeout
+            USING ERRCODE = 'invalid_parameter_value',
+                HINT = 'to wait longer, call it again: a long statement keeps dead tuples from being removed';
+    END IF;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'a transaction with isolation level % can''t see what others commit while it waits',
+            current_setting('transaction_isolation')
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'wait with isolation level read committed';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_wait IS
+'Raises unless a timeout is at most five minutes, and the transaction sees what others commit meanwhile.';
 
 -- Reads no table. The adapter with the largest weight comes first; null if there are no adapters.
 CREATE FUNCTION loracomp.composition_text(tasks text[], weights double precision[])

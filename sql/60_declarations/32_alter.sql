@@ -6,6 +6,10 @@
 --     begin_scan                      37_scan.sql
 --     label_again                     70_learn.sql
 --     first_answer_of                 60_correct.sql
+--   cancel_answers
+--     lock_declaration
+--     begin_scan                      37_scan.sql
+--     unfinished_jobs                 forget_answers calls it too
 --   drop_answers
 --     lock_declaration
 --     forget_answers                  the keeper and erase_submitter call it too
@@ -137,6 +141,38 @@ COMMENT ON FUNCTION loracomp.alter_answers IS
 'Changes a declaration; null leaves a setting as it is. Choices replace max_new_tokens, and the other way round. With `again`, all rows are '
 'answered again, after new ones.';
 
+-- Reads only.
+CREATE FUNCTION loracomp.unfinished_jobs(d loracomp.declaration) RETURNS bigint[]
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT ARRAY(
+        SELECT j.id FROM loracomp.answer_row AS r JOIN loracomp.job AS j ON j.id = r.job_id AND j.finished_at IS NULL
+        WHERE r.declaration_id = d.id
+    );
+$$;
+COMMENT ON FUNCTION loracomp.unfinished_jobs IS 'The jobs of a declaration''s rows that are queued or running.';
+
+-- The jobs are deleted, because a row whose job is gone without an outcome waits, and gets a new job from the next scan.
+CREATE FUNCTION loracomp.cancel_answers(name regclass) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d CONSTANT loracomp.declaration := loracomp.lock_declaration(cancel_answers.name);
+    unfinished CONSTANT bigint[] := loracomp.unfinished_jobs(d);
+BEGIN
+    UPDATE loracomp.declaration AS a SET paused = TRUE WHERE a.id = d.id;
+    IF unfinished <> '{}' THEN
+        PERFORM loracomp.begin_scan(d.id), loracomp.notify('loracomp_job', 'cancelled');
+        PERFORM loracomp.delete_jobs(unfinished, 'cancel_answers');
+    END IF;
+    RETURN cardinality(unfinished);
+END
+$$;
+COMMENT ON FUNCTION loracomp.cancel_answers IS
+'Pauses a declaration and deletes its queued and running jobs; returns how many. Their rows wait until alter_answers resumes it.';
+
 CREATE FUNCTION loracomp.drop_answers(name regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -153,16 +189,13 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    waiting CONSTANT bigint[] := ARRAY(
-        SELECT j.id FROM loracomp.answer_row AS r JOIN loracomp.job AS j ON j.id = r.job_id AND j.finished_at IS NULL
-        WHERE r.declaration_id = d.id
-    );
+    unfinished CONSTANT bigint[] := loracomp.unfinished_jobs(d);
 BEGIN
     PERFORM loracomp.drop_parts(d);
     DELETE FROM loracomp.declaration AS a WHERE a.id = d.id;
     DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
     DELETE FROM loracomp.scan_request AS q WHERE q.declaration_id = d.id;
-    PERFORM loracomp.delete_jobs(waiting);
+    PERFORM loracomp.delete_jobs(unfinished);
     UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.task_id = d.task_id AND a.status <> 'retired';
     DELETE FROM loracomp.task AS t
     WHERE t.id = d.task_id AND NOT EXISTS (SELECT FROM loracomp.adapter AS a WHERE a.task_id = t.id);

@@ -1,6 +1,5 @@
 -- Waits until a job has ended or the timeout is over, and returns its status. It only reads, with the caller's rights. Each turn of its
--- loop takes a new snapshot, and so sees what was committed meanwhile. The snapshot of the calling statement stays open during the wait and
--- keeps vacuum from removing dead tuples, so the timeout is limited to five minutes.
+-- loop takes a new snapshot, and so sees what was committed meanwhile.
 CREATE FUNCTION loracomp.wait_for_job(id bigint, timeout interval DEFAULT '30 seconds') RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -10,18 +9,8 @@ DECLARE
     pause double precision := 0.02;
     found_job record;
 BEGIN
-    -- IS NOT TRUE, because otherwise a null timeout would pass and the wait would never end.
-    IF (extract(EPOCH FROM wait_for_job.timeout) BETWEEN 0 AND 300) IS NOT TRUE THEN
-        RAISE EXCEPTION 'timeout must be between 0 and 5 minutes, and is %', wait_for_job.timeout
-            USING ERRCODE = 'invalid_parameter_value',
-                HINT = 'to wait longer, call it again: a long statement keeps dead tuples from being removed';
-    END IF;
+    PERFORM loracomp.check_wait(wait_for_job.timeout);
     until := clock_timestamp() + wait_for_job.timeout;
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'wait_for_job can''t see a job end in a transaction with isolation level %',
-            current_setting('transaction_isolation')
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'call it with isolation level read committed';
-    END IF;
     LOOP
         SELECT j.status, j.finished_at IS NOT NULL AS has_ended, j.xmin = pg_current_xact_id_if_assigned()::xid AS is_new
         INTO found_job

@@ -15,6 +15,7 @@ loracomp.explain_job,
 loracomp.readable_tasks,
 loracomp.create_answers,
 loracomp.alter_answers,
+loracomp.cancel_answers,
 loracomp.drop_answers,
 loracomp.alter_key,
 loracomp.view_grants,
@@ -30,7 +31,11 @@ loracomp.correct_answer(regclass, bigint, text)
 TO loracomp_submitter, loracomp_admin;
 
 -- Roles that may read a declaration's view.
-GRANT EXECUTE ON FUNCTION loracomp.answers_since TO loracomp_submitter, loracomp_analyst, loracomp_admin;
+GRANT EXECUTE ON FUNCTION
+loracomp.answers_since,
+loracomp.wait_for_answer(regclass, text, interval),
+loracomp.wait_for_answer(regclass, bigint, interval)
+TO loracomp_submitter, loracomp_analyst, loracomp_admin;
 
 -- Workers.
 GRANT EXECUTE ON FUNCTION
@@ -170,6 +175,7 @@ loracomp.compute_seconds
 TO loracomp_analyst, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.is_admin,
+loracomp.check_wait,
 loracomp.uses_gains,
 loracomp.composition_text,
 loracomp.confidence,

@@ -19,7 +19,8 @@ EXECUTE = {
         seconds_between shorten is_admin
         explain_state explain_next explain_request explain_answer explain_vote explain_route
         explain_composition explain_run estimated_rows uses_gains
-        create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
+        create_answers alter_answers cancel_answers drop_answers list_answers correct_answer answers_since
+        wait_for_answer check_wait try_prompts
         rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back is_changed_view
     """,
     "loracomp_worker": """
@@ -36,7 +37,7 @@ EXECUTE = {
         task_probabilities similarity_weights uniform_weights measured_weights labelled_weights
         check_similarities check_range composition_text seconds_between is_admin may_read masked_tasks
         caller check_caller is_restricted masked_adapter compute_seconds confidence check_gains check_probabilities
-        relative_share answers_since estimated_rows uses_gains
+        relative_share answers_since wait_for_answer check_wait estimated_rows uses_gains
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
@@ -62,7 +63,8 @@ EXECUTE = {
         explain_composition explain_run
         check_similarities check_range check_gains check_probabilities relative_share uses_gains
         measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
-        create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
+        create_answers alter_answers cancel_answers drop_answers list_answers correct_answer answers_since
+        wait_for_answer check_wait try_prompts
         rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back is_changed_view
         estimated_rows
     """,
@@ -96,7 +98,7 @@ OWNERS_ALONE = """
     make_parts add_triggers drop_parts
     read_as_owner next_keys read_rows first_megabyte read_prompts prompts_statement passes_sql text_size_sql check_code
     check_source check_parent check_text check_owner check_request make_view find_declaration lock_declaration
-    may_alter_answers forget_answers accuracy_of
+    may_alter_answers forget_answers unfinished_jobs accuracy_of
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
     ask_corrected due_declarations ask_or_mark ask_page first_jobs ask_together follow_source forget_some copy_outcomes
     clear_answers oldest_writer clear_corrections add_own_task note_ended
