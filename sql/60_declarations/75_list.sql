@@ -6,19 +6,28 @@
 --   list_answer_rows            a page of a declaration's rows
 --     find_declaration          32_alter.sql
 
--- Reads nothing. It is written in PL/pgSQL, because an SQL function would need bi.wilson_interval to exist already.
-CREATE FUNCTION loracomp.accuracy_of(hits bigint, n bigint) RETURNS text
+-- Reads nothing. It is written in PL/pgSQL, because an SQL function would need bi.wilson_interval to exist already. Picked rows get neither a
+-- percentage nor an interval: people mostly pick wrong answers, so nobody should take these rows for a sample of all.
+CREATE FUNCTION loracomp.accuracy_of(hits bigint, n bigint, picked_hits bigint, picked bigint) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    RETURN CASE WHEN n < 20 THEN format('not yet known (%s of 20 rows)', n) ELSE (
-        SELECT format('%s %% (%s to %s, %s rows)', round(100.0 * hits / n), round(100 * w.low), round(100 * w.high), n)
-        FROM bi.wilson_interval(hits, n) AS w
-    ) END;
+    RETURN coalesce(nullif(concat_ws(
+        '; ',
+        CASE WHEN n > 0 THEN (
+            SELECT format(
+                '%s %% (%s to %s, %s %s)', round(100.0 * hits / n), round(100 * w.low), round(100 * w.high), n,
+                CASE n WHEN 1 THEN 'row' ELSE 'rows' END
+            )
+            FROM bi.wilson_interval(hits, n) AS w
+        ) END,
+        CASE WHEN picked > 0 THEN format('%s of %s picked rows right', picked_hits, picked) END
+    ), ''), 'not yet known');
 END
 $$;
-COMMENT ON FUNCTION loracomp.accuracy_of IS 'A share in percent with its 95 % interval, in words; not yet known below twenty rows.';
+COMMENT ON FUNCTION loracomp.accuracy_of IS
+'In words: the share of right answers among drawn rows with its 95 % interval, and how many of the rows that people picked were answered rightly.';
 
 -- Reads only the catalog and statistics. Before the first ANALYZE reltuples is unknown, so the count of live tuples is used too.
 CREATE FUNCTION loracomp.estimated_rows(source regclass) RETURNS bigint
@@ -54,7 +63,9 @@ AS $$
         CASE WHEN c.lately > 0 THEN interval '1 minute' * round(least(
             (c.waiting + w.written + greatest(s.rows - c.known, 0)) / (c.lately / 5.0), 100 * 365.0 * 24 * 60
         )) END,
-        t.name, loracomp.accuracy_of(k.right_before, k.known_before), loracomp.accuracy_of(k.right_after, k.known_after),
+        t.name,
+        loracomp.accuracy_of(k.right_before, k.known_before, k.picked_right_before, k.picked_before),
+        loracomp.accuracy_of(k.right_after, k.known_after, k.picked_right_after, k.picked_after),
         CASE WHEN k.corrected >= 80 AND NOT EXISTS (SELECT FROM loracomp.adapter AS o WHERE o.task_id = a.task_id)
             THEN format('%s corrections can train an adapter of their own: loracomp answers train %s', k.corrected, a.view)
         END,
@@ -100,11 +111,15 @@ AS $$
     CROSS JOIN LATERAL (
         SELECT
             count(*) AS corrected,
-            -- People mostly correct wrong answers, so only rows that were drawn at random count.
+            -- People mostly correct wrong answers, so rows that they picked are counted apart from those that were drawn at random.
             count(*) FILTER (WHERE r.drawn AND r.first_answer = r.correct) AS right_before,
             count(*) FILTER (WHERE r.drawn AND r.first_answer IS NOT NULL) AS known_before,
             count(*) FILTER (WHERE r.drawn AND r.answer = r.correct AND r.answered_by = 'corrections') AS right_after,
-            count(*) FILTER (WHERE r.drawn AND r.answered_by = 'corrections') AS known_after
+            count(*) FILTER (WHERE r.drawn AND r.answered_by = 'corrections') AS known_after,
+            count(*) FILTER (WHERE NOT r.drawn AND r.first_answer = r.correct) AS picked_right_before,
+            count(*) FILTER (WHERE NOT r.drawn AND r.first_answer IS NOT NULL) AS picked_before,
+            count(*) FILTER (WHERE NOT r.drawn AND r.answer = r.correct AND r.answered_by = 'corrections') AS picked_right_after,
+            count(*) FILTER (WHERE NOT r.drawn AND r.answered_by = 'corrections') AS picked_after
         FROM loracomp.answer_row AS r WHERE r.declaration_id = a.id AND r.example_id IS NOT NULL -- each corrected row has an example
     ) AS k
     CROSS JOIN LATERAL (

@@ -53,7 +53,7 @@ def test_what_is_declared_is_listed_within_80_columns(wishes: dict[str, str]) ->
     terminal = wishes | {"COLUMNS": "80", "FORCE_COLOR": "1", "TERM": "dumb"}
     lines = execute(["loracomp", "answers", "list"], terminal).splitlines()
     assert max(map(len, lines)) <= 80, lines
-    assert any("not yet known (0 of 20 rows)" in line for line in lines)
+    assert any("not yet known" in line for line in lines)
 
 
 TICKETS = {

@@ -330,18 +330,25 @@ def test_accuracy_before_and_after_is_that_of_drawn_rows(connection: Connection,
     alice.execute(ADD_TICKETS, [7, 60])
     work(connection)
     before = listed(alice)
-    assert (before["before"], before["after"]) == ("not yet known (0 of 20 rows)",) * 2
-    # Twenty are drawn, ten of them answered rightly; those that people pick because they are wrong do not count.
+    assert (before["before"], before["after"]) == ("not yet known",) * 2
+    # Twenty are drawn, ten of them answered rightly; those that people pick because they are wrong are counted apart.
     connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE WHERE key[1]::int <= 20")
     alice.execute(CORRECT, [1, 20])
     alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id BETWEEN 41 AND 60")
     work(connection, "not urgent")
     row = listed(alice)
-    assert (row["corrected"], row["before"]) == (40, "50 % (30 to 70, 20 rows)")
-    assert row["after"] == "50 % (30 to 70, 20 rows)"
+    assert (row["corrected"], row["before"]) == (40, "50 % (30 to 70, 20 rows); 0 of 20 picked rows right")
+    assert row["after"] == "50 % (30 to 70, 20 rows); 20 of 20 picked rows right"
     assert row["task"].startswith("answers/public.urgency-")
     assert row["per_minute"] == 12 and row["time_left"] == row["time_left"] * 0
     assert row["advice"] is None
+
+
+def test_accuracy_is_shown_from_the_first_corrected_row_on(connection: Connection, alice: Connection) -> None:
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+    assert listed(alice)["before"] == "1 of 1 picked rows right"
+    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
+    assert (listed(alice)["before"], listed(alice)["after"]) == ("100 % (21 to 100, 1 row)", "not yet known")
 
 
 def test_the_time_left_of_a_very_large_table_fits_an_interval(connection: Connection, alice: Connection) -> None:
@@ -376,7 +383,7 @@ def test_a_changed_row_is_not_drawn_and_its_first_answer_is_that_to_its_new_prom
     offered = alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', 25)").fetchall()
     assert {row["prompt"].split()[-1] for row in offered} == {"wrong"} and len(offered) == 12
     alice.execute("UPDATE urgency SET correct = CASE WHEN id <= 13 THEN 'not urgent' ELSE 'urgent' END")
-    assert listed(alice)["before"] == "not yet known (12 of 20 rows)"
+    assert listed(alice)["before"] == "100 % (76 to 100, 12 rows)"
     tokens = {job.id: job.lease_token for job in jobs}
     record(connection, tokens, [{"job_id": job.id, "output": "not urgent", "adapter_sha256": []} for job in jobs])
     keep(connection)
@@ -403,7 +410,7 @@ def test_before_counts_the_answers_to_another_prompt(connection: Connection, ali
     alice.execute("UPDATE urgency SET correct = 'urgent'")
     assert listed(alice)["before"].startswith("24 %")
     alice.execute("SELECT loracomp.alter_answers('urgency', prompt => 'Is {subject} urgent?')")
-    assert listed(alice)["before"] == "not yet known (0 of 20 rows)"
+    assert listed(alice)["before"] == "not yet known"
     work(connection, "urgent")
     assert listed(alice)["before"] == "100 % (87 to 100, 25 rows)"
 
@@ -416,7 +423,7 @@ def test_before_counts_the_answers_with_other_descriptions(connection: Connectio
     connection.execute("DELETE FROM loracomp.example_embedding")  # so that nothing is measured
     assert listed(alice)["before"].startswith("30 %")
     alice.execute("SELECT loracomp.alter_answers('urgency', descriptions => '{now,later}')")
-    assert listed(alice)["before"] == "not yet known (0 of 20 rows)"
+    assert listed(alice)["before"] == "not yet known"
     alice.execute("SELECT loracomp.alter_answers('urgency', descriptions => '{}')")
     assert listed(alice)["before"].startswith("30 %"), "the answers that are there are answers to this"
     alice.execute("SELECT loracomp.alter_answers('urgency', descriptions => '{now,later}')")
@@ -438,7 +445,7 @@ def test_before_counts_no_answer_of_an_adapter_that_has_learnt_the_corrections(
     answer_all(connection, "urgent", **own)
     alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 2")
     assert value(connection, "SELECT count(first_answer) FROM loracomp.answer_row") == 0
-    assert listed(alice)["before"] == "not yet known (0 of 20 rows)"
+    assert listed(alice)["before"] == "not yet known"
 
 
 def test_erased_jobs_leave_none_of_their_texts(connection: Connection, alice: Connection) -> None:

@@ -725,12 +725,12 @@ def answered(job: Any) -> dict[str, Any]:
 
 
 def before_of(text: str) -> tuple[int, int | None]:
-    """Rows known and percent right, of an accuracy in words."""
-    if found := re.fullmatch(r"not yet known \((\d+) of 20 rows\)", text):
-        return int(found[1]), None
-    found = re.fullmatch(r"(\d+) % \(\d+ to \d+, (\d+) rows\)", text)
+    """Drawn rows known and percent right, of an accuracy in words."""
+    drawn = r"(?P<percent>\d+) % \(\d+ to \d+, (?P<drawn>\d+) rows?\)"
+    picked = r"\d+ of \d+ picked rows right"
+    found = re.fullmatch(f"{drawn}(; {picked})?|{picked}|not yet known", text)
     assert found, text
-    return int(found[2]), int(found[1])
+    return (int(found["drawn"]), int(found["percent"])) if found["drawn"] else (0, None)
 
 
 def folder_of_programs(connection: Connection) -> Path | None:
