@@ -7,7 +7,7 @@
 --     counter_name              20_registry/15_queues.sql
 --   return_places               takes back those of jobs that the limit of the queue refuses; admit_jobs calls it
 --   pick_jobs                   locks the first jobs of the queue for claim_jobs
---   drop_counters               drops the counters of roles that are gone; purge_jobs calls it
+--   drop_counters               drops the counters of roles and base models that are gone; purge_jobs calls it
 --
 -- Submitters take turns (fair queueing by start tags). At each priority a submitter's jobs have places one after the other, and all of them
 -- come after the jobs of this priority that are claimed already. So among the jobs of its own priority, a job waits for as many turns of
@@ -181,8 +181,9 @@ $$;
 COMMENT ON FUNCTION loracomp.pick_jobs IS
 'Locks up to batch_size due jobs of a base model, fairly among submitters: those of everyday work, or those in the background.';
 
--- A submitter whose role is gone inserts no more jobs, and its counters are not needed if none of its jobs is waiting or running. A session
--- of such a role may still be open and use one, so that it is left for another call.
+-- A submitter whose role is gone inserts no more jobs, and its counters are not needed if none of its jobs is waiting or running. Nor are those of
+-- a base model that was deleted, because it has no jobs. A session of such a role may still be open and use one, so that it is left for another
+-- call.
 CREATE FUNCTION loracomp.drop_counters() RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -212,6 +213,13 @@ BEGIN
             )
         );
     END IF;
+    unused := unused || ARRAY(
+        SELECT c.oid::regclass FROM pg_class AS c
+        WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relkind = 'S' AND c.relname ~ '^place_'
+            AND split_part(c.relname, '_', 2) NOT IN (SELECT b.id::text FROM loracomp.base_model AS b)
+            AND c.oid <> ALL (unused)
+        ORDER BY random() LIMIT 200
+    );
     FOREACH counter IN ARRAY unused LOOP
         BEGIN
             EXECUTE format('DROP SEQUENCE %s', counter);
@@ -224,4 +232,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.drop_counters IS
-'Drops counters of submitters whose role is gone and who have no jobs left to answer, and returns how many; at most 200. For purge_jobs.';
+'Drops counters of base models that were deleted, and of submitters whose role is gone and who have no jobs left to answer; returns how '
+'many, some hundreds at most. For purge_jobs.';

@@ -374,6 +374,21 @@ def test_counters_go_with_the_roles_that_used_them(connection: Connection):
     assert len(claim(connection, 16)) == 4
 
 
+def test_counters_go_with_their_base_model(connection: Connection):
+    counters = "SELECT count(*) AS number FROM pg_sequences WHERE schemaname = 'loracomp_parts'"
+    connection.execute("SELECT loracomp.drop_counters()")
+    before = connection.execute(counters).fetchone()["number"]
+    add_base_model(connection, "passing", default=False)
+    assert connection.execute(counters).fetchone()["number"] > before
+    bulk(connection, 2, "postgres", base_model="passing")
+    connection.execute("SELECT loracomp.drop_counters()")
+    assert len(claim(connection, base_model="passing")) == 2
+    connection.execute("DELETE FROM loracomp.job")
+    connection.execute("SELECT loracomp.remove_base_model('passing')")
+    connection.execute("SELECT loracomp.purge_jobs('1 day')")
+    assert connection.execute(counters).fetchone()["number"] <= before
+
+
 def test_dropping_counters_waits_for_nobody_and_nobody_waits_for_it(connection: Connection, database: str):
     """The session of a role that was dropped goes on."""
     bulk(connection, 2, "gone")
