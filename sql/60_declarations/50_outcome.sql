@@ -1,6 +1,7 @@
 -- Copies the outcomes of declarations' jobs to answer_row, where they stay when the jobs are purged.
 --   take_answers                a step of the keeper; purge_jobs calls it too
 --     copy_outcomes             copies the outcomes of these jobs
+--   ask_again                   has rows asked again, if their jobs are purged before their answers were copied; purge_jobs calls it
 --   clear_answers               clears answers of jobs that are erased: 85_administration/20_erase.sql
 --   answers_since               answers that came after a cursor
 --     oldest_writer
@@ -10,7 +11,7 @@
 -- ended_jobs_from: all transactions before it have ended, and their rows are handled. It moves before this call deletes anything, because a
 -- sequence keeps its value if the transaction is rolled back, and the rows would come back. After a restore from another server its value is
 -- meaningless, and reading begins at 0. A row that a correction in an open transaction has locked is skipped, and stays in ended_job. There may be
--- hundreds of thousands of these, so a call looks at the oldest and the newest notes only.
+-- hundreds of thousands of these, so a call looks at some 10,000 notes that it draws at random, and at the 10,000 newest.
 CREATE FUNCTION loracomp.take_answers() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -26,6 +27,7 @@ AS $$
 DECLARE
     running_from CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
     noted_from bigint := (SELECT s.last_value FROM loracomp.ended_jobs_from AS s);
+    unhandled bigint;
     looked_at tid[];
     notes tid[];
     jobs bigint[];
@@ -40,7 +42,8 @@ BEGIN
         PERFORM setval('loracomp.ended_jobs_from', running_from);
         noted_from := running_from;
     END IF;
-    looked_at := ARRAY(SELECT e.ctid FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from ORDER BY e.written_in LIMIT 10000)
+    unhandled := (SELECT count(*) FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from);
+    looked_at := ARRAY(SELECT e.ctid FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from AND random() * unhandled < 10000)
         || ARRAY(SELECT e.ctid FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from ORDER BY e.written_in DESC LIMIT 10000);
     SELECT array_agg(t.ctid), array_agg(DISTINCT t.job_id) INTO notes, jobs
     FROM (
@@ -109,6 +112,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.copy_outcomes IS 'Copies the outcomes of these jobs to answer_row; returns the declarations that they belong to.';
+
+-- take_answers skips a row that somebody has locked. It appends hints only, so that it waits for nobody.
+CREATE FUNCTION loracomp.ask_again(jobs bigint[]) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+    INSERT INTO loracomp.answer_hint (declaration_id, key)
+    SELECT r.declaration_id, r.key FROM loracomp.answer_row AS r WHERE r.job_id = ANY (ask_again.jobs) AND r.status = 'waiting';
+$$;
+COMMENT ON FUNCTION loracomp.ask_again IS 'Has those rows asked again that still wait for one of these jobs, which are being deleted. For purge_jobs.';
 
 -- Keys and corrections stay, because they are the user's own data. They go when the row is deleted from the table.
 CREATE FUNCTION loracomp.clear_answers(jobs bigint[]) RETURNS TABLE (what text, rows bigint, names text)

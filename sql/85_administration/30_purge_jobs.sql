@@ -57,6 +57,7 @@ BEGIN
     newest := (SELECT max((j.finished_at AT TIME ZONE 'UTC')::date) FROM loracomp.job AS j WHERE j.id = ANY (purged));
     PERFORM loracomp.close_days(least(newest + 1, over_before)) WHERE newest IS NOT NULL;
     DELETE FROM loracomp.job AS j WHERE j.id = ANY (purged);
+    PERFORM loracomp.ask_again(purged);
     PERFORM loracomp.delete_records(ARRAY(
         SELECT u.id FROM unnest(purged) AS u (id) WHERE (u.id >= first_id AND u.id < end_id) IS NOT TRUE
     ));

@@ -14,6 +14,7 @@ from answers_data import (
     UNEMBEDDED,
     URGENCY,
     adapter,
+    answer_all,
     as_alice,
     keep,
     keep_and_claim,
@@ -221,6 +222,45 @@ def test_answers_are_taken_past_many_rows_that_stay_locked(
             assert value(connection, looked_up) < 60_000
     assert {*shown(alice).values()} == {("answered", "not urgent")}
     connection.execute("DELETE FROM loracomp.ended_job")
+
+
+def test_answers_are_taken_from_between_many_rows_that_stay_locked(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    work(connection)
+    alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
+    jobs = keep_and_claim(connection)
+    connection.execute(
+        "INSERT INTO loracomp.answer_row (declaration_id, key, status, job_id, prompt_hash)"
+        " SELECT d.id, ARRAY['x' || i], 'waiting', 1000000 + i, ''"
+        " FROM loracomp.declaration AS d, generate_series(1, 26000) AS i"
+    )
+    notes = "INSERT INTO loracomp.ended_job (job_id) SELECT 1000000 + i FROM generate_series(%s::int, %s::int) AS i"
+    connection.execute(notes, [1, 13000])
+    record(connection, tokens(jobs), [{"job_id": job.id, "output": "not urgent"} for job in jobs])
+    connection.execute(notes, [13001, 26000])
+    with db.connect(database) as other, other.transaction():
+        other.execute("SELECT count(*) FROM (SELECT FROM loracomp.answer_row WHERE key[1] ~ 'x' FOR UPDATE) AS r")
+        taken = [value(connection, "SELECT loracomp.take_answers()") for _ in range(40)]  # each: 10 of 26, at random
+        assert sum(taken) == len(jobs) == 6
+    assert {*shown(alice).values()} == {("answered", "not urgent")}
+    connection.execute("DELETE FROM loracomp.ended_job")
+
+
+def test_a_row_that_was_locked_while_its_job_was_purged_is_asked_again(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    work(connection)
+    alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
+    jobs = keep_and_claim(connection)
+    with alice.transaction(force_rollback=True):
+        alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 2")
+        record(connection, tokens(jobs), [{"job_id": job.id, "output": "not urgent"} for job in jobs])
+        assert value(connection, "SELECT loracomp.purge_jobs('0', force => true)") >= len(jobs) == 6
+        keep(connection)
+        assert claim(connection, 10) == ()
+    assert [prompt.split()[2] for prompt in answer_all(connection, "not urgent")] == ["2"]
+    assert {*shown(alice).values()} == {("answered", "not urgent")}
 
 
 def test_the_first_correction_holds_up_no_other_row(connection: Connection, alice: Connection, database: str) -> None:

@@ -101,7 +101,7 @@ OWNERS_ALONE = """
     may_alter_answers forget_answers unfinished_jobs accuracy_of
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
     ask_corrected due_declarations ask_or_mark ask_page first_jobs ask_together follow_source forget_some copy_outcomes
-    clear_answers oldest_writer clear_corrections add_own_task note_ended
+    clear_answers ask_again oldest_writer clear_corrections add_own_task note_ended
     request_hash first_answer_of
     write_correction correction_fault label_row label_again unlabel has_unmeasured forget_evidence
 """
