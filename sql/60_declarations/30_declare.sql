@@ -3,8 +3,17 @@
 --     check_source, check_request     28_check.sql
 --     make_parts, add_triggers        20_parts.sql
 --     make_view                       alter_answers and bring_view_back call it too
+--     answers_channel                 take_answers and list_answers call it too
 --     view_definition                 alter_answers, bring_view_back and answers_since call it too
 --     add_own_task                    70_learn.sql
+
+-- By number, because a view's name can change, may need quotes, and may be too long for a channel.
+CREATE FUNCTION loracomp.answers_channel(declaration_id integer) RETURNS text
+LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+    SELECT 'loracomp_answers_' || answers_channel.declaration_id;
+END;
+COMMENT ON FUNCTION loracomp.answers_channel IS 'Channel of the notifications that a declaration has new answers.';
 
 -- The view leaves out rows that row security hides from the reader. If the declaration has its view already, the view keeps its oid, its grants
 -- and its column names. Otherwise no existing view is replaced, because it might be somebody else's.
@@ -39,7 +48,8 @@ BEGIN
         ALTER VIEW %1$s OWNER TO %8$I;
         COMMENT ON VIEW %1$s IS %9$L',
         view, loracomp.key_columns(d), loracomp.source_sql(d), d.id, loracomp.key_array(d), loracomp.filter_condition(d), d.names[1],
-        d.owner, format('Answers to the rows of %s, made by loracomp.create_answers.', d.names[1]),
+        d.owner,
+        format('Answers to the rows of %s, made by loracomp.create_answers. LISTEN %s: new answers.', d.names[1], loracomp.answers_channel(d.id)),
         CASE WHEN columns IS NOT NULL THEN 'OR REPLACE' END, columns
     );
     RETURN view;

@@ -1,6 +1,7 @@
 -- Copies the outcomes of declarations' jobs to answer_row, where they stay when the jobs are purged.
 --   take_answers                a step of the keeper; purge_jobs calls it too
 --     copy_outcomes             copies the outcomes of these jobs
+--     answers_channel         30_declare.sql
 --   ask_again                   has rows asked again, if their jobs are purged before their answers were copied; purge_jobs calls it
 --   clear_answers               clears answers of jobs that are erased: 85_administration/20_erase.sql
 --   answers_since               answers that came after a cursor
@@ -56,7 +57,8 @@ BEGIN
         WHERE o.ctid = ANY (looked_at) AND NOT EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.job_id = o.job_id)
     ));
     written := loracomp.copy_outcomes(jobs);
-    PERFORM pg_notify('loracomp_answers', a.view::text) FROM loracomp.declaration AS a
+    PERFORM pg_notify(c.channel, a.view::text) FROM loracomp.declaration AS a
+    CROSS JOIN LATERAL (VALUES ('loracomp_answers'), (loracomp.answers_channel(a.id))) AS c (channel)
     WHERE a.id = ANY (written) AND pg_notification_queue_usage() < 0.5;
     RETURN coalesce(cardinality(jobs), 0);
 END

@@ -45,7 +45,7 @@ COMMENT ON FUNCTION loracomp.estimated_rows IS 'Estimated number of rows of a ta
 CREATE FUNCTION loracomp.list_answers(view regclass DEFAULT NULL, counted boolean DEFAULT TRUE) RETURNS TABLE (
     name regclass, source regclass, prompt text, state text, rows bigint, open bigint, answered bigint, stale bigint,
     refused bigint, failed bigint, corrected bigint, per_minute double precision, time_left interval,
-    task text, before text, after text, advice text, choices text[], descriptions text[]
+    task text, before text, after text, advice text, choices text[], descriptions text[], channel text
 )
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -69,7 +69,7 @@ AS $$
         CASE WHEN k.corrected >= 80 AND NOT EXISTS (SELECT FROM loracomp.adapter AS o WHERE o.task_id = a.task_id)
             THEN format('%s corrections can train an adapter of their own: loracomp answers train %s', k.corrected, a.view)
         END,
-        a.choices, a.descriptions
+        a.choices, a.descriptions, loracomp.answers_channel(a.id)
     FROM loracomp.declaration AS a
     LEFT JOIN loracomp.task AS t ON t.id = a.task_id
     CROSS JOIN LATERAL (

@@ -159,6 +159,22 @@ def test_answers_come_in_a_feed_that_misses_nothing(connection: Connection, alic
     assert [each.payload for each in alice.notifies(timeout=1, stop_after=2)] == ["public.urgency"] * 2
 
 
+def test_a_listener_to_one_declaration_is_not_woken_by_others(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY)
+    alice.execute("SELECT loracomp.create_answers('other', 'tickets', '{body}')")
+    alice.execute('ALTER VIEW other RENAME TO "Other\'s"')
+    channel = value(alice, "SELECT channel FROM loracomp.list_answers('\"Other''s\"')")
+    assert f"LISTEN {channel}:" in value(alice, "SELECT obj_description('\"Other''s\"'::regclass)")
+    alice.execute(f"LISTEN {channel}".encode())
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one')")
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
+    assert answer_all(connection) == ["one"]
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => false)")
+    assert answer_all(connection) == ["Ticket: a one"]
+    (woken,) = alice.notifies(timeout=1)
+    assert (woken.channel, woken.payload) == (channel, 'public."Other\'s"')
+
+
 def test_what_else_changes_a_job_brings_no_answer_again(connection: Connection, alice: Connection) -> None:
     """Renaming a base model updates all of its jobs."""
     alice.execute(URGENCY)

@@ -97,8 +97,8 @@ OWNERS_ALONE = """
     source_sql key_array key_columns key_values filter_values fixed_filter filter_condition hint_statement
     make_parts add_triggers drop_parts
     read_as_owner next_keys read_rows first_megabyte read_prompts prompts_statement passes_sql text_size_sql check_code
-    check_source check_parent check_text check_owner check_request make_view find_declaration lock_declaration
-    may_alter_answers forget_answers unfinished_jobs accuracy_of
+    check_source check_parent check_text check_owner check_request make_view answers_channel find_declaration
+    lock_declaration may_alter_answers forget_answers unfinished_jobs accuracy_of
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
     ask_corrected due_declarations ask_or_mark ask_page first_jobs ask_together follow_source forget_some copy_outcomes
     clear_answers ask_again oldest_writer clear_corrections add_own_task note_ended
