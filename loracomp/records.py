@@ -204,7 +204,7 @@ class KnownBaseModel:
     source: str
     revision: str | None
     fingerprint: str
-    """Sha256 in hex of weights, settings and tokenizer (`model.sources.base_model_fingerprint`)."""
+    """Sha256 in hex of weights, settings and tokenizer (`model.sources.full_fingerprint`)."""
     modules: dict[str, tuple[int, int]]
     """Every module that an adapter may change: name -> (d_out, d_in). See `loading.adaptable_modules`."""
 

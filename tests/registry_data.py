@@ -5,7 +5,6 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -16,7 +15,7 @@ from typer.testing import CliRunner
 from loracomp import cli
 from loracomp.cli import commands
 from loracomp.database import connections as db
-from loracomp.model.encoder import Encoder, load_encoder
+from loracomp.model.encoder import load_encoder
 from loracomp.model.loading import adaptable_modules
 from loracomp.model.sources import resolve_source
 from loracomp.records import BaseModelDescription
@@ -48,12 +47,6 @@ def shorter_source(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def shorter(shorter_source):
     return load_encoder(shorter_source)
-
-
-@pytest.fixture
-def without_probe(monkeypatch):
-    """Let encoders with models that a test made up count as the encoder that was set."""
-    monkeypatch.setattr(Encoder, "probe", lambda _: np.ones(1))
 
 
 @pytest.fixture

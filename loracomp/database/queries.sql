@@ -64,8 +64,7 @@ SELECT base_model AS name, b.* FROM bi.dim_base_model AS b ORDER BY is_default D
 -- name: set_encoder
 SELECT loracomp.set_encoder(
     name => %(name)s, source => %(source)s, revision => %(revision)s, fingerprint => %(fingerprint)s,
-    dimensions => %(dimensions)s::int, input_version => %(input_version)s::smallint,
-    probe => %(probe)s::double precision[]
+    identity => %(identity)s, dimensions => %(dimensions)s::int, input_version => %(input_version)s::smallint
 ) AS is_ready
 
 -- name: start_routing

@@ -22,7 +22,7 @@ def route(
     meanwhile.
 
     `embeddings` [len(jobs), dimensions] are the vectors from `engine.encode`; `encoder` and `input_version` are the
-    fingerprint and input version of the encoder that made them. The connection must know pgvector's types. Raises
+    identity and input version of the encoder that made them. The connection must know pgvector's types. Raises
     SchemaMismatchError if the database has another encoder now, or embeds its examples again. Other errors of the
     database are psycopg's, by which a worker tells whose fault they are.
     """

@@ -14,7 +14,7 @@ KEPT_BYTES = 8 << 20
 """Memory for embeddings that are kept for later jobs: about 4,500 descriptions or labelled rows."""
 
 
-EMBEDDED_TOGETHER = 64
+DESCRIPTIONS_TOGETHER = 64
 """Texts embedded in one piece, half a second's work; a job may describe a thousand choices."""
 
 Embedded = tuple[Sequence[Vector], Sequence[Vector]]
@@ -46,8 +46,8 @@ class Describer:
     def _embedded(self, asked: Sequence[tuple[str, Part | None]]) -> dict[tuple[str, Part | None], Vector]:
         known = {each: kept for each in asked if (kept := self._kept.get(_digest(each))) is not None}
         missing = list(dict.fromkeys(each for each in asked if each not in known))
-        for start in range(0, len(missing), EMBEDDED_TOGETHER):
-            some = missing[start : start + EMBEDDED_TOGETHER]
+        for start in range(0, len(missing), DESCRIPTIONS_TOGETHER):
+            some = missing[start : start + DESCRIPTIONS_TOGETHER]
             texts, parts = [text for text, _ in some], [part for _, part in some]
             _, embedded = self._compute(partial(self._encoder.embed_parts, texts, parts))
             for each, embedding in zip(some, embedded, strict=True):

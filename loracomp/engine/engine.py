@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 Scheduled: TypeAlias = tuple[Request, Mix | JobError]
 """A request as the model gets it, and its mix, or the error that ends it."""
-EMBEDDED_TOGETHER = 16
+EXAMPLES_TOGETHER = 16
 """Examples embedded at a time, between jobs: about a quarter of a second's work."""
 EMBED_S, EMBED_LOCK_S = 5.0, 0.1
 """Seconds that a statement of embedding may take, and may wait for a lock, such as that of a build of the index."""
@@ -100,7 +100,7 @@ class Engine:
         vectors, compared = self._turns.run(partial(self._encode, flights, routed))
         if described := self._describer.embed_choices(routed):
             lap(flights, "encode", observed=False)
-        routes = route(connection, routed, vectors, self.encoder.fingerprint, self.encoder.input_version)
+        routes = route(connection, routed, vectors, self.encoder.identity, self.encoder.input_version)
         plans = measuring.plan_measurements(connection, [flight.job for flight in flights])
         decided: list[Routed | measuring.MeasurementPlan] = [*routes, *plans]
         decisions = {each.job_id: each for each in decided}
@@ -140,7 +140,7 @@ class Engine:
             embed_some,
             partial(rows_within, connection, EMBED_S, lock_s=EMBED_LOCK_S),
             self.encoder,
-            most=EMBEDDED_TOGETHER,
+            most=EXAMPLES_TOGETHER,
             compute=self._turns.run,
         )
         taken, failed, added = embed(after=self._embedded_to)

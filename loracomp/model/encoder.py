@@ -16,7 +16,7 @@ import torch
 from loracomp.errors import RefusedError, UsageError
 from loracomp.model.cpu import TEXTS_TOGETHER
 from loracomp.model.loading import has_bf16, quiet_transformers, readable
-from loracomp.model.sources import ResolvedSource, absolute_source, fingerprint, resolve_source
+from loracomp.model.sources import ResolvedSource, absolute_source, fingerprint, full_fingerprint, resolve_source
 
 Shown: TypeAlias = tuple[str, Sequence[str] | None]
 """A prompt and its choices; the choices are None if the answer is free text."""
@@ -30,12 +30,6 @@ INPUT_FORMAT_VERSION = 3
 READ_CHARACTERS = 100_000
 """Characters of a text that the encoder's tokenizer reads. A million take four seconds or more, and the encoder then
 cuts off all but the first few hundred tokens."""
-
-PROBES: Sequence[Shown] = (
-    ("Zwei Tassen Tee, please: isn't it HOT?", ("Yes", "no")),
-    (" ".join(map(str, range(2000))), None),
-)
-"""What `Encoder.probe` encodes."""
 
 VIEWS = 2
 """Number of texts of a job that the encoder embeds: its prompt, and its choices."""
@@ -113,6 +107,9 @@ class Encoder:
     source: str
     revision: str | None
     fingerprint: str
+    """Sha256 in hex of the weight files."""
+    identity: str
+    """Sha256 in hex of weights, settings and tokenizer (`model.sources.full_fingerprint`)."""
     dimensions: int
     """Length of the vectors that `encode` returns."""
     max_tokens: int
@@ -148,14 +145,6 @@ class Encoder:
         ]
         known = dict(zip(divided, of_parts, strict=True))
         return np.array(vectors), [known[each] if each in known else embedded[each[0]] for each in compared]
-
-    def probe(self) -> Vector:
-        """A unit vector of a short text and of one that is longer than encoders read.
-
-        It shows whether two encoders with the same weights also have the same settings and tokenizer.
-        """
-        together: Vector = self.encode(PROBES).flatten()
-        return together / np.float32(np.linalg.norm(together))
 
     def embed(self, texts: list[str]) -> Sequence[Vector]:
         """Unit embeddings [d] of texts alone, in order."""
@@ -246,6 +235,7 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
         source=absolute_source(source),
         revision=resolved.revision,
         fingerprint=fingerprint(resolved, modules),
+        identity=full_fingerprint(resolved, modules),
         dimensions=vector_dimensions(int(model.get_embedding_dimension() or 0)),
         max_tokens=int(model.max_seq_length or 0),
         model=model,

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from loracomp.errors import LoracompError, RefusedError, UsageError
 from loracomp.model.longrope import length_limits
 from loracomp.model.scoring import shares_prompts
-from loracomp.model.sources import absolute_source, base_model_fingerprint, converted_folder, resolve_source
+from loracomp.model.sources import absolute_source, converted_folder, full_fingerprint, resolve_source
 from loracomp.records import BaseModelDescription
 
 CAUSAL = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -178,7 +178,7 @@ def _describe(source: str, revision: str | None, cache_dir: Path) -> tuple[Path,
             f"model source {source!r}: it holds {ADAPTER}, and transformers would load that adapter, perhaps over the "
             "weights of another model: move the adapter to a folder of its own, or merge it (merge_and_unload)"
         )
-    digest = base_model_fingerprint(resolved)
+    digest = full_fingerprint(resolved)
     with quiet_transformers(), readable(source):
         folder = converted_folder(resolved.path, digest, cache_dir) if resolved.is_gguf else resolved.path
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

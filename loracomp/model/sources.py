@@ -32,8 +32,10 @@ HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 DECIDING_FILES = [
     "config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
     "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json", "added_tokens.json",
+    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
 ]  # fmt: skip
-"""Files beside a base model's weights that change what it computes: positions, the tokenizer, where a text ends."""
+"""Files beside a model's weights that change what it computes: positions, the tokenizer, where a text ends, how an
+encoder pools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +94,18 @@ def fingerprint(resolved: ResolvedSource, inner: Sequence[str] = ()) -> str:
     return digest.hexdigest()
 
 
-def base_model_fingerprint(resolved: ResolvedSource) -> str:
-    """Sha256 in hex of everything that decides what a base model computes.
+def full_fingerprint(resolved: ResolvedSource, inner: Sequence[str] = ()) -> str:
+    """Sha256 in hex of everything that decides what a model computes.
 
-    For a GGUF file that is the file. For a folder it is the weight files and those of DECIDING_FILES that it has.
+    For a GGUF file that is the file. For a folder it is the weight files and those of DECIDING_FILES that it and its
+    `inner` folders have.
     """
-    weights = fingerprint(resolved)
+    weights = fingerprint(resolved, inner)
     if resolved.is_gguf:
         return weights
-    files = [resolved.path / name for name in DECIDING_FILES]
-    digests = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files if file.is_file()]
+    names = [f"{folder}/{name}".lstrip("/") for folder in ("", *inner) for name in DECIDING_FILES]
+    files = {name: resolved.path / name for name in names}
+    digests = [(name, hashlib.sha256(file.read_bytes()).hexdigest()) for name, file in files.items() if file.is_file()]
     return hashlib.sha256(json.dumps([weights, *digests]).encode()).hexdigest()
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,23 +14,22 @@ from loracomp.database.connections import Connection, row_of, rows_of, translate
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.model.encoder import Encoder, load_encoder
-
-if TYPE_CHECKING:
-    from loracomp.registry.library_files import EncoderPart
+from loracomp.registry.library_files import EncoderPart
 
 EMBEDDED_TOGETHER = 64
 """Number of examples that are embedded and stored together. This takes about a second, so a killed import loses only a
 second of work."""
 COUNTED_EACH_S = 10
 """Seconds between two counts of the remaining examples, because other processes embed too."""
-ALIKE = 0.995
-"""Smallest cosine of two probes of the same encoder, as in loracomp.set_encoder. 16 bits change it by 0.0005."""
 ADDED_TOGETHER = 4096
 """Number of embeddings sent in one statement, about 14 MB."""
 
 Vectors = npt.NDArray[np.float32]
 Encoded: TypeAlias = tuple[Vectors, dict[int, str]]
 """Unit vectors [n, dimensions], and the errors of those examples on which the encoder failed, by id."""
+EncoderKey: TypeAlias = Mapping[str, Any]
+"""An encoder's identity and input version (`encoder_key`)."""
+ANY_ENCODER: EncoderKey = {"encoder": None, "input_version": None}
 Ask: TypeAlias = Callable[[str, Mapping[str, Any]], list[dict[str, Any]]]
 """Sends a statement with its values; returns the rows."""
 
@@ -57,21 +56,21 @@ def load_registered_encoder(connection: Connection, device: str = "cpu") -> Enco
     return encoder
 
 
-def check_encoder(connection: Connection, encoder: "Encoder | EncoderPart") -> None:
-    """Raise RefusedError unless this is the database's encoder with the same input version and, once it is loaded, with
-    the same settings.
+def check_encoder(connection: Connection, encoder: Encoder | EncoderPart) -> EncoderKey:
+    """Return the key of the database's encoder. Raises RefusedError unless it is this one, with the same input version
+    and settings.
 
     Similarities between vectors of different encoders mean nothing, but Postgres notices only a different length.
     Raises NotFoundError if the database has no encoder.
     """
     row = _encoder_row(connection)
     if is_encoder(row, encoder):
-        return
+        return {"encoder": row["identity"], "input_version": row["input_version"]}
     if (row["fingerprint"], row["input_version"]) == (encoder.fingerprint, encoder.input_version):
         raise RefusedError(
-            f"encoder {encoder.name} makes other vectors here than when it was set, so its settings or its tokenizer "
-            "have changed (its weights have not): use the same files, or set it again with `loracomp encoder set`, "
-            "which embeds all examples again"
+            f"encoder {encoder.name} has other settings or another tokenizer here than when it was set (its weights "
+            "are the same): use the same files, or set it again with `loracomp encoder set`, which embeds all examples "
+            "again"
         )
     raise RefusedError(
         f"encoder {encoder.name} ({encoder.dimensions} dimensions, fingerprint {encoder.fingerprint[:12]}, input "
@@ -81,15 +80,10 @@ def check_encoder(connection: Connection, encoder: "Encoder | EncoderPart") -> N
     )
 
 
-def is_encoder(row: Mapping[str, Any], encoder: "Encoder | EncoderPart") -> bool:
-    """Whether the row of `show_encoder` describes this encoder. A library's isn't loaded, so its vectors can't be
-    compared."""
-    if (row["fingerprint"], row["input_version"]) != (encoder.fingerprint, encoder.input_version):
-        return False
-    if row["probe"] is None or not isinstance(encoder, Encoder):
-        return True
-    known, own = np.array(row["probe"]), encoder.probe()
-    return known.shape == own.shape and float(known @ own) > ALIKE
+def is_encoder(row: Mapping[str, Any], encoder: Encoder | EncoderPart) -> bool:
+    """Whether the row of `show_encoder` describes this encoder. Of a library's encoder only the weights are known."""
+    known = "fingerprint" if isinstance(encoder, EncoderPart) else "identity"
+    return (row[known], row["input_version"]) == (getattr(encoder, known), encoder.input_version)
 
 
 def _encoder_row(connection: Connection) -> dict[str, Any]:
@@ -147,9 +141,9 @@ def embed_missing(connection: Connection, encoder: Encoder, task: str | None = N
     return done
 
 
-def encoder_key(encoder: "Encoder | EncoderPart | None") -> dict[str, Any]:
-    """Fingerprint and input version, which identify an encoder for SQL functions; None: any encoder of the database."""
-    return {"encoder": encoder and encoder.fingerprint, "input_version": encoder and encoder.input_version}
+def encoder_key(encoder: Encoder) -> EncoderKey:
+    """Identity and input version, by which SQL functions tell an encoder from others."""
+    return {"encoder": encoder.identity, "input_version": encoder.input_version}
 
 
 def embed_some(
@@ -218,7 +212,7 @@ def load_embeddings(
     connection: Connection,
     rows: Sequence[Mapping[str, Any]],
     vectors: Vectors,
-    encoder: "Encoder | EncoderPart | None" = None,
+    made_by: EncoderKey = ANY_ENCODER,
 ) -> None:
     """Store many embeddings in one transaction, as `add_embeddings` does; the index is rebuilt if that is faster."""
     if rows:
@@ -226,7 +220,7 @@ def load_embeddings(
             dropped = row_of(connection, QUERIES["drop_embedding_index"], {"incoming": len(rows)})["dropped"]
             for start in range(0, len(rows), ADDED_TOGETHER):
                 part = slice(start, start + ADDED_TOGETHER)
-                add_embeddings(connection, rows[part], vectors[part], encoder)
+                add_embeddings(connection, rows[part], vectors[part], made_by)
             if dropped:
                 row_of(connection, QUERIES["build_embedding_index"])
     tune_routing(connection)
@@ -244,15 +238,15 @@ def add_embeddings(
     connection: Connection,
     rows: Sequence[Mapping[str, Any]],
     vectors: Vectors,
-    encoder: "Encoder | EncoderPart | None" = None,
+    made_by: EncoderKey = ANY_ENCODER,
 ) -> int:
     """Store unit vectors [n, dimensions] of n examples (rows with example_id).
 
-    `encoder` made them (None: the database's). Returns how many were stored; an example that has an embedding keeps it.
-    Raises SchemaMismatchError if the database has another encoder.
+    Returns how many were stored; an example that has an embedding keeps it. Raises SchemaMismatchError if the database
+    has another encoder than the one that made them.
     """
     given = {"example_ids": [row["example_id"] for row in rows], "embeddings": list(vectors), "text_hashes": None}
-    return int(row_of(connection, QUERIES["add_embeddings"], {**encoder_key(encoder), **given})["added"])
+    return int(row_of(connection, QUERIES["add_embeddings"], {**made_by, **given})["added"])
 
 
 def tune_routing(connection: Connection) -> None:

@@ -18,9 +18,8 @@ def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = 
 
     If the encoder changes, all embeddings are deleted, and jobs wait in the queue until all examples with a
     text are embedded again. A worker that loaded the old encoder notices this at its next claim, gives the claimed jobs
-    back, and ends; but if only settings changed and not the weights, it does not notice, and must be started again. If
-    the process is killed, another call continues where it stopped. Several processes may do this at the same time, and
-    each embeds other examples.
+    back, and ends. If the process is killed, another call continues where it stopped. Several processes may do this at
+    the same time, and each embeds other examples.
 
     Examples without a text can't be embedded again. If there are any, `confirm` is called with their number by task
     before anything is changed; it raises an error to cancel the change. Returns these numbers, or None if the encoder
@@ -49,9 +48,8 @@ def _without_text(connection: Connection) -> dict[str, int]:
 
 def _stop_routing(url: str, encoder: Encoder) -> bool:
     """Set the encoder; if it changes, delete all embeddings. Returns whether routing can use it already."""
-    given = vars(encoder) | {"probe": encoder.probe().tolist()}
     with schema.installing(url) as connection:
-        is_ready: bool = row_of(connection, QUERIES["set_encoder"], given)["is_ready"]
+        is_ready: bool = row_of(connection, QUERIES["set_encoder"], vars(encoder))["is_ready"]
         if row_of(connection, QUERIES["embedding_dimensions"])["dimensions"] != encoder.dimensions:
             with schema.set_aside(connection):
                 connection.execute(QUERIES["resize_embeddings"])

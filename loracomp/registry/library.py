@@ -20,7 +20,7 @@ from loracomp.registry.adapter_files import WEIGHTS
 from loracomp.registry.adapter_store import store_adapter
 from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.base_models import find_base_model, register_base_model
-from loracomp.registry.embeddings import Vectors, check_encoder, load_embeddings
+from loracomp.registry.embeddings import EncoderKey, Vectors, check_encoder, load_embeddings
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.library_files import BaseModelPart, EmbeddedExamples, EncoderPart, packaged
 from loracomp.registry.measurement_files import measurements_path, read_measurements
@@ -52,7 +52,7 @@ def load_library(connection: Connection, folder: Path | None = None, *, settings
     folder = folder or packaged()
     manifest = files.read_manifest(folder)
     base_model = _registered_base_model(connection, manifest.base_model, settings)
-    _ensure_encoder(connection, manifest.encoder, settings)
+    encoder = _ensure_encoder(connection, manifest.encoder, settings)
     examples = {task: files.read_examples_file(folder, task) for task in manifest.tasks}
     for task, examples_of_task in examples.items():
         _check_made_with(task, examples_of_task, manifest.encoder)
@@ -66,7 +66,7 @@ def load_library(connection: Connection, folder: Path | None = None, *, settings
         vectors.append(new_vectors)
         counts.append((task, added, len(new_rows)))
     together = np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32)
-    load_embeddings(connection, rows, together, manifest.encoder)
+    load_embeddings(connection, rows, together, encoder)
     # Activate adapters last, when their examples can be retrieved and their gains are known. Do it in one transaction,
     # so that no adapter stays staged if the process is killed.
     with connection.transaction():
@@ -96,7 +96,7 @@ def _registered_base_model(connection: Connection, part: BaseModelPart, settings
     return model.name
 
 
-def _ensure_encoder(connection: Connection, part: EncoderPart, settings: Settings) -> None:
+def _ensure_encoder(connection: Connection, part: EncoderPart, settings: Settings) -> EncoderKey:
     if part.input_version != INPUT_FORMAT_VERSION:
         raise RefusedError(
             f"the library's encoder has input version {part.input_version}, and this release has "
@@ -104,7 +104,7 @@ def _ensure_encoder(connection: Connection, part: EncoderPart, settings: Setting
         )
     if not rows_of(connection, QUERIES["show_encoder"]):
         set_encoder(database_url(settings), load_encoder(part.source, revision=part.revision))
-    check_encoder(connection, part)
+    return check_encoder(connection, part)
 
 
 def _check_made_with(task: str, examples: EmbeddedExamples, encoder: EncoderPart) -> None:

@@ -17,9 +17,9 @@ CREATE FUNCTION loracomp.set_encoder(
     source text,
     revision text,
     fingerprint text,
+    identity text,
     dimensions integer,
-    input_version smallint,
-    probe double precision[] DEFAULT NULL
+    input_version smallint
 ) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -31,12 +31,7 @@ BEGIN
     LOCK TABLE loracomp.encoder IN EXCLUSIVE MODE;
     IF NOT EXISTS (
         SELECT FROM loracomp.encoder AS e
-        WHERE (e.fingerprint, e.input_version) = (set_encoder.fingerprint, set_encoder.input_version)
-            -- The same weights with other settings make other vectors, of the probe's texts too.
-            AND (e.probe IS NULL OR set_encoder.probe IS NULL OR (
-                cardinality(e.probe) = cardinality(set_encoder.probe)
-                AND (SELECT sum(u.one * u.other) FROM unnest(e.probe, set_encoder.probe) AS u (one, other)) > 0.995
-            ))
+        WHERE (e.identity, e.input_version) = (set_encoder.identity, set_encoder.input_version)
     ) THEN
         PERFORM loracomp.lock_embeddings();
         DELETE FROM loracomp.encoder;
@@ -44,14 +39,12 @@ BEGIN
         DROP INDEX IF EXISTS loracomp.example_embedding_hnsw;
     END IF;
     INSERT INTO loracomp.encoder AS e
-        (name, source, revision, fingerprint, dimensions, input_version, is_ready, probe)
+        (name, source, revision, fingerprint, identity, dimensions, input_version, is_ready)
     VALUES (
-        set_encoder.name, set_encoder.source, set_encoder.revision, set_encoder.fingerprint, set_encoder.dimensions,
-        set_encoder.input_version, FALSE, set_encoder.probe
+        set_encoder.name, set_encoder.source, set_encoder.revision, set_encoder.fingerprint, set_encoder.identity,
+        set_encoder.dimensions, set_encoder.input_version, FALSE
     )
-    ON CONFLICT (id) DO UPDATE SET
-        name = excluded.name, source = excluded.source, revision = excluded.revision,
-        probe = coalesce(e.probe, excluded.probe)
+    ON CONFLICT (id) DO UPDATE SET name = excluded.name, source = excluded.source, revision = excluded.revision
     RETURNING e.is_ready INTO is_ready;
     RETURN is_ready;
 END
@@ -68,7 +61,7 @@ AS $$
 BEGIN
     PERFORM FROM loracomp.encoder AS e
     WHERE lock_encoder.encoder IS NULL
-        OR (e.fingerprint, e.input_version) = (lock_encoder.encoder, lock_encoder.input_version)
+        OR (e.identity, e.input_version) = (lock_encoder.encoder, lock_encoder.input_version)
     FOR KEY SHARE;
     IF NOT FOUND AND lock_encoder.encoder IS NOT NULL THEN
         RAISE EXCEPTION 'the encoder of these vectors is not the database''s encoder'

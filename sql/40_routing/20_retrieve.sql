@@ -33,14 +33,14 @@ COMMENT ON FUNCTION loracomp.checked_embedding IS
 'than the database''s encoder makes.';
 
 -- Changes nothing. It is volatile, so that it sees a change of the encoder for which the calling statement has waited.
-CREATE FUNCTION loracomp.check_encoder(fingerprint text, input_version smallint) RETURNS boolean
+CREATE FUNCTION loracomp.check_encoder(encoder text, input_version smallint) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    IF fingerprint IS NOT NULL AND NOT EXISTS (
+    IF check_encoder.encoder IS NOT NULL AND NOT EXISTS (
         SELECT FROM loracomp.encoder AS e
-        WHERE (e.fingerprint, e.input_version) = (check_encoder.fingerprint, check_encoder.input_version)
+        WHERE (e.identity, e.input_version) = (check_encoder.encoder, check_encoder.input_version)
     ) THEN
         RAISE EXCEPTION 'the database''s encoder is no longer the one that these vectors come from'
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'start the worker again, so that it loads the new one';

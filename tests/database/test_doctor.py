@@ -229,8 +229,8 @@ def test_a_database_without_models(url: str, owner: Connection) -> None:
 
 def test_a_change_of_the_encoder_that_was_killed(url: str, owner: Connection) -> None:
     insert = (
-        "INSERT INTO loracomp.encoder (name, source, fingerprint, dimensions, is_ready)"
-        " VALUES ('toy', 'toys/toy', 'f', 832, false)"
+        "INSERT INTO loracomp.encoder (name, source, fingerprint, identity, dimensions, is_ready)"
+        " VALUES ('toy', 'toys/toy', 'f', 'f', 832, false)"
     )
     with changed(owner, insert, "DELETE FROM loracomp.encoder"):
         level, said = health(owner)["models"]

@@ -59,6 +59,6 @@ def test_of_a_long_text_only_the_beginning_is_tokenised() -> None:
             read.extend(texts)
             return np.ones((len(texts), 4), np.float32)
 
-    encoder = Encoder("e", "e", None, "f", 8 + SHAPE, 256, Model())
+    encoder = Encoder("e", "e", None, "f", "f", 8 + SHAPE, 256, Model())
     encoder.encode([("a" * 1_000_000, ["b" * 500_000, "c"])])
     assert [len(text) for text in read] == [READ_CHARACTERS, READ_CHARACTERS]

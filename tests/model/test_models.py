@@ -15,7 +15,7 @@ from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageErr
 from loracomp.model import sources
 from loracomp.model.encoder import load_encoder, shape
 from loracomp.model.loading import check_spread, describe_base_model, load_base_model, resolve_device, resolve_dtype
-from loracomp.model.sources import base_model_fingerprint, fingerprint, resolve_source
+from loracomp.model.sources import fingerprint, full_fingerprint, resolve_source
 from model_fixtures import letter_tokenizer, tiny_llama
 from registry_data import write_adapter
 
@@ -91,7 +91,7 @@ def test_a_hub_id_is_loaded_from_the_hubs_cache_with_its_commit(folder, tmp_path
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     description = describe_base_model("someone/tiny", cache_dir=tmp_path)
     assert (description.name, description.revision) == ("tiny", commit)
-    assert description.fingerprint == base_model_fingerprint(resolve_source(str(folder)))
+    assert description.fingerprint == full_fingerprint(resolve_source(str(folder)))
     with pytest.raises(NotFoundError, match=r"'someone/other'.*network and HF_TOKEN"):
         resolve_source("someone/other")
 

@@ -2,6 +2,7 @@
 processes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -24,9 +25,12 @@ from forked import programs
 from job_data import add_jobs, statuses
 from loracomp import cli
 from loracomp.database.connections import Connection, rows_within
+from loracomp.database.routing import route
 from loracomp.errors import LoracompError, RefusedError, SchemaMismatchError
 from loracomp.model.encoder import Encoder, load_encoder
 from loracomp.model.loading import describe_base_model
+from loracomp.model.sources import resolve_source
+from loracomp.records import Job
 from loracomp.registry import embeddings, encoder_change
 from loracomp.registry.adapter_store import stage_adapter
 from loracomp.registry.adapters import activate_adapter
@@ -69,28 +73,41 @@ def present(connection: Connection) -> tuple[str, bool]:
     return found["name"], found["is_ready"]
 
 
-def make_shorter(model: Any) -> None:
-    model.max_seq_length = 64
-
-
-def take_the_first_token(model: Any) -> None:
-    model[1].pooling_mode = "cls"
-
-
-@pytest.mark.parametrize("change", [make_shorter, take_the_first_token])
+@pytest.mark.parametrize(
+    ("file", "was", "becomes"),
+    [
+        ("sentence_bert_config.json", '"max_seq_length": 256', '"max_seq_length": 64'),
+        ("1_Pooling/config.json", '"pooling_mode_cls_token": false', '"pooling_mode_cls_token": true'),
+    ],
+)
 def test_the_same_weights_with_other_settings_are_another_encoder(
-    connection: Connection, database: str, facts: list[int], minilm: Encoder, change: Callable[[Any], None]
+    connection: Connection,
+    database: str,
+    facts: list[int],
+    minilm: Encoder,
+    tmp_path: Path,
+    file: str,
+    was: str,
+    becomes: str,
 ) -> None:
-    other = load_encoder(MINILM)
-    change(other.model)
+    folder = shutil.copytree(resolve_source(MINILM).path, tmp_path / "other")
+    text = (folder / file).read_text()
+    assert was in text
+    (folder / file).write_text(text.replace(was, becomes))
+    other = load_encoder(str(folder))
     assert other.fingerprint == minilm.fingerprint
-    with pytest.raises(RefusedError, match="makes other vectors here than when it was set"):
+    with pytest.raises(RefusedError, match="has other settings or another tokenizer here"):
         embed_examples(connection, other)
     assert set_encoder(database, other) == {}
     assert embedded(connection) == facts
     assert set_encoder(database, other) is None
-    with pytest.raises(RefusedError, match="makes other vectors here"):
+    with pytest.raises(SchemaMismatchError, match="not the database's encoder"):
+        embed_missing(connection, minilm)
+    with pytest.raises(RefusedError, match="has other settings"):
         embed_examples(connection, minilm)
+    with pytest.raises(SchemaMismatchError, match="start the worker again"):
+        job = Job(id=1, lease_token=1, kind="predict", prompt="a", choices=None, max_new_tokens=None)
+        route(connection, [job], minilm.encode([("a", None)]), minilm.identity, minilm.input_version)
 
 
 INDEXES = "SELECT indexname AS name FROM pg_indexes WHERE schemaname = 'loracomp' AND indexdef LIKE '%hnsw%'"
@@ -136,7 +153,7 @@ def test_the_way_back_before_all_is_embedded_embeds_again_too(
     assert (embedded(connection), present(connection)) == (facts, (minilm.name, True))
 
 
-@pytest.mark.usefixtures("without_probe", "facts")
+@pytest.mark.usefixtures("facts")
 def test_several_processes_share_the_work(
     connection: Connection, database: str, shorter: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +252,7 @@ class Quick:
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.usefixtures("without_probe", "facts")
+@pytest.mark.usefixtures("facts")
 def test_a_change_that_is_killed_goes_on_where_it_stopped(
     connection: Connection, database: str, minilm: Encoder, shorter: Encoder, run: Callable[..., Any]
 ) -> None:

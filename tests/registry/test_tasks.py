@@ -123,7 +123,6 @@ def test_a_row_that_sql_added_is_that_of_a_file(connection, tmp_path, row):
     assert import_examples(connection, "facts", read_lines(tmp_path / "facts.csv", "facts")).counts == {"unchanged": 1}
 
 
-@pytest.mark.usefixtures("without_probe")
 def test_an_import_that_was_killed_goes_on_where_it_stopped(connection, database, tmp_path, minilm, monkeypatch):
     set_encoder(database, minilm)
     add_task(connection, "facts")
@@ -152,7 +151,6 @@ def test_an_import_that_was_killed_goes_on_where_it_stopped(connection, database
     assert all(row["embedding"] is not None for row in stored(connection))
 
 
-@pytest.mark.usefixtures("without_probe")
 def test_two_imports_at_once_store_each_row_once(database, tmp_path, minilm, monkeypatch):
     set_encoder(database, minilm)
     lines = [{"prompt": f"What comes after {number}?", "label": str(number + 1)} for number in range(40)]

@@ -118,7 +118,8 @@ CHANGES = {
         ("context_length", 9, 8),
     ),
     "encoder": (
-        "INSERT INTO loracomp.encoder (name, source, fingerprint, dimensions) VALUES ('audited', 's', 'f', 832)",
+        "INSERT INTO loracomp.encoder (name, source, fingerprint, identity, dimensions)"
+        " VALUES ('audited', 's', 'f', 'f', 832)",
         "UPDATE loracomp.encoder SET revision = 'v2'",
         "DELETE FROM loracomp.encoder",
         ("revision", None, "v2"),

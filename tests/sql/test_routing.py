@@ -327,10 +327,10 @@ def test_one_vanished_submitter_reads_nothing_and_costs_the_batch_nothing(connec
 
 @pytest.fixture
 def encoder(connection: db.Connection) -> str:
-    """Fingerprint of the database's encoder."""
+    """Identity of the database's encoder."""
     values = (DIMENSIONS, INPUT_FORMAT_VERSION)
     connection.execute(
-        "INSERT INTO loracomp.encoder VALUES (1, 'toy', 'made up', NULL, repeat('e', 64), %s, %s)", values
+        "INSERT INTO loracomp.encoder VALUES (1, 'toy', 'made up', NULL, 'weights', repeat('e', 64), %s, %s)", values
     )
     return "e" * 64
 
@@ -365,7 +365,7 @@ def test_the_step_refuses_vectors_of_another_length(connection: db.Connection, e
 
 
 CHANGES = [
-    "UPDATE loracomp.encoder SET fingerprint = repeat('f', 64)",
+    "UPDATE loracomp.encoder SET identity = repeat('f', 64)",
     "UPDATE loracomp.encoder SET input_version = 99",
 ]
 

@@ -28,7 +28,9 @@ ROUTE = """
 SELECT * FROM loracomp.route(%(embedding)b, policy => %(policy)s, settings => %(settings)s,
     exclude_tasks => %(exclude_tasks)s, base_model => %(base_model)s)
 """
-ADD_ENCODER = "INSERT INTO loracomp.encoder VALUES (1, 'toy-encoder', 'made up', NULL, repeat('0', 64), 832, 1)"
+ADD_ENCODER = (
+    "INSERT INTO loracomp.encoder VALUES (1, 'toy-encoder', 'made up', NULL, repeat('0', 64), repeat('0', 64), 832, 1)"
+)
 AS_THE_POLICY = {"policy": "default", "exclude_tasks": [], "base_model": None}
 # Other settings than the default policy's.
 CHANGES: list[dict[str, Any]] = [

@@ -94,7 +94,7 @@ def test_a_busy_worker_embeds_too(
 def test_a_worker_whose_encoder_is_no_longer_the_databases_goes_on(
     connection: Connection, database: str, minilm: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    connection.execute("UPDATE loracomp.encoder SET fingerprint = repeat('b', 64)")
+    connection.execute("UPDATE loracomp.encoder SET identity = repeat('b', 64)")
     add_example(connection, "Is tea hot?")
     with working(database, Embedding(minilm)):
         wait_until(lambda: "step_failed" in caplog.text)

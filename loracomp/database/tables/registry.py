@@ -1,7 +1,6 @@
 """Base models, the encoder, tasks with their examples, and adapters."""
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     Boolean,
     Column,
@@ -87,6 +86,11 @@ encoder = Table(
     required("source", Text, "Where it was loaded from: hub id, folder, or package:NAME of an installed package."),
     optional("revision", Text, "Revision on the hub; null if the source has none."),
     required("fingerprint", Text, "Sha256 of the original weight files."),
+    required(
+        "identity",
+        Text,
+        "Sha256 of weights, settings and tokenizer. The same weights with other settings make other vectors.",
+    ),
     required("dimensions", Integer, "Length of its vectors."),
     required(
         "input_version",
@@ -102,12 +106,6 @@ encoder = Table(
         Boolean,
         "False while all examples are being embedded again; until then no job is claimed.",
         default="true",
-    ),
-    optional(
-        "probe",
-        ARRAY(Double),
-        "Unit vector that it makes of fixed texts. The same weights with other settings or another tokenizer make "
-        "another one. Null: it was not set by this release.",
     ),
     check("a_database_has_one_encoder", "id = 1"),
     short_name("name", "encoder_name"),

@@ -259,8 +259,8 @@ def load_made_up(url: str) -> None:
     with db.connect(url) as connection:
         routing_data.load(connection, 0, [40] * 5)
         connection.execute(
-            "INSERT INTO loracomp.encoder (name, source, fingerprint, dimensions, input_version)"
-            " VALUES ('none', 'nowhere', repeat('e', 64), %s, %s)",
+            "INSERT INTO loracomp.encoder (name, source, fingerprint, identity, dimensions, input_version)"
+            " VALUES ('none', 'nowhere', repeat('e', 64), repeat('e', 64), %s, %s)",
             (DIMENSIONS, INPUT_FORMAT_VERSION),
         )
         connection.execute(MADE_UP_WEIGHTS)
