@@ -493,8 +493,10 @@ SELECT * FROM bi.queue_health ORDER BY base_model
 SELECT * FROM bi.worker_status ORDER BY status IN ('gone', 'stopped'), base_model, worker
 
 -- name: newest_jobs
-SELECT job_id, status, left(prompt, 300) AS prompt, left(output, 300) AS output, confidence
-FROM loracomp.job_result ORDER BY job_id DESC LIMIT 21
+-- Without jobs that measure adapters, which loracomp inserts by itself.
+SELECT r.job_id, r.status, left(r.prompt, 300) AS prompt, left(r.output, 300) AS output, r.confidence
+FROM (SELECT j.id FROM loracomp.job AS j WHERE j.kind <> 'measure' ORDER BY j.id DESC LIMIT 21) AS n
+JOIN loracomp.job_result AS r ON r.job_id = n.id ORDER BY r.job_id DESC
 
 -- name: readable_tasks
 SELECT * FROM loracomp.readable_tasks() ORDER BY family, name

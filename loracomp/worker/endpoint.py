@@ -43,6 +43,10 @@ DATABASE_METRICS = {
     "loracomp_running_jobs": _Family(GaugeMetricFamily, "Jobs that workers hold.", ("base_model",)),
     "loracomp_expired_leases": _Family(GaugeMetricFamily, "Running jobs whose lease expired.", ("base_model",)),
     "loracomp_workers": _Family(GaugeMetricFamily, "Workers, alive or gone.", ("base_model", "status")),
+    "loracomp_rows_waiting": _Family(
+        GaugeMetricFamily, "Estimated rows of declared tables that have no job yet.", ("base_model",)
+    ),
+    "loracomp_declarations_in_trouble": _Family(GaugeMetricFamily, "Declarations whose rows can't become jobs."),
     "loracomp_jobs_rescued": _Family(CounterMetricFamily, "Jobs queued again after their lease expired."),
     "loracomp_inserts_refused": _Family(CounterMetricFamily, "INSERT statements refused because the queue was full."),
     "loracomp_oldest_snapshot_seconds": _Family(

@@ -39,7 +39,7 @@ DECLARE
     d loracomp.declaration;
 BEGIN
     UPDATE loracomp.declaration AS a
-    SET scan = 'rows', scan_position = NULL, scan_job = NULL, scanned_at = now()
+    SET scan = 'rows', scan_position = NULL, scan_rows = 0, scan_job = NULL, scanned_at = now()
     WHERE a.id = begin_scan.declaration_id RETURNING a.* INTO d;
     DELETE FROM loracomp.scan_request AS q
     WHERE q.declaration_id = d.id AND q.not_before < pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
@@ -82,7 +82,8 @@ BEGIN
     END IF;
     page := loracomp.ask_page(d, loracomp.read_rows(d, keys), is_scan => TRUE);
     UPDATE loracomp.declaration AS a SET
-        scan_position = ARRAY(SELECT jsonb_array_elements_text(page.asked_rows -> -1 -> 'key')), scan_job = page.middle_job
+        scan_position = ARRAY(SELECT jsonb_array_elements_text(page.asked_rows -> -1 -> 'key')),
+        scan_rows = d.scan_rows + jsonb_array_length(page.asked_rows), scan_job = page.middle_job
     WHERE a.id = d.id;
     RETURN jsonb_array_length(page.asked_rows);
 END

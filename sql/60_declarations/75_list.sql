@@ -2,7 +2,8 @@
 --   list_answers
 --     may_alter_answers         32_alter.sql
 --     accuracy_of               an accuracy with its interval, in words
---     estimated_rows            estimates a table's rows; queue_health reads it too
+--     rows_to_scan              how many rows a scan will still ask; rows_without_job calls it too
+--       estimated_rows          estimates a table's rows
 --   list_answer_rows            a page of a declaration's rows
 --     find_declaration          32_alter.sql
 
@@ -41,6 +42,18 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.estimated_rows IS 'Estimated number of rows of a table with its partitions.';
 
+-- Reads only. A scan asks all rows if they were in the table before the declaration, or if all are answered again. How many rows another scan will
+-- ask is not known, and most find none.
+CREATE FUNCTION loracomp.rows_to_scan(d loracomp.declaration) RETURNS bigint
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT CASE WHEN d.scan = 'rows' AND (d.is_first_scan AND d.backfill OR d.stale_to_job > 0)
+        THEN greatest(loracomp.estimated_rows(d.source) - d.scan_rows, 0) ELSE 0
+    END;
+$$;
+COMMENT ON FUNCTION loracomp.rows_to_scan IS 'Estimated number of rows that a declaration''s full scan will still ask.';
+
 -- Reads only.
 CREATE FUNCTION loracomp.list_answers(view regclass DEFAULT NULL, counted boolean DEFAULT TRUE) RETURNS TABLE (
     name regclass, source regclass, prompt text, state text, rows bigint, open bigint, answered bigint, stale bigint,
@@ -58,10 +71,10 @@ AS $$
             WHEN a.scan IS NOT NULL THEN 'scanning all rows'
             ELSE 'ready'
         END,
-        s.rows, c.waiting + w.written + w.scanned, c.answered, o.stale, c.refused, c.failed, k.corrected, c.lately / 5.0,
+        s.rows, c.waiting + w.written + w.scanned, c.answered, o.stale, c.refused, c.failed, k.corrected, m.per_minute,
         -- At most 100 years, because clients can't read the longest intervals.
-        CASE WHEN c.lately > 0 THEN interval '1 minute' * round(least(
-            (c.waiting + w.written + greatest(s.rows - c.known, 0)) / (c.lately / 5.0), 100 * 365.0 * 24 * 60
+        CASE WHEN m.per_minute > 0 THEN interval '1 minute' * round(least(
+            (c.waiting + w.written + w.to_scan) / m.per_minute, 100 * 365.0 * 24 * 60
         )) END,
         t.name,
         loracomp.accuracy_of(k.right_before, k.known_before, k.picked_right_before, k.picked_before),
@@ -80,18 +93,23 @@ AS $$
             sum(n.rows) FILTER (WHERE u.status = 'answered')::bigint AS answered,
             sum(n.rows) FILTER (WHERE u.status = 'refused')::bigint AS refused,
             sum(n.rows) FILTER (WHERE u.status = 'failed')::bigint AS failed,
-            sum(l.rows)::bigint AS lately
+            sum(l.rows)::bigint AS lately,
+            sum(l.last_minute)::bigint AS last_minute
         FROM unnest('{waiting,answered,refused,failed,skipped}'::text[]) AS u (status)
         CROSS JOIN LATERAL (
             SELECT count(*) AS rows FROM loracomp.answer_row AS r
             WHERE list_answers.counted AND r.declaration_id = a.id AND r.status = u.status
         ) AS n
         CROSS JOIN LATERAL (
-            SELECT count(*) AS rows FROM loracomp.answer_row AS r
+            SELECT count(*) AS rows, count(*) FILTER (WHERE r.answered_at > now() - interval '1 minute') AS last_minute
+            FROM loracomp.answer_row AS r
             WHERE list_answers.counted AND r.declaration_id = a.id AND r.status = u.status
                 AND r.answered_at > now() - interval '5 minutes'
         ) AS l
     ) AS c
+    CROSS JOIN LATERAL (
+        SELECT (CASE WHEN c.last_minute >= 10 THEN c.last_minute ELSE c.lately / 5.0 END)::double precision AS per_minute
+    ) AS m
     CROSS JOIN LATERAL (
         SELECT count(*) AS stale FROM loracomp.answer_row AS r
         WHERE list_answers.counted AND r.declaration_id = a.id AND r.status = 'waiting'
@@ -106,7 +124,8 @@ AS $$
                     SELECT FROM loracomp.answer_row AS r WHERE r.declaration_id = a.id AND r.key = h.key AND r.status = 'waiting'
                 )
             ) AS written,
-            (list_answers.counted AND (a.scan = 'rows' AND (a.backfill OR NOT a.is_first_scan) OR loracomp.must_scan(a)) IS TRUE)::integer AS scanned
+            (list_answers.counted AND (a.scan = 'rows' AND (a.backfill OR NOT a.is_first_scan) OR loracomp.must_scan(a)) IS TRUE)::integer AS scanned,
+            loracomp.rows_to_scan(a) AS to_scan
     ) AS w
     CROSS JOIN LATERAL (
         SELECT

@@ -32,26 +32,18 @@ SELECT
         ORDER BY loracomp.seconds_between(greatest(r.created_at, r.run_at), r.finished_at)
     ) FILTER (WHERE r.status = 'succeeded') AS median_latency_s,
     max(r.finished_at) FILTER (WHERE r.status = 'succeeded') AS last_succeeded_at,
-    count(*) FILTER (WHERE r.finished_at > now() - interval '5 minutes') / 5.0::double precision AS per_minute,
+    CASE
+        WHEN count(*) FILTER (WHERE r.finished_at > now() - interval '1 minute') >= 10
+            THEN count(*) FILTER (WHERE r.finished_at > now() - interval '1 minute')
+        ELSE count(*) FILTER (WHERE r.finished_at > now() - interval '5 minutes') / 5.0
+    END::double precision AS per_minute,
     (
         SELECT count(*) FROM loracomp.worker AS w
         WHERE w.base_model = b.name AND w.status IN ('idle', 'busy')
             AND w.seen_at >= now() - make_interval(secs => w.silent_after_s)
     ) AS live_workers,
-    CASE WHEN bool_or(b.is_default) THEN (
-        SELECT coalesce(sum(greatest(
-            (
-                SELECT count(*) FROM loracomp.answer_hint AS h
-                WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from
-            ),
-            CASE
-                WHEN a.scan = 'rows' THEN loracomp.estimated_rows(a.source) - (
-                    SELECT count(*) FROM loracomp.answer_row AS o WHERE o.declaration_id = a.id
-                )
-            END
-        )), 0)::bigint
-        FROM loracomp.declaration AS a WHERE NOT a.paused
-    ) ELSE 0 END AS rows_waiting
+    CASE WHEN bool_or(b.is_default) THEN loracomp.count_rows_waiting() ELSE 0 END AS rows_waiting,
+    count(*) FILTER (WHERE r.kind = 'measure' AND r.finished_at IS NULL) AS measuring
 FROM loracomp.base_model AS b
 LEFT JOIN recent AS r ON b.name = r.base_model
 GROUP BY b.name;
@@ -74,7 +66,9 @@ COMMENT ON COLUMN loracomp.queue_health.cancelled_last_hour IS 'Jobs that were c
 COMMENT ON COLUMN loracomp.queue_health.median_latency_s IS
 'Median seconds from the time when a job could start to its answer, for jobs that succeeded within the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.last_succeeded_at IS 'When the last job succeeded.';
-COMMENT ON COLUMN loracomp.queue_health.per_minute IS 'Jobs per minute that ended, averaged over the last five minutes.';
+COMMENT ON COLUMN loracomp.queue_health.per_minute IS 'Jobs that ended in the last minute; the average of the last five minutes if these were fewer than ten.';
 COMMENT ON COLUMN loracomp.queue_health.live_workers IS 'Number of workers that are alive, whether busy or idle.';
 COMMENT ON COLUMN loracomp.queue_health.rows_waiting IS
 'Number of rows of declared tables for which the keeper has not inserted a job yet. It is an estimate during a full scan of a table.';
+COMMENT ON COLUMN loracomp.queue_health.measuring IS
+'Number of queued and running jobs that measure adapters; they are among the jobs of the other columns.';

@@ -67,7 +67,8 @@ EXCEPTION WHEN OTHERS THEN
     BEGIN
         DELETE FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id; -- the trigger unlabel deletes their examples
         DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
-        UPDATE loracomp.declaration AS a SET paused = TRUE, scan = 'rows', scan_position = NULL, scan_job = NULL, trouble = NULL
+        UPDATE loracomp.declaration AS a SET
+            paused = TRUE, scan = 'rows', scan_position = NULL, scan_rows = 0, scan_job = NULL, trouble = NULL
         WHERE a.id = d.id;
     EXCEPTION WHEN lock_not_available THEN
         RAISE EXCEPTION 'an open transaction has locked rows of %, as a correction does, so nothing was erased', d.view

@@ -106,6 +106,11 @@ AS $$
     LEFT JOIN workers AS w ON w.base_model = b.name AND w.status = s.status
     GROUP BY b.name, s.status
     UNION ALL
+    SELECT 'loracomp_rows_waiting', jsonb_build_object('base_model', b.name), loracomp.count_rows_waiting()
+    FROM loracomp.base_model AS b WHERE b.is_default
+    UNION ALL
+    SELECT 'loracomp_declarations_in_trouble', '{}', count(*) FROM loracomp.declaration AS a WHERE NOT a.paused AND a.trouble IS NOT NULL
+    UNION ALL
     SELECT 'loracomp_jobs_rescued', '{}', last_value FROM loracomp.rescued_jobs
     UNION ALL
     SELECT 'loracomp_inserts_refused', '{}', last_value FROM loracomp.refused_inserts

@@ -204,13 +204,23 @@ AS $$
     )
     FROM (SELECT count(*) AS active FROM loracomp.adapter AS a WHERE a.status = 'active') AS n
     UNION ALL
-    SELECT 'queue', 'warn', format('%s jobs are due', (SELECT sum(q.due) FROM queue AS q)), ARRAY(
+    SELECT 'queue', 'warn', (
+        SELECT format('%s jobs are due, and %s rows of declared tables wait for theirs', sum(q.due), sum(q.rows_waiting)) FROM queue AS q
+    ), ARRAY(
         SELECT format('the leases of %s jobs have expired, and no worker has queued the jobs again: start a worker', count(*))
         FROM loracomp.job AS j WHERE j.status = 'running' AND j.lease_expires_at < now() - interval '1 minute' HAVING count(*) > 0
         UNION ALL
         SELECT format('jobs for base model %s have waited for %s s: start %s', q.base_model, round(q.oldest_due_s),
             CASE WHEN q.is_served THEN 'more workers' ELSE 'a worker that serves it' END)
         FROM queue AS q WHERE q.oldest_due_s > CASE WHEN q.is_served THEN 600 ELSE 60 END
+        UNION ALL
+        SELECT format('%s rows of declared tables wait, and no worker serves base model %s: start one', q.rows_waiting, q.base_model)
+        FROM queue AS q WHERE q.rows_waiting > 0 AND NOT q.is_served
+    )
+    UNION ALL
+    SELECT 'declarations', 'warn', (SELECT format('rows of %s declared tables get jobs', count(*)) FROM loracomp.declaration AS a), ARRAY(
+        SELECT format('rows of %s get no jobs: %s', a.view, a.trouble) FROM loracomp.declaration AS a
+        WHERE NOT a.paused AND a.trouble IS NOT NULL ORDER BY a.id
     )
     UNION ALL
     SELECT 'workers', 'warn', format('%s alive', (SELECT count(*) FROM living)), ARRAY(
@@ -240,4 +250,4 @@ AS $$
     )
 $$;
 COMMENT ON FUNCTION loracomp.check_work IS
-'Checks whether jobs can be answered and are: models, adapters, leases, due jobs, workers, the keeper and reports.';
+'Checks whether jobs can be answered and are: models, adapters, leases, due jobs, declarations, workers, the keeper and reports.';

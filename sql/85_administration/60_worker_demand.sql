@@ -1,13 +1,13 @@
 -- The number of workers that the queue needs, for autoscaling.
 --   worker_demand
 --     compute_seconds           seconds that a job takes, from the timings of answers
---     rows_wait                 whether rows of declared tables wait: 60_declarations/80_rows_wait.sql
+--     rows_wait, rows_without_job    rows of declared tables that have no job yet: 60_declarations/80_rows_wait.sql
 
 -- Reads only. It counts all open jobs, so call it at most every ten seconds. It runs with its owner's rights, so that an autoscaler's role
 -- needs no other privilege.
 --
--- Rows of declared tables become jobs of the default base model once a worker keeps house, so one worker is needed if rows wait and there are
--- no jobs yet. A declaration that can't be asked is tried every ten seconds, and one whose corrections can't be measured every minute, which must
+-- Rows of declared tables become jobs of the default base model once a worker keeps house. Those that were written count as open jobs already, and
+-- those that a scan will find as background jobs; one worker is needed if anything else has to be done for declarations. A declaration that can't be asked is tried every ten seconds, and one whose corrections can't be measured every minute, which must
 -- not keep a worker running for ever: it counts again an hour after the next try was due.
 CREATE FUNCTION loracomp.worker_demand(target_wait_s double precision DEFAULT 30, base_model text DEFAULT NULL)
 RETURNS TABLE (
@@ -52,6 +52,14 @@ AS $$
         LEFT JOIN jobs AS j ON j.base_model = a.name
         GROUP BY a.name
     ),
+    rows_waiting AS (
+        SELECT coalesce(sum(r.written), 0)::bigint AS written, coalesce(sum(r.to_scan), 0)::bigint AS to_scan
+        FROM asked AS a CROSS JOIN LATERAL loracomp.rows_without_job() AS r WHERE a.is_default AND NOT r.is_in_trouble
+    ),
+    wanted AS (
+        SELECT c.open_jobs + r.written AS open_jobs, c.arrived_jobs, c.background_jobs + r.to_scan AS background_jobs
+        FROM counted AS c CROSS JOIN rows_waiting AS r
+    ),
     -- The inner LIMIT bounds the search if the base model has not been used for a long time.
     answers AS (
         SELECT r.timings, r.batch_size
@@ -90,9 +98,9 @@ AS $$
             )
         )::integer,
         c.open_jobs, c.arrived_jobs, c.background_jobs, m.seconds
-    FROM asked AS a CROSS JOIN counted AS c CROSS JOIN measured AS m
+    FROM asked AS a CROSS JOIN wanted AS c CROSS JOIN measured AS m
 $$;
 COMMENT ON FUNCTION loracomp.worker_demand IS
 'Number of workers that a base model (null: the default) needs to answer jobs within target_wait_s seconds: the open jobs plus the jobs '
 'that arrived in the last target_wait_s seconds, times the seconds that a job takes, divided by target_wait_s. At least one if there are '
-'open jobs, or if rows of declared tables wait for the default base model. No row if there is no such base model.';
+'open jobs, or something is to be done for declarations, whose jobs are of the default base model. No row if there is no such base model.';

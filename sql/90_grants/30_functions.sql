@@ -180,5 +180,5 @@ loracomp.uses_gains,
 loracomp.composition_text,
 loracomp.confidence,
 loracomp.seconds_between,
-loracomp.estimated_rows
+loracomp.count_rows_waiting
 TO loracomp_submitter, loracomp_analyst, loracomp_admin;

@@ -64,7 +64,7 @@ def test_every_check_says_ok_on_a_sound_database(url: str) -> None:
     found = findings(url)
     # The tests' server does not flush to disk, and has no encoder.
     assert {check for check, (status, _) in found.items() if status == "fail"} <= {"durability", "models"}
-    assert len(found) == 13
+    assert len(found) == 14
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     assert [check for check in found if f"`{check}`" not in page] == []
 
@@ -215,7 +215,29 @@ def test_stuck_leases_and_a_queue_without_workers(url: str, owner: Connection) -
     owner.execute("DELETE FROM loracomp.job")
     owner.execute("DELETE FROM loracomp.worker")
     found = health(owner)
-    assert (found["queue"], found["workers"]) == (("ok", "0 jobs are due"), ("ok", "0 alive"))
+    assert (found["queue"], found["workers"]) == (
+        ("ok", "0 jobs are due, and 0 rows of declared tables wait for theirs"),
+        ("ok", "0 alive"),
+    )
+
+
+def test_declared_rows_that_nobody_asks(owner: Connection) -> None:
+    owner.execute("CREATE TABLE notes (id int PRIMARY KEY, t text)")
+    owner.execute("INSERT INTO notes SELECT i, 'x' FROM generate_series(1, 2000) AS i; ANALYZE notes")
+    owner.execute("SELECT loracomp.create_answers('kinds', 'notes', '{t}')")
+    without = "2000 rows of declared tables wait, and no worker serves base model toy: start one"
+    assert health(owner)["queue"] == ("warn", without)
+    with changed(
+        owner, 'ALTER TABLE notes RENAME t TO "{t"', "SELECT loracomp.drop_answers('kinds'); DROP TABLE notes"
+    ):
+        owner.execute("SELECT loracomp.ask_rows()")
+        odd = """column "{t" of the prompt has a name with a brace now: rename it"""
+        assert health(owner)["declarations"] == ("warn", f"rows of public.kinds get no jobs: {odd}")
+        report = {**REPORT, "name": "a", "base_model": "toy"}
+        owner.execute(QUERIES["report_worker"], report)
+        assert health(owner)["queue"][0] == "ok"
+        owner.execute("DELETE FROM loracomp.worker")
+    assert health(owner)["declarations"] == ("ok", "rows of 0 declared tables get jobs")
 
 
 def test_a_database_without_models(url: str, owner: Connection) -> None:

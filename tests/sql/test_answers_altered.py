@@ -351,6 +351,25 @@ def test_rows_that_nobody_has_looked_at_are_open(connection: Connection, alice: 
     assert value(alice, "SELECT open FROM loracomp.list_answers(counted => false)") == 0
 
 
+def test_rows_that_a_scan_will_find_take_their_time(connection: Connection, alice: Connection) -> None:
+    alice.execute("INSERT INTO tickets SELECT i, 'a', 'urgent' FROM generate_series(5, 1200) AS i")
+    alice.execute("SELECT pg_stat_force_next_flush()")
+    alice.execute("ANALYZE tickets")
+    waiting = "SELECT rows_waiting FROM loracomp.queue_health"
+    left = "SELECT extract(epoch FROM time_left)::int FROM loracomp.list_answers()"
+    alice.execute(URGENCY)
+    assert value(alice, waiting) == 1200
+    answer_all(connection)
+    assert (value(alice, waiting), value(alice, left)) == (0, 0)
+    connection.execute("UPDATE loracomp.answer_row SET answered_at = now() - interval '3 minutes'")
+    alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
+    assert (value(alice, waiting), value(alice, left)) == (1200, 300), "1200 at 240 a minute"
+    connection.execute("UPDATE loracomp.answer_row SET answered_at = now() WHERE key[1]::int <= 600")
+    assert value(alice, left) == 120, "600 in the last minute"
+    ask(connection)
+    assert value(alice, waiting) < 1200
+
+
 def test_unrelated_serializable_transactions_do_not_fail(
     connection: Connection, alice: Connection, database: str
 ) -> None:

@@ -18,7 +18,7 @@ EXECUTE = {
         constraint_in_words confidence texts_are_not_blank texts_are_distinct texts_length composition_text
         seconds_between shorten is_admin
         explain_state explain_next explain_request explain_answer explain_vote explain_route
-        explain_composition explain_run estimated_rows uses_gains
+        explain_composition explain_run count_rows_waiting uses_gains
         create_answers alter_answers cancel_answers drop_answers list_answers correct_answer answers_since
         wait_for_answer check_wait try_prompts
         rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back is_changed_view
@@ -37,7 +37,7 @@ EXECUTE = {
         task_probabilities similarity_weights uniform_weights measured_weights labelled_weights
         check_similarities check_range composition_text seconds_between is_admin may_read masked_tasks
         caller check_caller is_restricted masked_adapter compute_seconds confidence check_gains check_probabilities
-        relative_share answers_since wait_for_answer check_wait estimated_rows uses_gains
+        relative_share answers_since wait_for_answer check_wait count_rows_waiting uses_gains
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
@@ -66,7 +66,7 @@ EXECUTE = {
         create_answers alter_answers cancel_answers drop_answers list_answers correct_answer answers_since
         wait_for_answer check_wait try_prompts
         rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back is_changed_view
-        estimated_rows
+        count_rows_waiting
     """,
 }
 OWNERS_ALONE = """
@@ -102,7 +102,7 @@ OWNERS_ALONE = """
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
     ask_corrected due_declarations ask_or_mark ask_page first_jobs ask_together follow_source forget_some copy_outcomes
     clear_answers ask_again oldest_writer clear_corrections add_own_task note_ended
-    request_hash first_answer_of
+    request_hash first_answer_of estimated_rows rows_to_scan rows_without_job
     write_correction correction_fault label_row label_again unlabel has_unmeasured forget_evidence
 """
 JOB_COLUMNS = """

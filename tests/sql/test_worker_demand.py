@@ -190,6 +190,15 @@ def test_rows_that_no_keeper_has_looked_at_need_one(connection: Connection, alic
     assert workers(connection) == 0
 
 
+def test_rows_without_a_job_need_as_many_as_their_jobs_will(connection: Connection, alice: Connection) -> None:
+    answer(connection, 3, seconds=2)
+    keep(connection)
+    alice.execute("INSERT INTO tickets SELECT i, 'a', 'urgent' FROM generate_series(1, 70) AS i")
+    assert (demand(connection)["open_jobs"], workers(connection)) == (70, 5)  # 140 s in 30 s
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
+    assert workers(connection) == 0
+
+
 def test_a_declaration_that_cannot_be_asked_keeps_no_worker_running(connection: Connection, alice: Connection) -> None:
     alice.execute("ALTER TABLE tickets DROP COLUMN body; INSERT INTO tickets VALUES (1, 'a')")
     keep(connection)

@@ -8,7 +8,7 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
-from answers_data import ADD_TICKETS, TICKETS, URGENCY, as_alice, tidy, work
+from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, as_alice, keep, tidy, work
 from hostile import HOSTILE
 from job_data import BASE, REPORT, add_base_model
 from loracomp.database.connections import Connection
@@ -298,13 +298,28 @@ def test_the_overview_says_what_waits_and_that_no_worker_is_there(
     assert facts()[1] == 0
 
 
-def test_a_table_that_was_never_analyzed_has_its_rows_counted(alice: Connection) -> None:
+def test_measurements_are_counted_and_not_listed_among_the_newest_jobs(
+    client: TestClient, alice: Connection, connection: Connection
+) -> None:
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id <= 9")
+    ids = value(connection, UNEMBEDDED)
+    connection.execute(EMBED, {"ids": ids, "n": len(ids)})
+    keep(connection)
+    measuring = values(connection, "SELECT id FROM loracomp.job WHERE kind = 'measure'")
+    asked = values(connection, "SELECT id FROM loracomp.job WHERE kind = 'predict'")
+    shown = page(client, "/")
+    assert len(measuring) == 9 and "9 waiting or running" in shown
+    assert not [number for number in measuring if f"/jobs/{number}" in shown]
+    assert f"/jobs/{max(asked)}" in shown
+
+
+def test_a_table_that_was_never_analyzed_has_its_rows_counted(alice: Connection, connection: Connection) -> None:
     alice.execute("CREATE TABLE parted (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
     alice.execute("CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (1000)")
     alice.execute("INSERT INTO parted SELECT i, 'x' FROM generate_series(1, 40) AS i")
     alice.execute("SELECT pg_stat_force_next_flush()")
-    assert value(alice, "SELECT loracomp.estimated_rows('parted')") == 40
-    assert value(alice, "SELECT loracomp.estimated_rows('part')") == 40
+    assert value(connection, "SELECT loracomp.estimated_rows('public.parted')") == 40
+    assert value(connection, "SELECT loracomp.estimated_rows('public.part')") == 40
 
 
 def test_choices_and_keys_do_not_become_markup(alice: Connection, connection: Connection, database: str) -> None:

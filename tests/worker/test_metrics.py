@@ -169,6 +169,7 @@ def test_numbers_of_the_queue(connection: Connection) -> None:
     empty = sample(connection)
     assert empty["loracomp_queue_jobs", BASE, "0", "false", "due"] == 0
     assert empty["loracomp_workers", BASE, "alive"] == 0
+    assert empty["loracomp_rows_waiting", BASE] == empty["loracomp_declarations_in_trouble",] == 0
     add_jobs(connection, "a", "b", priority=7)
     add_jobs(connection, "c", run_at=datetime.now(UTC) + timedelta(hours=1))
     add_jobs(connection, "d", priority=-1)

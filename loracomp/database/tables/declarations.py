@@ -97,6 +97,7 @@ declaration = Table(
         "backfill", Boolean, "Whether scans also ask rows that were there before the declaration.", default="true"
     ),
     optional("scan_position", texts(), "Key of the last row that the scan has read; null: none yet."),
+    required("scan_rows", BigInteger, "Number of rows, and then of answers, that the scan has read.", default="0"),
     optional("scan_job", BigInteger, "A job from the scan's last page. The next page waits until this job is claimed."),
     required("scanned_at", TIME, "When the last scan began.", default="now()"),
     required("hints_from", BigInteger, "All hints of transactions before this one are handled.", default="0"),
