@@ -112,7 +112,10 @@ BEGIN
     PERFORM loracomp.check_range('older_than', extract(EPOCH FROM refresh_reports.older_than), 0, 3.2e9);
     -- Take the same locks as an installer, in the same order, so that the two wait for each other instead of deadlocking.
     LOCK TABLE loracomp.job IN ACCESS SHARE MODE;
-    PERFORM FROM loracomp.report_refresh AS r WHERE r.refreshed_at <= now() - refresh_reports.older_than FOR UPDATE SKIP LOCKED;
+    -- A time that is still to come was written before the server's clock went back.
+    PERFORM FROM loracomp.report_refresh AS r
+    WHERE r.refreshed_at <= now() - refresh_reports.older_than OR r.refreshed_at > clock_timestamp()
+    FOR UPDATE SKIP LOCKED;
     IF NOT found THEN
         RETURN;
     END IF;

@@ -215,6 +215,13 @@ def test_they_stay_as_they_were_until_refreshed_and_say_since_when(
     assert len(values(connection, shown)) == 1
 
 
+def test_they_are_refreshed_after_the_clock_has_gone_back(connection: db.Connection) -> None:
+    connection.execute("UPDATE loracomp.report_refresh SET refreshed_at = now() + interval '1 day'")
+    assert connection.execute("SELECT days FROM loracomp.refresh_reports('1 hour')").fetchone()
+    assert connection.execute("SELECT age_s FROM bi.report_refresh").fetchone()["age_s"] < 3600
+    assert not connection.execute("SELECT days FROM loracomp.refresh_reports('1 hour')").fetchone()
+
+
 def test_readers_and_refreshing_do_not_wait_for_each_other(database: str, connection: db.Connection) -> None:
     examples = load(connection)
     answer(connection, submit(connection), examples)
