@@ -5,7 +5,7 @@
 --     check_code        25_code.sql
 
 -- If a table or a column is renamed, its answers stay. After a dump and restore, columns may have other numbers, and transaction ids
--- are different ones.
+-- are different ones. There may be millions of answers, so each call rewrites the ids of some only.
 CREATE FUNCTION loracomp.follow_source(d loracomp.declaration) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -37,7 +37,13 @@ BEGIN
             d.names[1], array_to_string(d.names[cardinality(d.columns) + 2 :], ', ');
     END IF;
     IF d.source_oid <> d.source THEN
-        UPDATE loracomp.answer_row AS r SET changed_in = 0 WHERE r.declaration_id = d.id;
+        UPDATE loracomp.answer_row AS r SET changed_in = 0
+        WHERE r.ctid = ANY (ARRAY(
+            SELECT o.ctid FROM loracomp.answer_row AS o WHERE o.declaration_id = d.id AND o.changed_in > 0 LIMIT 2000
+        ));
+        IF found THEN
+            RETURN NULL;
+        END IF;
         UPDATE loracomp.scan_request AS q SET not_before = 0 WHERE q.declaration_id = d.id;
         d.source_oid := d.source;
         d.hints_from := 0;
@@ -52,28 +58,34 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.follow_source IS
-'The declaration with its table''s current names; null if the table or the view is gone. Raises if the table must not be read.';
+'The declaration with its table''s current names; null if the table or the view is gone, or if the next call must go on. Raises if the '
+'table must not be read.';
 
--- Each call deletes at most 2,000 answers, because there may be millions. Returns null.
+-- Each call deletes at most 2,000 answers and 20,000 hints, because there may be millions. Returns null.
 CREATE FUNCTION loracomp.forget_some(d loracomp.declaration) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    most CONSTANT integer := 2000;
+    answers CONSTANT integer := 2000;
+    hints CONSTANT integer := 20000;
     jobs bigint[];
+    deleted integer;
     users text;
 BEGIN
     WITH gone AS (
         DELETE FROM loracomp.answer_row AS r
         WHERE r.ctid = ANY (ARRAY(
-            SELECT o.ctid FROM loracomp.answer_row AS o WHERE o.declaration_id = d.id LIMIT most FOR UPDATE SKIP LOCKED
+            SELECT o.ctid FROM loracomp.answer_row AS o WHERE o.declaration_id = d.id LIMIT answers FOR UPDATE SKIP LOCKED
         ))
         RETURNING r.job_id
     )
     SELECT array_agg(g.job_id) INTO jobs FROM gone AS g;
     PERFORM loracomp.delete_jobs(ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.id = ANY (jobs) AND j.finished_at IS NULL));
-    IF (cardinality(jobs) = most) IS NOT TRUE THEN
+    DELETE FROM loracomp.answer_hint AS h
+    WHERE h.ctid = ANY (ARRAY(SELECT o.ctid FROM loracomp.answer_hint AS o WHERE o.declaration_id = d.id LIMIT hints));
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    IF deleted < hints AND (cardinality(jobs) = answers) IS NOT TRUE THEN
         PERFORM loracomp.forget_answers(d);
     END IF;
     RETURN NULL;

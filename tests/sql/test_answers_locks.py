@@ -314,6 +314,41 @@ def test_failed_and_released_jobs_wait_for_no_correction(
     assert (value(connection, failed, [failing.id]), value(connection, failed, [released.id])) == ("failed", "waiting")
 
 
+def test_a_restored_declaration_with_many_answers_goes_on(connection: Connection, alice: Connection) -> None:
+    """Their transaction ids were rewritten by one statement, which was cancelled after five seconds each time."""
+    work(connection)
+    connection.execute(
+        "INSERT INTO loracomp.answer_row (declaration_id, key, status, prompt_hash, changed_in)"
+        " SELECT d.id, ARRAY['x' || i], 'refused', '', i FROM loracomp.declaration AS d, generate_series(1, 5000) AS i"
+    )
+    connection.execute("UPDATE loracomp.declaration SET source_oid = 1")
+    assert in_one_call(connection, "n_tup_upd", "answer_row") < 3000
+    alice.execute(ADD_TICKETS, [7, 7])
+    work(connection)
+    assert shown(alice)[7] == ("answered", "urgent")
+    seen = "SELECT count(*) FROM loracomp.answers_since('urgency', most => 9000)"
+    assert value(alice, seen) >= 5000
+
+
+def test_a_dropped_table_with_many_hints_is_forgotten(connection: Connection, alice: Connection) -> None:
+    connection.execute(
+        "INSERT INTO loracomp.answer_hint (declaration_id, key)"
+        " SELECT d.id, ARRAY['x' || i] FROM loracomp.declaration AS d, generate_series(1, 45000) AS i"
+    )
+    alice.execute("DROP TABLE tickets CASCADE")
+    assert in_one_call(connection, "n_tup_del", "answer_hint") < 30000
+    keep(connection)
+    assert value(connection, "SELECT count(*) FROM loracomp.declaration") == 0
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 0
+
+
+def in_one_call(connection: Connection, what: str, table: str) -> int:
+    """How many rows of a table one call of ask_rows writes."""
+    with connection.transaction():
+        connection.execute("SELECT loracomp.ask_rows()")
+        return value(connection, f"SELECT {what} FROM pg_stat_xact_user_tables WHERE relname = '{table}'")
+
+
 def tokens(jobs: tuple[Job, ...]) -> dict[int, int]:
     return {job.id: job.lease_token for job in jobs}
 
