@@ -13,7 +13,7 @@ import typer
 from psycopg.types.json import Jsonb
 
 from loracomp.cli.adapters import measure_adapter
-from loracomp.cli.common import AsJson, emit, open_database, run_query
+from loracomp.cli.common import AsJson, emit, open_database, remark, run_query
 from loracomp.cli.jobs import see_to
 from loracomp.config import load_settings
 from loracomp.database.connections import row_of, rows_of
@@ -88,26 +88,38 @@ def try_answers(
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show the prompts of the first three rows and answer them, without declaring anything."""
+    """Show the prompts of the first three rows and answer them, and say how many rows there are, without declaring
+    anything."""
     request = {"choices": choice, "descriptions": describe, "max_new_tokens": max_new_tokens, "policy": policy}
     with open_database() as connection:
-        prompts = rows_of(
-            connection,
-            QUERIES["try_prompts"],
-            {"source": source, "prompt": prompt, "filter": row_filter or Jsonb({})},
-        )
+        declared = {"source": source, "prompt": prompt, "filter": row_filter or Jsonb({})}
+        prompts = rows_of(connection, QUERIES["try_prompts"], declared)
         if choice is None:
             prompts = [{"prompt": row["prompt"]} for row in prompts]
         jobs = [row_of(connection, QUERIES["insert_job"], {"job": Jsonb({**row, **request})}) for row in prompts]
         for job in reversed(jobs):  # once the last job is answered, the others usually are too
             see_to(connection, job["id"], patience)
         results = rows_of(connection, QUERIES["job_results"], {"ids": [job["id"] for job in jobs]})
+        remark(_size(row_of(connection, QUERIES["estimate_answers"], declared)))
     emit(
         results,
         title="Prompts and answers of the first rows",
         as_json=as_json,
         columns=("prompt", "output", "confidence", "error"),
     )
+
+
+def _size(estimate: dict[str, Any]) -> str:
+    """Say in a sentence what a declaration would ask for."""
+    about = "about " if estimate["is_estimate"] else ""
+    said = f"{about}{estimate['rows']:,} rows with {about}{estimate['prompts']:,} different prompts"
+    if estimate["refused"]:
+        said += f", of which {estimate['refused']:,} rows would be refused, because their prompt is empty or unusable"
+    if estimate["too_long"]:
+        said += f"; {estimate['too_long']:,} are probably too long for the base model"
+    if estimate["takes"]:
+        said += f"; all answers would take about {estimate['takes']} at {estimate['per_minute']:,.0f} rows a minute"
+    return said
 
 
 @answers_app.command("create")

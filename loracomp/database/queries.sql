@@ -373,6 +373,11 @@ SELECT filled AS prompt, text_at::text FROM loracomp.try_prompts(
     source => %(source)s::regclass, prompt => %(prompt)s, filter => %(filter)s
 )
 
+-- name: estimate_answers
+SELECT *, time_needed::text AS takes FROM loracomp.estimate_answers(
+    source => %(source)s::regclass, prompt => %(prompt)s, filter => %(filter)s
+)
+
 -- name: create_answers
 SELECT loracomp.create_answers(
     name => %(name)s, source => %(source)s::regclass, prompt => %(prompt)s, choices => %(choices)s,

@@ -93,6 +93,10 @@ def test_described_choices_are_right_for_nine_of_ten_tickets_of_a_task_that_nobo
 def test_the_first_three_prompts_are_tried_without_a_declaration(wishes: dict[str, str]) -> None:
     rows = answers(wishes, "try", "wishes", "{wish}: right?", "--choice", "yes", "--choice", "no", "--policy", "base")
     assert [row["prompt"] for row in rows] == [f"More tea, number {number}: right?" for number in (1, 2, 3)]
+    tried = run(
+        ["loracomp", "answers", "try", "wishes", "More tea for {id}?", "--choice", "yes", "--choice", "no"], wishes
+    )
+    assert "18 rows with 18 different prompts; all answers would take about 00:0" in tried.stderr
     assert {row["output"] for row in rows} <= {"yes", "no"}
     assert [row["name"] for row in answers(wishes, "list")].count("wish_tone") == 1
     rows = answers(

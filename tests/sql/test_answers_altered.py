@@ -6,11 +6,11 @@ import pytest
 from psycopg import errors
 
 from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, keep, shown, tidy
-from job_data import claim, record
+from job_data import add_jobs, claim, prediction_row, record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
-from people_fixtures import connect, login, value
+from people_fixtures import connect, login, one, value
 
 
 @pytest.fixture
@@ -406,6 +406,38 @@ def test_prompts_are_tried_wherever_the_first_row_that_passes_is(connection: Con
     alice.execute("UPDATE tickets SET body = 'late' WHERE id = 1550")
     tried = "SELECT array_agg(p.filled) FROM loracomp.try_prompts('tickets', '{body}', '{\"seen\": 7}') AS p"
     assert value(alice, tried) == ["late"]
+
+
+ESTIMATE = "SELECT * FROM loracomp.estimate_answers('tickets', %s, %s)"
+
+
+def test_a_small_table_is_counted_before_it_is_declared(connection: Connection, alice: Connection) -> None:
+    alice.execute("INSERT INTO tickets VALUES (5, '', NULL, 1), (6, 'long', repeat('x', 40000), 7), (7, 'b', '', 7)")
+    alice.execute("INSERT INTO tickets VALUES (8, 'a', 'urgent', 7)")
+    counted = one(alice, ESTIMATE, ["{subject} {body}", "{}"])
+    numbers = {"rows": 8, "prompts": 3, "refused": 1, "too_long": 1, "is_estimate": False}
+    assert counted == numbers | {"per_minute": None, "time_needed": None}, "nothing was ever answered"
+    passing = one(alice, ESTIMATE, ["{subject}", '{"seen": 7}'])
+    assert (passing["rows"], passing["prompts"]) == (3, 3)
+    add_jobs(connection, "a")
+    jobs = claim(connection)
+    timed = [prediction_row(job.id, timings={"predict": 500, "share": 500}) for job in jobs]
+    record(connection, {job.id: job.lease_token for job in jobs}, timed)
+    timed_now = one(alice, ESTIMATE, ["{subject} {body}", "{}"])
+    assert (timed_now["per_minute"], timed_now["time_needed"].total_seconds()) == (120, 4)
+    assert value(connection, "SELECT count(*) FROM loracomp.declaration") == 0
+
+
+def test_a_large_table_is_estimated_from_a_sample(alice: Connection) -> None:
+    alice.execute("INSERT INTO tickets SELECT i, 'a', i % 50 FROM generate_series(5, 40000) AS i")
+    alice.execute("SELECT pg_stat_force_next_flush()")
+    alice.execute("ANALYZE tickets")
+    copies = one(alice, ESTIMATE, ["{body}", "{}"])
+    assert copies["is_estimate"] and 36000 < copies["rows"] < 44000 and 50 <= copies["prompts"] <= 55
+    unique = one(alice, ESTIMATE, ["{id}", "{}"])
+    assert 36000 < unique["prompts"] < 44000
+    with pytest.raises(errors.WrongObjectType, match="not an ordinary table"):
+        alice.execute("SELECT * FROM loracomp.estimate_answers('loracomp.job', '{prompt}')")
 
 
 # What is kept of rows and hints

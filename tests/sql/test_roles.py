@@ -20,7 +20,7 @@ EXECUTE = {
         explain_state explain_next explain_request explain_answer explain_vote explain_route
         explain_composition explain_run count_rows_waiting uses_gains
         create_answers alter_answers cancel_answers drop_answers list_answers correct_answer answers_since
-        wait_for_answer check_wait try_prompts
+        wait_for_answer check_wait try_prompts estimate_answers
         rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back is_changed_view
     """,
     "loracomp_worker": """
@@ -64,7 +64,7 @@ EXECUTE = {
         check_similarities check_range check_gains check_probabilities relative_share uses_gains
         measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
         create_answers alter_answers cancel_answers drop_answers list_answers correct_answer answers_since
-        wait_for_answer check_wait try_prompts
+        wait_for_answer check_wait try_prompts estimate_answers
         rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back is_changed_view
         count_rows_waiting
     """,
