@@ -1,7 +1,7 @@
 """Helpers for tests of declarations: a table with a declaration, and calls that claim and record jobs as a worker
 would."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,11 +94,15 @@ def work(owner: Connection, output: str = "urgent") -> list[Any]:
         if not (jobs := keep_and_claim(owner)):
             return done
         done += jobs
-        measured = [job for job in jobs if job.kind == "measure"]
-        results = [Measurement(job.id, "tokens", -1.0, True, (adapter(owner),), (0.5,), (True,)) for job in measured]
-        record_measurements(owner, measured, results)
+        record_measured(owner, [job for job in jobs if job.kind == "measure"])
         asked = [job for job in jobs if job.kind == "predict"]
         record(owner, {job.id: job.lease_token for job in asked}, [answered(owner, job.id, output) for job in asked])
+
+
+def record_measured(owner: Connection, jobs: Sequence[Job]) -> None:
+    """Record that the adapter helps on the examples of these jobs."""
+    results = [Measurement(job.id, "tokens", -1.0, True, (adapter(owner),), (0.5,), (True,)) for job in jobs]
+    assert record_measurements(owner, jobs, results) == {job.id for job in jobs}
 
 
 def adapter(owner: Connection) -> int:

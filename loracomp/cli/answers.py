@@ -185,7 +185,8 @@ def alter_answers(
     if not again and all(value is None for value in changes.values()):
         raise UsageError("say what to change: `loracomp answers alter --help` lists the options")
     run_query(QUERIES["alter_answers"], {"name": name, **changes, "again": again})
-    emit([{"name": name}], title="Changed", as_json=as_json)
+    (declared,) = run_query(QUERIES["list_answers"], {"name": name, "counted": False})
+    emit([{"name": name, "state": declared["state"]}], title="Changed", as_json=as_json)
 
 
 @answers_app.command("list")

@@ -306,7 +306,7 @@ SELECT loracomp.release_claim(token => %(token)s::bigint) AS id
 
 -- name: what_waits
 SELECT
-    loracomp.retry_waits(base_model => %(base_model)s) AS retries,
+    loracomp.retry_waits(base_model => %(base_model)s) OR loracomp.rows_run(base_model => %(base_model)s) AS soon,
     NOT loracomp.queue_is_empty(base_model => %(base_model)s) OR loracomp.rows_wait() AS others
 
 -- name: keep_house

@@ -78,12 +78,14 @@ def note_released(ids: Collection[int]) -> None:
 
 
 def what_waits(connection: Connection, base_model: str) -> tuple[bool, bool]:
-    """Whether jobs wait for the time of a retry, and whether jobs are due or rows of declarations wait for the keeper.
+    """Whether something ends soon by itself, and whether jobs are due or rows of declarations wait for the keeper.
 
-    Jobs that are scheduled for later or that other workers run don't count. Raises psycopg's errors.
+    The former are jobs that wait for the time of a retry, and measurements and rows of declarations that other workers
+    run. Other jobs that other workers run don't count, nor do jobs that are scheduled for later. Raises psycopg's
+    errors.
     """
     (row,) = connection.execute(QUERIES["what_waits"], {"base_model": base_model})
-    return row["retries"], row["others"]
+    return row["soon"], row["others"]
 
 
 def _fences(jobs: Sequence[Job]) -> dict[str, list[int]]:

@@ -136,8 +136,8 @@ class Worker:
         """
         if not self._drain:
             return False
-        retries_wait, others_wait = what_waits(connection, self._base_model)
-        if retries_wait or not (self._keeper.is_idle and self._embedder.is_idle):
+        ends_soon, others_wait = what_waits(connection, self._base_model)
+        if ends_soon or not (self._keeper.is_idle and self._embedder.is_idle):
             self._idle_since = monotonic()
             return False
         return not others_wait or monotonic() - max(self._idle_since, self._leases.let_go_at) > LOCKED_S

@@ -2,7 +2,7 @@
 --   report_worker               called every few seconds: the worker is alive, and what it is doing
 --     check_worker_name         refuses the name of another login's worker
 --   oldest_worker               the oldest release whose workers this schema serves
---   queue_is_empty, retry_waits whether a worker started with --drain may end
+--   queue_is_empty, retry_waits, rows_run       whether a worker started with --drain may end
 
 -- Reads only. Without this check, a login could hide that another login's worker is gone, or report it as gone.
 CREATE FUNCTION loracomp.check_worker_name(name text) RETURNS void
@@ -110,6 +110,22 @@ AS $$
     );
 $$;
 COMMENT ON FUNCTION loracomp.retry_waits IS 'Whether a job of a base model waits for the time of its next attempt.';
+
+-- Reads only.
+CREATE FUNCTION loracomp.rows_run(base_model text) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET jit = off
+AS $$
+    SELECT EXISTS (
+        SELECT FROM loracomp.job AS j
+        WHERE j.status = 'running' AND j.base_model = rows_run.base_model AND j.lease_expires_at >= now()
+            AND (j.watched OR j.kind = 'measure')
+    );
+$$;
+COMMENT ON FUNCTION loracomp.rows_run IS
+'Whether a worker is answering rows of declarations, or measuring, under a valid lease. A worker that was started with --drain waits for it.';
 
 -- Each minor version raises this to the minor version before its own, and keeps the functions that workers of that version call.
 CREATE FUNCTION loracomp.oldest_worker() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE

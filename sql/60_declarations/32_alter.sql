@@ -130,6 +130,10 @@ BEGIN
     IF is_another OR alter_answers.again THEN
         UPDATE loracomp.declaration AS a SET stale_to_job = (SELECT s.last_value FROM loracomp.job_id_seq AS s) WHERE a.id = d.id;
     END IF;
+    -- Not if what is asked has changed, because the answers without corrections to the new prompt are counted in `before`.
+    IF alter_answers.again AND NOT is_another THEN
+        UPDATE loracomp.declaration AS a SET waits_until = now() + interval '10 minutes' WHERE a.id = d.id;
+    END IF;
     IF is_another THEN
         UPDATE loracomp.answer_row AS r SET first_answer = loracomp.first_answer_of(d, r, r.example_id)
         WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL;

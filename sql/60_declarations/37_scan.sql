@@ -3,6 +3,7 @@
 --     must_scan         whether a scan must begin
 --     begin_scan        begins it; alter_answers and bring_view_back call it too
 --     scan_is_due       whether the next page may be read
+--       waits_for_measurements      35_measuring.sql
 
 -- Reads only. The next page waits until a job from the middle of the last page is claimed, so that the queue stays short.
 CREATE FUNCTION loracomp.scan_is_due(d loracomp.declaration) RETURNS boolean
@@ -10,7 +11,7 @@ LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT (d).scan IS NOT NULL AND NOT EXISTS (
         SELECT FROM loracomp.job AS j WHERE j.id = (d).scan_job AND j.status = 'queued'
-    );
+    ) AND NOT loracomp.waits_for_measurements(d);
 END;
 COMMENT ON FUNCTION loracomp.scan_is_due IS 'Whether the next page of a declaration''s scan may be read.';
 
@@ -39,7 +40,7 @@ DECLARE
     d loracomp.declaration;
 BEGIN
     UPDATE loracomp.declaration AS a
-    SET scan = 'rows', scan_position = NULL, scan_rows = 0, scan_job = NULL, scanned_at = now()
+    SET scan = 'rows', scan_position = NULL, scan_rows = 0, scan_job = NULL, waits_until = '-infinity', scanned_at = now()
     WHERE a.id = begin_scan.declaration_id RETURNING a.* INTO d;
     DELETE FROM loracomp.scan_request AS q
     WHERE q.declaration_id = d.id AND q.not_before < pg_snapshot_xmin(pg_current_snapshot())::text::bigint;

@@ -1,6 +1,7 @@
 -- Lists declarations with their progress, and the rows of one.
 --   list_answers
 --     may_alter_answers         32_alter.sql
+--     measuring, waits_for_measurements       35_measuring.sql
 --     accuracy_of               an accuracy with its interval, in words
 --     rows_to_scan              how many rows a scan will still ask; rows_without_job calls it too
 --       estimated_rows          estimates a table's rows
@@ -68,7 +69,12 @@ AS $$
         CASE
             WHEN a.paused THEN 'paused'
             WHEN a.trouble IS NOT NULL THEN a.trouble
-            WHEN a.scan IS NOT NULL THEN 'scanning all rows'
+            WHEN a.scan IS NOT NULL AND NOT loracomp.waits_for_measurements(a) THEN 'scanning all rows'
+            WHEN g.measured < g.total THEN format('measuring %s of %s', g.measured, g.total)
+                || coalesce(', about ' || CASE
+                    WHEN g.seconds_left < 120 THEN ceil(g.seconds_left) || ' s' ELSE ceil(g.seconds_left / 60) || ' min'
+                END, '')
+                || CASE WHEN a.scan IS NOT NULL THEN '; then all rows are answered again' ELSE '' END
             ELSE 'ready'
         END,
         s.rows, c.waiting + w.written + w.scanned, c.answered, o.stale, c.refused, c.failed, k.corrected, m.per_minute,
@@ -85,6 +91,7 @@ AS $$
         a.choices, a.descriptions, loracomp.answers_channel(a.id)
     FROM loracomp.declaration AS a
     LEFT JOIN loracomp.task AS t ON t.id = a.task_id
+    CROSS JOIN LATERAL loracomp.measuring(a) AS g
     CROSS JOIN LATERAL (
         -- Each status is counted alone, because the index answer_row_progress is then enough.
         SELECT

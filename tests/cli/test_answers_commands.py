@@ -117,7 +117,8 @@ def test_the_first_three_prompts_are_tried_without_a_declaration(wishes: dict[st
 def test_a_declaration_is_changed_by_name(wishes: dict[str, str]) -> None:
     refused = run(["loracomp", "answers", "alter", "wish_tone"], wishes)
     assert refused.returncode == 2 and "say what to change" in refused.stderr
-    assert answers(wishes, "alter", "wish_tone", "--pause", "--tags", '{"app": "tea"}') == [{"name": "wish_tone"}]
+    paused = answers(wishes, "alter", "wish_tone", "--pause", "--tags", '{"app": "tea"}')
+    assert paused == [{"name": "wish_tone", "state": "paused"}]
     assert listed(wishes)["state"] == "paused"
     answers(wishes, "alter", "wish_tone", "--max-new-tokens", "5")
     assert psql(wishes, "SELECT choices, max_new_tokens FROM loracomp.declaration") == "|5"

@@ -8,7 +8,20 @@ from typing import Any
 import pytest
 from psycopg import errors
 
-from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, answer_all, as_alice, keep, shown, tidy, work
+from answers_data import (
+    ADD_TICKETS,
+    EMBED,
+    TICKETS,
+    UNEMBEDDED,
+    URGENCY,
+    answer_all,
+    as_alice,
+    keep,
+    record_measured,
+    shown,
+    tidy,
+    work,
+)
 from job_data import BASE, claim, record, wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
@@ -349,6 +362,63 @@ def test_accuracy_is_shown_from_the_first_corrected_row_on(connection: Connectio
     assert listed(alice)["before"] == "1 of 1 picked rows right"
     connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
     assert (listed(alice)["before"], listed(alice)["after"]) == ("100 % (21 to 100, 1 row)", "not yet known")
+
+
+def measure_some(owner: Connection, n: int) -> list[Any]:
+    """Embed the corrections, queue their measurements, and claim and record the first n jobs; returns the others."""
+    ids = value(owner, UNEMBEDDED)
+    owner.execute(EMBED, {"ids": ids, "n": len(ids)})
+    keep(owner)
+    jobs = claim(owner, 1000)
+    record_measured(owner, jobs[:n])
+    return list(jobs[n:])
+
+
+def test_all_rows_are_answered_again_once_the_corrections_are_measured(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute(ADD_TICKETS, [7, 20])
+    work(connection)
+    alice.execute(CORRECT, [1, 16])
+    assert listed(alice)["state"] == "measuring 0 of 16"
+    left = measure_some(connection, 9)
+    connection.execute("UPDATE loracomp.measurement SET measured_at = now() - interval '1 s'")
+    connection.execute("UPDATE loracomp.job SET created_at = now() - interval '90 s' WHERE kind = 'measure'")
+    assert listed(alice)["state"] in ("measuring 9 of 16, about 70 s", "measuring 9 of 16, about 71 s")
+    alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
+    keep(connection)
+    assert jobs(connection, "predict") == 20, "no row is asked by the old rule"
+    assert listed(alice)["state"].startswith("measuring 9 of 16, about 7")
+    assert listed(alice)["state"].endswith(" s; then all rows are answered again")
+    alice.execute(ADD_TICKETS, [21, 21])
+    keep(connection)
+    assert jobs(connection, "predict") == 21, "a new row doesn't wait"
+    record_measured(connection, left)
+    work(connection)
+    answered_by = "SELECT array_agg(DISTINCT answered_by) FROM urgency WHERE id <= 20"
+    assert (value(alice, answered_by), listed(alice)["state"]) == (["16 corrections"], "ready")
+
+
+@pytest.mark.parametrize("trouble", ["failed", "late"])
+def test_a_measurement_that_fails_or_takes_long_holds_up_no_answers(
+    connection: Connection, alice: Connection, trouble: str
+) -> None:
+    alice.execute(ADD_TICKETS, [7, 20])
+    work(connection)
+    alice.execute(CORRECT, [1, 16])
+    measure_some(connection, 15)
+    alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
+    keep(connection)
+    assert jobs(connection, "predict") == 20
+    if trouble == "failed":
+        connection.execute(
+            "SELECT loracomp.cancel_job(id) FROM loracomp.job WHERE kind = 'measure' AND finished_at IS NULL"
+        )
+        assert listed(alice)["state"] == "scanning all rows"
+    else:
+        connection.execute("UPDATE loracomp.declaration SET waits_until = waits_until - interval '600 s'")
+    keep(connection)
+    assert jobs(connection, "predict") == 40
 
 
 def test_the_time_left_of_a_very_large_table_fits_an_interval(connection: Connection, alice: Connection) -> None:

@@ -27,7 +27,8 @@ EXECUTE = {
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
         release_claim
         labelled_scores record_evidence
-        queue_is_empty retry_waits route_jobs read_labelled read_adapters has_unembedded draw_unembedded add_embeddings
+        queue_is_empty retry_waits rows_run
+        route_jobs read_labelled read_adapters has_unembedded draw_unembedded add_embeddings
         find_base_model show_encoder check_health report_worker
         database_metrics make_partitions oldest_worker
         rows_wait wake_jobs rescue_jobs ask_rows take_answers measure_corrections keep_house leave_house note_step
@@ -99,6 +100,7 @@ OWNERS_ALONE = """
     read_as_owner next_keys read_rows first_megabyte read_prompts prompts_statement passes_sql text_size_sql check_code
     check_source check_parent check_text check_owner check_request make_view answers_channel find_declaration
     lock_declaration may_alter_answers forget_answers unfinished_jobs accuracy_of
+    measuring waits_for_measurements
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
     ask_corrected due_declarations ask_or_mark ask_page first_jobs ask_together follow_source forget_some copy_outcomes
     clear_answers ask_again oldest_writer clear_corrections add_own_task note_ended

@@ -192,8 +192,10 @@ def test_after_sixteen_the_page_says_what_they_brought(
         shown = page(client)
         right = {"choice": "0" if int(key_of(shown)) % 2 else "1"}
         assert client.post("/correct/urgency", data=fields(shown) | right).status_code == 303
+    assert "<dd>measuring 0 of 20</dd>" in page(client) and "measuring 0 of 20" in page(client, "/answers")
     work(connection)
     shown = page(client)
+    assert "<dd>ready</dd>" in shown
     assert "more until" not in shown and "<dd>20</dd>" in shown
     assert "20 rows)" in shown and "not yet known" not in shown
 

@@ -10,7 +10,7 @@ from threading import Event
 import psycopg
 import pytest
 
-from job_data import BASE, add_jobs, claim, expire_leases, job, keep, statuses, wait_for_a_lock
+from job_data import BASE, add_jobs, claim, expire_leases, job, keep, record, statuses, wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -314,6 +314,33 @@ def test_a_worker_that_drains_does_not_wait_for_a_correction_that_somebody_leave
             assert connection.execute("SELECT status FROM said WHERE id = 2").fetchone() == {"status": "waiting"}
         drain_here(database)
         assert connection.execute("SELECT answer FROM said WHERE id = 2").fetchone() == {"answer": "NOTE 2"}
+    finally:
+        connection.execute("DROP TABLE notes CASCADE; SELECT loracomp.forget_answers(a) FROM loracomp.declaration AS a")
+
+
+def test_a_worker_that_drains_waits_for_rows_that_another_worker_answers(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+):
+    """As whoever waited for it reads the answers next."""
+    monkeypatch.setattr("loracomp.worker.worker.LOCKED_S", 0.1)
+    connection.execute("CREATE TABLE notes (id integer PRIMARY KEY, body text)")
+    connection.execute("INSERT INTO notes VALUES (1, 'note')")
+    connection.execute("SELECT loracomp.create_answers('said', 'notes', '{body}', max_new_tokens => 4)")
+    try:
+        wait_until(lambda: keep(connection) or statuses(connection))
+        (claimed,) = claim(connection)
+        with ThreadPoolExecutor(1) as pool:
+            draining = pool.submit(drain_here, database)
+            wait_until(lambda: elected(connection))
+            time.sleep(1)
+            assert not draining.done()
+            record(
+                connection,
+                {claimed.id: claimed.lease_token},
+                [{"job_id": claimed.id, "output": "x", "adapter_sha256": []}],
+            )
+            draining.result(30)
+        assert connection.execute("SELECT answer FROM said").fetchone() == {"answer": "x"}
     finally:
         connection.execute("DROP TABLE notes CASCADE; SELECT loracomp.forget_answers(a) FROM loracomp.declaration AS a")
 

@@ -30,7 +30,7 @@ from registry_data import registered, write_adapter
 
 BATCHES, BATCH = 6, 16
 CHOICES = ("yes", "no")
-ASKED_IDLE = {"claim_jobs", "queue_is_empty", "retry_waits", "rows_wait"}
+ASKED_IDLE = {"claim_jobs", "queue_is_empty", "retry_waits", "rows_run", "rows_wait"}
 A_TYPE = "a type"
 """A connection learns each once."""
 

@@ -99,6 +99,12 @@ declaration = Table(
     optional("scan_position", texts(), "Key of the last row that the scan has read; null: none yet."),
     required("scan_rows", BigInteger, "Number of rows, and then of answers, that the scan has read.", default="0"),
     optional("scan_job", BigInteger, "A job from the scan's last page. The next page waits until this job is claimed."),
+    required(
+        "waits_until",
+        TIME,
+        "The scan begins once all corrections are measured, and at this time at the latest.",
+        default="'-infinity'",
+    ),
     required("scanned_at", TIME, "When the last scan began.", default="now()"),
     required("hints_from", BigInteger, "All hints of transactions before this one are handled.", default="0"),
     required("measure_at", TIME, "No correction is measured before this time.", default="'-infinity'"),
