@@ -171,6 +171,12 @@ def test_corrections_train_an_adapter_that_is_measured_and_activated(wishes: dic
     assert psql(wishes, mix).startswith("default|answers/public.wish_tone")
 
 
+def test_a_mistyped_name_is_suggested(wishes: dict[str, str]) -> None:
+    for command in ("drop", "cancel", "correct"):
+        mistyped = run(["loracomp", "answers", command, "wish_tones"], wishes)
+        assert mistyped.returncode == 5 and "(did you mean wish_tone?)" in mistyped.stderr
+
+
 def test_a_dropped_declaration_leaves_the_table(wishes: dict[str, str]) -> None:
     assert answers(wishes, "drop", "wish_tone") == [{"name": "wish_tone"}]
     assert psql(wishes, "SELECT to_regclass('wish_tone') IS NULL AND (SELECT count(*) FROM wishes) >= 18") == "t"
