@@ -330,6 +330,21 @@ def test_a_restored_declaration_with_many_answers_goes_on(connection: Connection
     assert value(alice, seen) >= 5000
 
 
+def test_answers_that_were_not_taken_before_a_dump_are_taken_after_the_restore(
+    connection: Connection, alice: Connection
+) -> None:
+    """pg_dump reads a sequence as it is, and tables as they were when it began."""
+    jobs = keep_and_claim(connection)
+    record(connection, tokens(jobs), [{"job_id": job.id, "output": "urgent"} for job in jobs])
+    connection.execute("UPDATE loracomp.ended_job SET written_in = 3")
+    connection.execute("UPDATE loracomp.declaration SET source_oid = 1")
+    connection.execute("SELECT setval('loracomp.ended_jobs_from', pg_current_xact_id()::text::bigint)")
+    for _ in range(2):  # the first may end with what it has found out about the restore
+        keep(connection)
+    assert {*shown(alice).values()} == {("answered", "urgent")}
+    assert value(connection, "SELECT count(*) FROM loracomp.ended_job") == 0
+
+
 def test_a_dropped_table_with_many_hints_is_forgotten(connection: Connection, alice: Connection) -> None:
     connection.execute(
         "INSERT INTO loracomp.answer_hint (declaration_id, key)"
