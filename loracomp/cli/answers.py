@@ -68,10 +68,21 @@ Tags = Annotated[
     Jsonb | None, typer.Option(parser=_json_object, metavar="JSON", help='Tags of the jobs: \'{"app": "desk"}\'.')
 ]
 
+Certain = Annotated[
+    float | None,
+    typer.Option(help="Share of right answers that the view's column `certain` promises, such as 0.95; 0: none."),
+]
+CertainOf = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A choice to which the promise applies by itself. Repeat the option for each; '' means all together."
+    ),
+]
+
 WORTH_TRAINING = 80
 """Number of corrections from which on an adapter trained on them may be better than using them directly
 (docs/decisions.md)."""
-LISTED = ("name", "state", "open", "answered", "corrected", "before", "after", "advice")
+LISTED = ("name", "state", "open", "answered", "corrected", "before", "after", "certain", "advice")
 
 
 def _of_declaration(query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
@@ -149,12 +160,15 @@ def create_answers(
     tags: Tags = None,
     row_filter: Filter = None,
     backfill: Annotated[bool, typer.Option(help="Whether to answer existing rows too.")] = True,
+    certain: Certain = None,
+    certain_of: CertainOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Declare that each row of a table, old or new, gets an answer. The view NAME shows the answers."""
     request = {"choices": choice, "descriptions": describe, "max_new_tokens": max_new_tokens, "policy": policy}
     chosen = {"tags": tags or Jsonb({}), "filter": row_filter or Jsonb({}), "backfill": backfill}
-    values = {"name": name, "source": source, "prompt": prompt, **request, "priority": priority, **chosen}
+    promise = {"certain": certain, "certain_of": certain_of}
+    values = {"name": name, "source": source, "prompt": prompt, **request, "priority": priority, **chosen, **promise}
     (row,) = run_query(QUERIES["create_answers"], values)
     emit([row], title="Declared", as_json=as_json)
 
@@ -188,6 +202,8 @@ def alter_answers(
     row_filter: Filter = None,
     paused: Annotated[bool | None, typer.Option("--pause/--resume", help="Make no jobs until you resume.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Answer all rows again, after new rows.")] = False,
+    certain: Certain = None,
+    certain_of: CertainOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Change the settings that you give of a declaration. Answers and corrections stay with rows whose prompt stays the
@@ -195,6 +211,7 @@ def alter_answers(
     descriptions = [] if describe == [""] else describe
     request = {"choices": choice, "descriptions": descriptions, "max_new_tokens": max_new_tokens, "policy": policy}
     changes = {"prompt": prompt, **request, "priority": priority, "tags": tags, "filter": row_filter, "paused": paused}
+    changes |= {"certain": certain, "certain_of": [] if certain_of == [""] else certain_of}
     if not again and all(value is None for value in changes.values()):
         raise UsageError("say what to change: `loracomp answers alter --help` lists the options")
     _of_declaration("alter_answers", {"name": name, **changes, "again": again})
@@ -218,10 +235,16 @@ def correct_answer(
     answer: Annotated[str | None, typer.Argument(help="The right answer.")] = None,
     *,
     undo: Annotated[bool, typer.Option("--undo", help="Withdraw the row's correction.")] = False,
+    uncertain: Annotated[
+        bool, typer.Option("--uncertain", help="List rows that aren't certain, instead of rows drawn at random.")
+    ] = False,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 16,
     as_json: AsJson = False,
 ) -> None:
     """Correct the answer to a row, or list rows to correct."""
+    if key is None and uncertain:
+        emit(run_query(QUERIES["rows_for_a_person"], {"name": name, "n": rows}), title="For a person", as_json=as_json)
+        return
     if key is None:
         emit(
             _of_declaration("rows_to_correct", {"name": name, "n": rows, "visitor": None}),

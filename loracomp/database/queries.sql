@@ -382,15 +382,19 @@ SELECT *, time_needed::text AS takes FROM loracomp.estimate_answers(
 SELECT loracomp.create_answers(
     name => %(name)s, source => %(source)s::regclass, prompt => %(prompt)s, choices => %(choices)s,
     descriptions => %(descriptions)s, max_new_tokens => %(max_new_tokens)s, policy => %(policy)s,
-    priority => %(priority)s, tags => %(tags)s, backfill => %(backfill)s, filter => %(filter)s
+    priority => %(priority)s, tags => %(tags)s, backfill => %(backfill)s, filter => %(filter)s,
+    certain => %(certain)s, certain_of => %(certain_of)s
 ) AS name
 
 -- name: alter_answers
 SELECT loracomp.alter_answers(
     name => %(name)s::regclass, prompt => %(prompt)s, choices => %(choices)s, descriptions => %(descriptions)s,
     max_new_tokens => %(max_new_tokens)s, policy => %(policy)s, priority => %(priority)s, tags => %(tags)s,
-    filter => %(filter)s, paused => %(paused)s, again => %(again)s
+    filter => %(filter)s, paused => %(paused)s, again => %(again)s, certain => %(certain)s, certain_of => %(certain_of)s
 )
+
+-- name: rows_for_a_person
+SELECT * FROM loracomp.rows_for_a_person(name => %(name)s::regclass, n => %(n)s)
 
 -- name: list_answers
 -- For one declaration, or for all.

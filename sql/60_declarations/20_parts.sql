@@ -6,12 +6,14 @@
 --     sees_statement      SQL that asks whether row security shows a row
 --     sees_row            runs it with the rights of the view's reader
 --     correct             trigger function of the views, for UPDATE ... SET correct: 60_correct.sql
+--     thresholds          the confidences above which answers are certain: 65_certain.sql
 --   for each declaration
 --     answers_ID          the answers, for the table's owner, whose view reads this view. It contains the declaration's number as a constant,
 --                         so that a reader's plan looks at no other declaration's hints
 --     read_ID             runs a statement with the rights of the table's owner
 --   functions that make, renew and drop these
 --     make_parts          makes answers_ID and read_ID
+--       make_answers_view
 --     add_triggers        makes the triggers on the table and its partitions
 --     drop_parts          drops all of these
 --
@@ -126,7 +128,42 @@ $$;
 -- After a declaration was altered, its old answers are stale until the scan has reached their rows. A SERIALIZABLE transaction looks neither at this
 -- nor at hints. The hints of all tables share the pages of one index, so if it did, Postgres would make transactions fail that read any
 -- declaration's view while others write to any declared table.
---
+CREATE FUNCTION loracomp.make_answers_view(d loracomp.declaration) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    EXECUTE format(
+        'CREATE OR REPLACE VIEW loracomp_parts.answers_%1$s AS
+        SELECT
+            r.key, r.answer, r.confidence, r.shown AS status, r.reason,
+            CASE WHEN r.corrections IS NULL THEN r.answered_by ELSE r.corrections || '' corrections'' END AS answered_by,
+            r.answered_at, r.correct, r.job_id, %2$s AS certain
+        FROM (
+            SELECT
+                o.*,
+                CASE
+                    WHEN o.answer IS NOT NULL AND (
+                        o.status = ''waiting''
+                        OR (SELECT current_setting(''transaction_isolation'')) <> ''serializable'' AND (
+                            EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = %1$s AND h.key = o.key)
+                            OR o.job_id <= (SELECT d.stale_to_job FROM loracomp.declaration AS d WHERE d.id = %1$s)
+                        )
+                    ) THEN ''stale''
+                    ELSE o.status
+                END AS shown
+            FROM loracomp.answer_row AS o WHERE o.declaration_id = %1$s
+        ) AS r',
+        d.id, CASE WHEN d.certain IS NULL THEN 'NULL::boolean' ELSE format(
+            'CASE WHEN r.shown = ''answered'' THEN r.confidence > (
+                (SELECT loracomp_parts.thresholds(%s)) ->> concat(r.setup, %s)
+            )::double precision END', d.id, CASE WHEN d.certain_of IS NOT NULL THEN 'r.answer' ELSE 'NULL' END
+        ) END
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.make_answers_view IS 'Makes the view answers_ID of a declaration, or replaces its definition.';
+
 -- Postgres requires that a function's new owner has CREATE on its schema. Granting that on loracomp_parts, even for a moment, would update a
 -- catalog row that other create_answers calls would wait for. So read_ID is first made in a schema of its own.
 CREATE FUNCTION loracomp.make_parts(d loracomp.declaration) RETURNS void
@@ -135,25 +172,9 @@ SET search_path = loracomp, pg_temp
 SET client_min_messages = warning
 AS $make$
 BEGIN
+    PERFORM loracomp.make_answers_view(d);
     EXECUTE format(
-        'CREATE OR REPLACE VIEW loracomp_parts.answers_%1$s AS
-        SELECT
-            r.key, r.answer, r.confidence,
-            CASE
-                WHEN r.answer IS NOT NULL AND (
-                    r.status = ''waiting''
-                    OR (SELECT current_setting(''transaction_isolation'')) <> ''serializable'' AND (
-                        EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = %1$s AND h.key = r.key)
-                        OR r.job_id <= (SELECT d.stale_to_job FROM loracomp.declaration AS d WHERE d.id = %1$s)
-                    )
-                ) THEN ''stale''
-                ELSE r.status
-            END AS status,
-            r.reason,
-            CASE WHEN r.corrections IS NULL THEN r.answered_by ELSE r.corrections || '' corrections'' END AS answered_by,
-            r.answered_at, r.correct, r.job_id
-        FROM loracomp.answer_row AS r WHERE r.declaration_id = %1$s;
-        GRANT SELECT ON loracomp_parts.answers_%1$s TO %2$I;
+        'GRANT SELECT ON loracomp_parts.answers_%1$s TO %2$I;
         DROP FUNCTION IF EXISTS loracomp_parts.read_%1$s;
         CREATE SCHEMA loracomp_parts_%1$s;
         CREATE FUNCTION loracomp_parts_%1$s.read_%1$s(statement text, argument jsonb) RETURNS jsonb

@@ -5,6 +5,7 @@
 --     check_text        raises if a column is bytea
 --     fixed_filter      writes the filter's values so that they mean the same in every session
 --     check_code        25_code.sql
+--   check_certain       raises if a promise can't be kept
 --   check_request       raises if jobs with these choices, tags and so on would be refused
 
 -- Returns the declaration as far as its table decides it: owner, prompt, filter, and the numbers and names of columns.
@@ -41,7 +42,7 @@ BEGIN
     WHERE a.attrelid = check_source.source AND a.attnum = ANY (d.key_columns)
         AND (
             NOT EXISTS (SELECT FROM loracomp.key_forms(a.atttypid)) OR NOT o.collisdeterministic
-            OR a.attname IN ('answer', 'confidence', 'status', 'reason', 'answered_by', 'answered_at', 'correct')
+            OR a.attname IN ('answer', 'confidence', 'certain', 'status', 'reason', 'answered_by', 'answered_at', 'correct')
         );
     IF col IS NOT NULL THEN
         RAISE EXCEPTION 'column % of the primary key has a name, type or collation that keys of answers can''t have', col
@@ -155,6 +156,25 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_owner IS 'Raises unless a table''s owner is a submitter, and loracomp''s owner may act as it.';
+
+CREATE FUNCTION loracomp.check_certain(d loracomp.declaration) RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF d.certain NOT BETWEEN 0.5 AND 0.99 THEN
+        RAISE EXCEPTION 'certain must be a share from 0.5 to 0.99, not %', d.certain
+            USING ERRCODE = 'invalid_parameter_value', HINT = '0.95 means: 95 % of the answers that are called certain are right';
+    ELSIF d.certain IS NOT NULL AND d.choices IS NULL THEN
+        RAISE EXCEPTION 'certain is for answers that are chosen, because generated texts have no confidence'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'give choices, or leave certain out';
+    ELSIF d.certain_of IS NOT NULL AND (d.certain IS NULL OR NOT d.certain_of <@ d.choices OR d.certain_of = '{}') THEN
+        RAISE EXCEPTION 'certain_of must be some of the choices, and needs certain'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'without certain_of, the promise holds for all answers together';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_certain IS 'Raises if certain is not a share that can be shown, or if certain_of are not some of the choices.';
 
 -- It inserts a job and rolls that back. The error is the name of the constraint that refused the job, because these names are sentences.
 CREATE FUNCTION loracomp.check_request(d loracomp.declaration) RETURNS void

@@ -1,6 +1,6 @@
 -- Declares that the rows of a table get answers.
 --   create_answers
---     check_source, check_request     28_check.sql
+--     check_source, check_certain, check_request     28_check.sql
 --     make_parts, add_triggers        20_parts.sql
 --     make_view                       alter_answers and bring_view_back call it too
 --     answers_channel                 take_answers and list_answers call it too
@@ -28,14 +28,14 @@ DECLARE
 BEGIN
     SELECT '(' || string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) || ')', count(*) INTO columns, shown
     FROM pg_attribute AS a WHERE a.attrelid = d.view AND a.attrelid = to_regclass(view) AND a.attnum > 0;
-    IF shown > cardinality(d.key_columns) + 7 THEN
+    IF shown > cardinality(d.key_columns) + 8 THEN
         RAISE EXCEPTION 'view % has columns that its owner has added', view
             USING ERRCODE = 'feature_not_supported', HINT = 'put them into a view of your own over it, and declare again';
     END IF;
     EXECUTE format(
         'CREATE %10$s VIEW %1$s %11$s WITH (security_barrier) AS
         SELECT
-            %2$s, a.answer, a.confidence,
+            %2$s, a.answer, a.confidence, a.certain,
             coalesce(a.status, CASE WHEN pg_column_size(%5$s) <= 2600 THEN ''waiting'' ELSE ''refused'' END) AS status,
             coalesce(a.reason, CASE WHEN pg_column_size(%5$s) > 2600 THEN ''the key is longer than 2600 bytes'' END) AS reason,
             a.answered_by, a.answered_at, a.correct
@@ -85,7 +85,9 @@ CREATE FUNCTION loracomp.create_answers(
     priority integer DEFAULT 0,
     tags jsonb DEFAULT '{}',
     backfill boolean DEFAULT TRUE,
-    filter jsonb DEFAULT '{}'
+    filter jsonb DEFAULT '{}',
+    certain double precision DEFAULT NULL,
+    certain_of text[] DEFAULT NULL
 ) RETURNS regclass
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -122,6 +124,9 @@ BEGIN
     d.policy := create_answers.policy;
     d.priority := create_answers.priority;
     d.tags := create_answers.tags;
+    d.certain := create_answers.certain;
+    d.certain_of := create_answers.certain_of;
+    PERFORM loracomp.check_certain(d);
     PERFORM loracomp.check_request(d);
     d.id := nextval(pg_get_serial_sequence('loracomp.declaration', 'id'));
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
@@ -135,10 +140,10 @@ BEGIN
     -- The row is inserted last, because its view must be unique, and two sessions that inserted first would wait for each other.
     INSERT INTO loracomp.declaration (
         id, view, view_definition, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, descriptions,
-        max_new_tokens, policy, priority, tags, task_id, scan, is_first_scan, backfill
+        max_new_tokens, policy, priority, tags, certain, certain_of, task_id, scan, is_first_scan, backfill
     ) OVERRIDING SYSTEM VALUE VALUES (
         d.id, d.view, loracomp.view_definition(d.view), d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
-        d.descriptions, d.max_new_tokens, d.policy, d.priority, d.tags, d.task_id, 'rows', TRUE,
+        d.descriptions, d.max_new_tokens, d.policy, d.priority, d.tags, d.certain, d.certain_of, d.task_id, 'rows', TRUE,
         create_answers.backfill IS NOT FALSE
     );
     PERFORM loracomp.notify('loracomp_keep', '');

@@ -1,8 +1,9 @@
 -- Changes and drops declarations.
 --   alter_answers
 --     lock_declaration
---     check_source, check_request     28_check.sql
+--     check_source, check_certain, check_request     28_check.sql
 --     make_view                       30_declare.sql
+--     make_answers_view               20_parts.sql
 --     begin_scan                      37_scan.sql
 --     label_again                     70_learn.sql
 --     first_answer_of                 60_correct.sql
@@ -60,7 +61,8 @@ COMMENT ON FUNCTION loracomp.lock_declaration IS
 
 -- Null leaves a setting as it is, except that choices replace a length and a length replaces choices, because a job has only one of them. Rows
 -- whose prompt, choices, descriptions or length change are asked again, and rows that no longer pass the filter lose their answers. Policy,
--- priority and tags apply to jobs that are made from now on. Only the table's owner may change the prompt or the filter.
+-- priority and tags apply to jobs that are made from now on. If `certain` is 0, nothing is promised any more. Only the table's owner may change the
+-- prompt or the filter.
 CREATE FUNCTION loracomp.alter_answers(
     name regclass,
     prompt text DEFAULT NULL,
@@ -72,7 +74,9 @@ CREATE FUNCTION loracomp.alter_answers(
     tags jsonb DEFAULT NULL,
     filter jsonb DEFAULT NULL,
     paused boolean DEFAULT NULL,
-    again boolean DEFAULT FALSE
+    again boolean DEFAULT FALSE,
+    certain double precision DEFAULT NULL,
+    certain_of text[] DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -104,10 +108,14 @@ BEGIN
     d.policy := coalesce(alter_answers.policy, d.policy);
     d.priority := coalesce(alter_answers.priority, d.priority);
     d.tags := coalesce(alter_answers.tags, d.tags);
+    d.certain := nullif(coalesce(alter_answers.certain, d.certain), 0);
+    d.certain_of := CASE WHEN d.certain IS NOT NULL THEN nullif(coalesce(alter_answers.certain_of, d.certain_of), '{}') END;
+    PERFORM loracomp.check_certain(d);
     PERFORM loracomp.check_request(d);
     UPDATE loracomp.declaration AS a SET
         prompt = d.prompt, filter = d.filter, columns = d.columns, names = d.names, choices = d.choices,
         descriptions = d.descriptions, max_new_tokens = d.max_new_tokens, policy = d.policy, priority = d.priority, tags = d.tags,
+        certain = d.certain, certain_of = d.certain_of,
         paused = coalesce(alter_answers.paused, a.paused), round = a.round + coalesce(alter_answers.again, FALSE)::integer,
         backfill = a.backfill OR coalesce(alter_answers.again, FALSE), trouble = NULL, retry_at = '-infinity'
     WHERE a.id = d.id;
@@ -115,6 +123,9 @@ BEGIN
         PERFORM loracomp.make_view(d, n.nspname, c.relname)
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = d.view;
         UPDATE loracomp.declaration AS a SET view_definition = loracomp.view_definition(a.view) WHERE a.id = d.id;
+    END IF;
+    IF (d.certain, d.certain_of) IS DISTINCT FROM (before.certain, before.certain_of) THEN
+        PERFORM loracomp.make_answers_view(d);
     END IF;
     IF alter_answers.again OR num_nonnulls(
         alter_answers.prompt, alter_answers.choices, alter_answers.descriptions, alter_answers.max_new_tokens, alter_answers.filter

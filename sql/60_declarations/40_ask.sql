@@ -288,8 +288,8 @@ BEGIN
         ON CONFLICT ON CONSTRAINT a_row_has_one_answer DO UPDATE SET
             status = excluded.status, reason = excluded.reason, job_id = excluded.job_id, prompt_hash = excluded.prompt_hash,
             uses_corrections = excluded.uses_corrections,
-            (answer, confidence, answered_by, corrections, answered_at) = (
-                SELECT r.answer, r.confidence, r.answered_by, r.corrections, r.answered_at WHERE excluded.status = 'waiting'
+            (answer, confidence, answered_by, corrections, setup, answered_at) = (
+                SELECT r.answer, r.confidence, r.answered_by, r.corrections, r.setup, r.answered_at WHERE excluded.status = 'waiting'
             ),
             earlier_jobs = ARRAY(
                 SELECT j.id FROM loracomp.job AS j WHERE j.id = ANY (r.earlier_jobs || r.job_id) AND j.finished_at IS NOT NULL

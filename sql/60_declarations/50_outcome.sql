@@ -87,7 +87,10 @@ BEGIN
                 WHEN p.job_id IS NOT NULL THEN 'mix'
             END AS answered_by,
             CASE WHEN p.composed_tasks <> '{}' THEN nullif(c.corrections, 0) END AS corrections,
-            coalesce(c.task = ANY (p.composed_tasks), FALSE) AS has_own_adapter
+            coalesce(c.task = ANY (p.composed_tasks), FALSE) AS has_own_adapter,
+            hashtextextended(
+                jsonb_build_array(p.base_fingerprint, p.encoder, p.policy_settings, p.composed_tasks <> '{}' AND c.corrections > 0)::text, 0
+            ) AS setup
         FROM unnest(copy_outcomes.ids) AS u (id)
         JOIN loracomp.answer_row AS r ON r.job_id = u.id
         JOIN loracomp.job AS j ON j.id = u.id AND (j.finished_at IS NOT NULL OR r.status = 'failed')
@@ -100,7 +103,8 @@ BEGIN
     ended AS (
         UPDATE loracomp.answer_row AS r SET
             status = o.status, reason = o.reason, answer = o.answer, confidence = o.confidence, answered_by = o.answered_by,
-            corrections = o.corrections, answered_at = o.finished_at, changed_in = pg_current_xact_id()::text::bigint,
+            corrections = o.corrections, setup = CASE WHEN NOT o.has_own_adapter THEN o.setup END, answered_at = o.finished_at,
+            changed_in = pg_current_xact_id()::text::bigint,
             first_answer = coalesce(r.first_answer, CASE WHEN o.corrections IS NULL AND NOT o.has_own_adapter THEN (
                 SELECT o.answer FROM loracomp.example AS e
                 WHERE e.id = r.example_id AND (e.prompt, e.choices) IS NOT DISTINCT FROM (o.prompt, o.choices)
@@ -133,7 +137,7 @@ AS $$
     WITH cleared AS (
         UPDATE loracomp.answer_row AS r SET
             status = 'refused', reason = 'its job was erased', job_id = NULL, answer = NULL, confidence = NULL, answered_by = NULL,
-            corrections = NULL, answered_at = NULL, first_answer = NULL, changed_in = pg_current_xact_id()::text::bigint
+            corrections = NULL, setup = NULL, answered_at = NULL, first_answer = NULL, changed_in = pg_current_xact_id()::text::bigint
         WHERE r.job_id = ANY (clear_answers.jobs)
         RETURNING r.declaration_id
     )

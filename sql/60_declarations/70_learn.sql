@@ -203,7 +203,8 @@ END;
 COMMENT ON FUNCTION loracomp.has_unmeasured IS 'Whether a task has at least eight embedded examples, and at least one of them is not measured.';
 
 -- Rows are drawn at random, and marked as drawn, so that their accuracy is an estimate for all rows. Corrections of the least confident rows would
--- help less (docs/decisions.md). A changed row is not drawn until it is answered again. Rows that were drawn and not corrected yet come first. The
+-- help less (docs/decisions.md). The lot also falls on rows that people have picked and corrected before, which aren't returned: without them, the
+-- drawn rows would have fewer wrong answers than all rows. A changed row is not drawn until it is answered again. Rows that were drawn and not corrected yet come first. The
 -- declaration is locked, so that two visitors don't get the same rows.
 CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16, visitor text DEFAULT NULL)
 RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, job_id bigint)
@@ -229,19 +230,25 @@ BEGIN
         -- If there are more than 100,000 rows, random pages are read first, and all rows only if these have too few.
         FOREACH percent IN ARRAY ARRAY[least(100, 1e7 / greatest(known, 1)), 100] LOOP
             chosen := ARRAY(
-                SELECT o.job_id
+                SELECT t.job_id
                 FROM (
-                    SELECT r.* FROM loracomp.answer_row AS r WHERE r.drawn AND r.declaration_id = d.id
-                    UNION ALL
-                    SELECT r.* FROM loracomp.answer_row AS r TABLESAMPLE SYSTEM (percent)
-                    WHERE percent < 100 AND NOT r.drawn AND r.declaration_id = d.id
-                    UNION ALL -- by an index: most rows of the table may be of other declarations
-                    SELECT r.* FROM loracomp.answer_row AS r WHERE percent = 100 AND NOT r.drawn AND r.declaration_id = d.id
-                ) AS o
-                WHERE o.status = 'answered' AND o.correct IS NULL AND (o.offered_at >= recent) IS NOT TRUE
-                ORDER BY o.drawn DESC, random() LIMIT rows_to_correct.n
+                    SELECT o.job_id, count(*) FILTER (WHERE o.correct IS NULL) OVER (ORDER BY o.drawn DESC, o.lot) AS uncorrected
+                    FROM (
+                        SELECT r.*, random() AS lot FROM loracomp.answer_row AS r WHERE r.drawn AND r.declaration_id = d.id
+                        UNION ALL
+                        SELECT r.*, random() AS lot FROM loracomp.answer_row AS r TABLESAMPLE SYSTEM (percent)
+                        WHERE percent < 100 AND NOT r.drawn AND r.declaration_id = d.id
+                        UNION ALL -- by an index: most rows of the table may be of other declarations
+                        SELECT r.*, random() AS lot FROM loracomp.answer_row AS r
+                        WHERE percent = 100 AND NOT r.drawn AND r.declaration_id = d.id
+                    ) AS o
+                    WHERE o.status = 'answered' AND (o.correct IS NULL OR NOT o.drawn) AND (o.offered_at >= recent) IS NOT TRUE
+                ) AS t
+                WHERE t.uncorrected <= rows_to_correct.n
             );
-            EXIT WHEN cardinality(chosen) = rows_to_correct.n OR percent = 100;
+            EXIT WHEN percent = 100 OR rows_to_correct.n <= (
+                SELECT count(*) FROM loracomp.answer_row AS r WHERE r.job_id = ANY (chosen) AND r.correct IS NULL
+            );
         END LOOP;
     END IF;
     UPDATE loracomp.answer_row AS r SET
@@ -250,7 +257,7 @@ BEGIN
     RETURN QUERY
     -- A job may have been purged. Each is looked up, because a join might read all jobs.
     SELECT r.key, (SELECT j.prompt FROM loracomp.job AS j WHERE j.id = r.job_id), r.answer, r.confidence, r.job_id
-    FROM loracomp.answer_row AS r WHERE r.job_id = ANY (chosen) ORDER BY r.confidence, r.key;
+    FROM loracomp.answer_row AS r WHERE r.job_id = ANY (chosen) AND r.correct IS NULL ORDER BY r.confidence, r.key;
 END
 $$;
 COMMENT ON FUNCTION loracomp.rows_to_correct IS 'Rows for people to correct, drawn at random. Nobody else gets a visitor''s rows for ten minutes.';

@@ -3,6 +3,8 @@
 --     may_alter_answers         32_alter.sql
 --     measuring, waits_for_measurements       35_measuring.sql
 --     accuracy_of               an accuracy with its interval, in words
+--     certainty_in_words
+--       certainty               65_certain.sql
 --     rows_to_scan              how many rows a scan will still ask; rows_without_job calls it too
 --       estimated_rows          estimates a table's rows
 --   list_answer_rows            a page of a declaration's rows
@@ -30,6 +32,36 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.accuracy_of IS
 'In words: the share of right answers among drawn rows with its 95 % interval, and how many of the rows that people picked were answered rightly.';
+
+-- The number of rows below the threshold is counted only if somebody waits for it, because there may be millions.
+CREATE FUNCTION loracomp.certainty_in_words(d loracomp.declaration, counted boolean) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT CASE WHEN d.certain IS NOT NULL THEN coalesce(string_agg(
+        concat(
+            c.choice || ': ', CASE
+                WHEN c.is_lost THEN format('no longer certain: too many of the latest answers above %s are wrong', round(greatest(c.threshold, 0)::numeric, 3))
+                WHEN c.threshold IS NOT NULL THEN format(
+                    '%s of answers above %s are right%s', loracomp.accuracy_of(c.right_above, c.above, 0, 0), round(greatest(c.threshold, 0)::numeric, 3),
+                    CASE WHEN counted THEN (
+                        SELECT format('; %s of %s rows are not above it', count(*) FILTER (WHERE r.confidence > c.threshold IS NOT TRUE), count(*))
+                        FROM loracomp.answer_row AS r
+                        WHERE r.declaration_id = d.id AND r.status = 'answered' AND r.correct IS NULL AND (c.choice IS NULL OR r.answer = c.choice)
+                    ) END
+                )
+                ELSE format(
+                    'not yet known: about %s more rows that are drawn and corrected',
+                    greatest(2 * loracomp.rows_to_look_at(c.rows), loracomp.first_look(d.certain)) - c.rows
+                )
+            END
+        ), '; ' ORDER BY c.choice
+    ), format('not yet known: about %s rows that are drawn and corrected', loracomp.first_look(d.certain))) END
+    FROM loracomp.certainty(d) AS c
+    WHERE c.setup = (SELECT l.setup FROM loracomp.certainty(d) AS l ORDER BY l.latest DESC LIMIT 1);
+$$;
+COMMENT ON FUNCTION loracomp.certainty_in_words IS
+'What a declaration''s corrected rows show about its latest setup, in words; null without certain. `counted` says whether other rows are counted.';
 
 -- Reads only the catalog and statistics. Before the first ANALYZE reltuples is unknown, so the count of live tuples is used too.
 CREATE FUNCTION loracomp.estimated_rows(source regclass) RETURNS bigint
@@ -59,7 +91,8 @@ COMMENT ON FUNCTION loracomp.rows_to_scan IS 'Estimated number of rows that a de
 CREATE FUNCTION loracomp.list_answers(view regclass DEFAULT NULL, counted boolean DEFAULT TRUE) RETURNS TABLE (
     name regclass, source regclass, prompt text, state text, rows bigint, open bigint, answered bigint, stale bigint,
     refused bigint, failed bigint, corrected bigint, per_minute double precision, time_left interval,
-    task text, before text, after text, advice text, choices text[], descriptions text[], channel text
+    task text, before text, after text, advice text, choices text[], descriptions text[], channel text,
+    certain text
 )
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -88,7 +121,8 @@ AS $$
         CASE WHEN k.corrected >= 80 AND NOT EXISTS (SELECT FROM loracomp.adapter AS o WHERE o.task_id = a.task_id)
             THEN format('%s corrections can train an adapter of their own: loracomp answers train %s', k.corrected, a.view)
         END,
-        a.choices, a.descriptions, loracomp.answers_channel(a.id)
+        a.choices, a.descriptions, loracomp.answers_channel(a.id),
+        loracomp.certainty_in_words(a, list_answers.counted)
     FROM loracomp.declaration AS a
     LEFT JOIN loracomp.task AS t ON t.id = a.task_id
     CROSS JOIN LATERAL loracomp.measuring(a) AS g

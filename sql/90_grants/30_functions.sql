@@ -26,6 +26,7 @@ loracomp.list_answer_rows,
 loracomp.try_prompts,
 loracomp.estimate_answers,
 loracomp.rows_to_correct,
+loracomp.rows_for_a_person,
 loracomp.correct_row,
 loracomp.correct_answer(regclass, text, text),
 loracomp.correct_answer(regclass, bigint, text)

@@ -58,7 +58,8 @@ def test_a_filter_takes_no_columns_away_that_the_views_owner_has_added(
 ) -> None:
     alice.execute(URGENCY)
     alice.execute(
-        "CREATE OR REPLACE VIEW urgency AS SELECT id, 'a' AS answer, 1::float8 AS confidence, 'answered' AS status,"
+        "CREATE OR REPLACE VIEW urgency AS SELECT id, 'a' AS answer, 1::float8 AS confidence, NULL::boolean AS certain,"
+        " 'answered' AS status,"
         " 'b' AS reason, 'mix' AS answered_by, now() AS answered_at, 'c' AS correct, 1 AS mine FROM tickets"
     )
     with pytest.raises(errors.FeatureNotSupported, match=r"view public\.urgency has columns that its owner has added"):

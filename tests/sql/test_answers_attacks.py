@@ -65,7 +65,8 @@ def test_a_column_added_to_the_view_is_not_converted_with_other_rights(
     make_evil_type(alice)
     alice.execute(
         "CREATE OR REPLACE VIEW urgency AS SELECT 1::bigint AS id, NULL::text AS answer,"
-        " NULL::double precision AS confidence, 'answered'::text AS status, NULL::text AS reason,"
+        " NULL::double precision AS confidence, NULL::boolean AS certain, 'answered'::text AS status,"
+        " NULL::text AS reason,"
         " NULL::text AS answered_by, now() AS answered_at, NULL::text AS correct, ROW(1)::trap.evil AS extra"
     )
     with pytest.raises(errors.FeatureNotSupported, match="only the column correct of"):
@@ -85,7 +86,8 @@ def test_another_column_called_correct_is_not_converted_with_other_rights(
     alice.execute("ALTER VIEW urgency RENAME correct TO was")
     alice.execute(
         "CREATE OR REPLACE VIEW urgency AS SELECT 1::bigint AS id, NULL::text AS answer,"
-        " NULL::double precision AS confidence, 'answered'::text AS status, NULL::text AS reason,"
+        " NULL::double precision AS confidence, NULL::boolean AS certain, 'answered'::text AS status,"
+        " NULL::text AS reason,"
         " NULL::text AS answered_by, now() AS answered_at, NULL::text AS was, ROW(1)::trap.evil AS correct"
     )
     with pytest.raises(errors.FeatureNotSupported, match="correct is no longer the view's own column"):

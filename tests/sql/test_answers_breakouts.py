@@ -313,7 +313,9 @@ def test_the_feed_alone_is_opened_by_what_the_docs_grant(
 
 
 NARROWED = {
-    "another view": "CREATE OR REPLACE VIEW urgency AS SELECT id, '' AS answer, 0::float8 AS confidence, '' AS status,"
+    "another view": "CREATE OR REPLACE VIEW urgency AS SELECT id, '' AS answer, 0::float8 AS confidence,"
+    " NULL::boolean AS certain,"
+    " '' AS status,"
     " '' AS reason, '' AS answered_by, now() AS answered_at, '' AS correct FROM tickets WHERE id = 1",
     "the reader's rights": "ALTER VIEW urgency SET (security_invoker)",
 }

@@ -424,7 +424,7 @@ def test_a_measurement_that_fails_or_takes_long_holds_up_no_answers(
 def test_the_time_left_of_a_very_large_table_fits_an_interval(connection: Connection, alice: Connection) -> None:
     alice.execute(ADD_TICKETS, [7, 60])
     work(connection)
-    connection.execute("UPDATE loracomp.declaration SET scan = 'rows'")
+    connection.execute("UPDATE loracomp.declaration SET scan = 'rows', is_first_scan = TRUE")
     connection.execute("UPDATE loracomp.answer_row SET answered_at = now() - interval '1 hour' WHERE key <> '{7}'")
     connection.execute("UPDATE pg_class SET reltuples = 1e12 WHERE oid = 'tickets'::regclass")
     assert listed(alice)["time_left"] == timedelta(days=36500)

@@ -20,7 +20,7 @@ EXECUTE = {
         explain_state explain_next explain_request explain_answer explain_vote explain_route
         explain_composition explain_run count_rows_waiting uses_gains
         create_answers alter_answers cancel_answers drop_answers list_answers correct_answer answers_since
-        wait_for_answer check_wait try_prompts estimate_answers
+        wait_for_answer check_wait try_prompts estimate_answers rows_for_a_person
         rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back is_changed_view
     """,
     "loracomp_worker": """
@@ -65,7 +65,7 @@ EXECUTE = {
         check_similarities check_range check_gains check_probabilities relative_share uses_gains
         measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
         create_answers alter_answers cancel_answers drop_answers list_answers correct_answer answers_since
-        wait_for_answer check_wait try_prompts estimate_answers
+        wait_for_answer check_wait try_prompts estimate_answers rows_for_a_person
         rows_to_correct correct_row list_answer_rows alter_key view_grants bring_view_back is_changed_view
         count_rows_waiting
     """,
@@ -96,9 +96,11 @@ OWNERS_ALONE = """
     answers_by_tag_on
     prompt_pieces prompt_margins key_forms primary_key_of numbers_of source_names with_current_names key_columns_of
     source_sql key_array key_columns key_values filter_values fixed_filter filter_condition hint_statement
-    make_parts add_triggers drop_parts
+    make_answers_view make_parts add_triggers drop_parts threshold rows_to_look_at first_look certainty
+    certainty_in_words
     read_as_owner next_keys read_rows first_megabyte read_prompts prompts_statement passes_sql text_size_sql check_code
-    check_source check_parent check_text check_owner check_request make_view answers_channel find_declaration
+    check_source check_parent check_text check_owner check_certain check_request make_view answers_channel
+    find_declaration
     lock_declaration may_alter_answers forget_answers unfinished_jobs accuracy_of
     measuring waits_for_measurements
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected

@@ -347,6 +347,7 @@ def test_the_page_runs_no_code_of_the_views_owner(alice: Connection, connection:
     alice.execute("CREATE FUNCTION public.trap(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE ''trapped''; END'")
     alice.execute(
         "CREATE OR REPLACE VIEW urgency AS SELECT id, public.trap(subject) AS answer, 0::float8 AS confidence,"
+        " NULL::boolean AS certain,"
         " ''::text AS status, ''::text AS reason, ''::text AS answered_by, now() AS answered_at,"
         " ''::text AS correct FROM tickets"
     )

@@ -79,6 +79,8 @@ declaration = Table(
         default="0",
     ),
     required("tags", JSONB, "Tags of the jobs.", default="'{}'"),
+    optional("certain", Double, "Share of right answers that the view's column certain promises; null: none."),
+    optional("certain_of", texts(), "Choices to which the promise applies, to each by itself; null: to all answers."),
     required("round", Integer, "How many times alter_answers had all rows answered again.", default="0"),
     required(
         "stale_to_job",
@@ -111,6 +113,7 @@ declaration = Table(
     references("declaration_task_must_exist", "task_id", "loracomp.task.id", ondelete="SET NULL"),
     one_of("scan", "rows answers", "scan_must_be_a_known_one"),
     check("filter_must_be_a_json_object", "jsonb_typeof(filter) = 'object'"),
+    check("certain_must_be_from_half_to_99_percent", "certain BETWEEN 0.5 AND 0.99"),
     shallow("filter"),
     shallow("tags"),
     index("a_view_shows_one_declaration", "view", unique=True),
@@ -146,6 +149,12 @@ answer_row = Table(
     optional("answer", Text, "The answer; the old one while a new one is on its way.", info=NO_STATISTICS),
     optional("confidence", Double, "Probability of the chosen answer, from 0 to 1."),
     optional("answered_by", Text, "What answered: base, mix or corrections."),
+    optional(
+        "setup",
+        BigInteger,
+        "Hash of the base model, the encoder, the policy's settings, and whether corrections were used. Answers with "
+        "one setup can be compared. Null if an adapter that was trained on the corrections took part.",
+    ),
     optional("corrections", Integer, "How many corrections were used for the answer; null: none."),
     optional("answered_at", TIME, "When it was answered."),
     required(
