@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,12 +14,13 @@ import typer
 from psycopg.types.json import Jsonb
 
 from loracomp.cli.adapters import measure_adapter
-from loracomp.cli.common import AsJson, emit, open_database, remark, run_query
+from loracomp.cli.common import AsJson, emit, open_database, print_page, remark, run_query
+from loracomp.cli.corrections import import_corrections, written_corrections
 from loracomp.cli.jobs import see_to
 from loracomp.config import load_settings
 from loracomp.database.connections import row_of, rows_of
 from loracomp.database.queries import QUERIES
-from loracomp.errors import NotFoundError, UsageError
+from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.registry.adapters import activate_adapter, compare_adapter
 from loracomp.registry.base_models import find_base_model
 
@@ -256,6 +257,30 @@ def correct_answer(
         raise UsageError(f"give the right answer, or --undo: `loracomp answers correct {name} {key} ANSWER`")
     _of_declaration("correct_answer", {"name": name, "key": key, "answer": answer})
     emit([{"name": name, "key": key, "correct": answer}], title="Corrected", as_json=as_json)
+
+
+@answers_app.command("export")
+def export_corrections(name: Name) -> None:
+    """Print a declaration's corrections as CSV, with the key of each row, its answer and the right answer."""
+    with open_database() as connection:
+        print_page(written_corrections(connection, name))
+
+
+@answers_app.command("import")
+def import_answers(
+    name: Name,
+    data: Annotated[
+        str, typer.Argument(help="A CSV file with the columns of the key and `correct`; - stands for standard input.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Correct the rows of a CSV file, such as `answers export` prints. Lines without a correction change nothing."""
+    with ExitStack() as opened:
+        lines = sys.stdin if data == "-" else opened.enter_context(Path(data).open(encoding="utf-8-sig", newline=""))
+        done = import_corrections(opened.enter_context(open_database()), name, lines)
+    emit([{"name": name, **done._asdict()}], title="Imported", as_json=as_json)
+    if done.refused:
+        raise RefusedError(f"{done.refused} lines were left out")
 
 
 @answers_app.command("cancel")

@@ -171,7 +171,7 @@ def say_or_json(text: str, value: object, as_json: bool) -> None:
 
 
 def print_page(text: str) -> None:
-    """Print an HTML page or an SVG picture, which are in UTF-8 wherever they are read."""
+    """Print an HTML page, an SVG picture or a CSV file, which are in UTF-8 wherever they are read."""
     typer.echo(text.encode())
 
 

@@ -411,6 +411,16 @@ SELECT * FROM loracomp.rows_to_correct(name => %(name)s::regclass, n => %(n)s, v
 SELECT loracomp.correct_row(name => to_regclass(%(name)s), key => %(key)s, answer => %(answer)s, seen => %(seen)s,
     job_id => %(job_id)s)
 
+-- name: list_corrections
+SELECT * FROM loracomp.list_corrections(name => %(name)s::regclass)
+
+-- name: key_columns
+-- The columns of a declaration's view before `answer`.
+SELECT coalesce(array_agg(k.attname::text ORDER BY k.attnum), '{}') AS names
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_attribute AS k ON k.attrelid = a.attrelid AND k.attnum > 0 AND k.attnum < a.attnum
+WHERE a.attrelid = %(name)s::regclass AND a.attname = 'answer'
+
 -- name: correct_answer
 SELECT loracomp.correct_answer(name => %(name)s::regclass, key => %(key)s, answer => %(answer)s)
 

@@ -9,6 +9,7 @@
 --       estimated_rows          estimates a table's rows
 --   list_answer_rows            a page of a declaration's rows
 --     find_declaration          32_alter.sql
+--   list_corrections            the corrected rows
 
 -- Reads nothing. It is written in PL/pgSQL, because an SQL function would need bi.wilson_interval to exist already. Picked rows get neither a
 -- percentage nor an interval: people mostly pick wrong answers, so nobody should take these rows for a sample of all.
@@ -224,3 +225,19 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.list_answer_rows IS 'A page of a declaration''s rows that have been handled so far, in key order, after a key.';
+
+-- Reads only. Like list_answer_rows, it doesn't use the view.
+CREATE FUNCTION loracomp.list_corrections(name regclass) RETURNS TABLE (key text[], answer text, correct text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d CONSTANT loracomp.declaration := loracomp.with_current_names(loracomp.find_declaration(list_corrections.name));
+BEGIN
+    RETURN QUERY EXECUTE format(
+        'SELECT r.key, r.answer, r.correct FROM loracomp.answer_row AS r
+        WHERE r.declaration_id = $1 AND r.example_id IS NOT NULL ORDER BY %s', loracomp.key_values(d, 'r.key')
+    ) USING d.id;
+END
+$$;
+COMMENT ON FUNCTION loracomp.list_corrections IS 'The corrected rows of a declaration with their answers, in key order.';

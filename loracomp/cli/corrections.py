@@ -1,0 +1,77 @@
+"""Corrections of a declaration as CSV: a line for each row, with the columns of the key, the answer and the correction.
+
+For example: ``id,answer,correct``.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from loracomp.cli.common import warn
+from loracomp.database.connections import Connection, row_of, rows_of
+from loracomp.database.queries import QUERIES
+from loracomp.errors import NotFoundError, RefusedError, UsageError
+
+
+class Imported(NamedTuple):
+    """How many lines of a file had each outcome."""
+
+    corrected: int
+    unchanged: int
+    refused: int
+
+
+def written_corrections(connection: Connection, name: str) -> str:
+    """Return a declaration's corrections as CSV. Raises NotFoundError unless the declaration is the caller's."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    corrections = rows_of(connection, QUERIES["list_corrections"], {"name": name})
+    writer.writerow([*_key_columns(connection, name), "answer", "correct"])
+    for row in corrections:
+        writer.writerow([*row["key"], row["answer"], row["correct"]])
+    return lines.getvalue()
+
+
+def import_corrections(connection: Connection, name: str, lines: Iterable[str]) -> Imported:
+    """Correct the rows of a CSV file one after another; a line without a correction changes nothing.
+
+    A line that can't be used is named in a warning, and the others are used. Raises UsageError if the file lacks a
+    column.
+    """
+    columns = _key_columns(connection, name)
+    given = rows_of(connection, QUERIES["list_corrections"], {"name": name})
+    current = {tuple(row["key"]): row["correct"] for row in given}
+    counts = {"corrected": 0, "unchanged": 0, "refused": 0}
+    for number, key, correct in _read(lines, columns):
+        seen = current.get(key)
+        if not correct or correct == seen:
+            counts["unchanged"] += 1
+            continue
+        values = {"name": name, "key": list(key), "answer": correct, "seen": seen, "job_id": None}
+        try:
+            rows_of(connection, QUERIES["correct_row"], values)
+        except (NotFoundError, RefusedError, UsageError) as error:
+            warn(f"line {number} is left out: {error}")
+            counts["refused"] += 1
+        else:
+            current[key] = correct
+            counts["corrected"] += 1
+    return Imported(**counts)
+
+
+def _key_columns(connection: Connection, name: str) -> list[str]:
+    return list(row_of(connection, QUERIES["key_columns"], {"name": name})["names"])
+
+
+def _read(lines: Iterable[str], columns: list[str]) -> Iterator[tuple[int, tuple[str, ...], str]]:
+    """Yield number, key and correction of each line after the header."""
+    reader = csv.DictReader(lines)
+    try:
+        missing = [column for column in (*columns, "correct") if column not in (reader.fieldnames or ())]
+        if missing:
+            raise UsageError(f"the file has no column {', '.join(missing)}: its first line must name the columns")
+        for row in reader:
+            yield reader.line_num, tuple(row[column] or "" for column in columns), row["correct"] or ""
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UsageError(f"after line {reader.line_num}: not a CSV file in UTF-8: {error}") from error

@@ -1,0 +1,75 @@
+"""`loracomp answers export` and `import`: corrections as CSV."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from answers_data import as_alice, keep
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.cli import answers
+from loracomp.database.connections import Connection
+from loracomp.errors import NotFoundError, RefusedError, UsageError
+from people_fixtures import login, one
+
+NOTES = """
+CREATE TABLE notes (shop text, at timestamptz, t text, PRIMARY KEY (shop, at));
+SELECT loracomp.create_answers('kinds', 'notes', '{t}', choices => '{good,"bad, or worse"}');
+INSERT INTO notes SELECT s, '2026-03-04 05:06:07Z', s FROM (VALUES ('a'), ('b, c'), (E'd "e"\\nf')) AS v (s);
+"""
+
+
+@pytest.fixture
+def alice(connection: Connection, database: str, logins: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    """She has declared a table with three rows, whose keys need quotes in CSV."""
+    monkeypatch.setenv("LORACOMP_DATABASE_URL", f"{database} user={login('alice')}")
+    with as_alice(database) as opened:
+        opened.execute(NOTES)
+        keep(connection)
+        yield opened
+
+
+def test_exported_corrections_are_imported_again(
+    alice: Connection, capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    alice.execute("UPDATE kinds SET correct = CASE shop WHEN 'a' THEN 'good' ELSE 'bad, or worse' END")
+    alice.execute("SET TimeZone = 'Asia/Kathmandu'")
+    answers.export_corrections("kinds")
+    file = tmp_path / "corrections.csv"
+    file.write_bytes(capsysbinary.readouterr().out)
+    corrected = "SELECT jsonb_object_agg(shop, correct) AS said FROM kinds"
+    before = one(alice, corrected)
+    alice.execute("UPDATE kinds SET correct = NULL WHERE shop <> 'a'")
+    answers.import_answers("kinds", str(file), as_json=True)
+    (done,) = json.loads(capsysbinary.readouterr().out)
+    assert done == {"name": "kinds", "corrected": 2, "unchanged": 1, "refused": 0}
+    assert one(alice, corrected) == before
+
+
+def test_a_line_that_cannot_be_used_is_named_and_the_others_are_used(
+    alice: Connection, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "corrections.csv"
+    at = "2026-03-04T05:06:07"
+    lines = f'note,correct,shop,at\nx,wrong,a,{at}\nx,good,nowhere,{at}\nx,good,a,{at}\nx,,"b, c",{at}\n'
+    file.write_text("\ufeff" + lines)
+    with pytest.raises(RefusedError, match="2 lines were left out"):
+        answers.import_answers("kinds", str(file))
+    told = capsys.readouterr().err
+    assert "line 2 is left out: correct must be one of the choices" in told and "line 3 is left out" in told
+    assert one(alice, "SELECT jsonb_object_agg(shop, correct) AS said FROM kinds WHERE correct <> ''") == {
+        "said": {"a": "good"}
+    }
+
+
+def test_what_is_no_file_of_corrections_is_refused(alice: Connection, tmp_path: Path) -> None:
+    file = tmp_path / "corrections.csv"
+    file.write_text("shop,correct\na,good\n")
+    with pytest.raises(UsageError, match="the file has no column at"):
+        answers.import_answers("kinds", str(file))
+    file.write_bytes(b"shop,at,correct\n\xff,x,good\n")
+    with pytest.raises(UsageError, match="not a CSV file in UTF-8"):
+        answers.import_answers("kinds", str(file))
+    with pytest.raises(NotFoundError, match="not a declaration of yours"):
+        answers.export_corrections("notes")
