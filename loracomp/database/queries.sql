@@ -562,13 +562,14 @@ FROM bi.adapter_usage_by_day WHERE day >= %(since)s
 GROUP BY adapter ORDER BY share DESC LIMIT 15
 
 -- name: companions
--- Counts only the newest answers, because no report counts pairs of adapters by day.
+-- Counts only the newest answers, because no report counts pairs of adapters by day, and of each only the eight adapters with the largest weights,
+-- because calibrated jobs use all adapters that there are.
 SELECT a.adapter || ' + ' || b.adapter AS pair, sum(c.jobs)::bigint AS jobs, count(*) OVER () AS found
 FROM (
     SELECT m.adapters, count(*) AS jobs
     FROM (
         SELECT pg_catalog.array_agg(coalesce(adapter, task)) AS adapters FROM bi.composed_adapter
-        WHERE job_id > (SELECT job_id - 5000 FROM bi.composed_adapter ORDER BY job_id DESC LIMIT 1)
+        WHERE job_id > (SELECT job_id - 5000 FROM bi.composed_adapter ORDER BY job_id DESC LIMIT 1) AND ordinal <= 8
         GROUP BY job_id HAVING max(day) >= %(since)s
     ) AS m GROUP BY m.adapters
 ) AS c CROSS JOIN LATERAL pg_catalog.unnest(c.adapters) AS a (adapter)

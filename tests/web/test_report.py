@@ -44,6 +44,18 @@ def test_an_analyst_gets_all_but_what_people_wrote(analyst: db.Connection) -> No
     assert page.count('class="plus4"') > 0 and len(page) < 2_000_000
 
 
+def test_a_job_that_used_many_adapters_adds_few_pairs(analyst: db.Connection, connection: db.Connection) -> None:
+    """Counting all pairs of a hundred adapters took a minute, which is more than a page has."""
+    connection.execute(
+        "UPDATE loracomp.prediction AS p SET composed_tasks = m.tasks, adapter_ids = m.ids, adapter_sha256 = m.digests,"
+        " adapter_weights = m.weights"
+        " FROM (SELECT array_agg('t' || k) AS tasks, array_agg(k) AS ids, array_agg(repeat('a', 64)) AS digests,"
+        " array_agg(1.0::float8 / 100) AS weights FROM generate_series(1, 100) AS k) AS m WHERE p.adapter_ids <> '{}'"
+    )
+    with analyst:
+        assert {row["found"] for row in read_report(analyst, 7)["companions"]} == {8 * 7 / 2}
+
+
 def nine_days_ago(connection: db.Connection) -> object:
     return one(connection, "SELECT (now() AT TIME ZONE 'UTC')::date - 9 AS day")["day"]
 
