@@ -211,8 +211,9 @@ def alter_answers(
     same."""
     descriptions = [] if describe == [""] else describe
     request = {"choices": choice, "descriptions": descriptions, "max_new_tokens": max_new_tokens, "policy": policy}
-    changes = {"prompt": prompt, **request, "priority": priority, "tags": tags, "filter": row_filter, "paused": paused}
-    changes |= {"certain": certain, "certain_of": [] if certain_of == [""] else certain_of}
+    promise = {"certain": certain, "certain_of": [] if certain_of == [""] else certain_of}
+    chosen = {"priority": priority, "tags": tags, "filter": row_filter, "paused": paused}
+    changes: dict[str, object] = {"prompt": prompt, **request, **chosen, **promise}
     if not again and all(value is None for value in changes.values()):
         raise UsageError("say what to change: `loracomp answers alter --help` lists the options")
     _of_declaration("alter_answers", {"name": name, **changes, "again": again})

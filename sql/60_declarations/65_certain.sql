@@ -1,9 +1,11 @@
 -- Which answers are certain: those whose confidence is above a threshold that corrected rows have shown to be high enough.
 --   thresholds                  for the view's column certain
---     certainty                 what a declaration's corrected rows show; certainty_in_words calls it too
+--     certainty                 what a declaration's corrected rows show; certainty_in_words and is_promise_lost call it too
 --       threshold               the lowest confidence above which enough answers are right
 --       rows_to_look_at         how many rows are looked at, of so many
 --   first_look                  how many rows are needed at least; certainty_in_words calls it
+--   is_promise_lost             check_work and database_metrics
+--     certainty
 --   rows_for_a_person           the other rows
 
 -- Fixed-sequence testing, as in Learn then Test (Angelopoulos and others 2021, arXiv 2110.01052). By the binomial distribution, a share is shown
@@ -67,7 +69,7 @@ COMMENT ON FUNCTION loracomp.first_look IS
 CREATE FUNCTION loracomp.certainty(d loracomp.declaration)
 RETURNS TABLE (
     setup bigint, choice text, rows bigint, threshold double precision, above bigint, right_above bigint,
-    is_lost boolean, latest timestamptz
+    is_lost boolean, is_latest boolean
 )
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
@@ -92,7 +94,8 @@ AS $$
     )
     SELECT
         t.setup, t.choice, t.rows, t.threshold, t.above, t.right_above,
-        t.lately - t.right_lately > (1 - d.certain) * t.lately + 3 * sqrt(d.certain * (1 - d.certain) * t.lately), t.latest
+        t.lately - t.right_lately > (1 - d.certain) * t.lately + 3 * sqrt(d.certain * (1 - d.certain) * t.lately),
+        t.setup = first_value(t.setup) OVER (ORDER BY t.latest DESC)
     FROM (
         SELECT
             f.setup, f.choice, f.threshold, count(*) AS rows, max(c.answered_at) AS latest,
@@ -106,7 +109,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.certainty IS
 'For each setup of a declaration, and for each choice of certain_of: how many rows were drawn, corrected and answered, the threshold, how many of '
-'these rows are above it and how many of these are right, whether the latest rows contradict it, and when the last of them was answered.';
+'these rows are above it and how many of these are right, whether the latest rows contradict it, and whether the latest answer has this setup.';
+
+CREATE FUNCTION loracomp.is_promise_lost(d loracomp.declaration) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT d.certain IS NOT NULL AND EXISTS (SELECT FROM loracomp.certainty(d) AS c WHERE c.is_latest AND c.is_lost);
+$$;
+COMMENT ON FUNCTION loracomp.is_promise_lost IS 'Whether the latest corrected rows contradict a threshold of a declaration.';
 
 -- The views of declarations call it with their own number.
 CREATE OR REPLACE FUNCTION loracomp_parts.thresholds(declaration_id integer) RETURNS jsonb

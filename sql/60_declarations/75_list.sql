@@ -59,7 +59,7 @@ AS $$
         ), '; ' ORDER BY c.choice
     ), format('not yet known: about %s rows that are drawn and corrected', loracomp.first_look(d.certain))) END
     FROM loracomp.certainty(d) AS c
-    WHERE c.setup = (SELECT l.setup FROM loracomp.certainty(d) AS l ORDER BY l.latest DESC LIMIT 1);
+    WHERE c.is_latest;
 $$;
 COMMENT ON FUNCTION loracomp.certainty_in_words IS
 'What a declaration''s corrected rows show about its latest setup, in words; null without certain. `counted` says whether other rows are counted.';

@@ -109,7 +109,8 @@ AS $$
     SELECT 'loracomp_rows_waiting', jsonb_build_object('base_model', b.name), loracomp.count_rows_waiting()
     FROM loracomp.base_model AS b WHERE b.is_default
     UNION ALL
-    SELECT 'loracomp_declarations_in_trouble', '{}', count(*) FROM loracomp.declaration AS a WHERE NOT a.paused AND a.trouble IS NOT NULL
+    SELECT 'loracomp_declarations_in_trouble', '{}', count(*) FROM loracomp.declaration AS a
+    WHERE NOT a.paused AND a.trouble IS NOT NULL OR loracomp.is_promise_lost(a)
     UNION ALL
     SELECT 'loracomp_jobs_rescued', '{}', last_value FROM loracomp.rescued_jobs
     UNION ALL

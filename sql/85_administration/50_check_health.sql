@@ -220,7 +220,11 @@ AS $$
     UNION ALL
     SELECT 'declarations', 'warn', (SELECT format('rows of %s declared tables get jobs', count(*)) FROM loracomp.declaration AS a), ARRAY(
         SELECT format('rows of %s get no jobs: %s', a.view, a.trouble) FROM loracomp.declaration AS a
-        WHERE NOT a.paused AND a.trouble IS NOT NULL ORDER BY a.id
+        WHERE NOT a.paused AND a.trouble IS NOT NULL
+        UNION ALL
+        SELECT format('%s %% of the certain answers of %s should be right, and the latest corrected rows show fewer: correct more rows',
+            100 * a.certain, a.view)
+        FROM loracomp.declaration AS a WHERE loracomp.is_promise_lost(a)
     )
     UNION ALL
     SELECT 'workers', 'warn', format('%s alive', (SELECT count(*) FROM living)), ARRAY(

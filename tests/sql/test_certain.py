@@ -214,6 +214,10 @@ def test_the_promise_is_withdrawn_when_the_latest_rows_contradict_it(connection:
     alice.execute(wrong, [73, 73])
     assert certain(alice) == (None, 0)
     assert listed(alice) == "no longer certain: too many of the latest answers above 0.000 are wrong"
+    trouble = "SELECT detail FROM loracomp.check_health() WHERE check_name = 'declarations'"
+    assert value(connection, trouble).startswith("95 % of the certain answers of public.urgency should be right, and")
+    metric = "SELECT value FROM loracomp.database_metrics() WHERE name = 'loracomp_declarations_in_trouble'"
+    assert value(connection, metric) == 1
 
 
 def test_each_choice_has_a_promise_of_its_own(connection: Connection, alice: Connection) -> None:
