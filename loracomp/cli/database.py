@@ -1,15 +1,17 @@
-"""Commands about the database: init, db start|stop|reset|status|psql."""
+"""Commands about the database: init, db start|stop|reset|status|url|psql|dump|restore."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 
 from loracomp.cli.common import AsJson, say_or_json
 from loracomp.config import load_settings
 from loracomp.database import embedded
+from loracomp.database.connections import Connection, connect, translated_errors
 
 db_app = typer.Typer(no_args_is_help=True)
 
@@ -88,6 +90,43 @@ def psql(arguments: Annotated[list[str] | None, typer.Argument(help="Options of 
     environment = _for_psql(embedded.database_url(load_settings()))
     program = str(embedded.psql_path())
     os.execve(program, [program, *(arguments or [])], environment)  # noqa: S606  psql replaces this process
+
+
+@db_app.command()
+def url(as_json: AsJson = False) -> None:
+    """Print the URL of the configured database, with its password if it has one. The embedded server is started."""
+    address = embedded.database_url(load_settings())
+    say_or_json(address, {"url": address}, as_json)
+
+
+@db_app.command()
+def dump(file: Annotated[Path, typer.Argument(help="File to write.")]) -> None:
+    """Write the whole database to a file, for `db restore` or pg_restore."""
+    address = embedded.database_url(load_settings())
+    with translated_errors(), connect(address, vectors=False) as connection:
+        program = _program("pg_dump", connection)
+    os.execve(program, [program, "--format=custom", f"--file={file}"], _for_psql(address))  # noqa: S606
+
+
+@db_app.command()
+def restore(file: Annotated[Path, typer.Argument(help="File that `db dump` or `pg_dump -Fc` has written.")]) -> None:
+    """Restore a dump into the configured database, which must be empty. Either all is restored, or nothing.
+
+    Roles belong to the server and not to the database. loracomp's own are created if they are missing; create others,
+    such as your logins, before.
+    """
+    from loracomp.database.schema import make_roles
+
+    address = embedded.database_url(load_settings())
+    with translated_errors(), connect(address, vectors=False) as connection:
+        make_roles(connection)
+        program, target = _program("pg_restore", connection), make_conninfo(dbname=connection.info.dbname)
+    arguments = ["--single-transaction", f"--dbname={target}", str(file)]
+    os.execve(program, [program, *arguments], _for_psql(address))  # noqa: S606
+
+
+def _program(name: str, connection: Connection) -> str:
+    return str(embedded.program_path(name, connection.info.server_version // 10000))
 
 
 def _for_psql(url: str) -> dict[str, str]:

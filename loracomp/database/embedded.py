@@ -101,6 +101,16 @@ def psql_path() -> Path:
     return _binaries() / "psql"
 
 
+def program_path(name: str, release: int) -> Path:
+    """Path of a program such as pg_dump in the embedded server's package, for a server of this major release.
+
+    It is of the server's own release, or of the next that the package has. An older pg_dump refuses the server, and a
+    newer one writes settings that an older server doesn't know.
+    """
+    carried: dict[int, Path] = _package().utils.POSTGRES_VERSIONS
+    return Path(carried[min((each for each in carried if each >= release), default=max(carried))]) / name
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Within this context, no other process starts or stops this server (a file lock)."""

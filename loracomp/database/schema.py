@@ -49,13 +49,18 @@ def installing(url: str) -> Iterator[Connection]:
         # So that this transaction sees what another installer did while it waited for it.
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         try:
-            with connection.transaction():
-                _run(connection, [script.roles()])
+            make_roles(connection)
             with connection.transaction():
                 _run(connection, [script.begin()])
                 yield connection
         except psycopg.Error as error:
             raise _explained(error) from error
+
+
+def make_roles(connection: Connection) -> None:
+    """Create loracomp's group roles if they are missing, in a transaction of their own."""
+    with connection.transaction():
+        _run(connection, [script.roles()])
 
 
 @contextmanager
