@@ -46,7 +46,9 @@ DATABASE_METRICS = {
     "loracomp_rows_waiting": _Family(
         GaugeMetricFamily, "Estimated rows of declared tables that have no job yet.", ("base_model",)
     ),
-    "loracomp_declarations_in_trouble": _Family(GaugeMetricFamily, "Declarations without jobs or with a broken promise."),
+    "loracomp_declarations_in_trouble": _Family(
+        GaugeMetricFamily, "Declarations without jobs, or that break a promise."
+    ),
     "loracomp_jobs_rescued": _Family(CounterMetricFamily, "Jobs queued again after their lease expired."),
     "loracomp_inserts_refused": _Family(CounterMetricFamily, "INSERT statements refused because the queue was full."),
     "loracomp_oldest_snapshot_seconds": _Family(

@@ -216,7 +216,7 @@ def test_the_promise_is_withdrawn_when_the_latest_rows_contradict_it(connection:
     assert listed(alice) == "no longer certain: too many of the latest answers above 0.000 are wrong"
     trouble = "SELECT detail FROM loracomp.check_health() WHERE check_name = 'declarations'"
     assert value(connection, trouble).startswith("95 % of the certain answers of public.urgency should be right, and")
-    metric = "SELECT value FROM loracomp.database_metrics() WHERE name = 'loracomp_declarations_in_trouble'"
+    metric = "SELECT value FROM loracomp.database_metrics() WHERE metric = 'loracomp_declarations_in_trouble'"
     assert value(connection, metric) == 1
 
 
