@@ -8,6 +8,7 @@
 --   trigger unlabel             of answer_row: removes the example when the row is deleted, asked with another prompt or corrected otherwise
 --   measure_corrections         a step of the keeper: measures corrections if there are eight or more
 --     has_unmeasured
+--       is_measured
 --   rows_to_correct             draws rows for people to correct
 --   compare_with_corrections    accuracy of an adapter that was trained on corrections, and accuracy without it
 --   try_prompts                 the first prompts of a table, without a declaration
@@ -163,7 +164,11 @@ BEGIN
             -- Routing uses no other adapters for texts either.
             likely := CASE WHEN d.choices IS NULL THEN loracomp.generating_tasks(likely) ELSE likely END;
             queued := loracomp.queue_measurements(
-                ARRAY(SELECT x.example_id FROM loracomp.draw_examples(d.task_id, 'train', 0, TRUE) AS x ORDER BY x.ordinal),
+                -- Some of them, those first that are not measured: inserting the jobs of twenty thousand takes longer than the timeout.
+                ARRAY(
+                    SELECT x.example_id FROM loracomp.draw_examples(d.task_id, 'train', 0, TRUE) AS x
+                    ORDER BY loracomp.is_measured(x.example_id, model.id), random() LIMIT 200
+                ),
                 ARRAY(
                     SELECT a.id FROM loracomp.adapter AS a
                     WHERE a.base_model_id = model.id AND a.status = 'active' AND a.task_id = ANY (likely)
@@ -188,16 +193,21 @@ COMMENT ON FUNCTION loracomp.measure_corrections IS
 'Inserts jobs that measure the corrections of declarations with eight or more; returns the number of jobs. For the keeper.';
 
 -- Reads only. An example whose measurement has failed is not measured again.
+CREATE FUNCTION loracomp.is_measured(example_id bigint, base_model_id integer) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT EXISTS (
+        SELECT FROM loracomp.measurement AS m
+        WHERE m.example_id = is_measured.example_id AND m.base_model_id = is_measured.base_model_id
+    ) OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.kind = 'measure' AND j.example_id = is_measured.example_id);
+END;
+COMMENT ON FUNCTION loracomp.is_measured IS 'Whether an example is measured, or has a job that measures it.';
+
+-- Reads only.
 CREATE FUNCTION loracomp.has_unmeasured(task_id integer, base_model_id integer) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT count(*) >= 8 AND bool_or(
-        NOT EXISTS (
-            SELECT FROM loracomp.measurement AS m
-            WHERE m.example_id = v.example_id AND m.base_model_id = has_unmeasured.base_model_id
-        )
-        AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.kind = 'measure' AND j.example_id = v.example_id)
-    )
+    SELECT count(*) >= 8 AND NOT bool_and(loracomp.is_measured(v.example_id, has_unmeasured.base_model_id))
     FROM loracomp.example_embedding AS v WHERE v.task_id = has_unmeasured.task_id;
 END;
 COMMENT ON FUNCTION loracomp.has_unmeasured IS 'Whether a task has at least eight embedded examples, and at least one of them is not measured.';

@@ -345,6 +345,20 @@ def test_answers_that_were_not_taken_before_a_dump_are_taken_after_the_restore(
     assert value(connection, "SELECT count(*) FROM loracomp.ended_job") == 0
 
 
+def test_many_corrections_are_measured_in_parts(connection: Connection, alice: Connection) -> None:
+    """The jobs of 20,000 were inserted by one statement, which was cancelled after five seconds each time."""
+    connection.execute(
+        "INSERT INTO loracomp.example (task_id, split, prompt, choices, label, content_hash)"
+        " SELECT d.task_id, 'train', 'row ' || i, d.choices, 'urgent', sha256(i::text::bytea)"
+        " FROM loracomp.declaration AS d, generate_series(1, 450) AS i"
+    )
+    ids = value(connection, UNEMBEDDED)
+    connection.execute(EMBED, {"ids": ids, "n": len(ids)})
+    step = "SELECT loracomp.measure_corrections()"
+    assert [value(connection, step) for _ in range(4)] == [200, 200, 450 + 1 - 400, 0]
+    connection.execute("DELETE FROM loracomp.job")
+
+
 def test_a_dropped_table_with_many_hints_is_forgotten(connection: Connection, alice: Connection) -> None:
     connection.execute(
         "INSERT INTO loracomp.answer_hint (declaration_id, key)"
