@@ -380,8 +380,9 @@ def test_not_all_rows_are_read_to_count_or_to_draw_some(alice: Connection, conne
     connection.execute("VACUUM (ANALYZE) loracomp.answer_row")
     before = pages_read()
     shown = value(alice, "SELECT to_jsonb(a) FROM loracomp.list_answers() AS a")
-    numbers = [shown[name] for name in ("rows", "open", "answered", "refused", "failed", "stale", "per_minute")]
-    assert numbers == [30040, 7500, 7540, 7500, 7500, 0, 3008]
+    numbers = [shown[name] for name in ("rows", "open", "answered", "refused", "failed", "stale")]
+    assert numbers == [30040, 7500, 7540, 7500, 7500, 0]
+    assert 3000 <= shown["per_minute"] <= 15040, "of the last minute, or of five"
     assert pages_read() - before < 10
     pages = value(connection, "SELECT relpages FROM pg_class WHERE oid = 'loracomp.answer_row'::regclass")
     believe(1e6)  # a tenth is read
