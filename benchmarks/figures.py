@@ -46,7 +46,7 @@ def all_tables() -> dict[str, str]:
     return {
         **tables,
         **few_labels_tables(kept("few_labels")),
-        **declared_tables(kept("declared"), kept("described")),
+        **declared_tables(kept("declared"), kept("described"), kept("certain")),
         **engine_tables(kept("engine")),
         "queue": as_markdown(beside_others(kept("queue"))),
         "many-examples": as_markdown(by_size(kept("many_examples"))),

@@ -1,4 +1,4 @@
-"""Makes the tables of declared tables in docs/figures.md from docs/performance/declared.json and described.json."""
+"""Makes the tables of declared tables in docs/figures.md from the results in docs/performance."""
 
 from collections.abc import Mapping
 from statistics import mean
@@ -16,9 +16,15 @@ COLUMNS = {
 """Headings, by the fields of declared.json."""
 
 
-def declared_tables(declared: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, str]:
+def declared_tables(
+    declared: Mapping[str, Any], described: Mapping[str, Any], certain: Mapping[str, Any]
+) -> dict[str, str]:
     """The tables, by their names in the page."""
-    return {"declared": as_markdown(of_tasks(declared)), "described": as_markdown(of_topics(described))}
+    return {
+        "declared": as_markdown(of_tasks(declared)),
+        "described": as_markdown(of_topics(described)),
+        "certain": as_markdown(of_promises(certain)),
+    }
 
 
 def of_tasks(declared: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -41,4 +47,21 @@ def of_topics(described: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for name, found in described.items():
         shares = (*found["plain"], *found["described"], *found["embedding"])
         rows.append((f"{name} ({found['rows']}, {found['choices']})", *(f"{share:.1f}" for share in shares)))
+    return rows
+
+
+def of_promises(certain: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each task: which answers are certain with 64 and with 256 drawn corrections, in %."""
+    rows = [
+        (
+            "task (rows)", "right, with 64 corrections", "certain", "right, with 256", "certain",
+            "of these right", "certain, mean of 1,000 draws", "broken, of 1,000 draws",
+        )
+    ]  # fmt: skip
+    for task, found in certain.items():
+        few, many = found["64"], found["256"]
+        shares = (few["right"], few["certain, mean of draws"], many["right"], many["certain"], many["right if certain"])
+        draws = (many["certain, mean of draws"], many["broken, of draws"])
+        shown = ("" if share is None else f"{share:.1f}" for share in (*shares, *draws))
+        rows.append((f"{task} ({found['rows']})", *shown))
     return rows

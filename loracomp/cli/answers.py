@@ -89,7 +89,7 @@ LISTED = ("name", "state", "open", "answered", "corrected", "before", "after", "
 def _of_declaration(query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     """Run a query about the declaration `name`. If there is none, the error suggests the most similar name."""
     try:
-        return run_query(QUERIES[query], values)
+        return run_query(query, values)
     except NotFoundError as error:
         names = [row["name"] for row in run_query(QUERIES["list_answers"], {"name": None, "counted": False})]
         similar = get_close_matches(values["name"], names, 1)
@@ -216,7 +216,7 @@ def alter_answers(
     changes: dict[str, object] = {"prompt": prompt, **request, **chosen, **promise}
     if not again and all(value is None for value in changes.values()):
         raise UsageError("say what to change: `loracomp answers alter --help` lists the options")
-    _of_declaration("alter_answers", {"name": name, **changes, "again": again})
+    _of_declaration(QUERIES["alter_answers"], {"name": name, **changes, "again": again})
     (declared,) = run_query(QUERIES["list_answers"], {"name": name, "counted": False})
     emit([{"name": name, "state": declared["state"]}], title="Changed", as_json=as_json)
 
@@ -245,18 +245,22 @@ def correct_answer(
 ) -> None:
     """Correct the answer to a row, or list rows to correct."""
     if key is None and uncertain:
-        emit(run_query(QUERIES["rows_for_a_person"], {"name": name, "n": rows}), title="For a person", as_json=as_json)
+        emit(
+            _of_declaration(QUERIES["rows_for_a_person"], {"name": name, "n": rows}),
+            title="For a person",
+            as_json=as_json,
+        )
         return
     if key is None:
         emit(
-            _of_declaration("rows_to_correct", {"name": name, "n": rows, "visitor": None}),
+            _of_declaration(QUERIES["rows_to_correct"], {"name": name, "n": rows, "visitor": None}),
             title="To correct",
             as_json=as_json,
         )
         return
     if undo == (answer is not None):
         raise UsageError(f"give the right answer, or --undo: `loracomp answers correct {name} {key} ANSWER`")
-    _of_declaration("correct_answer", {"name": name, "key": key, "answer": answer})
+    _of_declaration(QUERIES["correct_answer"], {"name": name, "key": key, "answer": answer})
     emit([{"name": name, "key": key, "correct": answer}], title="Corrected", as_json=as_json)
 
 
@@ -287,14 +291,14 @@ def import_answers(
 @answers_app.command("cancel")
 def cancel_answers(name: Name, as_json: AsJson = False) -> None:
     """Pause a declaration and delete its queued and running jobs. Their rows wait until `answers alter --resume`."""
-    (row,) = _of_declaration("cancel_answers", {"name": name})
+    (row,) = _of_declaration(QUERIES["cancel_answers"], {"name": name})
     emit([{"name": name, **row}], title="Cancelled", as_json=as_json)
 
 
 @answers_app.command("drop")
 def drop_answers(name: Name, as_json: AsJson = False) -> None:
     """Drop a declaration with its view, its answers and its corrections."""
-    _of_declaration("drop_answers", {"name": name})
+    _of_declaration(QUERIES["drop_answers"], {"name": name})
     emit([{"name": name}], title="Dropped", as_json=as_json)
 
 
@@ -314,7 +318,7 @@ def train_answers(
     """Train the declaration's own adapter on its corrections, measure it, and activate it if it is better."""
     from loracomp.registry.adapter_store import stage_adapter
 
-    declared = _of_declaration("list_answers", {"name": name, "counted": False})
+    declared = _of_declaration(QUERIES["list_answers"], {"name": name, "counted": False})
     if not declared or not declared[0]["corrected"]:
         raise NotFoundError(
             f"{name} has no corrections to train on: `loracomp answers correct {name}` shows rows to correct"

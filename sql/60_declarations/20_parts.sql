@@ -141,7 +141,7 @@ BEGIN
             r.answered_at, r.correct, r.job_id, %2$s AS certain
         FROM (
             SELECT
-                o.*,
+                o.key, o.answer, o.confidence, o.reason, o.answered_by, o.corrections, o.setup, o.answered_at, o.correct, o.job_id,
                 CASE
                     WHEN o.answer IS NOT NULL AND (
                         o.status = ''waiting''
