@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +88,8 @@ class Answering:
         """Requests with choices, in the order in which they were added."""
         self._passes: list[list[PendingRequest]] = []
         """The requests of `_to_score` that come first, divided into passes; emptied when a request is added."""
+        self._encoded_last: tuple[Request, Question] | None = None
+        """The request that was tokenised last. A measurement asks the same under each of its adapters."""
         self._scored_last = False
         """Whether the last step was a pass that scores choices."""
         self._choice_adapters = self._stack_of([])
@@ -152,15 +155,18 @@ class Answering:
         if rendered:
             prompt = render(tokenizer, prompt, request.system_text)
         if request.choices is not None:
-            return encode_choices(
-                tokenizer,
-                prompt,
-                request.choices,
-                limit,
-                shared_prompt=self._base.shares_prompts,
-                length_limits=self._base.length_limits,
-                rendered=rendered,
-            )
+            if self._encoded_last is None or not _ask_the_same(self._encoded_last[0], request):
+                question = encode_choices(
+                    tokenizer,
+                    prompt,
+                    request.choices,
+                    limit,
+                    shared_prompt=self._base.shares_prompts,
+                    length_limits=self._base.length_limits,
+                    rendered=rendered,
+                )
+                self._encoded_last = request, question
+            return self._encoded_last[1]
         assert request.max_new_tokens is not None  # never None here: a trigger sets it for jobs without choices
         tokens = encode_prompt(tokenizer, prompt, rendered=rendered)
         check_length(len(tokens) + request.max_new_tokens, limit, "prompt and max_new_tokens")
@@ -261,6 +267,12 @@ class Answering:
 
     def _stack_of(self, mixes: Iterable[Mix]) -> AdapterStack:
         return AdapterStack(self._base.model, mixes)
+
+
+def _ask_the_same(one: Request, other: Request) -> bool:
+    """Whether two requests with choices have the same tokens."""
+    shown = attrgetter("prompt", "choices", "chat_template", "system_text")
+    return bool(shown(one) == shown(other))
 
 
 def _note_scores(item: PendingRequest, scores: Tensor | JobError) -> None:

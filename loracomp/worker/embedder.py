@@ -14,7 +14,7 @@ from loracomp.worker.link import Link
 from loracomp.worker.logfmt import logfmt
 from loracomp.worker.steps import Step
 
-BUSY_S = 10.0
+BUSY_S = 2.0
 """Seconds after which a worker that holds jobs looks for examples to embed."""
 
 _log = logging.getLogger(__name__)

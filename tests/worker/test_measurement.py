@@ -30,6 +30,7 @@ from loracomp.engine.engine import Engine
 from loracomp.engine.inflight import InFlight
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.errors import LoracompError, RefusedError
+from loracomp.model.tokens import encode_choices
 from loracomp.records import MIX_ALONE, Composition, Failure, Job, Prediction, Request
 from loracomp.registry.adapter_store import stage_adapter
 from loracomp.registry.adapters import activate_adapter, compare_adapter
@@ -552,7 +553,15 @@ def test_gains_are_those_of_a_direct_computation(
     written = add_examples(connection, "new", "Tea is best", choices=None)
     engine = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
     monkeypatch.setattr(start, "load_engine", lambda settings, connection: engine)
+    tokenised: list[str] = []
+
+    def noted(tokenizer: Any, prompt: str, *arguments: Any, **options: Any) -> Any:
+        tokenised.append(prompt)
+        return encode_choices(tokenizer, prompt, *arguments, **options)
+
+    monkeypatch.setattr("loracomp.engine.answering.encode_choices", noted)
     (printed,) = run("task", "measure", "new")
+    assert sorted(tokenised) == ["Is milk black?", "Is tea hot?", "Tea is best"], "once, not under each adapter"
     assert (printed["examples"], printed["adapters"], printed["added"], printed["failed"]) == (3, 2, 3, 0)
     (again,) = run("task", "measure", "new")
     assert again["added"] == 0
