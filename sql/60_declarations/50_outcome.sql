@@ -12,7 +12,7 @@
 -- ended_jobs_from: all transactions before it have ended, and their rows are handled. It moves before this call deletes anything, because a
 -- sequence keeps its value if the transaction is rolled back, and the rows would come back. After a restore from another server its value is
 -- meaningless, and reading begins at 0. A row that a correction in an open transaction has locked is skipped, and stays in ended_job. There may be
--- hundreds of thousands of these, so a call looks at some 10,000 notes that it draws at random, and at the 10,000 newest.
+-- hundreds of thousands of these, so a call looks at some 10,000 notes that it draws at random and, if there are more, at the 10,000 newest.
 CREATE FUNCTION loracomp.take_answers() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -45,7 +45,9 @@ BEGIN
     END IF;
     unhandled := (SELECT count(*) FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from);
     looked_at := ARRAY(SELECT e.ctid FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from AND random() * unhandled < 10000)
-        || ARRAY(SELECT e.ctid FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from ORDER BY e.written_in DESC LIMIT 10000);
+        || CASE WHEN unhandled > 10000 THEN ARRAY(
+            SELECT e.ctid FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from ORDER BY e.written_in DESC LIMIT 10000
+        ) END;
     SELECT array_agg(t.ctid), array_agg(DISTINCT t.job_id) INTO notes, jobs
     FROM (
         SELECT e.ctid, r.job_id FROM loracomp.ended_job AS e JOIN loracomp.answer_row AS r ON r.job_id = e.job_id
