@@ -34,9 +34,9 @@ class Way:
 
 WAYS = (
     Way("one process, all cores", 1, False, 0),
-    Way("the same, freed memory kept", 1, True, 0),
+    Way("one process, all cores, freed memory kept", 1, True, 0),
     Way("a process for each core, freed memory kept", CORES, True, 0),
-    Way("the same, layers from 10 of 30 adapted", CORES, True, 10),
+    Way("a process for each core, freed memory kept, only layers 10 to 29 adapted", CORES, True, 10),
 )
 
 

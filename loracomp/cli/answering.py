@@ -36,10 +36,11 @@ Look = Callable[[Connection], Waiting | None]
 
 
 def see_to_answers(connection: Connection, settings: Settings, look: Look, total: int, doing: str) -> int:
-    """Wait until workers have answered the jobs that `look` counts, or answer them in this process.
+    """Wait until workers have answered the jobs, or answer them in this process.
 
-    A login that may not run a worker, such as an administrator's, always waits. `total` is the length of the progress
-    bar and `doing` its title. Prints what the command waits for, whenever that changes. Returns how many jobs are left.
+    `look` counts the jobs that still wait or run. A login that may not run a worker, such as an administrator's, always
+    waits for workers. `total` is the length of the progress bar and `doing` its title. Prints what the command waits
+    for, whenever that changes. Returns how many jobs are left.
     """
     waiting = look(connection)
     may_answer = may_work(connection)

@@ -112,8 +112,8 @@ def dump(file: Annotated[Path, typer.Argument(help="File to write.")]) -> None:
 def restore(file: Annotated[Path, typer.Argument(help="File that `db dump` or `pg_dump -Fc` has written.")]) -> None:
     """Restore a dump into the configured database, which must be empty. Either all is restored, or nothing.
 
-    Roles belong to the server and not to the database. loracomp's own are created if they are missing; create others,
-    such as your logins, before.
+    Roles belong to the server and are not in the dump. loracomp's own roles are created if they are missing; create all
+    other roles, such as your logins, before you restore.
     """
     from loracomp.database.schema import make_roles
 

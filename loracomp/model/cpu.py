@@ -94,7 +94,7 @@ def freeze_objects() -> None:
 
 
 class ComputeThread:
-    """Lets one thread compute for all: other threads hand their work to it, and it does that between its own steps."""
+    """Lets one thread compute for all: other threads hand it their work, which it does between its own steps."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -102,9 +102,9 @@ class ComputeThread:
         self._waiting: deque[_Work[Any]] = deque()
 
     def run(self, compute: Callable[[], T]) -> T:
-        """Run `compute` in the thread that lends itself, and return its result.
+        """Run `compute` in the thread that has called `lend`, and return its result.
 
-        If there is none, or it does not start within PATIENCE_S, this thread runs it.
+        If no thread has, or if that thread does not start within PATIENCE_S, the calling thread runs `compute`.
         """
         work = _Work(compute)
         with self._lock:
@@ -123,13 +123,13 @@ class ComputeThread:
             self._lending = True
 
     def keep(self) -> None:
-        """From now on others do their own work; do what they have handed over."""
+        """From now on other threads do their own work; do the work that they have already handed over."""
         with self._lock:
             self._lending = False
         self.give_turn()
 
     def give_turn(self) -> None:
-        """Run all work that is waiting. Call it often, from the thread that lends itself."""
+        """Run all work that is waiting. Call it often, from the thread that has called `lend`."""
         while self._waiting:
             self._waiting.popleft().do()
 

@@ -41,9 +41,10 @@ COUNTS = 8
 """Classes of the number of choices: 0 to 6, and more."""
 SHAPE = len(PROMPT_LENGTHS) + len(CHOICE_LENGTHS) + COUNTS
 PROMPT_LENGTH_SHARE, CHOICE_LENGTH_SHARE, COUNT_SHARE = 0.15, 0.1, 0.1
-"""Shares of the three parts of the shape in the cosine of two vectors.
+"""How much the prompt's length, the choices' lengths and the number of choices count in the cosine of two vectors.
 
-The embeddings of prompt and choices have half of the rest each. Chosen on train rows (docs/decisions.md).
+These three are the parts of the vector that `shape` returns. The embedding of the prompt and the embedding of the
+choices count half of the rest each. The shares were chosen on train rows (docs/decisions.md).
 """
 
 

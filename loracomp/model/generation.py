@@ -100,7 +100,7 @@ class Texts:
     def _joining(self) -> list[Text]:
         """The first waiting texts, as many as there is room for; at least one if none is running.
 
-        Those in the background come after the others.
+        Texts of background jobs come after all others.
         """
         joining: list[Text] = []
         longest = max((text.longest for text in self._running), default=0)

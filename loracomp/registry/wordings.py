@@ -14,7 +14,7 @@ from loracomp.registry.examples import Example, content_hash
 
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 _OTHERS = ("question", "choices")
-"""Placeholders that are no text of the prompt."""
+"""Placeholders that a wording fills with something other than one of the prompt's texts."""
 _LABEL = re.compile(r"\n[^\n:]{1,40}:(?= )")
 _MARK = "reworded: "
 """How the source_ref of a reworded example begins."""

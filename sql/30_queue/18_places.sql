@@ -5,7 +5,7 @@
 --     make_counter              finds or makes a counter; limits call it too
 --     queue_level
 --     counter_name              20_registry/15_queues.sql
---   return_places               takes back those of jobs that the limit of the queue refuses; admit_jobs calls it
+--   return_places               takes back the places of jobs that the queue's limit refuses; admit_jobs calls it
 --   pick_jobs                   locks the first jobs of the queue for claim_jobs
 --   drop_counters               drops the counters of roles and base models that are gone; purge_jobs calls it
 --

@@ -34,7 +34,7 @@ BEGIN
     RETURN handled;
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_hinted IS 'Asks rows that triggers have noted; returns the number of rows handled.';
+COMMENT ON FUNCTION loracomp.ask_hinted IS 'Makes jobs of rows that triggers have noted, and returns how many rows it has handled.';
 
 -- A table that can't be read may be written to for months. A call looks at the 20,000 oldest hints, and at 20,000 from a random place on, so that
 -- repeated calls find every hint that has a newer one for the same row.

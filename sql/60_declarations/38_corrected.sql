@@ -30,7 +30,7 @@ BEGIN ATOMIC
         WHERE r.declaration_id = (d).id AND r.example_id IS NOT NULL AND r.job_id IS NOT NULL AND NOT r.uses_corrections
     ) AND loracomp.corrections_answer(d);
 END;
-COMMENT ON FUNCTION loracomp.must_ask_corrected IS 'Whether corrected rows of a declaration must be asked again, because corrections are used for answering now.';
+COMMENT ON FUNCTION loracomp.must_ask_corrected IS 'Whether corrected rows of a declaration must be answered again, because corrections are used for answering now.';
 
 -- Each corrected row is answered without its own label, so its new answer shows how much the other corrections help.
 CREATE FUNCTION loracomp.ask_corrected(d loracomp.declaration) RETURNS integer

@@ -126,7 +126,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_or_mark IS
-'Asks rows of a declaration and returns the number of rows handled. If that fails, notes the reason and when to try again.';
+'Makes jobs of rows of a declaration, and returns how many rows it has handled. If that fails, notes the reason and when to try again.';
 
 -- A row's earlier jobs are deleted with it, so that whoever deletes the row has deleted its texts. A row may have any number of them, but a statement
 -- deletes only some ten thousand jobs a second, and the keeper's timeout would cancel a longer one at each attempt. Therefore a page has a limit.

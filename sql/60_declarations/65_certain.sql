@@ -1,18 +1,20 @@
--- Which answers are certain: those whose confidence is above a threshold that corrected rows have shown to be high enough.
---   thresholds                  for the view's column certain
---     certainty                 what a declaration's corrected rows show; certainty_in_words and is_promise_lost call it too
+-- Which answers are certain: those whose confidence is above a threshold. Rows that were drawn at random and corrected have shown that enough
+-- answers above this threshold are right.
+--   thresholds                  the thresholds of a declaration, for its view's column certain
+--     certainty                 the thresholds and the numbers of rows behind them; certainty_in_words and is_promise_lost call it too
 --       threshold               the lowest confidence above which enough answers are right
---       rows_to_look_at         how many rows are looked at, of so many
---   first_look                  how many rows are needed at least; certainty_in_words calls it
---   is_promise_lost             check_work and database_metrics
+--       rows_to_look_at         on how many of the corrected rows a threshold is based
+--   first_look                  how many rows must be corrected before there can be a threshold; certainty_in_words calls it
+--   is_promise_lost             whether the latest corrections contradict a threshold; check_work and database_metrics call it
 --     certainty
---   rows_for_a_person           the other rows
+--   rows_for_a_person           the rows that are neither certain nor corrected
 
--- Fixed-sequence testing, as in Learn then Test (Angelopoulos and others 2021, arXiv 2110.01052). By the binomial distribution, a share is shown
--- with 95 % probability if no answer is wrong among so many rows, or one among somewhat more, and so on: for a share of 0.95, these are 59, 93,
--- 124, ... rows. These numbers of the most confident rows are tested one after another, beginning with a quarter of all rows, and at last all rows.
--- The first test that fails is the last one, so that only one test can pass by luck alone. The sequence depends on no label. A threshold is
--- the confidence of the next row, so that the rows above it are a random sample of all answers above it.
+-- Fixed-sequence testing, as in Learn then Test (Angelopoulos and others 2021, arXiv 2110.01052). By the binomial distribution, a share of 0.95
+-- is shown with 95 % probability by 59 rows of which none has a wrong answer, by 93 rows of which one has, by 124 rows of which two have, and so
+-- on. Each test takes such a number of the most confident rows. The first test takes at least a quarter of all rows, and the last test takes all
+-- rows. Testing stops at the first test that fails, because whoever goes on after a failure finds a test that passes by luck alone. Which tests
+-- there are depends on no label. A threshold is the confidence of the next row, so that the rows above it are a random sample of all answers above
+-- it.
 CREATE FUNCTION loracomp.threshold(confidences double precision[], are_right boolean[], share double precision)
 RETURNS double precision
 LANGUAGE plpgsql IMMUTABLE STRICT
@@ -50,22 +52,22 @@ COMMENT ON FUNCTION loracomp.threshold IS
 'The confidence above which at least this share of answers is right, with 95 % probability, by answers of which it is known whether they are '
 'right, the most confident first; -1 if that holds for all answers, null if for none.';
 
--- Somebody who looks after each correction, and stops when the answers are certain, would give luck many chances.
+-- Between these numbers, corrections don't change a threshold. Otherwise somebody who looks after each correction could stop at a lucky moment.
 CREATE FUNCTION loracomp.rows_to_look_at(rows bigint) RETURNS bigint
 LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN rows >= 64 THEN (64 * 2 ^ floor(log(2, rows / 64.0)))::bigint ELSE 0 END;
 COMMENT ON FUNCTION loracomp.rows_to_look_at IS
-'The number of rows on which a threshold is based if there are so many: the largest of 64, 128, 256, ... that is not larger; 0 below 64.';
+'On how many of the corrected rows a threshold is based: the largest of 64, 128, 256, ... that is not above their number; 0 if they are fewer than 64.';
 
 CREATE FUNCTION loracomp.first_look(share double precision) RETURNS bigint
 LANGUAGE sql IMMUTABLE
 RETURN (64 * 2 ^ greatest(0, ceil(log(2, (ln(0.05) / ln(share) / 64)::numeric))))::bigint;
 COMMENT ON FUNCTION loracomp.first_look IS
-'With fewer rows than this, no threshold can be found for this share: the first of 64, 128, 256, ... rows that would show it if all were right.';
+'How many rows must be corrected before there can be a threshold: the first of 64, 128, 256, ... rows that show this share if all answers are right.';
 
--- Reads only. Answers that people have chosen to correct are mostly wrong ones, so only rows that were drawn at random count. Each has been
--- answered without its own label. A threshold is given up when the latest 64 rows have three standard deviations more wrong answers above it than
--- it promises.
+-- Reads only. Only rows that were drawn at random count, because answers that people choose to correct are mostly wrong. Each of these rows was
+-- answered without the help of its own label. A threshold is given up when the latest 64 rows have more wrong answers above it than it promises, by
+-- three standard deviations.
 CREATE FUNCTION loracomp.certainty(d loracomp.declaration)
 RETURNS TABLE (
     setup bigint, choice text, rows bigint, threshold double precision, above bigint, right_above bigint,
@@ -108,8 +110,8 @@ AS $$
     ) AS t;
 $$;
 COMMENT ON FUNCTION loracomp.certainty IS
-'For each setup of a declaration, and for each choice of certain_of: how many rows were drawn, corrected and answered, the threshold, how many of '
-'these rows are above it and how many of these are right, whether the latest rows contradict it, and whether the latest answer has this setup.';
+'A row for each setup of a declaration, and for each choice of certain_of: how many rows were drawn, corrected and answered; the threshold; how many '
+'of these rows are above the threshold, and how many of them are right; whether the latest rows contradict it; whether the latest answer has this setup.';
 
 CREATE FUNCTION loracomp.is_promise_lost(d loracomp.declaration) RETURNS boolean
 LANGUAGE sql STABLE
@@ -119,7 +121,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.is_promise_lost IS 'Whether the latest corrected rows contradict a threshold of a declaration.';
 
--- The views of declarations call it with their own number.
+-- The view of a declaration calls it with the declaration's id.
 CREATE OR REPLACE FUNCTION loracomp_parts.thresholds(declaration_id integer) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -129,7 +131,8 @@ AS $$
     WHERE d.id = thresholds.declaration_id AND c.threshold IS NOT NULL AND c.is_lost IS NOT TRUE;
 $$;
 
--- Reads only. A row without an answer has no confidence, so such rows come first. A person must see them, although a refused row can't be corrected.
+-- Reads only. Rows without an answer come first, because they have no confidence. Refused rows are among them although they can't be corrected:
+-- otherwise no person would notice them.
 CREATE FUNCTION loracomp.rows_for_a_person(name regclass, n integer DEFAULT 50)
 RETURNS TABLE (
     key text[], prompt text, answer text, confidence double precision, status text, reason text, job_id bigint

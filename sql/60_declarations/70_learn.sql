@@ -134,9 +134,9 @@ $$;
 COMMENT ON FUNCTION loracomp.clear_corrections IS
 'Clears the corrections whose labelled example is being erased; returns how many. For erase_example.';
 
--- Inserts jobs in the name of the declarations' owners. A declaration that fails, for example because the queue is full, is left out for ten
--- seconds. If there is nothing to insert, for example because no adapter has learnt to write, it is left out for a minute; and if the keeper's
--- timeout ends it, for ten minutes.
+-- Inserts jobs in the name of the declarations' owners. If that fails for a declaration, for example because the queue is full, the declaration
+-- is left out for ten seconds. A declaration for which there is nothing to insert, for example because no adapter has learnt to write, is left out
+-- for a minute. A declaration at which the keeper's timeout expires is left out for ten minutes.
 CREATE FUNCTION loracomp.measure_corrections() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp

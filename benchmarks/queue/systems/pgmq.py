@@ -1,5 +1,5 @@
-"""pgmq, with the SQL of its package. A read hides messages for some seconds; one transaction writes results and deletes
-messages."""
+"""pgmq, installed by the SQL in its Python package. A read hides messages for some seconds; one transaction writes
+results and deletes messages."""
 
 import os
 
