@@ -34,8 +34,8 @@ BEGIN
     IF purge_jobs.force IS NOT true THEN
         ended_before := date_trunc('day', least(ended_before, now() - interval '1 hour') AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
     END IF;
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- as refresh_reports does, and first, as functions that erase do
     WHILE loracomp.take_answers() > 0 LOOP NULL; END LOOP; -- so that views of declarations keep the answers
-    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- as refresh_reports does
     PERFORM set_config('loracomp.purging', 'on', true); -- the triggers of job and audit_event read this
     -- Only with isolation level READ COMMITTED, because with another one the range could contain jobs that this transaction doesn't see.
     SELECT r.first_id, r.end_id INTO first_id, end_id FROM loracomp.past_range(ended_before, purge_jobs.batch) AS r

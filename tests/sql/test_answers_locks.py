@@ -22,7 +22,7 @@ from answers_data import (
     tidy,
     work,
 )
-from job_data import BASE, add_jobs, claim, record
+from job_data import BASE, add_jobs, claim, record, wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -261,6 +261,19 @@ def test_a_row_that_was_locked_while_its_job_was_purged_is_asked_again(
         assert claim(connection, 10) == ()
     assert [prompt.split()[2] for prompt in answer_all(connection, "not urgent")] == ["2"]
     assert {*shown(alice).values()} == {("answered", "not urgent")}
+
+
+def test_erasing_and_purging_wait_for_each_other(connection: Connection, alice: Connection, database: str) -> None:
+    """Both need the rows of the answers, and a lock that keeps reports from being refreshed meanwhile."""
+    jobs = keep_and_claim(connection)
+    record(connection, tokens(jobs), [{"job_id": job.id, "output": "urgent"} for job in jobs])
+    with ThreadPoolExecutor(1) as pool, db.connect(database) as other:
+        with other.transaction():
+            other.execute("LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE")
+            purging = pool.submit(value, connection, "SELECT loracomp.purge_jobs('0', force => true)")
+            wait_for_a_lock(other)
+            other.execute("SELECT loracomp.erase_jobs(ids => %s)", [[jobs[0].id]])
+        assert purging.result() >= len(jobs) - 1 == 2
 
 
 def test_the_first_correction_holds_up_no_other_row(connection: Connection, alice: Connection, database: str) -> None:
