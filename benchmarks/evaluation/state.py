@@ -9,8 +9,8 @@ from loracomp.database.connections import Connection
 
 from .plan import Part, Unit
 
-# Settings on which answers don't always depend: those of ROUTING have no effect if the policy's router gives one
-# adapter or none, and those of MERGING have none if only routing weights are measured.
+# Settings that sometimes have no effect on answers. ROUTING has none if the policy's router gives one adapter or none,
+# and MERGING has none if only routing weights are measured.
 ROUTING = frozenset(
     {"k", "routing_temperature", "routing_top_p", "max_adapters", "min_share", "min_similarity", "weighting"}
 )

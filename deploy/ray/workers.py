@@ -1,4 +1,4 @@
-"""Sets the number of workers on a Ray cluster: starts the workers that are missing, drains those that are too many.
+"""Sets the number of workers on a Ray cluster: starts the workers that are missing, drains surplus workers.
 
     python deploy/ray/workers.py --workers 8 --gpus-per-worker 1
 
@@ -44,7 +44,7 @@ def scale(
 ) -> dict[str, str]:
     """Make the cluster that this process is connected to run this number of workers.
 
-    Starts the actors that are missing, and drains those above the number: their workers get SIGTERM, and have `drain_s`
+    Starts the actors that are missing, and drains surplus actors: their workers get SIGTERM, and have `drain_s`
     seconds to finish their jobs. Actors are detached, so they outlive this process, and Ray starts them again if a node
     or a process dies. An actor that finds no room waits for a node. `environment` is added to the variables of each
     worker; Ray's dashboard does not show it. Returns for each actor, by its name, what happened to it: started,

@@ -193,7 +193,7 @@ class Composer:
     def _masked(self, composition: Composition, adapter: PackedAdapter) -> PackedAdapter:
         if composition.strategy not in TRIMMING:
             return adapter
-        # The mask alone is kept, because it refers to no adapter: those that are evicted must leave memory.
+        # Only the mask is kept, because it does not refer to the adapter: an adapter that is evicted must leave memory.
         key = adapter.key, composition.density
         if (mask := self.masks.get(key)) is None:
             mask = trim(adapter, composition.density)

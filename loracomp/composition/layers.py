@@ -132,7 +132,8 @@ class _Grouping(NamedTuple):
     """For each row the numbers of its k adapters in the stack, [rows, k]. None: all rows go through all adapters."""
 
     def factors(self, side: Tensor) -> Tensor:
-        """The factors [groups, k * r, d] from those of all adapters [n, r, d]: a group for each row, or one for all."""
+        """The factors [groups, k * r, d] of the mixes, from the factors of all adapters [n, r, d]: a group for each
+        row, or one for all."""
         if self.picked is None:
             return side.flatten(0, 1)[None]
         own = side.index_select(0, self.picked.flatten().to(side.device))

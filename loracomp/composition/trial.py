@@ -18,7 +18,7 @@ from loracomp.model.trial import PROMPTS, Way, check_scores, check_texts, in_flo
 
 
 def try_adapters(base: BaseModel) -> dict[str, tuple[int, int]]:
-    """The modules, of those that the base model names, that adapters change in a worker's passes as in plain ones.
+    """The base model's modules that adapters change in a worker's passes exactly as in plain passes.
 
     All are tried at once, by adapters of random numbers. If that fails, modules of the same kind, which only differ in
     the number of their layer, are tried together. Raises RefusedError if no module can be adapted.

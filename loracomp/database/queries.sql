@@ -425,8 +425,8 @@ WHERE a.attrelid = %(name)s::regclass AND a.attname = 'answer'
 SELECT loracomp.correct_answer(name => %(name)s::regclass, key => %(key)s, answer => %(answer)s)
 
 -- name: most_helpful_adapter
--- Only adapters whose training record names the tasks that they were trained on, as those of `loracomp train` do, because what an adapter
--- learnt from a restricted task must not leak.
+-- Only adapters whose training record names the tasks that they were trained on, because what an adapter learnt from a restricted task must not
+-- leak. `loracomp train` writes such a record.
 SELECT a.*, b.name AS base_model, b.source AS base_source, b.revision AS base_revision
 FROM bi.transfer AS t
 JOIN loracomp.adapter AS a ON a.id = t.adapter_id
@@ -543,7 +543,7 @@ SELECT coalesce(reason, 'unknown') AS reason, sum(jobs)::bigint AS jobs, count(*
 WHERE day >= %(since)s AND status = 'failed' AND NOT has_expected GROUP BY 1 ORDER BY jobs DESC, reason LIMIT 12
 
 -- name: waits
--- Percentiles can't be added up, so it shows those of the base model with the most answers on each day.
+-- For each day, the percentiles of the base model with the most answers, because percentiles of several base models can't be added up.
 SELECT DISTINCT ON (day, step) day, step, n, p50_ms / 1000::float8 AS p50_s, p95_ms / 1000::float8 AS p95_s FROM bi.latency_by_day
 WHERE day >= %(since)s AND step IN ('queue', 'total') ORDER BY day, step, n DESC
 

@@ -34,7 +34,7 @@ FATAL = "out_of_memory"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """What a composition makes of those n of the labelled rows that can be scored."""
+    """The scores that a composition gives to the labelled rows that can be scored; n is the number of these rows."""
 
     rows: npt.NDArray[np.int64]
     """[n], their numbers."""

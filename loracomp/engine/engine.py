@@ -145,7 +145,7 @@ class Engine:
         )
         taken, failed, added = embed(after=self._embedded_to)
         if not taken and self._embedded_to:
-            taken, failed, added = embed(after=0)  # those that were not drawn
+            taken, failed, added = embed(after=0)  # start again with the examples that were not drawn
         self._embedded_to = taken[0] if taken else 0
         for example_id, error in failed.items():
             _log.warning("not_embedded example=%s error=%r", example_id, error)

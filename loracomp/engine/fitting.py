@@ -13,8 +13,8 @@ RIDGE = 0.3
 """Ridge penalty on the classifier's squared slopes. It, EXPECTED, DOUBT and BIAS_DOUBT were chosen on train rows
 (docs/decisions.md)."""
 EXPECTED = (1.0, 2.0, 10.0)
-"""Prior weights of the composition's scores, the classifier's scores, and the similarities to described choices: those
-that hold before any row is seen."""
+"""Prior weights, which hold before any row is seen: of the composition's scores, of the classifier's scores, and of the
+similarities to described choices."""
 DOUBT = (0.5, 0.3, 0.01)
 """Penalties on the squared differences between the fitted weights and EXPECTED. They are added to the loss in nats,
 which is summed over the rows."""
@@ -109,7 +109,7 @@ def fit_weights(parts: Numbers, right: Numbers) -> Numbers:
 def _derivatives(parts: Numbers, likely: Numbers) -> tuple[Numbers, Numbers]:
     """Slope and curvature, by weights and biases, of the rows' summed log of the softmax's denominator.
 
-    `likely` [rows, choices] is the softmax. The largest product is that of the biases with each other, whose time grows
+    `likely` [rows, choices] is the softmax. The largest product multiplies the biases with each other; its time grows
     with rows times choices squared.
     """
     kinds = parts.shape[2]

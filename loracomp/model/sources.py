@@ -84,8 +84,8 @@ def is_hub_id(source: str) -> bool:
 def fingerprint(resolved: ResolvedSource, inner: Sequence[str] = ()) -> str:
     """Sha256 in hex of the weight files' bytes, concatenated in the order of file names.
 
-    It equals `cat *.safetensors | sha256sum` in the model's folder, or `sha256sum` of the GGUF file. Those of `inner`
-    folders follow, in this order.
+    It equals `cat *.safetensors | sha256sum` in the model's folder, or `sha256sum` of the GGUF file. The weight files
+    of `inner` folders follow, in this order.
     """
     digest = hashlib.sha256()
     for file in weight_files(resolved, inner):
@@ -97,8 +97,8 @@ def fingerprint(resolved: ResolvedSource, inner: Sequence[str] = ()) -> str:
 def full_fingerprint(resolved: ResolvedSource, inner: Sequence[str] = ()) -> str:
     """Sha256 in hex of everything that decides what a model computes.
 
-    For a GGUF file that is the file. For a folder it is the weight files and those of DECIDING_FILES that it and its
-    `inner` folders have.
+    For a GGUF file, the file decides. For a folder, its weight files decide, and the files of DECIDING_FILES that the
+    folder and its `inner` folders have.
     """
     weights = fingerprint(resolved, inner)
     if resolved.is_gguf:

@@ -35,7 +35,7 @@ class Generated:
 
     text: str
     tokens: int
-    """Number of generated tokens, those of the stop string included, the end-of-text token not."""
+    """Number of generated tokens, including the stop string's tokens, but not the end-of-text token."""
     finite: bool
     """False if the model gave NaN or infinity at any step, which makes the text worthless."""
     finish_reason: str = "length"
@@ -157,7 +157,7 @@ def draw(texts: Sequence[Text], logits: Tensor) -> Tensor:
     # float32 rounds to 0 is replaced by the smallest number, which picks the most likely token all the same.
     below = logits.float() - logits.float().amax(-1, keepdim=True)
     probabilities = (below / temperature.clamp(min=torch.finfo(torch.float32).tiny)).softmax(-1)
-    # The nucleus: of the tokens by falling probability, those before which the sum has not reached top_p.
+    # The nucleus: the most probable tokens, until their probabilities add up to top_p.
     ranked, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
     reached = ranked.cumsum(-1)
     mass = (ranked * (reached - ranked < top_p)).cumsum(-1)

@@ -100,8 +100,7 @@ class Question:
         """The question divided into parts. A part has at most `most_tokens` tokens with padding, or a single row; and
         logits are needed at no more than `most_positions` of its positions.
 
-        The log-likelihood of a choice is the sum of those that the parts give: each of its tokens is scored in one of
-        them.
+        The log-likelihood of a choice is the sum over the parts, because each of its tokens is scored in one part.
         """
         rows: list[Row] = []
         width = positions = 0

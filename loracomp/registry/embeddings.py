@@ -178,7 +178,8 @@ def embed_some(
 def encode_each(encoder: Encoder, rows: Sequence[Mapping[str, Any]]) -> Encoded:
     """Encode examples together, or, if that fails, each alone, so that a bad one holds up no other.
 
-    Returns the unit vectors [n, dimensions] of those that the encoder can encode, and the errors of the others by id.
+    Returns the unit vectors [n, dimensions] of the examples that the encoder can encode, and the errors of all others
+    by id.
     """
     try:
         vectors = encoder.encode([(row["prompt"], row["choices"]) for row in rows])

@@ -47,7 +47,7 @@ def load_library(connection: Connection, folder: Path | None = None, *, settings
     Without a folder, it loads the shipped library. Loading a library again changes nothing. If the database lacks the
     library's base model or has no encoder, it is registered from the source that the library names. An existing task
     keeps its settings, and an adapter that somebody has retired stays retired. Raises RefusedError if the database has
-    another encoder than the library, or if a source provides other weights than those that the library was made for.
+    another encoder than the library, or if a source doesn't provide the weights that the library was made for.
     """
     folder = folder or packaged()
     manifest = files.read_manifest(folder)

@@ -45,9 +45,9 @@ $$;
 COMMENT ON FUNCTION loracomp.is_restricted IS
 'Whether this runs in a security-restricted operation, as the functions of an index do during ANALYZE.';
 
--- ANALYZE, VACUUM, REINDEX, CREATE INDEX, CLUSTER and REFRESH run the functions of a table's indexes and of a materialized view as the owner of
--- the table or view, in a security-restricted operation. Such a function must not get the rights of the session, which may be that of
--- autovacuum. Other sessions are not asked, because the question takes a subtransaction, and each INSERT of a job would pay for it.
+-- ANALYZE, VACUUM, REINDEX, CREATE INDEX, CLUSTER and REFRESH run the functions of a table's indexes and of a materialized view as the owner of the
+-- table or view, in a security-restricted operation. Such a function must not get the rights of the session, which may be autovacuum's. The
+-- restriction is looked up only for administrators, because this takes a subtransaction, and each INSERT of a job would pay for it.
 CREATE FUNCTION loracomp.check_caller(caller name) RETURNS name
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -75,8 +75,8 @@ BEGIN ATOMIC
     );
 END;
 COMMENT ON FUNCTION loracomp.caller IS
-'The role that the session acts as: that of SET ROLE, or else the login. Raises if that is an administrator or the owner, but the code of '
-'a table''s owner may be running, as in ANALYZE of that table.';
+'The role that the session acts as: the role of SET ROLE, or else the login. Raises if this role is an administrator or the owner while code of '
+'a table''s owner may be running, as in ANALYZE of the table.';
 
 -- Reads only. For SECURITY DEFINER functions, in which current_user is the owner.
 CREATE FUNCTION loracomp.caller_is_admin() RETURNS boolean

@@ -46,8 +46,8 @@ $$;
 COMMENT ON FUNCTION loracomp.give_reason IS
 'Sets the reason that audit_event gets for changes of jobs in this transaction; returns the previous reason.';
 
--- Refuses UPDATE, DELETE and TRUNCATE of the audit, where events are only appended. Only purge_jobs may delete events: those of the jobs
--- that it deletes.
+-- Refuses UPDATE, DELETE and TRUNCATE of the audit, where events are only appended. Only purge_jobs may delete events, together with their
+-- jobs.
 CREATE FUNCTION loracomp.keep_audit_event() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp

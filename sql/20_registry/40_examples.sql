@@ -194,8 +194,8 @@ ORDER BY e.id;
 END;
 COMMENT ON FUNCTION loracomp.find_unembedded IS 'Which of the given rows are train examples of the task without an embedding.';
 
--- Stores embeddings of examples that have none, and returns how many. If two imports bring the same examples, the second waits for
--- the first. Examples that were deleted meanwhile are skipped, and with text_hashes, also those whose prompt or choices have changed or that
+-- Stores embeddings of examples that have none, and returns how many. If two imports bring the same examples, the second waits for the first. It
+-- skips examples that were deleted meanwhile. If text_hashes are given, it also skips examples whose prompt or choices have changed, or that
 -- somebody is just changing.
 CREATE FUNCTION loracomp.add_embeddings(
     example_ids bigint[], embeddings public.vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL,

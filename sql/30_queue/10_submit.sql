@@ -289,7 +289,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_name IS 'Raises if a name is none of the known ones, with those that are like it. For look_up_names.';
+COMMENT ON FUNCTION loracomp.check_name IS 'Raises if a name is not known, and suggests known names that resemble it. For look_up_names.';
 
 -- Notifications are optional, because workers and the keeper also poll. A transaction that sends one holds a lock of the whole server while it
 -- commits; where many clients insert jobs, turn notifications off by ALTER DATABASE name SET loracomp.notify = 'off'. Any login can fill the

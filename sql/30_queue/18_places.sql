@@ -179,11 +179,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.pick_jobs IS
-'Locks up to batch_size due jobs of a base model, fairly among submitters: those of everyday work, or those in the background.';
+'Locks up to batch_size due jobs of a base model, fairly among submitters: either everyday jobs or background jobs.';
 
--- A submitter whose role is gone inserts no more jobs, and its counters are not needed if none of its jobs is waiting or running. Nor are those of
--- a base model that was deleted, because it has no jobs. A session of such a role may still be open and use one, so that it is left for another
--- call.
+-- A submitter whose role is gone inserts no more jobs, so its counters are not needed if none of its jobs is waiting or running. The counters of a
+-- base model that was deleted are not needed either, because it has no jobs. A session of a dropped role may still be open and use a counter; such
+-- a counter is left for another call.
 CREATE FUNCTION loracomp.drop_counters() RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -198,7 +198,7 @@ DECLARE
                 FROM (SELECT a.rolname FROM pg_roles AS a UNION ALL VALUES (''), ('-')) AS r
                 CROSS JOIN (VALUES (''), ('retries of ')) AS p (prefix)
             )
-        ORDER BY random() LIMIT 200 -- so that those of jobs that wait for long keep no others
+        ORDER BY random() LIMIT 200 -- so that counters of jobs that wait for long don't keep other counters from being dropped
     );
     counter regclass;
     dropped integer := 0;

@@ -2,15 +2,16 @@
 --   claim_jobs                  called by workers
 --     pick_jobs                 locks the first jobs of the queue: 18_places.sql
 --
--- A claimed job leaves a dead entry in the queue's index. Vacuum removes it, but not while any session holds an old snapshot. A claim
--- therefore starts at the last claimed place, because new jobs stand behind it. Some jobs stand before it: those with a higher priority,
--- those that were released, and those whose INSERT was committed late. Only a full scan of the index (from_start) finds them. It reads all
--- dead entries, so after a full scan a worker waits twenty times as long as it took, but at most a minute, before it makes another.
+-- A claimed job leaves a dead entry in the queue's index. Vacuum removes it, but not while any session holds an old snapshot. A claim therefore
+-- starts at the last claimed place, because new jobs stand behind it. Three kinds of jobs stand before this place: jobs with a higher priority,
+-- jobs that were released, and jobs whose INSERT was committed late. Only a full scan of the index (from_start) finds them. A full scan reads all
+-- dead entries, so after it a worker waits twenty times as long as it took, but at most a minute, before it makes another.
 
--- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. If the worker already holds jobs
--- (held_ids), it gets no job that must run alone; if one of the held jobs must run alone, it gets nothing. held_ids decides, and not the
--- leases: a model may still be working on a job whose lease has expired. A worker that draws the token itself can give the jobs back if the
--- reply is lost (release_claim). Jobs in the background only fill up one batch, so that a worker that holds them has room for others. While workers of two releases run, the older ones leave kinds of jobs that they don't know to the others.
+-- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. If the worker already holds jobs (held_ids),
+-- it gets no job that must run alone; if one of the held jobs must run alone, it gets nothing. held_ids decides, and not the leases, because a
+-- model may still be working on a job whose lease has expired. A worker that draws the token itself can give the jobs back if the reply is lost
+-- (release_claim). Background jobs only fill up one batch, so that a worker that holds them has room for other jobs. While workers of two releases
+-- run, the workers of the older release leave kinds of jobs that they don't know to the workers of the newer one.
 CREATE FUNCTION loracomp.claim_jobs(
     worker text, base_model text, batch_size integer, lease interval,
     held_ids bigint[] DEFAULT '{}', from_start boolean DEFAULT TRUE, token bigint DEFAULT NULL,
@@ -75,4 +76,5 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.claim_jobs IS
 'Claims due jobs of a base model: leases them to a worker. Every later write must show the returned lease_token. from_start: look from '
-'the start of the queue, and not only from where the last claim ended. token: a random number to be the lease_token. kinds: those that the worker knows.';
+'the start of the queue, and not only from where the last claim ended. token: a random number to be the lease_token. kinds: the kinds of jobs '
+'that the worker knows.';

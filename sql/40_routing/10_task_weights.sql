@@ -130,8 +130,8 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.similarity_weights IS
 'Weights of tasks by their probabilities, which must be in descending order. The function keeps the nucleus: the first tasks, until '
-'their probabilities add up to routing_top_p, but at most max_adapters of them. Except for the first, it drops those whose share is below '
-'min_share. The weights of kept tasks are their probabilities, scaled to a sum of 1; the weights of other tasks are 0.';
+'their probabilities add up to routing_top_p, but at most max_adapters of them. It drops tasks whose share is below min_share, but never the first '
+'task. The weights of kept tasks are their probabilities, scaled to a sum of 1; the weights of other tasks are 0.';
 
 CREATE FUNCTION loracomp.uniform_weights(probabilities double precision[], settings loracomp.policy)
 RETURNS double precision[]
@@ -176,7 +176,7 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.measured_weights IS
 'Weights of adapters by their expected gains. The function keeps the adapters with the highest gains above gain_margin, at most '
-'max_adapters of them. Except for the first, it drops those whose share is below min_share. The weights of kept adapters are their '
+'max_adapters of them. It drops adapters whose share is below min_share, but never the first adapter. The weights of kept adapters are their '
 'gains (minus the margin, if the margin is negative), scaled to a sum of 1; the weights of other adapters are 0.';
 
 -- It takes no settings: max_adapters, gain_margin and min_share do not apply. So up to 64 adapters are composed, because expected_gains

@@ -130,9 +130,9 @@ COMMENT ON FUNCTION loracomp.measure_adapter IS
 'Inserts jobs that measure an adapter, active or not, on the examples on which other adapters were measured before. These are examples '
 'of its own task, of the nearest tasks and of tasks without an adapter. Examples that the adapter was trained on are left out and counted.';
 
--- Inserts a job for each example that is not yet measured under all the adapters. It leaves out measurements that are done or queued, and
--- examples that an adapter was trained on. It also leaves out examples whose prompt or choices the table job would refuse, because one of
--- them would make the whole INSERT fail, and those whose right answer is a blank text, which has no tokens to score.
+-- Inserts a job for each example that is not yet measured under all the adapters. It leaves out measurements that are done or queued, and examples
+-- that an adapter was trained on. It also leaves out examples whose prompt or choices the table job would refuse, because one of them would make
+-- the whole INSERT fail, and examples whose right answer is a blank text, because a blank text has no tokens to score.
 CREATE FUNCTION loracomp.queue_measurements(
     example_ids bigint[], adapter_ids integer[], base_model loracomp.base_model, policy text, priority integer,
     submitted_by name DEFAULT loracomp.caller()

@@ -128,7 +128,7 @@ BEGIN
             base_is_right = excluded.base_is_right,
             chat_template = excluded.chat_template,
             (adapter_ids, gains, are_right) = (
-                -- Keep earlier gains, except those of adapters that were measured again. If the scores are of another kind now, keep none.
+                -- Keep the earlier gains of adapters that were not measured again. If the scores are of another kind now, keep none.
                 SELECT
                     array_agg(u.adapter_id ORDER BY u.adapter_id), array_agg(u.gain ORDER BY u.adapter_id),
                     array_agg(u.is_right ORDER BY u.adapter_id)

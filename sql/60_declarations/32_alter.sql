@@ -154,7 +154,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.alter_answers IS
 'Changes a declaration; null leaves a setting as it is. Choices replace max_new_tokens, and the other way round. With `again`, all rows are '
-'answered again, after new ones.';
+'answered again, but new rows come first.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.unfinished_jobs(d loracomp.declaration) RETURNS bigint[]

@@ -2,8 +2,8 @@
 --   measuring                   list_answers shows it: 75_list.sql
 --   waits_for_measurements      whether a scan has not begun because of it; scan_is_due calls it too: 37_scan.sql
 
--- Reads only. A correction that waits for its embedding or for its job counts as well, but not one whose job has failed, because it is not
--- measured again, and none while the keeper rests because there was nothing to insert.
+-- Reads only. A correction that waits for its embedding or for its job counts as being measured too. A correction whose job has failed doesn't
+-- count, because it is not measured again. While the keeper rests because there was nothing to insert, no correction without a job counts.
 CREATE FUNCTION loracomp.measuring(
     d loracomp.declaration, OUT measured bigint, OUT total bigint, OUT seconds_left double precision
 )
@@ -38,8 +38,8 @@ AS $$
     SELECT c.measured, c.measured + c.open, c.open * loracomp.seconds_between(c.since, now()) / nullif(c.lately, 0) FROM counted AS c;
 $$;
 COMMENT ON FUNCTION loracomp.measuring IS
-'How many of a declaration''s corrections are measured, how many these and those that are being measured are together, and about how many '
-'seconds the others take at the rate of the last five minutes; null if none was measured in that time.';
+'How many of a declaration''s corrections are measured; how many are measured or still being measured; and about how many seconds the rest will '
+'take at the rate of the last five minutes, null if none was measured in that time.';
 
 -- Reads only. alter_answers sets waits_until when all rows are to be answered again, because rows that were asked at once would be answered
 -- without the corrections that somebody has just made, and not be asked a second time. If waits_until is more than ten minutes ahead, the server's

@@ -194,8 +194,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_page IS
-'Asks as many of these rows, from the first on, as can be asked together. Returns these rows, the number handled, and a job from the middle of '
-'the new ones.';
+'Makes jobs of as many of these rows, from the first on, as can be asked together. Returns these rows, how many it has handled, and a job from the '
+'middle of the new jobs.';
 
 CREATE FUNCTION loracomp.request_hash(d loracomp.declaration, prompt text) RETURNS bytea
 LANGUAGE sql STABLE
@@ -312,4 +312,4 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.ask_together IS
 'Inserts jobs for rows whose prompt is new, and deletes the answers of rows that are gone or don''t pass the filter. Returns a job from '
-'the middle of the new ones, and the number of rows that were locked.';
+'the middle of the new jobs, and the number of rows that were locked.';

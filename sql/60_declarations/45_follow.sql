@@ -4,8 +4,8 @@
 --     check_owner, check_text, check_parent  28_check.sql
 --     check_code        25_code.sql
 
--- If a table or a column is renamed, its answers stay. After a dump and restore, columns may have other numbers, and transaction ids
--- are different ones. There may be millions of answers, so each call rewrites the ids of some only.
+-- If a table or a column is renamed, its answers stay. After a dump and restore, columns may have other numbers, and rows have other transaction
+-- ids. There may be millions of answers, so each call rewrites the ids of only some of them.
 CREATE FUNCTION loracomp.follow_source(d loracomp.declaration) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -164,7 +164,7 @@ BEGIN
             -- Routing uses no other adapters for texts either.
             likely := CASE WHEN d.choices IS NULL THEN loracomp.generating_tasks(likely) ELSE likely END;
             queued := loracomp.queue_measurements(
-                -- Some of them, those first that are not measured: inserting the jobs of twenty thousand takes longer than the timeout.
+                -- Only 200 examples, beginning with unmeasured ones, because inserting the jobs of twenty thousand takes longer than the timeout.
                 ARRAY(
                     SELECT x.example_id FROM loracomp.draw_examples(d.task_id, 'train', 0, TRUE) AS x
                     ORDER BY loracomp.is_measured(x.example_id, model.id), random() LIMIT 200

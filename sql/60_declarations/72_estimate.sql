@@ -5,9 +5,9 @@
 --     read_rows           22_read.sql
 --     estimated_rows      75_list.sql
 
--- The objects that it makes to read the rows are rolled back, as in try_prompts. It reads up to 10,000 rows for up to two seconds. Of a larger table
--- it reads random pages with about 5,000 rows. The number of different prompts is then estimated as ANALYZE estimates that of a column's values
--- (Haas and Stokes 1998, Duj1). How many tokens a text has is not known here; four characters a token are typical of English.
+-- The objects that it makes to read the rows are rolled back, as in try_prompts. It reads up to 10,000 rows for up to two seconds. Of a larger
+-- table it reads random pages with about 5,000 rows, and estimates the number of different prompts as ANALYZE estimates a column's number of
+-- distinct values (Haas and Stokes 1998, Duj1). How many tokens a text has is not known here; four characters a token are typical of English.
 CREATE FUNCTION loracomp.estimate_answers(source regclass, prompt text, filter jsonb DEFAULT '{}')
 RETURNS TABLE (
     rows bigint, prompts bigint, refused bigint, too_long bigint, is_estimate boolean, per_minute double precision,

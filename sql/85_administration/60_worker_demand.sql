@@ -6,9 +6,10 @@
 -- Reads only. It counts all open jobs, so call it at most every ten seconds. It runs with its owner's rights, so that an autoscaler's role
 -- needs no other privilege.
 --
--- Rows of declared tables become jobs of the default base model once a worker keeps house. Those that were written count as open jobs already, and
--- those that a scan will find as background jobs; one worker is needed if anything else has to be done for declarations. A declaration that can't be asked is tried every ten seconds, and one whose corrections can't be measured every minute, which must
--- not keep a worker running for ever: it counts again an hour after the next try was due.
+-- Rows of declared tables become jobs of the default base model once a worker keeps house. Rows that were written already count as open jobs, and
+-- rows that a scan will find count as background jobs. If anything else has to be done for declarations, one worker is needed. The keeper tries
+-- again every ten seconds to ask a declaration's rows, and every minute to measure its corrections. A declaration at which it fails must not keep a
+-- worker running for ever, so it counts again only an hour after the next try was due.
 CREATE FUNCTION loracomp.worker_demand(target_wait_s double precision DEFAULT 30, base_model text DEFAULT NULL)
 RETURNS TABLE (
     workers integer,

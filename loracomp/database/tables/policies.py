@@ -104,8 +104,8 @@ policy = Table(
     required(
         "text_adapters",
         Text,
-        "Which adapters jobs without choices may use, unless they name tasks themselves: generating (those of tasks "
-        "that have train examples without choices) or all.",
+        "Which adapters jobs without choices may use, unless they name tasks themselves: generating (adapters of "
+        "tasks that have train examples without choices) or all.",
         default="'generating'",
     ),
     check("policy_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),

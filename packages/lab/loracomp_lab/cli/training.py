@@ -179,7 +179,7 @@ def _stopped_in_words() -> Iterator[None]:
 
     def stop(number: int, _: Any) -> None:
         remark("stopped: run the same command again to continue from the last checkpoint")
-        raise SystemExit(128 + number)  # not an Exception, because a library's training continues after those
+        raise SystemExit(128 + number)  # training a library would go on after an Exception
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -43,13 +43,15 @@ class Rows:
     epochs: tuple[tuple[TrainingRow, ...], ...]
     """The rows of each epoch; a row may have a different phrasing in each epoch."""
     held_out: Mapping[Phrased, tuple[TrainingRow, ...]]
-    """The rows kept aside, in the entry's own template and, if it has phrasings, in trained and in held-out ones."""
+    """The rows kept aside, in the entry's own template and, if it has phrasings, in trained and in held-out
+    phrasings."""
     kept_aside: tuple[frozenset[bytes], ...]
     """Content hashes of all rows kept aside, for each data set, including rows longer than max_tokens."""
     drawn: frozenset[bytes]
     """Content hashes of the rows drawn for training."""
     too_long: int
-    """Number of rows longer than max_tokens, which were left out, in the first epoch and among those kept aside."""
+    """Number of rows that were left out because they are longer than max_tokens, in the first epoch and among the rows
+    kept aside."""
 
     def digest(self) -> str:
         """Return the sha256 (in hex) over the digests of the training rows, in their order."""
