@@ -416,10 +416,10 @@ SELECT * FROM loracomp.list_corrections(name => %(name)s::regclass)
 
 -- name: key_columns
 -- The columns of a declaration's view before `answer`.
-SELECT coalesce(array_agg(k.attname::text ORDER BY k.attnum), '{}') AS names
+SELECT coalesce(pg_catalog.array_agg(k.attname::text ORDER BY k.attnum), '{}') AS names
 FROM pg_catalog.pg_attribute AS a
 JOIN pg_catalog.pg_attribute AS k ON k.attrelid = a.attrelid AND k.attnum > 0 AND k.attnum < a.attnum
-WHERE a.attrelid = %(name)s::regclass AND a.attname = 'answer'
+WHERE a.attrelid = %(name)s::regclass::oid AND a.attname = 'answer'
 
 -- name: correct_answer
 SELECT loracomp.correct_answer(name => %(name)s::regclass, key => %(key)s, answer => %(answer)s)
