@@ -227,6 +227,8 @@ def declare_and_correct(alice: db.Connection, wendy: db.Connection) -> None:
             "backfill": True,
             "tags": Jsonb({}),
             "filter": Jsonb({}),
+            "certain": None,
+            "certain_of": None,
         },
     )
     for number in range(1, 5):
