@@ -21,7 +21,7 @@ GOALS = {"unfamiliar_16": 15, "unfamiliar_64": 24, "kept_out_16": 12, "kept_out_
 
 
 def few_labels_tables(kept: Mapping[str, Any]) -> dict[str, str]:
-    """The table, by its name in the page."""
+    """The table, as a dictionary whose key names the table in docs/figures.md."""
     return {"few-labels": as_markdown(means(kept))}
 
 

@@ -191,7 +191,7 @@ def _say_what_finds(connection: Connection, task: str, base_model: str | None) -
     _, *found = rewording.check_wordings(connection, encoder, task, written, base_model)
     remark(
         f"of {sum(row.prompts for row in found)} prompts in other words, {sum(row.finding for row in found)} find this "
-        f"adapter: `loracomp task reword {task}` shows where the others go, and imports examples in other words"
+        f"adapter: `loracomp task reword {task}` shows where the other prompts go, and imports examples in other words"
     )
 
 

@@ -25,7 +25,7 @@ def try_adapters(base: BaseModel) -> dict[str, tuple[int, int]]:
     """
     if _fits(base, list(base.modules)):
         return base.modules
-    # In float32, because in 16 bits it may have been rounding.
+    # Try again in float32, because in 16 bits rounding may have caused the failure.
     with in_float32(base):
         return _that_fit(base)
 

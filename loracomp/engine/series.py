@@ -19,8 +19,8 @@ KEPT_BYTES = 16 << 20
 LATEST = 64
 """How many of the latest jobs of a series count. Sorted tables have long runs of rows with the same answer."""
 SHARE = 0.5
-"""Which share of the others' mean score is taken off. Where most rows have the same answer, the mean also has what is
-right in them, so taking all of it off would do harm."""
+"""Which share of the other rows' mean score is taken off. Where most rows have the same answer, the mean also contains
+what is right about them, so taking all of it off would do harm."""
 
 Scores = npt.NDArray[np.float64]
 
@@ -38,9 +38,10 @@ class SeriesScores:
         self._latest.put(series, latest, latest.nbytes + 200)
 
     def biases(self, series: bytes, scores: Sequence[float]) -> tuple[float, ...]:
-        """What to add to the scores of a job that was added before; empty if there are no others of its series.
+        """What to add to the scores of a job that was added before; empty if its series has no other jobs.
 
-        It is minus half of the others' mean, less the same number for each choice, so that the biases add up to 0.
+        It is minus half of the other jobs' mean scores, shifted by the same number for each choice, so that the biases
+        add up to 0.
         """
         latest = self._latest.get(series)
         if latest is None or len(latest) < 2:
@@ -52,10 +53,10 @@ class SeriesScores:
 def series_of(job: Job, routed: Routed) -> bytes | None:
     """Identifies the jobs that differ from this one only in their text; None if the job doesn't say which part that is.
 
-    Jobs with described choices have none, because the descriptions say better what is meant. Only one submitter's jobs
-    are in a series, so that nobody's jobs change the answers of others, and only jobs whose scores can be compared,
-    because policies may normalise them otherwise or put the prompt into a chat. It is a digest, because a worker keeps
-    no text of a job that may be erased.
+    Jobs with described choices have no series, because the descriptions say better what is meant. A series has jobs of
+    only one submitter, so that nobody's jobs change the answers of other submitters. It has only jobs whose scores can
+    be compared, because policies may normalise scores differently or put the prompt into a chat. The identifier is a
+    digest, because a worker keeps no text of a job that may be erased.
     """
     if job.text_at is None or job.choices is None or job.descriptions is not None:
         return None

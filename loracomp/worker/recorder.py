@@ -183,10 +183,10 @@ class Recorder:
                 note_released(self._call([job], partial(release_jobs, jobs=[job])))
 
     def _call(self, written: Sequence[object], operation: Callable[[Connection], set[int]]) -> set[int]:
-        """Run it, and again while the database is away. If it fails although the database answers, what is written
-        causes that.
+        """Run `operation`, and run it again while the database is away.
 
-        Then it raises, after a second try: the connection may have been cut, or the server slow for a moment.
+        If it fails although the database answers, the values that it writes are the cause. Then this raises, but only
+        after a second try, because the connection may have been cut, or the server may have been slow for a moment.
         """
         failures = 0
 

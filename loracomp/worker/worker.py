@@ -36,8 +36,8 @@ from loracomp.worker.steps import REST_AT_MOST_S
 _log = logging.getLogger(__name__)
 
 LOCKED_S = REST_AT_MOST_S + 5
-"""Seconds without any work after which a worker that drains leaves what is due to others, because somebody keeps it
-locked: each step of the keeper was called meanwhile."""
+"""If there has been no work for this many seconds, a worker that drains ends although jobs are still due, because
+another session keeps them locked: each step of the keeper was called meanwhile."""
 
 
 class Worker:

@@ -27,7 +27,8 @@ BEGIN
         actor, login, 'job', n.id, 'update', o.status, n.status, n.attempts, n.worker,
         CASE
             WHEN reason IS NOT NULL THEN reason
-            -- Only a release, and the expired lease of a batch, give an attempt back.
+            -- Only two things take back an attempt that was counted: a release, and an expired lease of a job that shared its batch. The latter
+            -- raises expired_leases.
             WHEN n.status = 'queued' AND n.attempts < o.attempts AND n.expired_leases = o.expired_leases
                 AND o.status = 'running' THEN 'released'
             WHEN n.status IN ('queued', 'failed', 'cancelled') THEN n.error_code

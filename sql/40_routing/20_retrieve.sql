@@ -138,8 +138,8 @@ COMMENT ON FUNCTION loracomp.search_exactly IS
 -- An HNSW scan is lazy, so only 2 * k rows are read. The nearest k of these are returned, because a relaxed scan that goes on until it
 -- has enough eligible rows returns them out of order. With a million examples, 10 % of them eligible, the first k rows contain 97.6 %
 -- of the nearest k, and the first 2 * k rows 99.2 %.
--- The following settings are set on the functions whose statements call this one. It has none itself, because Postgres could then not
--- inline its query into theirs, and a search would take about a tenth longer (measured roughly).
+-- The following settings are set on the functions that call this one. This function has no settings itself, because Postgres doesn't inline a
+-- function with settings, and a search would take about a tenth longer (measured roughly).
 --   enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
 --   jit = off: a scan that enable_seqscan = off cannot avoid gets a cost at which the server would compile the query.
 --   hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.

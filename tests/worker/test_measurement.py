@@ -335,7 +335,7 @@ def test_a_fit_reads_the_train_rows_however_many_others_were_measured_before(con
 def test_evidence_is_fitted_though_the_results_were_written_before(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a connection that broke between the two."""
+    """This happens if the connection breaks after the results are written and before the evidence is."""
     claimed, _, adapter = one_job(connection)
     fitted: list[list[int]] = []
     monkeypatch.setattr("loracomp.worker.recorder.record_evidence", lambda _, ids: fitted.append(list(ids)))
