@@ -1,9 +1,9 @@
 """Random work of two submitters, and the turns that a third has among it: jobs alone, without a model.
 
-Alice and Adam submit, schedule, move, cancel and retry jobs; workers answer, fail, release and lose theirs. Every so
-often Bob has one job: new, scheduled, failed once, or lost with its worker. At most one turn of each other submitter
-comes before it, whatever they add meanwhile. In the end each job has ended once, each of Bob's keys still means its
-job, and nothing of Alice's is left in the database when she is erased.
+Alice and Adam submit, schedule, move, cancel and retry jobs of several kinds; workers, some of which know fewer kinds,
+answer, fail, release and lose theirs. Every so often Bob has one job: new, scheduled, failed once, or lost with its
+worker. At most one turn of each other submitter comes before it, whatever they add meanwhile. In the end each job has
+ended once, each of Bob's keys still means its job, and nothing of Alice's is left in the database when she is erased.
 """
 
 import random
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from unittest.mock import patch
 
 import psycopg
 from psycopg import sql
@@ -20,7 +21,8 @@ from psycopg import sql
 from job_data import add_base_model, claim, ended, keep, record_predictions
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
-from loracomp.records import Failure, Job
+from loracomp.engine.inflight import InFlight
+from loracomp.records import KINDS, Failure, Job
 from loracomp.worker.leases import release_jobs
 from loracomp.worker.recorder import fail_jobs
 from rounds import Round
@@ -35,8 +37,8 @@ BATCH_SIZES = (1, 4, 32)
 SECRET = "alices-secret"
 """Stands in every text of Alice's jobs."""
 SUBMIT = """
-INSERT INTO loracomp.job (prompt, choices, tags, priority, run_at, max_attempts, timeout_s, idempotency_key)
-SELECT %(text)s || i, ARRAY['yes', %(text)s], jsonb_build_object('country', %(text)s), %(priority)s,
+INSERT INTO loracomp.job (prompt, choices, tags, kind, priority, run_at, max_attempts, timeout_s, idempotency_key)
+SELECT %(text)s || i, ARRAY['yes', %(text)s], jsonb_build_object('country', %(text)s), %(kind)s, %(priority)s,
     now() + %(later)s, %(max_attempts)s, 60, %(text)s || %(number)s || '.' || i
 FROM generate_series(1, %(count)s) AS i
 """
@@ -56,7 +58,8 @@ SELECT
     ARRAY(
         SELECT o.id FROM loracomp.job AS o
         WHERE (o.place, o.id) < (j.place, j.id) AND o.status = 'queued' AND NOT o.scheduled AND NOT o.background
-    ) AS ids
+    ) AS ids,
+    ARRAY(SELECT o.id FROM loracomp.job AS o WHERE o.status = 'queued' AND o.kind <> j.kind) AS of_other_kinds
 FROM loracomp.job AS j JOIN loracomp.base_model AS b ON b.name = j.base_model WHERE j.id = %s
 """
 UNENDED = "SELECT id, status FROM loracomp.job WHERE status IN ('queued', 'running')"
@@ -97,12 +100,15 @@ class Turns:
             "text": self.text(who),
             "number": len(self.done),
             "count": self.draw.choice((1, 3, 30, 300)),
+            "kind": self.draw.choice(("predict", "predict", "predict", "route")),
             "priority": self.draw.choice((0, 0, 0, -1, -10)),
             "later": timedelta(seconds=self.draw.choice((0, 0, -3600, 0.05, 3600))),
             "max_attempts": self.draw.randint(1, 3),
         }
         self.people[who].execute(SUBMIT, values)
-        self.done.append(f"{who} submits {values['count']} at priority {values['priority']}, in {values['later']}")
+        self.done.append(
+            f"{who} submits {values['count']} to {values['kind']} at priority {values['priority']}, in {values['later']}"
+        )
 
     def change(self) -> None:
         """Somebody moves, cancels or retries some of their jobs."""
@@ -131,7 +137,12 @@ class Turns:
     # --- workers
 
     def claim(self) -> tuple[Job, ...]:
-        jobs = claim(self.owner, self.draw.choice(BATCH_SIZES))
+        """A worker may be of a release that knows fewer kinds of jobs."""
+        kinds = self.draw.choice((KINDS, KINDS, ("predict",)))
+        with patch("loracomp.worker.leases.KINDS", kinds):
+            jobs = claim(self.owner, self.draw.choice(BATCH_SIZES))
+        unknown = [job for job in jobs if job.kind not in kinds]
+        assert not unknown, f"a worker that knows {kinds} has claimed {unknown}"
         self.released -= {job.id for job in jobs}
         self.done.append(f"a worker claims {[job.id for job in jobs]}")
         return jobs
@@ -150,7 +161,7 @@ class Turns:
         self.done.append(f"{ids} are {how}")
         match how:
             case "answered":
-                record_predictions(self.owner, jobs, [ended(job.id) for job in jobs])
+                record_predictions(self.owner, jobs, [ended_as(job) for job in jobs])
             case "failed":
                 fail_jobs(self.owner, jobs, [Failure(job.id, "odd", "it was odd", True) for job in jobs])
             case "released":
@@ -202,7 +213,7 @@ class Turns:
             self.owner.execute(DUE, [[login("bob")]])
         self.wait_for_its_place(job_id)
         jobs = self.served(job_id)
-        record_predictions(self.owner, jobs, [ended(job.id) for job in jobs])
+        record_predictions(self.owner, jobs, [ended_as(job) for job in jobs])
         self.counts["probes"] += 1
 
     def wait_for_its_place(self, job_id: int) -> None:
@@ -219,10 +230,11 @@ class Turns:
         """Claim until Bob's job is claimed, while others go on submitting; the batch that it is in.
 
         Bob's job has a place so many turns after the last that was claimed: one, unless his own jobs were retried
-        before. What was released may come again and again before it.
+        before. What was released may come again and again before it, and what workers of an older release passed over
+        comes when a newer one claims.
         """
         (row,) = self.owner.execute(AHEAD, [job_id])
-        most = TURNS * max(row["turns"], 1) + len({*row["ids"]} & self.released)
+        most = TURNS * max(row["turns"], 1) + len({*row["ids"]} & self.released | {*row["of_other_kinds"]})
         if row["runs_alone"]:
             most += max(BATCH_SIZES)  # a batch that begins before it may go beyond it
         passed = set[int]()
@@ -248,7 +260,7 @@ class Turns:
         for _ in range(10_000):
             self.owner.execute("UPDATE loracomp.job SET run_at = now() WHERE status = 'queued' AND run_at > now()")
             jobs = claim(self.owner, 500)
-            record_predictions(self.owner, jobs, [ended(job.id) for job in jobs])
+            record_predictions(self.owner, jobs, [ended_as(job) for job in jobs])
             self.owner.execute("SELECT loracomp.rescue_jobs()")
             if not jobs and not self.owner.execute(UNENDED).fetchall():
                 break
@@ -268,6 +280,10 @@ class Turns:
                 [SECRET],
             ).fetchone()
             assert left is None, f"alice is erased, and {table['schema']}.{table['name']} still has {left}"
+
+
+def ended_as(job: Job) -> InFlight:
+    return ended(job.id, output=None if job.kind == "route" else "yes")
 
 
 def moves_of(turns: Turns) -> list[Callable[[], None]]:
@@ -310,7 +326,7 @@ def turns(ground: Ground, seed: int, size: float = 1) -> Round:
             for connection in opened.values():
                 connection.close()
         (row,) = owner.execute(
-            "SELECT count(*) AS jobs FROM loracomp.audit_event WHERE entity = 'job' AND old_status IS NULL"
+            "SELECT count(DISTINCT entity_id) AS jobs FROM loracomp.audit_event WHERE entity = 'job'"
         )
         queue.counts["jobs"] += row["jobs"]
     made.counts.update(queue.counts)
