@@ -23,14 +23,17 @@ from psycopg import errors, sql
 
 from answers_data import answer_all
 from conftest import create_database, drop_database
-from job_data import add_base_model, claim, keep, record
+from job_data import BASE, add_base_model, claim, keep, record
 from loracomp.database import connections as db
 from loracomp.database import embedded
 from loracomp.database.connections import Connection
+from loracomp.worker.leases import what_waits
 from rounds import Round
 from town import Ground, connect, login
 
 MOVES = 60
+LOCKED_S = 5
+"""Seconds that a statement may take while the triggers wait in vain, at 0.3 s for each of a few locks."""
 Key = tuple[int, str]
 """The number of its first column's value in VALUES, and its second column."""
 
@@ -143,7 +146,8 @@ class History:
     feed: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     cursor: str | None = None
     is_paused: bool = False
-    is_feed_whole: bool = True
+    was_locked: bool = False
+    stranger: Connection | None = None
 
     def begin(self, url: str) -> None:
         self.url = url
@@ -541,7 +545,30 @@ class History:
         (row,) = self.owner.execute(place, [[*self.values], key[0]])
         return row["k"] - 1, key[1]
 
-    # --- moves: workers, readers
+    # --- moves: workers, readers, strangers
+
+    def let_stranger_come(self) -> None:
+        """Somebody in another database leaves a transaction open until workers have finished."""
+        if self.stranger is None:
+            self.stranger = db.connect(self.ground.server, vectors=False)
+            self.stranger.autocommit = False
+            self.stranger.execute("SELECT pg_current_xact_id()")
+            self.done.append("a stranger begins a transaction")
+
+    def write_while_locked(self) -> None:
+        """An administrator's maintenance locks what the triggers write to; the statement neither fails nor waits."""
+        with self.owner.transaction():
+            self.owner.execute("LOCK TABLE loracomp.answer_hint IN EXCLUSIVE MODE")
+            self.done.append("answer_hint is locked")
+            began = time.monotonic()
+            self.was_locked = True  # so until a scan has found the rows, the view shows their old answers
+            self.upsert()
+            assert (took := time.monotonic() - began) < LOCKED_S, f"a statement took {took:.1f} s"
+
+    def let_stranger_go(self) -> None:
+        if self.stranger is not None:
+            self.stranger.close()
+            self.stranger = None
 
     def work(self) -> None:
         """Claim some; answer some of them, and leave the others to another move."""
@@ -623,7 +650,7 @@ class History:
         assert shown.keys() == expected, f"rows shown and not there: {shown.keys() ^ expected}"
         for key, (status, given) in shown.items():
             assert status in ("waiting", "asked", "answered", "stale", "refused"), (key, status)
-            if status == "answered" and self.looks_at_changes:
+            if status == "answered" and self.looks_at_changes and not self.was_locked:
                 assert (status, given) == self.rows[key].ended, (
                     f"the old answer {given!r} is shown for {key}: {self.rows[key]}"
                 )
@@ -646,9 +673,11 @@ class History:
             self.owner.execute("UPDATE loracomp.job SET run_at = now() WHERE run_at > now() AND status = 'queued'")
             answer_all(self.owner)
             expected = {key: row.ended for key, row in self.rows.items() if self.passes(row)}
-            if self.shown() == expected or time.monotonic() > deadline:
+            is_drained = not any(what_waits(self.owner, BASE))
+            shown = self.shown()
+            if is_drained or shown == expected or time.monotonic() > deadline:
                 break
-        shown = self.shown()
+            self.let_stranger_go()
         wrong = {
             key: (shown.get(key), expected.get(key))
             for key in shown.keys() | expected.keys()
@@ -656,7 +685,10 @@ class History:
         }
         assert not wrong, (
             f"shown and expected: {wrong}; {self.owner.execute('SELECT trouble FROM loracomp.declaration').fetchall()}"
+            f"; a worker that drains {'ends' if is_drained else 'goes on'}"
         )
+        self.let_stranger_go()
+        self.was_locked = False
         with connect(self.url, "bob") as bob:
             seen = {key: each for key, each in expected.items() if not self.secured or key[1] != "b"}
             assert self.shown(bob) == seen, "what a reader under row security sees"
@@ -754,6 +786,7 @@ def moves_of(history: History) -> list[Callable[[], None]]:
         h.set_session, h.set_database, h.analyze,
         h.reword, h.switch, h.refilter, h.refilter, h.alter_key, h.again, h.pause, h.declare_again, h.correct,
         h.correct, h.take_back, h.work, h.work, h.work, h.keep, h.purge, h.read_feed, h.settle, h.restore,
+        h.let_stranger_come, h.write_while_locked,
     ]  # fmt: skip
 
 
@@ -776,6 +809,7 @@ def histories(ground: Ground, seed: int, size: float = 1) -> Round:
             made.failures.append(f"{type(error).__name__}: {error} ({about})")
             made.failures += history.done[-40:]
         finally:
+            history.let_stranger_go()
             history.close()
             if history.counts["restores"]:
                 drop_database(ground.server, str(psycopg.conninfo.conninfo_to_dict(history.url)["dbname"]))

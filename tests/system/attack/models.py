@@ -1,12 +1,14 @@
 """What is served beside what transformers and PEFT compute: tiny random models of every causal architecture.
 
-The reference is a plain pass of PEFT's model over one row, without padding, sharing, masks or a cache.
+The reference is a plain pass of PEFT's model over one row, without padding, sharing, masks or a cache. Beside the rows
+that are compared, the batch has measurements under other settings, and rows whose adapter overflows.
 """
 
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,12 +18,15 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
+from loracomp.composition.blocks import Factors
+from loracomp.composition.strategies import LoraFactors
 from loracomp.composition.trial import try_adapters
+from loracomp.engine.measuring import MeasurementPlan
 from loracomp.errors import JobError, RefusedError
 from loracomp.model import batching
 from loracomp.model.loading import CAUSAL, BaseModel
 from loracomp.model.trial import try_out
-from loracomp.records import Composition, Prediction, Request
+from loracomp.records import Composition, Job, Prediction, Request
 from model_fixtures import LETTERS, MERGES, TINY_CONTEXT, Fetching, letter_tokenizer, peft_twin, random_adapter
 from rounds import Round
 from tiny_models import GENERATED_WRONGLY, OTHERS_REFUSED, SCORED_WRONGLY, as_added, made
@@ -32,9 +37,14 @@ REFUSED = f"{SCORED_WRONGLY} {GENERATED_WRONGLY} {OTHERS_REFUSED}".split()
 CLOSE = {torch.float32: 2e-3, torch.bfloat16: 0.6, torch.float16: 0.15}
 """Largest difference in nats of a choice's log-likelihood, for each token."""
 ADAPTERS = 3
+OVERFLOWING = ADAPTERS
+"""Id of an adapter whose factors are finite, and the sums that they make are not."""
+LARGE = {torch.float32: 3e38, torch.bfloat16: 3e38, torch.float16: 6e4}
+NORMALIZATIONS = ("none", "characters", "tokens")
 WORDS = ("a", "tea is", "Is it so?", "e" * 90, "x y z " * 30, "0", "line\nline\n", "q", "Answer: ", "<eos>", "\u00fc")
 CHOICES = ("yes", "no", "x", "perhaps not", "es", "tea is hot", "tea is", "0", "z" * 20, "<eos>", "e\u00fcs", "\u00fc")
 """Some are the same as others, or nothing, to a tokenizer that drops what it doesn't know."""
+PLAIN_CHOICES = ("yes", "no", "x", "perhaps not", "es", "tea is hot")
 
 
 def models(_: Ground, seed: int, size: float = 1) -> Round:
@@ -80,17 +90,74 @@ def compared(base: BaseModel, modules: dict[str, tuple[int, int]], draw: random.
         )
         for number in range(ADAPTERS)
     ]
-    requests = [request(base, draw, adapters) for _ in range(draw.randint(3, 9))]
+    large = overflowing(linear, LARGE[base.model.dtype])
+    requests = [request(base, draw, (*adapters, large)) for _ in range(draw.randint(3, 9))]
+    plans = [plan(draw, adapters) for _ in range(draw.randint(0, 2))]
+    measuring = [each for job, measured in plans for each in measured.requests(job)]
+    asked = [*requests, *measuring]
+    draw.shuffle(asked)
     with pytest.MonkeyPatch.context() as patch:
         # Sometimes a question is scored in several passes.
         patch.setattr(batching, "LOGITS_BYTES", 4 * base.model.config.vocab_size * draw.choice((4, 40, 10_000)))
-        answers = Fetching(base, lambda ids: [adapters[id_] for id_ in ids]).predict(requests)
+        given = Fetching(base, lambda ids: [(*adapters, large)[id_] for id_ in ids]).predict(asked)
+    answers = {id(each): answer for each, answer in zip(asked, given, strict=True)}
     found = []
     with peft_twin(base.model, adapters) as twin:
-        for each, answer in zip(requests, answers, strict=True):
+        for each in asked:
             told.counts["answers compared"] += 1
-            found += [f"{line}; {each}"[:700] for line in differences(base, twin, each, answer)]
+            found += [f"{line}; {each}"[:700] for line in differences(base, twin, each, answers[id(each)])]
+        for job, measured in plans:
+            told.counts["measurements"] += 1
+            own, measuring = measuring[: 1 + len(adapters)], measuring[1 + len(adapters) :]
+            predictions = [answers[id(each)] for each in own]
+            found += [f"{line}; {measured}" for line in wrongly_measured(base, twin, job, measured, own, predictions)]
     return found
+
+
+def overflowing(shapes: dict[str, tuple[int, int]], size: float) -> LoraFactors:
+    adapter = random_adapter(shapes, rank=2, seed=OVERFLOWING)
+    factors = {name: Factors(each.A.sign() * size, each.B.sign() * size) for name, each in adapter.factors.items()}
+    return replace(adapter, factors=factors)
+
+
+def plan(draw: random.Random, adapters: Sequence[Any]) -> tuple[Job, MeasurementPlan]:
+    """A job that measures all adapters on an example, under settings of its own."""
+    choices = draw.choice((None, tuple(draw.sample(PLAIN_CHOICES, 3))))
+    expected = choices[0] if choices else draw.choice(PLAIN_CHOICES)
+    job = Job(1, 1, "measure", draw.choice(("Is it so?", "tea is")), choices, None)
+    ids, hashes = range(len(adapters)), [each.sha256 for each in adapters]
+    return job, MeasurementPlan(1, expected, draw.choice(NORMALIZATIONS), ids, hashes)
+
+
+@torch.inference_mode()
+def wrongly_measured(
+    base: BaseModel, twin: Any, job: Job, plan: MeasurementPlan, requests: Sequence[Request], predictions: Sequence[Any]
+) -> Iterator[str]:
+    """How gains differ from those of plain passes, under the settings of the plan."""
+    if any(isinstance(each, JobError) for each in predictions):
+        return
+    made = plan.measurement(job, predictions)
+    scores = []
+    for each in requests:
+        with mixed(twin, each.composition):
+            normalization = plan.choice_normalization if job.choices else "tokens"
+            plainly = [normalized_score(base, twin, job.prompt, choice, normalization) for choice in each.choices or ()]
+        scores.append(plainly[0] - float(torch.tensor(plainly).logsumexp(0)) if job.choices else plainly[0])
+    close = 2 * max(map(len, PLAIN_CHOICES)) * CLOSE[base.model.dtype]
+    for gain, score in zip(made.gains, scores[1:], strict=True):
+        if not abs(gain - (score - scores[0])) <= close:
+            yield f"a gain is {gain:.4f}, plainly {score - scores[0]:.4f}"
+    if made.choice_normalization != plan.choice_normalization:
+        yield f"recorded as of {made.choice_normalization}"
+
+
+def normalized_score(base: BaseModel, twin: Any, prompt: str, choice: str, normalization: str) -> float:
+    start, rest = tokens_of(base.tokenizer, prompt, choice)
+    return plain_score(twin, start, rest) / parts(choice, rest, normalization)
+
+
+def parts(choice: str, tokens: Sequence[int], normalization: str) -> int:
+    return {"none": 1, "characters": len(choice), "tokens": len(tokens)}[normalization]
 
 
 def wrapped_by_peft(model: Any, names: Iterable[str]) -> list[str]:
@@ -118,7 +185,8 @@ def request(base: BaseModel, draw: random.Random, adapters: Sequence[Any]) -> Re
     )  # fmt: skip
     if draw.random() < 0.5:
         choices = tuple(draw.sample(CHOICES, draw.randint(2, 5)))
-        return Request(prompt=prompt, choices=choices, max_new_tokens=None, composition=mix)
+        normalization = draw.choice(NORMALIZATIONS)
+        return Request(prompt, choices, None, normalization=normalization, composition=mix)
     return Request(prompt=prompt, choices=None, max_new_tokens=draw.choice((1, 2, 9, 30)), composition=mix)
 
 
@@ -127,6 +195,10 @@ def differences(base: BaseModel, twin: Any, request: Request, answer: Prediction
     """How an answer differs from plain passes of PEFT's model."""
     if isinstance(answer, JobError) and answer.code in ("prompt_blank", "choice_blank"):
         if not has_nothing(base.tokenizer, request):
+            yield f"{answer.code}: {answer}"
+        return
+    if OVERFLOWING in request.composition.adapter_ids:
+        if isinstance(answer, JobError) and answer.code != "not_finite":
             yield f"{answer.code}: {answer}"
         return
     if isinstance(answer, JobError):
@@ -138,8 +210,9 @@ def differences(base: BaseModel, twin: Any, request: Request, answer: Prediction
             return
         for choice, score in zip(request.choices, answer.choice_scores or (), strict=True):
             start, rest = tokens_of(base.tokenizer, request.prompt, choice)
-            expected = plain_score(twin, start, rest)
-            if not abs(score - expected) <= CLOSE[base.model.dtype] * len(rest):
+            size = parts(choice, rest, request.normalization)
+            expected = plain_score(twin, start, rest) / size
+            if not abs(score - expected) <= CLOSE[base.model.dtype] * len(rest) / size:
                 yield f"choice {choice!r} has {score:.4f}, plainly {expected:.4f}"
 
 
