@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -24,7 +26,8 @@ from loracomp.composition.trial import try_adapters
 from loracomp.engine.measuring import MeasurementPlan
 from loracomp.errors import JobError, RefusedError
 from loracomp.model import batching
-from loracomp.model.loading import CAUSAL, BaseModel
+from loracomp.model.loading import CAUSAL, BaseModel, quiet_transformers
+from loracomp.model.sources import full_fingerprint, resolve_source
 from loracomp.model.trial import try_out
 from loracomp.records import Composition, Job, Prediction, Request
 from model_fixtures import LETTERS, MERGES, TINY_CONTEXT, Fetching, letter_tokenizer, peft_twin, random_adapter
@@ -68,8 +71,24 @@ def models(_: Ground, seed: int, size: float = 1) -> Round:
             told.failures.append(f"{kind} is refused: {error}")
         return told
     with quiet():
-        told.failures += [f"{kind}, {dtype}: {line}" for line in compared(base, modules, draw, told)]
+        told.failures += [f"{kind}, {dtype}: {line}" for line in (*mistaken(base, draw), *compared(base, modules, draw, told))]
     return told
+
+
+def mistaken(base: BaseModel, draw: random.Random) -> Iterator[str]:
+    """How the model, written to a folder, is taken for the same when one thing in one of its files is another."""
+    with quiet_transformers(), TemporaryDirectory() as folder:
+        base.model.save_pretrained(folder)
+        if draw.random() < 0.5:
+            base.tokenizer.chat_template = "{{ messages }}"
+        base.tokenizer.save_pretrained(folder)
+        before = full_fingerprint(resolve_source(folder))
+        file = draw.choice(sorted(each for each in Path(folder).rglob("*") if each.is_file()))
+        content = bytearray(file.read_bytes())
+        content[draw.randrange(len(content))] ^= 1
+        file.write_bytes(content)
+        if full_fingerprint(resolve_source(folder)) == before:
+            yield f"another {file.name} has the same fingerprint"
 
 
 def compared(base: BaseModel, modules: dict[str, tuple[int, int]], draw: random.Random, told: Round) -> list[str]:

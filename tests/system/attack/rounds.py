@@ -23,6 +23,7 @@ Part: TypeAlias = Callable[[Ground, int, float], Round]
 
 def parts() -> dict[str, Part]:
     """Return the parts in the order of README.md."""
+    from backlogs import backlogs
     from boundaries import boundaries
     from failing import steps
     from histories import histories
@@ -32,7 +33,7 @@ def parts() -> dict[str, Part]:
 
     return {
         "boundaries": boundaries, "locks": locks, "steps": steps,
-        "histories": histories, "turns": turns, "models": models,
+        "histories": histories, "backlogs": backlogs, "turns": turns, "models": models,
     }  # fmt: skip
 
 
