@@ -113,9 +113,9 @@ def answered(owner: Connection, job_id: int, output: str) -> dict[str, Any]:
     """Return the answer that the job's policy would give, measured on the corrections, which belong to the
     declaration's task."""
     row = {"job_id": job_id, "output": output, "adapter_sha256": []}
-    if value(owner, "SELECT policy FROM loracomp.job WHERE id = %s", [job_id]) != "measured":
-        return row
     examples = value(owner, "SELECT array_agg(example_id) FROM loracomp.measurement")
+    if not examples or value(owner, "SELECT policy FROM loracomp.job WHERE id = %s", [job_id]) != "measured":
+        return row
     task = value(owner, "SELECT name FROM loracomp.task WHERE name LIKE 'answers/%'")
     near = {"example_ids": examples[:1], "example_tasks": [task], "similarities": [1.0]}
     mix = {"composed_tasks": ["tea"], "adapter_ids": [1], "adapter_sha256": ["a" * 64], "adapter_weights": [1.0]}

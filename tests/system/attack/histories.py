@@ -731,14 +731,14 @@ class History:
         assert row["state"] == "ready", row["state"]
         old = "SELECT FROM {view} WHERE status = 'refused' AND num_nonnulls(answered_by, answered_at) > 0"
         assert not self.write(old), "refused rows show something of their old answers"
-        known, share = before_of(row["before"])
+        known, share = known_and_right(row["before"])
         sure = [made for key, made in self.corrections.items() if made.is_drawn and made.is_sure]
         right = sum(made.text == made.body for made in sure)
         assert len(sure) <= known <= len(self.corrections), (
             f"before says {row['before']}; {len(sure)} drawn rows are corrected"
         )
         if known == len(sure) and share is not None:
-            assert share == round(100 * right / known), f"before says {row['before']}; {right} of {known} were right"
+            assert share == percent(right, known), f"before says {row['before']}; {right} of {known} were right"
 
     def check_feed(self, expected: dict[Key, tuple[str, str | None]]) -> None:
         deadline = time.monotonic() + 20  # another database's transaction may hold it back for a while
@@ -756,7 +756,12 @@ def answered(job: Any) -> dict[str, Any]:
     return {"job_id": job.id, "output": job.prompt.split()[-1]}
 
 
-def before_of(text: str) -> tuple[int, int | None]:
+def percent(right: int, known: int) -> int:
+    """Rounded as Postgres does, so that a half is rounded up."""
+    return (200 * right + known) // (2 * known)
+
+
+def known_and_right(text: str) -> tuple[int, int | None]:
     """Drawn rows known and percent right, of an accuracy in words."""
     drawn = r"(?P<percent>\d+) % \(\d+ to \d+, (?P<drawn>\d+) rows?\)"
     picked = r"\d+ of \d+ picked rows right"

@@ -25,6 +25,7 @@ def parts() -> dict[str, Part]:
     """Return the parts in the order of README.md."""
     from backlogs import backlogs
     from boundaries import boundaries
+    from corrections import corrections
     from failing import steps
     from histories import histories
     from locks import locks
@@ -33,7 +34,7 @@ def parts() -> dict[str, Part]:
 
     return {
         "boundaries": boundaries, "locks": locks, "steps": steps,
-        "histories": histories, "backlogs": backlogs, "turns": turns, "models": models,
+        "histories": histories, "backlogs": backlogs, "corrections": corrections, "turns": turns, "models": models,
     }  # fmt: skip
 
 
