@@ -57,7 +57,11 @@ class Backlog:
             self.declare(name)
         bob = self.people["bob"]
         bob.execute("CREATE TABLE bobs_rows (id integer PRIMARY KEY, body text, mark integer)")
-        about = {"rows": rows, "every": self.draw.choice((1, 1, 2)), "run": self.draw.choice((10, rows // 2, rows // 2))}
+        about = {
+            "rows": rows,
+            "every": self.draw.choice((1, 1, 2)),
+            "run": self.draw.choice((10, rows // 2, rows // 2)),
+        }
         bob.execute(ADD, about)
         bob.execute(
             "SELECT loracomp.create_answers('bobs_view', 'bobs_rows', 'Say {body}', filter => %s::jsonb)",

@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 from intruder import PATIENCE, Intruder
 from loracomp.database import connections as db
 from rounds import Round
-from town import ATTACKERS, ROLES, Ground, Town, login, town_of
+from town import ATTACKERS, ROLES, SECRET, Ground, Town, login, town_of
 
 STATEMENTS = 200
 SERVED_EVERY = 50
@@ -43,7 +43,7 @@ def boundaries(ground: Ground, seed: int, size: float = 1) -> Round:
     with town_of(ground) as town:
         odd = settle_oddly(town, Random(seed))
         made = Round(failures=[f"before the attack, with {odd}: {line}" for line in town.is_served()])
-        intruder = Intruder(make_conninfo(town.url, user=login(name), options=PATIENCE), ROLES[name], seed)
+        intruder = Intruder(make_conninfo(town.url, user=login(name), options=PATIENCE), ROLES[name], seed, SECRET)
 
         def is_served() -> bool:
             if lines := town.is_served():

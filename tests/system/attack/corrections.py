@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import psycopg
 
 from answers_data import work
+from histories import known_and_right, percent
 from job_data import BASE, add_base_model
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.worker.leases import what_waits
-from histories import known_and_right, percent
 from rounds import Round
 from routing_data import add_adapter
 from town import Ground, connect, login
@@ -109,7 +109,9 @@ class Corrections:
         if measured["n"] >= USED_FROM:
             self.counts["used"] += 1
             left = [row for row in rows if row["answered_by"] != "corrections"]
-            assert not left, f"{measured['n']} corrections are measured, and {len(left)} rows not asked again: {left[0]}"
+            assert not left, (
+                f"{measured['n']} corrections are measured, and {len(left)} rows not asked again: {left[0]}"
+            )
         (told,) = self.alice.execute("SELECT corrected, before, after FROM loracomp.list_answers()")
         assert told["corrected"] == len(rows), told
         drawn = [row for row in rows if row["drawn"]]

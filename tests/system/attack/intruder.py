@@ -53,6 +53,8 @@ class Intruder:
     role: str
     number: int
     """Seed of all its choices."""
+    secret: str
+    """A text that only others may read."""
     said: Counter[str] = field(default_factory=Counter)
     """Number of statements by what the server answered: ok, or an error's code."""
     broken: list[str] = field(default_factory=list)
@@ -103,6 +105,7 @@ class Intruder:
             rows = cursor.fetchmany(100) if cursor.description else []
         except psycopg.Error as error:
             self.said[error.sqlstate or type(error).__name__] += 1
+            self._look_for_secrets(error.diag.message_primary, error.diag.message_detail, error.diag.context)
             if wrong := fault(error, fields[0] if fields else None, [each for each in values if isinstance(each, str)]):
                 self.broken.append(f"{wrong}: {self.recent[-1]}")
             if connection.info.transaction_status == TransactionStatus.INERROR and self._random.random() < 0.5:
@@ -111,8 +114,15 @@ class Intruder:
             self.said["not sent"] += 1  # psycopg can't write or read such a value
         else:
             self.said["ok"] += 1
+            self._look_for_secrets(rows)
             return rows
         return []
+
+    def _look_for_secrets(self, *told: Any) -> None:
+        """Workers may read what they claim and what their jobs need; others must read nothing of Bob's."""
+        if self.role != "worker" and self.secret in (found := repr(told)):
+            at = found.index(self.secret)
+            self.broken.append(f"a secret is told, {found[max(0, at - 100) : at + 100]}: {self.recent[-1]}")
 
     def _work(self) -> None:
         """Claim jobs of those who attack, and give them an answer that is odd in one place, or an odd failure."""

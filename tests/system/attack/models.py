@@ -71,7 +71,8 @@ def models(_: Ground, seed: int, size: float = 1) -> Round:
             told.failures.append(f"{kind} is refused: {error}")
         return told
     with quiet():
-        told.failures += [f"{kind}, {dtype}: {line}" for line in (*mistaken(base, draw), *compared(base, modules, draw, told))]
+        found = [*mistaken(base, draw), *compared(base, modules, draw, told)]
+    told.failures += [f"{kind}, {dtype}: {line}" for line in found]
     return told
 
 

@@ -4,6 +4,7 @@ The worker is a real one in a thread of this process. Its engine is a real one t
 job takes a millisecond. So what a role writes reaches all that a worker does with it.
 """
 
+import json
 import logging
 import os
 import tempfile
@@ -102,6 +103,9 @@ UNION ALL
 SELECT format('job %%s ended %%s times', e.entity_id, count(*)) FROM loracomp.audit_event AS e
 WHERE e.entity = 'job' AND e.new_status = 'succeeded' GROUP BY e.entity_id HAVING count(*) > 1
 """
+SECRET = "bobs-secret"
+"""Stands in all that only Bob, workers and administrators may read: his texts, a tag that is not reported, and the
+name, description and examples of a hidden task."""
 _numbers = count()
 
 
@@ -160,6 +164,8 @@ class Ground:
                 write_adapter(Path(folder) / task, seed=seed)
                 activate_adapter(owner, stage_adapter(owner, Path(folder) / task, task=task).id)
                 import_examples(owner, task, [example(task, number) for number in range(8)])
+            owner.execute("SELECT loracomp.add_task(%s, 'other', %s, %s)", [SECRET, SECRET, login("bob")])
+            import_examples(owner, SECRET, [example(SECRET, number) for number in range(3)])
             embed_examples(owner, self.encoder)
             settle(owner, url)
         return name
@@ -285,12 +291,13 @@ class Bob:
             row["id"]
             for row in ask(
                 "INSERT INTO loracomp.job (prompt, choices, max_new_tokens, tags)"
-                " VALUES ('ask bob', '{yes,no}', NULL, '{}'), ('tell bob', NULL, 2, '{\"country\": \"DE\"}')"
-                " RETURNING id"
+                " VALUES (%(text)s, '{yes,no}', NULL, %(tags)s::jsonb), (%(text)s, NULL, 2, '{\"country\": \"DE\"}')"
+                " RETURNING id",
+                {"text": f"{SECRET} question", "tags": json.dumps({"private": SECRET, SECRET: "1"})},
             )
         ]
         rows = [here]
-        ask("INSERT INTO bobs_notes VALUES (%s, 'text ' || %s::int)", [here, here])
+        ask("INSERT INTO bobs_notes VALUES (%s, %s || %s::int)", [here, f"{SECRET} text ", here])
         if here > 1:
             ask("UPDATE bobs_notes SET body = body || ' more' WHERE id = %s", [here - 1])
             rows.append(here - 1)

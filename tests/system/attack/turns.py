@@ -106,9 +106,8 @@ class Turns:
             "max_attempts": self.draw.randint(1, 3),
         }
         self.people[who].execute(SUBMIT, values)
-        self.done.append(
-            f"{who} submits {values['count']} to {values['kind']} at priority {values['priority']}, in {values['later']}"
-        )
+        about = "{count} to {kind} at priority {priority}, in {later}".format(**values)
+        self.done.append(f"{who} submits {about}")
 
     def change(self) -> None:
         """Somebody moves, cancels or retries some of their jobs."""
