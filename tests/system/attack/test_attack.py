@@ -10,7 +10,7 @@ from rounds import command, parts
 from town import Ground
 
 SIZE = 0.3
-SECONDS = 5.0
+SECONDS = 3.0
 """After which no other round begins."""
 
 
