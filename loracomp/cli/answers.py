@@ -240,10 +240,20 @@ def correct_answer(
     uncertain: Annotated[
         bool, typer.Option("--uncertain", help="List rows that aren't certain, instead of rows drawn at random.")
     ] = False,
+    review: Annotated[
+        bool, typer.Option("--review", help="List corrected rows to look at again, because they may be wrong.")
+    ] = False,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 16,
     as_json: AsJson = False,
 ) -> None:
     """Correct the answer to a row, or list rows to correct."""
+    if key is None and review:
+        emit(
+            _of_declaration(QUERIES["rows_to_review"], {"name": name, "n": rows}),
+            title="To look at again",
+            as_json=as_json,
+        )
+        return
     if key is None and uncertain:
         emit(
             _of_declaration(QUERIES["rows_for_a_person"], {"name": name, "n": rows}),

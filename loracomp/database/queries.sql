@@ -411,6 +411,16 @@ SELECT * FROM loracomp.rows_to_correct(name => %(name)s::regclass, n => %(n)s, v
 SELECT loracomp.correct_row(name => to_regclass(%(name)s), key => %(key)s, answer => %(answer)s, seen => %(seen)s,
     job_id => %(job_id)s)
 
+-- name: rows_to_review
+SELECT * FROM loracomp.rows_to_review(name => %(name)s::regclass, n => %(n)s)
+
+-- name: count_corrections
+SELECT * FROM loracomp.count_corrections(name => %(name)s::regclass)
+
+-- name: choice_scores
+-- No row for a login that may not see the job.
+SELECT p.choice_scores FROM loracomp.prediction AS p WHERE p.job_id = %(job_id)s
+
 -- name: list_corrections
 SELECT * FROM loracomp.list_corrections(name => %(name)s::regclass)
 

@@ -175,7 +175,11 @@ BEGIN
     INSERT INTO loracomp.audit_event (actor, entity, entity_id, entity_name, action, reason, after)
     VALUES (
         loracomp.caller(), 'declaration', d.id, d.view::text, 'update',
-        CASE WHEN labelled IS NULL THEN 'correction taken back' ELSE 'corrected' END, jsonb_build_object('job_id', corrected_job)
+        CASE
+            WHEN labelled IS NULL THEN 'correction taken back'
+            WHEN before <> write_correction.correct THEN 'corrected otherwise'
+            ELSE 'corrected'
+        END, jsonb_build_object('job_id', corrected_job)
     );
     RETURN TRUE;
 END

@@ -28,6 +28,8 @@ loracomp.try_prompts,
 loracomp.estimate_answers,
 loracomp.rows_to_correct,
 loracomp.rows_for_a_person,
+loracomp.rows_to_review,
+loracomp.count_corrections,
 loracomp.correct_row,
 loracomp.correct_answer(regclass, text, text),
 loracomp.correct_answer(regclass, bigint, text)

@@ -573,6 +573,54 @@ def test_an_example_that_cannot_be_measured_holds_up_no_other(
     assert jobs(connection, "measure") == 9
 
 
+# Corrections to look at again
+
+
+def review(person: Connection) -> dict[int, tuple[str, str | None, list[str] | None]]:
+    rows = person.execute("SELECT * FROM loracomp.rows_to_review('urgency')")
+    return {int(row["key"][0]): (row["correct"], row["answer"], row["people"]) for row in rows}
+
+
+def test_a_correction_that_the_others_contradict_is_to_be_reviewed(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [7, 20])
+    work(connection)
+    alice.execute("UPDATE urgency SET correct = CASE WHEN id <= 2 THEN 'not urgent' ELSE 'urgent' END WHERE id <= 18")
+    work(connection)
+    connection.execute(
+        "UPDATE loracomp.answer_row SET confidence = CASE key[1] WHEN '1' THEN 0.99 WHEN '2' THEN 0.6 ELSE 0.9 END"
+    )
+    assert review(alice) == {1: ("not urgent", "urgent", None)}, "2 is less certain than right answers are"
+    (row,) = alice.execute("SELECT * FROM loracomp.rows_to_review('urgency', 1)")
+    assert (row["prompt"], row["confidence"]) == ("Ticket: row 1 wrong", 0.99)
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+    assert review(alice) == {}
+
+
+def test_two_people_who_disagree_about_a_row_are_named(
+    connection: Connection, database: str, alice: Connection
+) -> None:
+    with connect(database, "adam") as adam:
+
+        def correct(person: Connection, key: int, answer: str | None) -> None:
+            seen = value(connection, "SELECT correct FROM loracomp.answer_row WHERE key = %s", [[str(key)]])
+            person.execute("SELECT loracomp.correct_row('urgency', ARRAY[%s], %s, %s)", [str(key), answer, seen])
+
+        for key, first, second in ((1, "urgent", "not urgent"), (2, "urgent", "urgent")):
+            correct(alice, key, first)
+            correct(adam, key, second)
+        correct(alice, 3, "urgent")
+        correct(alice, 3, "not urgent")
+        correct(adam, 3, "not urgent")
+        correct(alice, 4, "urgent")
+        correct(alice, 4, None)
+        people = sorted((login("alice"), login("adam")))
+        assert review(adam) == {1: ("not urgent", "urgent", people)}
+        counts = adam.execute("SELECT * FROM loracomp.count_corrections('urgency')").fetchall()
+    assert [tuple(row.values()) for row in counts] == [(login("alice"), 5, 1), (login("adam"), 3, 0)]
+    with connect(database, "bob") as bob, pytest.raises(errors.NoDataFound, match="is not a declaration of yours"):
+        bob.execute("SELECT * FROM loracomp.rows_to_review('urgency')")
+
+
 def test_eighty_corrections_propose_an_adapter(connection: Connection, alice: Connection) -> None:
     alice.execute(ADD_TICKETS, [7, 80])
     work(connection)

@@ -21,6 +21,7 @@ EXECUTE = {
         explain_composition explain_run count_rows_waiting uses_gains
         create_answers alter_answers cancel_answers drop_answers list_answers correct_answer answers_since
         wait_for_answer check_wait try_prompts estimate_answers rows_for_a_person
+        rows_to_review count_corrections
         rows_to_correct correct_row list_answer_rows list_corrections alter_key view_grants
         bring_view_back is_changed_view
     """,
@@ -67,6 +68,7 @@ EXECUTE = {
         measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
         create_answers alter_answers cancel_answers drop_answers list_answers correct_answer answers_since
         wait_for_answer check_wait try_prompts estimate_answers rows_for_a_person
+        rows_to_review count_corrections
         rows_to_correct correct_row list_answer_rows list_corrections alter_key view_grants
         bring_view_back is_changed_view
         count_rows_waiting
