@@ -29,6 +29,8 @@ BATCH = 8
 """Number of rows that are reserved for a visitor, who corrects them one after another."""
 USED_FROM = 16
 """Number of measured corrections from which on workers use them to answer a declaration's rows."""
+KEYS = "123456789abcdefghijklmopqrtvwxyz"
+"""Keys of the choices in the order in which they are shown; `n`, `s` and `u` do something else."""
 _KEY = TypeAdapter(list[str])
 
 
@@ -55,6 +57,7 @@ def routes(url: str, secret: str) -> list[Route]:
         Route("/", page(overview)),
         Route("/answers", page(declarations)),
         Route("/answers/{name:path}", page(rows)),
+        Route("/review/{name:path}", page(review)),
         Route("/correct/{name:path}", page(next_to_correct)),
         Route("/correct/{name:path}", page(correct), methods=["POST"]),
         Route("/jobs", page(job)),
@@ -171,14 +174,17 @@ def next_to_correct(visit: Visit) -> Response:
         declared = _declared(connection, name)
         values = {"name": name, "n": BATCH, "visitor": visit.session.id}
         offered = rows_of(connection, QUERIES["rows_to_correct"], values)
-    skipped = _number(query.get("skip", "0")) or 0
-    row, choices = offered[skipped % len(offered)] if offered else None, declared["choices"] or []
+        skipped = _number(query.get("skip", "0")) or 0
+        row, choices = offered[skipped % len(offered)] if offered else None, declared["choices"] or []
+        places = _by_score(connection, row["job_id"], len(choices)) if row else []
     done, said = _key(query.get("done")), _chosen(choices, query.get("said", ""))
     return visit.show(
         "correct.html",
         declared=declared,
         path=quote(name, safe=""),
         row=row,
+        choices=[(place, KEYS[at : at + 1]) for at, place in enumerate(places)],
+        no_choice_fits="none" in query,
         form=row and _form(visit, name, choices, row["key"], None, row["job_id"]),
         undo=_form(visit, name, choices, done, choices.index(said), None) if done and said is not None else None,
         done=done,
@@ -199,8 +205,50 @@ def correct(visit: Visit) -> Response:
         chosen = _chosen(choices, visit.form.get("choice", ""))
         values = {"name": name, "key": key, "answer": chosen, "seen": seen, "job_id": job_id}
         rows_of(connection, QUERIES["correct_row"], values)
+    if visit.form.get("back") == "review":
+        return RedirectResponse(f"/review/{quote(name, safe='')}", 303)
     told = {"done": json.dumps(key), "said": choices.index(chosen)} if chosen is not None else {}
     return RedirectResponse(f"/correct/{quote(name, safe='')}?{urlencode(told)}", 303)
+
+
+def review(visit: Visit) -> Response:
+    """Show what has been corrected, and first what somebody should look at again; each correction can be undone."""
+    name, start = visit.request.path_params["name"], _number(visit.request.query_params.get("from", "0")) or 0
+    with visit.database() as connection:
+        choices = _declared(connection, name)["choices"] or []
+        again = rows_of(connection, QUERIES["rows_to_review"], {"name": name, "n": PAGE})
+        counts = rows_of(connection, QUERIES["count_corrections"], {"name": name})
+        corrected = rows_of(connection, QUERIES["list_corrections"], {"name": name})
+
+    def changed(row: dict[str, Any], answer: str | None) -> dict[str, str] | None:
+        """Fields of a form that writes another answer, or none; None if the page can't."""
+        if row["correct"] not in choices or answer not in (None, *choices):
+            return None
+        form = _form(visit, name, choices, row["key"], choices.index(row["correct"]), None)
+        return form | {"choice": "" if answer is None else str(choices.index(answer)), "back": "review"}
+
+    return visit.show(
+        "review.html",
+        name=name,
+        path=quote(name, safe=""),
+        counts=counts,
+        review=[
+            row | {"undo": changed(row, None), "use": changed(row, row["answer"]) if row["answer"] else None}
+            for row in again
+        ],
+        rows=[row | {"undo": changed(row, None)} for row in corrected[start : start + PAGE]],
+        more=start + PAGE if len(corrected) > start + PAGE else None,
+    )
+
+
+def _by_score(connection: Connection, job_id: int, n: int) -> list[int]:
+    """The numbers of a job's n choices by their scores, the highest first; in their own order if the role may not see
+    the job."""
+    found = rows_of(connection, QUERIES["choice_scores"], {"job_id": job_id})
+    scores = found[0]["choice_scores"] if found else None
+    if scores is None or len(scores) != n:
+        return list(range(n))
+    return sorted(range(n), key=lambda place: -float(scores[place]))
 
 
 def _declared(connection: Connection, name: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Pages of declarations, and correcting by hand: one row after another, nobody else's row, undone, and not twice."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from html import unescape
@@ -142,12 +143,12 @@ def test_only_the_owner_and_administrators_correct(
     alice: Connection, database: str, client: TestClient, name: str
 ) -> None:
     stranger = visitor(database, name)
-    shown = [stranger.get(path) for path in ("/answers", "/answers/urgency", "/correct/urgency")]
+    shown = [stranger.get(path) for path in ("/answers", "/answers/urgency", "/correct/urgency", "/review/urgency")]
     assert shown[1].status_code in (403, 404)
     assert not any(
         "Ticket" in response.text or "urgent" in response.text.replace("/correct/urgency", "") for response in shown
     )
-    assert shown[2].status_code in (403, 404)
+    assert {shown[2].status_code, shown[3].status_code} <= {403, 404}
     form = fields(page(client)) | {"choice": "1"}
     assert stranger.post("/correct/urgency", data=form).status_code in (403, 404)
     assert corrections(alice) == {}
@@ -198,6 +199,55 @@ def test_after_sixteen_the_page_says_what_they_brought(
     assert "<dd>ready</dd>" in shown
     assert "more until" not in shown and "<dd>20</dd>" in shown
     assert "20 rows)" in shown and "not yet known" not in shown
+
+
+def test_choices_are_ordered_by_score_and_have_keys_beyond_nine(
+    alice: Connection, connection: Connection, database: str
+) -> None:
+    choices = [f"choice {number}" for number in range(40)]
+    alice.execute("SELECT loracomp.create_answers('many', 'tickets', '{body}', %s)", [choices])
+    work(connection, "choice 3")
+    scores = [float(-number) for number in range(40)]
+    scores[3] = 1.0
+    connection.execute(
+        "UPDATE loracomp.prediction SET choice_scores = %s WHERE output = 'choice 3' AND submitted_by = %s",
+        [scores, login("alice")],
+    )
+    shown = page(visitor(database), "/correct/many")
+    buttons = re.findall(r'<button name="choice" value="(\d+)"(?: data-key="(.)")?', shown)[:40]
+    assert [int(value) for value, _ in buttons] == [3, 0, 1, 2, *range(4, 40)]
+    keys = [key for _, key in buttons]
+    assert keys[:12] == [*"123456789abc"] and keys[32:] == [""] * 8
+    assert len({*keys[:32]}) == 32 and not {*keys} & {*"nsu"}
+    by_admin = visitor(database, "adam").get("/correct/many")
+    assert by_admin.status_code == 200
+
+
+def test_corrections_are_reviewed_and_undone(client: TestClient, alice: Connection, connection: Connection) -> None:
+    assert "Nothing has been corrected yet." in page(client, "/review/urgency")
+    alice.execute("UPDATE urgency SET correct = CASE id WHEN 1 THEN 'not urgent' ELSE 'urgent' END WHERE id <= 16")
+    work(connection)
+    connection.execute("UPDATE loracomp.answer_row SET confidence = CASE key[1] WHEN '1' THEN 0.95 ELSE 0.9 END")
+    assert 'href="/review/' in page(client, "/answers")
+    shown = page(client, "/review/urgency")
+    assert "16 corrected, 0 undone" in shown and "Look at these again" in shown
+    forms = [each.partition("</form>")[0] for each in shown.split('<form method="post" action="/correct/')[1:]]
+    sent = client.post("/correct/urgency", data=fields(forms[0]))
+    assert (sent.status_code, sent.headers["location"]) == (303, "/review/urgency")
+    assert corrections(alice)[1] == "urgent", "the first form takes the others' answer"
+    shown = page(client, "/review/urgency")
+    assert "Look at these again" not in shown
+    assert client.post("/correct/urgency", data=fields(shown)).status_code == 303
+    assert corrections(alice) == dict.fromkeys(range(1, 16), "urgent"), "the last form takes row 16's back"
+    assert "17 corrected, 1 undone" in page(client, "/review/urgency")
+
+
+def test_a_row_that_no_choice_fits_stays_without_a_correction(client: TestClient, alice: Connection) -> None:
+    first = page(client)
+    (link,) = re.findall(r'href="(\?skip=1&amp;none)" data-key="n"', first)
+    after = page(client, "/correct/urgency" + unescape(link))
+    assert key_of(after) != key_of(first) and "The last row stays without a correction" in after
+    assert corrections(alice) == {}
 
 
 def test_commands_that_the_pages_show_can_be_pasted(alice: Connection, connection: Connection, database: str) -> None:
@@ -340,6 +390,7 @@ def test_choices_and_keys_do_not_become_markup(alice: Connection, connection: Co
     form = fields(correct) | {"choice": "3"}
     assert client.post("/correct/odd_answers", data=form).status_code == 303
     assert value(alice, "SELECT id FROM odd_answers WHERE correct IS NOT NULL") == key_of(correct)
+    assert not tags_of(page(client, "/review/odd_answers")) & MARKUP
 
 
 def test_the_page_runs_no_code_of_the_views_owner(alice: Connection, connection: Connection, database: str) -> None:
