@@ -125,8 +125,8 @@ class Mix:
     def applied(self) -> "Mix":
         """The mix for a forward pass, where each adapter works alone: sum_i g_i B_i A_i x.
 
-        That is cat, and any mix of one adapter. The others become one adapter whose factors are merged. This is done
-        once and kept as long as this mix.
+        For strategy cat, and for a mix of one adapter, it is this mix. For any other mix it is a mix of one adapter,
+        whose factors are merged. They are merged once, and kept as long as this mix.
         """
         if self.strategy == "cat" or len(self.adapters) == 1:
             return self

@@ -248,7 +248,7 @@ def rows_within(
     *,
     lock_s: float | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of a statement, which raises psycopg.errors.QueryCanceled after so many seconds.
+    """The rows of a statement. If it takes longer than `seconds`, it raises psycopg.errors.QueryCanceled.
 
     If it waits for one lock longer than `lock_s` seconds, it raises psycopg.errors.LockNotAvailable.
 

@@ -38,7 +38,7 @@ class Forward:
         return frequencies_of(length, self._length_limits)
 
     def after_rows(self, rows: Sequence[Sequence[int]], lengths: Sequence[int], cache: Cache | None = None) -> Tensor:
-        """Logits after the last token of each row, which belongs to a text of so many tokens.
+        """Logits after the last token of each row. `lengths` are the lengths of the texts to which the rows belong.
 
         `cache` holds keys and values of earlier tokens, equally many for each row; this pass adds its own.
         """
@@ -177,7 +177,8 @@ class RowCache:
             self._window.end, self._layers = 0, []
 
     def _reserve(self, rows: int, columns: int) -> None:
-        """Grow the buffers, if necessary, to so many rows, and so many columns before the end and one after it."""
+        """Grow the buffers, if necessary, so that they hold `rows` rows, `columns` columns before the window's end, and
+        one column after it."""
         window = self._window
         buffer = self._layers[0].buffers[0]
         if rows <= buffer.shape[0] and columns <= window.end < buffer.shape[2]:

@@ -19,7 +19,8 @@ from loracomp.model.text import Generated, Prompt, Text, draw, end_tokens
 ALIKE = 64
 """Texts share their first tokens if at least this many are equal; for fewer, the extra forward pass costs more."""
 REGAINED = 8
-"""After memory ran out, the budget of tokens grows by one in so many of the tokens of each text that ends."""
+"""After memory ran out, the budget of tokens grows again with each text that ends: by one token for every 8 tokens of
+the text."""
 Ready = Callable[[], AbstractContextManager[None]]
 """Makes a context for one forward pass, in which each row goes through the model with its own adapters."""
 Stack = Callable[[Sequence[Text], int], Ready]

@@ -79,7 +79,7 @@ class Row:
         return len({each.column for each in self.scored})
 
     def divided(self, most_positions: int) -> Iterator["Row"]:
-        """The row several times, each time with so many of the positions to score."""
+        """The row several times, each time with at most `most_positions` of the positions to score."""
         columns = sorted({each.column for each in self.scored})
         for start in range(0, len(columns), most_positions):
             some = {*columns[start : start + most_positions]}

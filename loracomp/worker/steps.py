@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 FAILED_AGAIN_S, DOUBLED_AT_MOST = 1.0, 6
-"""Seconds after which a step that failed is tried again. They double with each failure, so many times at most."""
+"""A step that failed is tried again after this many seconds. They double with each failure, at most DOUBLED_AT_MOST
+times."""
 REST_AT_MOST_S = 60.0
-"""Seconds after which a step that found nothing to do is called again at least, however long it took."""
+"""A step that found nothing to do is called again after this many seconds at the latest, however long it took."""
 STEP_S = 5.0
 """Seconds after which a step is cancelled. It ends by itself within a fifth of a second, unless something is wrong."""
 LOCK_S = 0.1

@@ -67,7 +67,7 @@ FROM (
     ) AS line
 ) AS s;
 END;
-COMMENT ON FUNCTION loracomp.shorten IS 'The text on one line, cut to at most so many characters.';
+COMMENT ON FUNCTION loracomp.shorten IS 'The text on one line, cut to at most the given number of characters.';
 
 -- Reads no table.
 CREATE FUNCTION loracomp.seconds_between(earlier timestamp with time zone, later timestamp with time zone)

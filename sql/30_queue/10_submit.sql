@@ -183,7 +183,7 @@ BEGIN
     IF wrong IS NOT NULL THEN
         RAISE EXCEPTION 'column % of loracomp.job is not yours to fill', wrong
             USING ERRCODE = 'insufficient_privilege',
-                HINT = 'leave it out; tags are for your own; you may fill ' || array_to_string(yours, ', ');
+                HINT = 'leave it out, and put values of your own into tags; you may fill ' || array_to_string(yours, ', ');
     END IF;
     RETURN new;
 END

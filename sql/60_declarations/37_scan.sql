@@ -89,4 +89,4 @@ BEGIN
     RETURN jsonb_array_length(page.asked_rows);
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_scanned IS 'Asks the rows of the next page of a full scan; returns the number of rows handled.';
+COMMENT ON FUNCTION loracomp.ask_scanned IS 'Makes jobs of the rows on the next page of a full scan, and returns how many rows it has handled.';

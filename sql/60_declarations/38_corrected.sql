@@ -52,4 +52,4 @@ BEGIN
     RETURN (loracomp.ask_page(d, loracomp.read_rows(d, corrected), is_scan => FALSE)).handled;
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_corrected IS 'Asks corrected rows again once corrections are used for answering; returns the number of rows handled.';
+COMMENT ON FUNCTION loracomp.ask_corrected IS 'Makes new jobs of corrected rows once corrections are used for answering, and returns how many rows it has handled.';

@@ -42,7 +42,7 @@ BEGIN
     RETURN handled;
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks new and changed rows of declarations; returns the number of rows handled. For the keeper.';
+COMMENT ON FUNCTION loracomp.ask_rows IS 'Makes jobs of new and changed rows of declarations, and returns how many rows it has handled. For the keeper.';
 
 -- Reads only. Owners take turns, so that nobody waits long because another owner has many tables or many rows. A renamed column is noted at once,
 -- because after a dump and restore it is found by its name. A retry_at that is more than ten minutes ahead was written before the server's clock

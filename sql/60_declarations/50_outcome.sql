@@ -129,7 +129,7 @@ AS $$
     INSERT INTO loracomp.answer_hint (declaration_id, key)
     SELECT r.declaration_id, r.key FROM loracomp.answer_row AS r WHERE r.job_id = ANY (ask_again.jobs) AND r.status = 'waiting';
 $$;
-COMMENT ON FUNCTION loracomp.ask_again IS 'Has rows asked again that still wait for one of these jobs, because the jobs are being deleted. For purge_jobs.';
+COMMENT ON FUNCTION loracomp.ask_again IS 'Has new jobs made for rows that still wait for one of these jobs, because these jobs are being deleted. For purge_jobs.';
 
 -- Keys and corrections stay, because they are the user's own data. They go when the row is deleted from the table.
 CREATE FUNCTION loracomp.clear_answers(jobs bigint[]) RETURNS TABLE (what text, rows bigint, names text)

@@ -49,8 +49,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.threshold IS
-'The confidence above which at least this share of answers is right, with 95 % probability, by answers of which it is known whether they are '
-'right, the most confident first; -1 if that holds for all answers, null if for none.';
+'The confidence above which at least this share of answers is right, with 95 % probability; -1 if that holds for all answers, null if for none. '
+'The arrays are about checked answers, the most confident first: how confident each is, and whether it is right.';
 
 -- Between these numbers, corrections don't change a threshold. Otherwise somebody who looks after each correction could stop at a lucky moment.
 CREATE FUNCTION loracomp.rows_to_look_at(rows bigint) RETURNS bigint

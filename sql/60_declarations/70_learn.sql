@@ -112,7 +112,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION loracomp.unlabel IS 'Trigger: removes the example of a row that is deleted, asked with another prompt or corrected otherwise.';
+COMMENT ON FUNCTION loracomp.unlabel IS 'Trigger: removes the example of a row that is deleted, or that gets another prompt or another correction.';
 
 CREATE TRIGGER unlabel_changed AFTER UPDATE ON loracomp.answer_row
 FOR EACH ROW WHEN (

@@ -79,5 +79,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.estimate_answers IS
-'How many rows a declaration would ask, how many different prompts they have, how many would be refused or are probably too long for the base '
+'How many rows a declaration would have, how many different prompts, how many rows would be refused or are probably too long for the base '
 'model, and how long their answers would take at the speed of the last 1,000 answers; declares nothing.';

@@ -62,7 +62,7 @@ AS $$
     WHERE c.is_latest;
 $$;
 COMMENT ON FUNCTION loracomp.certainty_in_words IS
-'What a declaration''s corrected rows show about its latest setup, in words; null without certain. `counted` says whether other rows are counted.';
+'In words, what a declaration''s corrected rows show about its latest setup; null if nothing is promised. With `counted`, uncorrected rows are counted too.';
 
 -- Reads only the catalog and statistics. Before the first ANALYZE reltuples is unknown, so the count of live tuples is used too.
 CREATE FUNCTION loracomp.estimated_rows(source regclass) RETURNS bigint
@@ -86,7 +86,7 @@ AS $$
         THEN greatest(loracomp.estimated_rows(d.source) - d.scan_rows, 0) ELSE 0
     END;
 $$;
-COMMENT ON FUNCTION loracomp.rows_to_scan IS 'Estimated number of rows that a declaration''s full scan will still ask.';
+COMMENT ON FUNCTION loracomp.rows_to_scan IS 'Estimated number of rows that a declaration''s full scan has still to handle.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.list_answers(view regclass DEFAULT NULL, counted boolean DEFAULT TRUE) RETURNS TABLE (

@@ -40,7 +40,7 @@ AS $$
     FROM loracomp.declaration AS a WHERE NOT a.paused;
 $$;
 COMMENT ON FUNCTION loracomp.rows_without_job IS
-'For each declaration that is not paused, how many rows were written and have no job yet, and an estimate of how many its scan will still ask.';
+'For each declaration that is not paused, how many rows were written and have no job yet, and an estimate of how many its scan has still to handle.';
 
 CREATE FUNCTION loracomp.count_rows_waiting() RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER

@@ -52,9 +52,9 @@ COMMENT ON FUNCTION loracomp.erase_example IS
 'Deletes an example with its embedding, its measurements and the jobs that were made from it; returns what was deleted, and '
 'the rows that refer to it and were kept. Importing the data set again would bring it back.';
 
--- Deletes a declaration and returns null. If this fails, because other objects depend on its view or somebody has locked its table, it
--- pauses the declaration, deletes everything that is stored about its rows, and returns the reason. A row that somebody is just correcting
--- can't be deleted, so it raises.
+-- Deletes a declaration and returns null. If this fails, because other objects depend on its view or somebody has locked its table, it pauses the
+-- declaration, deletes everything that is stored about its rows, and returns the reason. It raises if somebody is just correcting a row, because
+-- this row can't be deleted then.
 CREATE FUNCTION loracomp.erase_declaration(d loracomp.declaration) RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

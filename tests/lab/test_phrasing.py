@@ -100,7 +100,7 @@ def test_a_wrong_entry_is_refused(settings: dict, message: str) -> None:
 
 
 def test_unknown_names_and_fields_are_refused() -> None:
-    with pytest.raises(NotFoundError, match=r"no phrasings 'weather'; there are .*sentiment"):
+    with pytest.raises(NotFoundError, match=r"no phrasings 'weather': name one of .*sentiment"):
         load_phrasings("weather")
     with pytest.raises(ValueError, match="marks"):
         Template(text="x", marks="AB")

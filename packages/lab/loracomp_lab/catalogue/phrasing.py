@@ -81,7 +81,7 @@ def load_phrasings(name: str) -> Phrasings:
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.yaml")))
-        raise NotFoundError(f"no phrasings {name!r}; there are {known}, or write them into the entry")
+        raise NotFoundError(f"there are no phrasings {name!r}: name one of {known}, or write phrasings into the entry")
     try:
         return Phrasings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
