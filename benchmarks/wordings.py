@@ -119,7 +119,7 @@ def _stored(connection: Connection, task: str, data: Path) -> list[Example]:
 
 
 def put(task: str, rows: Sequence[Example], frame: Frame) -> dict[str, list[Example]]:
-    """The rows of a task as they are, in the wordings of the rules, and in those by hand."""
+    """The rows of a task as they are, in the wordings of the rules, and in the wordings by hand."""
     by_rules = write(rows, frame, RULES)
     written = {
         AS_STORED: by_rules.pop(AS_STORED),

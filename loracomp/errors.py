@@ -38,7 +38,7 @@ class SchemaMismatchError(LoracompError):
 
 
 class NotFoundError(LoracompError):
-    """The caller named something that does not exist: list what exists, and name one of those."""
+    """The caller named something that does not exist: list what exists, and name something that does."""
 
     exit_code = 5
 

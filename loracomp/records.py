@@ -123,8 +123,8 @@ class Request:
     """How a choice's log-likelihood is normalised: none (lm-eval's acc), or divided by its characters (acc_norm) or
     tokens."""
     choice_biases: tuple[float, ...] = ()
-    """Biases that are added to the normalised log-likelihoods, one for each choice; empty: none, or those that the
-    other requests of its series give."""
+    """Biases that are added to the normalised log-likelihoods, one for each choice. If empty, the other requests of its
+    series give them, if it has a series."""
     label_scores: tuple[float, ...] = ()
     """Scores of a classifier trained on labelled rows, times its weight, which are added too; empty: none."""
     classifier: "Callable[[npt.NDArray[np.float32]], tuple[float, ...]] | None" = field(

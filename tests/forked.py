@@ -88,8 +88,8 @@ def serve(path: str) -> None:
 
 
 def import_what_takes_seconds() -> None:
-    """Import the slow modules, except those of the command line, which read the terminal and the environment when they
-    are imported."""
+    """Import the slow modules, except the modules of the command line, which read the terminal and the environment when
+    they are imported."""
     from loracomp.model.cpu import wait_briefly
 
     wait_briefly()

@@ -76,8 +76,8 @@ def tiny_model() -> LlamaForCausalLM:
 
 
 def as_base(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, modules=None) -> BaseModel:
-    """Return a model in memory as the registry would load it; for a quantised model, `modules` are those before the
-    quantisation."""
+    """Return a model in memory as the registry would load it. For a quantised model, `modules` are its modules before
+    the quantisation."""
     return BaseModel(
         name="tiny",
         source="memory",

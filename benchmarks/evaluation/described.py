@@ -47,7 +47,7 @@ def rows_of(topics: dict[str, Any], draw: int) -> list[tuple[str, str]]:
 
 
 def of_tables(table: Table, topics: dict[str, Any], rows: Sequence[tuple[str, str]], *, described: bool) -> list[float]:
-    """Accuracies in % of a table: of all rows, and of those that are not corrected after the corrections."""
+    """Accuracies in % of a table: of all rows, and of the rows that stay uncorrected after the corrections."""
     table.run(CREATE)
     for number, (label, text) in enumerate(rows, 1):
         table.run(ROW, id=number, text=text, label=label)

@@ -96,7 +96,7 @@ def import_examples(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Import examples and embed those of the train split. If it is interrupted, run it again to continue."""
+    """Import examples, and embed the examples of the train split. If it is interrupted, run it again to continue."""
     from loracomp.registry.example_files import SPLITS, read_files
 
     wanted = split or SPLITS

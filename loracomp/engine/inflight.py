@@ -109,7 +109,7 @@ def requests_of(
 ) -> tuple[Request, ...]:
     """What to ask the model: one request for a job of kind 'predict', none for 'route'; else the plan says.
 
-    `similarities` are those of the prompt to each described choice.
+    `similarities` are the cosine similarities of the prompt to each described choice.
 
     Raises JobError for a kind that this release does not know.
     """

@@ -19,7 +19,8 @@ class HeadPositions(NamedTuple):
     number: Tensor
     """Its number among the positions of its row, from 0."""
     most: int
-    """The most positions that a row has: known here, so that no device has to be asked for it."""
+    """Number of positions of the row that has the most. It is stored, because computing it from the tensors would wait
+    for the device."""
 
 
 _AT_HEAD: ContextVar[HeadPositions | None] = ContextVar("head_positions", default=None)

@@ -81,7 +81,7 @@ class Text:
         self._looked_at = 0
         """Number of tokens after which a stop text was last looked for."""
         self._has_ended = False
-        """Whether one was found."""
+        """Whether a stop text was found."""
 
     @property
     def read(self) -> list[int]:
@@ -121,10 +121,12 @@ class Text:
         return Generated(text[: min(found, default=len(text))], len(tokens), self.finite, reason)
 
     def _has_stop(self) -> bool:
-        """Whether a stop text has been generated: it then ends in the last token, as each token is followed by a look.
+        """Whether a stop text has been generated. It then ends in the last token, because this looks for stop texts
+        after each token.
 
-        So only the last tokens are decoded: before the last one, as many as have the characters of the longest stop
-        text. They may begin within a character, so what they seem to contain is looked for in the whole text.
+        Therefore only the last tokens are decoded: the last one, and before it as many tokens as the longest stop text
+        has characters. The decoded text may begin within a character, so a stop text that it seems to contain is looked
+        for in the whole text.
         """
         stops = self.prompt.stop
         enough = max(map(len, stops)) + SPARE

@@ -26,7 +26,7 @@ ADDED_TOGETHER = 4096
 
 Vectors = npt.NDArray[np.float32]
 Encoded: TypeAlias = tuple[Vectors, dict[int, str]]
-"""Unit vectors [n, dimensions], and the errors of those examples on which the encoder failed, by id."""
+"""Unit vectors [n, dimensions], and an error, by id, for each example on which the encoder failed."""
 EncoderKey: TypeAlias = Mapping[str, Any]
 """An encoder's identity and input version (`encoder_key`)."""
 ANY_ENCODER: EncoderKey = {"encoder": None, "input_version": None}
@@ -38,9 +38,10 @@ class Batch(NamedTuple):
     """Examples that were embedded together."""
 
     taken: list[int]
-    """Their ids, in order. Others between them weren't drawn, so the next batch is drawn from all after the first."""
+    """Their ids, in order. Examples between them may not have been drawn, so the next batch is drawn from all examples
+    after the first."""
     failed: dict[int, str]
-    """The errors of those on which the encoder failed, by id."""
+    """An error, by id, for each example on which the encoder failed."""
     added: int
     """Number of embeddings that were stored. Another process may have been first."""
 

@@ -154,7 +154,7 @@ class Claimer:
         return jobs
 
     def _prepare(self, unanswered: list[InFlight], flights: Sequence[InFlight]) -> None:
-        """Prepare jobs. Those that can't wait any longer for the database are added to `unanswered` instead."""
+        """Prepare jobs. Jobs that can't wait any longer for the database are added to `unanswered` instead."""
         if not (leased := [flight for flight in flights if self._leases.still_leased(flight.job)]):
             return
 

@@ -62,7 +62,7 @@ def renew_leases(connection: Connection, jobs: Sequence[Job], lease_s: float) ->
 
 
 def release_jobs(connection: Connection, jobs: Sequence[Job]) -> set[int]:
-    """Queue jobs again without counting the attempt; returns the ids of those that were still held."""
+    """Queue jobs again without counting the attempt; returns the ids of the jobs that were still held."""
     return {row["id"] for row in connection.execute(QUERIES["release_jobs"], _fences(jobs))}
 
 

@@ -1,4 +1,4 @@
-"""The model's loop: lets the engine answer jobs, step by step, and hands those that end to the recorder."""
+"""The model's loop: lets the engine answer jobs, step by step, and hands ended jobs to the recorder."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class ModelLoop:
             self._recorder.check(finished=True)
 
     def _answer(self, flights: Sequence[InFlight]) -> None:
-        """Let the model answer these jobs and those that arrive meanwhile. Each is recorded when it ends."""
+        """Let the model answer these jobs and jobs that arrive meanwhile. Each is recorded when it ends."""
         self._join(flights)
         while self._engine or self._one_by_one:
             if not self._engine:
@@ -55,7 +55,7 @@ class ModelLoop:
                 self._join(self._handover.take())
 
     def _join(self, flights: Sequence[InFlight]) -> None:
-        """Add prepared jobs to the engine; those that have failed or lost their lease are recorded instead."""
+        """Add prepared jobs to the engine. Jobs that have failed or lost their lease are recorded instead."""
         going_on = [flight for flight in flights if flight.result is None and self._leases.still_leased(flight.job)]
         for flight in going_on:
             self._engine.add(flight)

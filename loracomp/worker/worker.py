@@ -143,7 +143,7 @@ class Worker:
         return not others_wait or monotonic() - max(self._idle_since, self._leases.let_go_at) > LOCKED_S
 
     def stop(self) -> None:
-        """Claim no more jobs, and give back those that the model has not started. `run` returns after recording."""
+        """Claim no more jobs, and give back jobs that the model has not started. `run` returns after recording."""
         self._stopping.set()
         self._claimer.wake.set()
         self._handover.stop()

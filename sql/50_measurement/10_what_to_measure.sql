@@ -42,7 +42,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.likely_tasks IS
 'The task and other tasks whose adapters are likely to help with it, at most `most` in total: all tasks with an active adapter '
-'if these are few, otherwise those with the most examples among the nearest neighbours of 20 examples of the task.';
+'if these are few, otherwise the tasks with the most examples among the nearest neighbours of 20 examples of the task.';
 
 -- Reads the rows of a split in a random order that depends only on the seed, so that whoever asks for more rows gets
 -- the same rows first.
@@ -58,7 +58,7 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.draw_examples IS
 'Rows of a task''s split that have text and label, with their positions in a random order given by the seed. '
-'`embedded` says which rows: only those with an embedding (true), only those without (false), or both (null).';
+'`embedded` says which rows: only rows with an embedding (true), only rows without (false), or both (null).';
 
 -- Reads no table. An adapter without a training record is assumed to be trained on all train rows of its own task.
 CREATE FUNCTION loracomp.has_learnt_from(training jsonb, own_task text, task text, split text, content_hash bytea)

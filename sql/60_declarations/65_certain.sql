@@ -1,5 +1,5 @@
--- Which answers are certain: those whose confidence is above a threshold. Rows that were drawn at random and corrected have shown that enough
--- answers above this threshold are right.
+-- Which answers are certain. An answer is certain if its confidence is above a threshold, and corrected rows, which were drawn at random, have shown
+-- that enough answers above this threshold are right.
 --   thresholds                  the thresholds of a declaration, for its view's column certain
 --     certainty                 the thresholds and the numbers of rows behind them; certainty_in_words and is_promise_lost call it too
 --       threshold               the lowest confidence above which enough answers are right
@@ -156,4 +156,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.rows_for_a_person IS
-'Rows that are neither certain nor corrected: first those without an answer, then those with the lowest confidence.';
+'Rows that are neither certain nor corrected: first rows without an answer, then the rows with the lowest confidence.';

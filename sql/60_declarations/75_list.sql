@@ -172,7 +172,7 @@ AS $$
     CROSS JOIN LATERAL (
         SELECT
             count(*) AS corrected,
-            -- People mostly correct wrong answers, so rows that they picked are counted apart from those that were drawn at random.
+            -- People mostly correct wrong answers, so rows that they picked and rows that were drawn at random are counted separately.
             count(*) FILTER (WHERE r.drawn AND r.first_answer = r.correct) AS right_before,
             count(*) FILTER (WHERE r.drawn AND r.first_answer IS NOT NULL) AS known_before,
             count(*) FILTER (WHERE r.drawn AND r.answer = r.correct AND r.answered_by = 'corrections') AS right_after,

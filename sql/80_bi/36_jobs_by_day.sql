@@ -68,5 +68,5 @@ FROM loracomp.jobs_by_day AS d
 GROUP BY d.day, d.submitted_by, d.policy, d.base_model;
 COMMENT ON VIEW bi.cost_by_submitter IS 'Jobs, tokens and seconds of computing of each submitter, by day, policy and base model. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.cost_by_submitter.jobs IS
-'Number of jobs that ended, including those of kind measure, which bi.prediction and bi.jobs_by_day leave out.';
+'Number of jobs that ended, including jobs of kind measure, which bi.prediction and bi.jobs_by_day leave out.';
 SELECT loracomp.copy_comments('bi.cost_by_submitter', 'loracomp.jobs_by_day', 'bi.accuracy_by_day');

@@ -218,7 +218,7 @@ COMMENT ON FUNCTION loracomp.erase_jobs IS
 'jobs, administrators all jobs.';
 
 -- Deletes this tag's rows of closed days from the report answers_by_tag, and returns what it kept. If the caller gives several tags, it
--- deletes nothing, because the report counts by single tags, and the erased jobs are only those with all of the tags.
+-- deletes nothing, because the report counts by single tags, and only jobs with all of the tags are erased.
 CREATE FUNCTION loracomp.erase_sums(tags jsonb) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -495,7 +495,7 @@ def test_an_adapter_that_overflows_in_float16_fails_its_own_jobs_alone(overflows
 
 
 def test_a_text_that_comes_after_an_adapter_overflowed_has_nothing_of_it(library):
-    """The adapters of a text that has ended stay in the stack of those that follow."""
+    """The adapters of a text that has ended stay in the stack of the texts that follow."""
     base = as_base(tiny_llama().half(), letter_tokenizer())
     factors = library.adapters[1].factors.items()
     large = {module: Factors(f.A.sign() * 1e-3, f.B.sign() * 1e5) for module, f in factors}

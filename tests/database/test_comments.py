@@ -39,7 +39,7 @@ SELECT p.oid::regprocedure::text
 FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
     AND obj_description(p.oid, 'pg_proc') IS NULL
 UNION ALL
--- But for those of identity columns.
+-- Sequences of identity columns need no comment.
 SELECT format('%s.%s', n.nspname, c.relname)
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname IN ('loracomp', 'bi') AND c.relkind = 'S' AND obj_description(c.oid, 'pg_class') IS NULL

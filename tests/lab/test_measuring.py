@@ -157,7 +157,9 @@ def test_an_adapter_is_not_measured_on_what_it_or_its_start_has_learnt(
         for task in DATA
     }
     assert {task: len(hashes) for task, hashes in kept.items()} == {"piqa": 4, "copa": 3 + 4}
-    assert kept["piqa"] < kept["copa"], "copa's adapter has learnt piqa's rows, but for those that piqa's kept aside"
+    assert kept["piqa"] < kept["copa"], (
+        "copa's adapter has learnt piqa's rows, except the rows that piqa's adapter kept aside"
+    )
     path = library / "adapters" / "copa" / "training.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"kept_aside": sorted(kept["copa"] - kept["piqa"])}))
     shutil.rmtree(library / "measurements")

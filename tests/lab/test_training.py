@@ -173,7 +173,7 @@ def test_no_row_that_occurs_several_times_is_both_kept_aside_and_learnt(base, da
 
 
 def row_of(letter):
-    """An example; those of the same letter are the same row."""
+    """An example. Examples of the same letter are the same row."""
     return Example("train", letter, ("yes", "never"), "yes", hashlib.sha256(letter.encode()).digest(), letter)
 
 

@@ -87,7 +87,7 @@ KEPT = {
     "another trigger": "DROP TRIGGER loracomp_correct ON urgency",
     "her jobs' priority": "SELECT loracomp.set_priority(5, ids => ARRAY(SELECT id FROM loracomp.job))",
 }
-"""What keeps her answers. Undone or not, they are there in the end."""
+"""Statements that do not end her declaration. Whether they are rolled back or not, her answers are there in the end."""
 ENDING = {
     "a dropped declaration": "SELECT loracomp.drop_answers('urgency')",
     "a dropped table": "DROP TABLE tickets CASCADE",

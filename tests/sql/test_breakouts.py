@@ -61,7 +61,7 @@ def test_owners_functions_make_no_sql_of_text(scene: Scene) -> None:
 
 
 def test_tables_that_people_read_hold_row_security(scene: Scene) -> None:
-    """But for those whose rows are for everybody: names of policies and models, and what release this is."""
+    """Except for tables whose rows are for everybody: names of policies and models, and what release this is."""
     open_tables = values(
         scene.owner,
         "SELECT DISTINCT c.relname FROM pg_class AS c LEFT JOIN pg_attribute AS t ON t.attrelid = c.oid"

@@ -233,7 +233,7 @@ def call_of(function: dict[str, Any]) -> bytes:
 def try_function(
     place: Scene, hostile: Hostile, function: dict[str, Any], wendy: db.Connection, alice: db.Connection
 ) -> list[str]:
-    """Call it with odd arguments; those that it took. Whatever it refuses is an error of this call alone."""
+    """Call the function with odd arguments; returns the arguments that it took."""
     call = call_of(function)
     taken: list[str] = []
     columns = sum(len(hostile.types.get(kind, "1")) for kind in function["types"])

@@ -172,7 +172,7 @@ def test_a_scheduled_job_that_somebody_has_locked_holds_up_no_other(connection: 
 
 
 def test_waking_reads_few_of_many_scheduled_jobs_that_somebody_keeps_locked(connection: Connection, database: str):
-    """As those of a submitter who cancels them in a transaction left open."""
+    """A submitter who cancels jobs in a transaction left open locks them in this way."""
     add_jobs(connection, *["a"] * 3000, submitted_by="ann", run_at=datetime.now(UTC) + timedelta(hours=1))
     connection.execute("UPDATE loracomp.job SET run_at = now()")
     with db.connect(database) as other, other.transaction():
@@ -212,7 +212,7 @@ def test_a_worker_claims_jobs_of_its_base_model_only(connection: Connection):
 
 @pytest.mark.parametrize("expired_leases", [0, 1])
 def test_a_worker_leaves_kinds_that_it_does_not_know_to_others(connection: Connection, expired_leases: int):
-    """Those of a later release; otherwise they would use up their attempts in seconds."""
+    """A later release may have such kinds. Otherwise their jobs would use up their attempts in seconds."""
     (unknown,) = add_jobs(connection, "a", kind="route")
     (known,) = add_jobs(connection, "b")
     connection.execute("UPDATE loracomp.job SET expired_leases = %s WHERE id = %s", (expired_leases, unknown))
@@ -530,7 +530,7 @@ DEAD = 400
 
 @pytest.fixture
 def snapshot(connection: Connection, database: str) -> Iterator[None]:
-    """A reader's snapshot, under which no dead entry can be removed, and many of those."""
+    """A reader's snapshot, which keeps dead entries from being removed, and many dead entries."""
     with db.connect(database) as reader, reader.transaction():
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         reader.execute("SELECT FROM loracomp.job LIMIT 1")

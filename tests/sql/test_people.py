@@ -1,4 +1,4 @@
-"""What people read: job_result, job_trace, the trace's views, attempts, the queue, explain_job."""
+"""Tests what people read: job_result, job_trace, the trace's views, attempts, the queue, explain_job."""
 
 import pytest
 from psycopg import errors

@@ -188,7 +188,7 @@ def test_functions_with_their_owners_rights_have_a_fixed_search_path(scene: Scen
 
 
 def test_views_hold_their_readers_to_what_they_may_see(scene: Scene) -> None:
-    """But for those that show numbers of everybody on purpose."""
+    """Except for views that show numbers of everybody on purpose."""
     rows = scene.owner.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('v', 'm') "
         "AND NOT coalesce(reloptions @> '{security_invoker=true}', false)"

@@ -50,7 +50,7 @@ def small(server: str, template: str) -> Iterator[tuple[str, db.Connection]]:
 
 @pytest.fixture
 def connection(small: tuple[str, db.Connection]) -> Iterator[db.Connection]:
-    """What a test changes is rolled back."""
+    """Rolls back everything that a test changes."""
     with small[1].transaction(force_rollback=True):
         yield small[1]
 

@@ -52,7 +52,7 @@ def shared(server: str, template: str) -> Iterator[Shared]:
 
 @pytest.fixture
 def connection(shared: Shared) -> Iterator[db.Connection]:
-    """What a test changes is rolled back."""
+    """Rolls back everything that a test changes."""
     with shared[0].transaction(force_rollback=True):
         set_policy(shared[0], k=30)
         yield shared[0]

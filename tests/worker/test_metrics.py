@@ -156,7 +156,7 @@ def test_steps_of_a_claim_are_observed_once_though_its_jobs_end_one_by_one(
 
 
 def test_what_is_done_for_a_whole_claim_is_divided_among_its_jobs_though_they_join_the_model_one_by_one() -> None:
-    """And among those of each claim by themselves: the model may have many more."""
+    """And only among the jobs of this claim, although the model may have many more."""
     flights = [InFlight(Job(number, 0, "predict", "a", None, None), since=0.0) for number in range(4)]
     lap(flights, "encode")
     lap(flights[:1], "compose")

@@ -45,7 +45,7 @@ def answered(connection: Connection, engine: Engine, *texts: str, together: int 
 
 
 def of_mix(engine: Engine, connection: Connection, traces: Sequence[Any]) -> Any:
-    """What a request in no series scores: [jobs, choices]."""
+    """The scores [jobs, choices] of requests that belong to no series."""
     asked = [Request(each["prompt"], tuple(each["choices"]), None, normalization="tokens") for each in traces]
     predictions = engine.predict(connection, asked)
     assert all(isinstance(each, Prediction) for each in predictions)

@@ -1,4 +1,5 @@
-"""The modules of loracomp that a job passes through in a worker: those of which a function runs from claim to record.
+"""The modules of loracomp that a job passes through in a worker: all modules of which a function runs between claim and
+record.
 
 A worker answers one job after the other; keeper, embedder, heartbeat and metrics run in threads of their own and don't
 count. The database needs a base model, an encoder and adapters, as `loracomp demo` makes them:

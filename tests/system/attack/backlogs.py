@@ -1,8 +1,7 @@
 """A long table of Bob's beside the tables of others that change all the time: how fast, and whether, it is answered.
 
-Without a model. Bob's rows stand in a random order of those that pass his filter and those that don't; he rewrites all
-of them now and then, so that the view has many rows to look at. A worker that drains ends when it thinks that nothing
-is left.
+There is no model. Bob's rows that pass his filter and rows that don't stand in a random order. He rewrites all of them
+now and then, so that the view has many rows to look at. A worker that drains ends when it thinks that nothing is left.
 """
 
 import json

@@ -383,7 +383,7 @@ def _made_again(drawn: tuple[str, str, list[str] | None]) -> Statement:
 made_again = st.tuples(
     st.sampled_from(VIEWS), st.sampled_from(OWN_TABLES), st.sampled_from((None, ["a", "b"], ["\u00a0", "b"]))
 ).map(_made_again)
-"""A table and a declaration of it, whatever became of those that were there."""
+"""A table and a declaration of it, whatever became of earlier tables and declarations of these names."""
 
 CORRECTIONS: tuple[LiteralString, ...] = (
     "UPDATE {table} SET correct = {body} WHERE id = {number}",

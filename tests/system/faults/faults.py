@@ -557,7 +557,7 @@ def replayed(arena: Arena) -> set[str]:
 
 def stage_next(connection: db.Connection, name: str, version: int) -> int:
     """Stage the first version's weights, multiplied by another factor, as the next version, whose scores differ from
-    those of the other versions."""
+    the other versions' scores."""
     row = connection.execute(
         "INSERT INTO loracomp.adapter (task_id, base_model_id, name, version, rank, alpha, use_rslora, scaling,"
         " target_modules, parameter_count, byte_count, sha256, digest, config)"

@@ -68,7 +68,7 @@ def main(
 
 
 def attempt(place: Lab, name: str, **options: float) -> dict[str, Any]:
-    """One run of one trial, with those of the options that it takes."""
+    """One run of one trial. Of the options, the trial gets the ones that it takes."""
     trial, started = TRIALS[name], time.monotonic()
     taken = {key: value for key, value in options.items() if key in inspect.signature(trial).parameters}
     what = (trial.__doc__ or "").strip().rstrip(".")

@@ -34,7 +34,7 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Phase:
-    """What a phase came to."""
+    """The results of one phase."""
 
     name: str
     jobs: int
@@ -50,7 +50,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Trial:
-    """What all phases came to."""
+    """The results of all phases together."""
 
     phases: list[Phase]
     reversals: int

@@ -95,7 +95,7 @@ def choose_rows(reads: Sequence[Read], base: BaseModel, config: TrainingConfig, 
 
 
 def split_rows(examples: Iterable[Example], config: TrainingConfig) -> tuple[list[Example], list[Example]]:
-    """Split examples into those kept aside and those to train on; the phrasing does not change which rows these are.
+    """Split examples into rows kept aside and rows to train on; the phrasing does not change which rows these are.
 
     If a row occurs several times and one copy is kept aside, the other copies are not trained on.
     """
