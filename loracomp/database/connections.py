@@ -107,15 +107,14 @@ def connect(
 ) -> Connection:
     """Open an autocommit connection that returns rows as dicts and, with `vectors`, pgvector's types as arrays.
 
-    `instead` are libpq parameters, such as user, that replace those of the URL.
+    `instead` are libpq parameters, such as user, that replace the parameters of the URL.
 
-    It works through a pooler in transaction mode, because the session has no state but the settings of the query
-    `set_session`. The server reports three of them to its clients, so poolers restore these. The role and the database
-    must have the usual values of the others there. Statements are not prepared, because they only call SQL functions,
+    It works through a pooler in transaction mode, because the session has no state except the settings of the query
+    `set_session`. The server reports three of these settings to its clients, so poolers restore them. The role and the
+    database must not change the other settings. Statements are not prepared, because they only call SQL functions,
     inside which Postgres caches the plans. A statement that gets no answer for `statement_timeout_s` seconds is
     cancelled and raises psycopg.OperationalError; the connection can't be used afterwards. Raises
-    DatabaseUnavailableError if the server can't be reached or has no pgvector, and UsageError
-    if `url` can't be read.
+    DatabaseUnavailableError if the server can't be reached or has no pgvector, and UsageError if `url` can't be read.
     """
     with translated_errors():
         connection: _Impatient[dict[str, Any]] = _Impatient.connect(

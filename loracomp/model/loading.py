@@ -96,7 +96,7 @@ def load_base_model(
 def describe_base_model(source: str, *, revision: str | None = None, cache_dir: Path) -> BaseModelDescription:
     """Describe a base model without loading its weights (they are read once, for the fingerprint)."""
     folder, description = _describe(source, revision, cache_dir)
-    with quiet_transformers(), contextlib.suppress(Exception):  # without a tokenizer it can't be loaded, which says so
+    with quiet_transformers(), contextlib.suppress(Exception):  # loading the model later reports a missing tokenizer
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return replace(description, has_chat_template=tokenizer.chat_template is not None)
     return description

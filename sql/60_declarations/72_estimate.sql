@@ -1,4 +1,4 @@
--- What a declaration would be asked for, before it is made.
+-- Estimates how much work a declaration would be, before it is made.
 --   estimate_answers
 --     check_source        28_check.sql
 --     make_parts          20_parts.sql
