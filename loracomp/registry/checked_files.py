@@ -73,8 +73,8 @@ def _check(place: str, found: Any, form: Form, lengths: dict[str, int]) -> None:
 
 
 def unit_vectors(vectors: Array, place: str) -> npt.NDArray[np.float32]:
-    """Vectors [n, d] in single precision, each made exactly one long. Raises RefusedError if one is not about one
-    long."""
+    """Vectors [n, d] in single precision, each scaled to length 1. Raises RefusedError if a vector's length is not
+    about 1."""
     single = vectors.astype(np.float32)
     with np.errstate(over="ignore"):  # an infinite length is refused below
         lengths = np.linalg.norm(single, axis=1, keepdims=True)

@@ -39,7 +39,8 @@ ODD_SETTINGS = {
 
 
 def boundaries(ground: Ground, seed: int, size: float = 1) -> Round:
-    """A login of one role sends statements; every so often Bob has to be served, and in the end all has to be whole."""
+    """A login of one role sends statements. Meanwhile Bob must be served every so often, and in the end nothing may be
+    damaged."""
     name = ATTACKERS[seed % len(ATTACKERS)]
     with town_of(ground) as town:
         odd = settle_oddly(town, Random(seed))
