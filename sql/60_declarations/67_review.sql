@@ -2,9 +2,10 @@
 --   rows_to_review
 --   count_corrections
 
--- Reads only. A corrected row is answered without its own label, so its answer is what the other corrections say. It counts if it is at least as
--- confident as right answers with this choice are on average, as in confident learning (Northcutt, Jiang and Chuang, 2021). The audit knows who
--- has corrected a row, and whether the row had another correction then, but not which one.
+-- Reads only. A corrected row is answered without its own label, so its answer is what the other corrections say. If this answer differs from the
+-- correction, and is at least as confident as right answers with this choice are on average, the correction may be wrong, as in confident
+-- learning (Northcutt, Jiang and Chuang, 2021). The audit knows who has corrected a row, and whether the row had a correction before, but not
+-- which one.
 CREATE FUNCTION loracomp.rows_to_review(name regclass, n integer DEFAULT 50) RETURNS TABLE (
     key text[], prompt text, correct text, answer text, confidence double precision, people text[], job_id bigint
 )
@@ -46,8 +47,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.rows_to_review IS
-'Corrected rows to look at again: rows that one person has corrected otherwise than another (people), and rows whose correction the other '
-'corrections contradict with high confidence.';
+'Corrected rows to look at again: rows that two people have corrected differently (people names them), and rows whose correction is contradicted, '
+'with high confidence, by an answer that the other corrections have helped with.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.count_corrections(name regclass) RETURNS TABLE (person text, corrected bigint, undone bigint)
