@@ -125,6 +125,7 @@ BEGIN
 END
 $$;
 
+-- The view doesn't depend on the promise, because replacing it would wait for everybody who reads it, and others would wait behind that.
 -- After a declaration was altered, its old answers are stale until the scan has reached their rows. A SERIALIZABLE transaction looks neither at this
 -- nor at hints. The hints of all tables share the pages of one index, so if it did, Postgres would make transactions fail that read any
 -- declaration's view while others write to any declared table.
@@ -138,7 +139,10 @@ BEGIN
         SELECT
             r.key, r.answer, r.confidence, r.shown AS status, r.reason,
             CASE WHEN r.corrections IS NULL THEN r.answered_by ELSE r.corrections || '' corrections'' END AS answered_by,
-            r.answered_at, r.correct, r.job_id, %2$s AS certain
+            r.answered_at, r.correct, r.job_id,
+            CASE WHEN r.shown = ''answered'' THEN r.confidence > (
+                (SELECT loracomp_parts.thresholds(%1$s)) ->> concat(r.setup, '' '', r.answer)
+            )::double precision END AS certain
         FROM (
             SELECT
                 o.key, o.answer, o.confidence, o.reason, o.answered_by, o.corrections, o.setup, o.answered_at, o.correct, o.job_id,
@@ -154,11 +158,7 @@ BEGIN
                 END AS shown
             FROM loracomp.answer_row AS o WHERE o.declaration_id = %1$s
         ) AS r',
-        d.id, CASE WHEN d.certain IS NULL THEN 'NULL::boolean' ELSE format(
-            'CASE WHEN r.shown = ''answered'' THEN r.confidence > (
-                (SELECT loracomp_parts.thresholds(%s)) ->> concat(r.setup, %s)
-            )::double precision END', d.id, CASE WHEN d.certain_of IS NOT NULL THEN 'r.answer' ELSE 'NULL' END
-        ) END
+        d.id
     );
 END
 $$;

@@ -3,7 +3,6 @@
 --     lock_declaration
 --     check_source, check_certain, check_request     28_check.sql
 --     make_view                       30_declare.sql
---     make_answers_view               20_parts.sql
 --     begin_scan                      37_scan.sql
 --     label_again                     70_learn.sql
 --     first_answer_of                 60_correct.sql
@@ -123,9 +122,6 @@ BEGIN
         PERFORM loracomp.make_view(d, n.nspname, c.relname)
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = d.view;
         UPDATE loracomp.declaration AS a SET view_definition = loracomp.view_definition(a.view) WHERE a.id = d.id;
-    END IF;
-    IF (d.certain, d.certain_of) IS DISTINCT FROM (before.certain, before.certain_of) THEN
-        PERFORM loracomp.make_answers_view(d);
     END IF;
     IF alter_answers.again OR num_nonnulls(
         alter_answers.prompt, alter_answers.choices, alter_answers.descriptions, alter_answers.max_new_tokens, alter_answers.filter

@@ -1,11 +1,11 @@
 -- Which answers are certain. An answer is certain if its confidence is above a threshold, and corrected rows, which were drawn at random, have shown
 -- that enough answers above this threshold are right.
 --   thresholds                  the thresholds of a declaration, for its view's column certain
---     certainty                 the thresholds and the numbers of rows behind them; certainty_in_words and is_promise_lost call it too
+--     certainty                 the thresholds and the numbers of rows behind them; certainty_in_words and lost_promises call it too
 --       threshold               the lowest confidence above which enough answers are right
 --       rows_to_look_at         on how many of the corrected rows a threshold is based
 --   first_look                  how many rows must be corrected before there can be a threshold; certainty_in_words calls it
---   is_promise_lost             whether the latest corrections contradict a threshold; check_work and database_metrics call it
+--   lost_promises               declarations of which the latest corrections contradict a threshold; check_work and database_metrics call it
 --     certainty
 --   rows_for_a_person           the rows that are neither certain nor corrected
 
@@ -65,70 +65,103 @@ RETURN (64 * 2 ^ greatest(0, ceil(log(2, (ln(0.05) / ln(share) / 64)::numeric)))
 COMMENT ON FUNCTION loracomp.first_look IS
 'How many rows must be corrected before there can be a threshold: the first of 64, 128, 256, ... rows that show this share if all answers are right.';
 
--- Reads only. Only rows that were drawn at random count, because answers that people choose to correct are mostly wrong. Each of these rows was
--- answered without the help of its own label. A threshold is given up when the latest 64 rows have more wrong answers above it than it promises, by
--- three standard deviations.
+-- Reads only the latest 8,192 rows that were drawn, so that its time is bounded. Only rows that were drawn at random count, because answers that
+-- people choose to correct are mostly wrong. The first rows of the draw are looked at, whichever were corrected first: otherwise people would choose
+-- the sample. Each of these rows was answered without the help of its own label. A row that was drawn and not corrected counts as answered wrongly,
+-- because people may leave out the hard ones. It counts in each setup, because its next answer may have any of them. A threshold is given up when
+-- the latest 64 corrected rows have more wrong answers above it than it promises, by three standard deviations.
 CREATE FUNCTION loracomp.certainty(d loracomp.declaration)
 RETURNS TABLE (
-    setup bigint, choice text, rows bigint, threshold double precision, above bigint, right_above bigint,
-    is_lost boolean, is_latest boolean
+    setup bigint, choice text, rows bigint, left_out bigint, threshold double precision, above bigint,
+    right_above bigint, is_lost boolean, is_latest boolean
 )
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
-    WITH checked AS MATERIALIZED (
+    WITH drawn AS MATERIALIZED (
+        SELECT r.* FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id AND r.drawn ORDER BY r.draw_number DESC LIMIT 8192
+    ),
+    answered AS MATERIALIZED (
         SELECT
-            r.setup, g.choice, r.confidence, r.answer = r.correct AS is_right, r.answered_at,
-            row_number() OVER (PARTITION BY r.setup, g.choice ORDER BY r.example_id, r.key) AS ordinal,
-            count(*) OVER (PARTITION BY r.setup, g.choice) AS rows
-        FROM loracomp.answer_row AS r
-        CROSS JOIN LATERAL (SELECT CASE WHEN d.certain_of IS NOT NULL THEN r.answer END AS choice) AS g
-        WHERE r.declaration_id = d.id AND r.drawn AND r.example_id IS NOT NULL AND r.status = 'answered' AND r.confidence IS NOT NULL
-            AND r.setup IS NOT NULL AND r.job_id > d.stale_to_job AND (d.certain_of IS NULL OR r.answer = ANY (d.certain_of))
+            r.setup, CASE WHEN d.certain_of IS NOT NULL THEN r.answer END AS choice, r.confidence, r.example_id IS NOT NULL AS is_corrected,
+            coalesce(r.answer = r.correct, FALSE) AS is_right, r.answered_at, r.draw_number
+        FROM drawn AS r
+        WHERE r.status = 'answered' AND r.confidence IS NOT NULL AND r.job_id > d.stale_to_job
+            AND (d.certain_of IS NULL OR r.answer = ANY (d.certain_of))
+    ),
+    corrected AS MATERIALIZED (
+        SELECT a.setup, a.choice, count(*) AS rows, loracomp.rows_to_look_at(count(*)) AS looked_at, max(a.answered_at) AS latest
+        FROM answered AS a WHERE a.is_corrected AND a.setup IS NOT NULL GROUP BY a.setup, a.choice
+    ),
+    ordered AS MATERIALIZED (
+        SELECT
+            c.setup, c.choice, a.confidence, a.is_corrected, a.is_right,
+            row_number() OVER w <= c.looked_at AS is_looked_at,
+            a.is_corrected AND c.rows - count(*) FILTER (WHERE a.is_corrected) OVER w < 64 AS is_late
+        FROM corrected AS c
+        JOIN answered AS a ON a.choice IS NOT DISTINCT FROM c.choice AND (a.setup = c.setup OR NOT a.is_corrected)
+        WHERE c.looked_at > 0
+        WINDOW w AS (PARTITION BY c.setup, c.choice ORDER BY a.draw_number ROWS UNBOUNDED PRECEDING)
     ),
     found AS MATERIALIZED (
-        SELECT c.setup, c.choice, loracomp.threshold(
-            array_agg(c.confidence ORDER BY c.confidence DESC) FILTER (WHERE c.ordinal <= loracomp.rows_to_look_at(c.rows)),
-            array_agg(c.is_right ORDER BY c.confidence DESC) FILTER (WHERE c.ordinal <= loracomp.rows_to_look_at(c.rows)),
-            d.certain
-        ) AS threshold
-        FROM checked AS c GROUP BY c.setup, c.choice
+        SELECT
+            o.setup, o.choice, count(*) FILTER (WHERE NOT o.is_corrected) AS left_out,
+            loracomp.threshold(
+                array_agg(o.confidence ORDER BY o.confidence DESC), array_agg(o.is_right ORDER BY o.confidence DESC), d.certain
+            ) AS threshold
+        FROM ordered AS o WHERE o.is_looked_at GROUP BY o.setup, o.choice
     )
     SELECT
-        t.setup, t.choice, t.rows, t.threshold, t.above, t.right_above,
+        c.setup, c.choice, c.rows, f.left_out, f.threshold, t.above, t.right_above,
         t.lately - t.right_lately > (1 - d.certain) * t.lately + 3 * sqrt(d.certain * (1 - d.certain) * t.lately),
-        t.setup = first_value(t.setup) OVER (ORDER BY t.latest DESC)
-    FROM (
+        c.setup = first_value(c.setup) OVER (ORDER BY c.latest DESC)
+    FROM corrected AS c
+    LEFT JOIN found AS f ON f.setup = c.setup AND f.choice IS NOT DISTINCT FROM c.choice
+    LEFT JOIN (
         SELECT
-            f.setup, f.choice, f.threshold, count(*) AS rows, max(c.answered_at) AS latest,
-            count(*) FILTER (WHERE c.confidence > f.threshold) AS above,
-            count(*) FILTER (WHERE c.confidence > f.threshold AND c.is_right) AS right_above,
-            count(*) FILTER (WHERE c.confidence > f.threshold AND c.ordinal > c.rows - 64) AS lately,
-            count(*) FILTER (WHERE c.confidence > f.threshold AND c.ordinal > c.rows - 64 AND c.is_right) AS right_lately
-        FROM found AS f JOIN checked AS c ON (c.setup, c.choice) IS NOT DISTINCT FROM (f.setup, f.choice)
-        GROUP BY f.setup, f.choice, f.threshold
-    ) AS t;
+            o.setup, o.choice, count(*) FILTER (WHERE o.is_corrected) AS above, count(*) FILTER (WHERE o.is_right) AS right_above,
+            count(*) FILTER (WHERE o.is_late) AS lately, count(*) FILTER (WHERE o.is_late AND o.is_right) AS right_lately
+        FROM ordered AS o JOIN found AS f ON f.setup = o.setup AND f.choice IS NOT DISTINCT FROM o.choice
+        WHERE o.confidence > f.threshold GROUP BY o.setup, o.choice
+    ) AS t ON t.setup = c.setup AND t.choice IS NOT DISTINCT FROM c.choice;
 $$;
 COMMENT ON FUNCTION loracomp.certainty IS
-'A row for each setup of a declaration, and for each choice of certain_of: how many rows were drawn, corrected and answered; the threshold; how many '
-'of these rows are above the threshold, and how many of them are right; whether the latest rows contradict it; whether the latest answer has this setup.';
+'For each setup of a declaration, and for each choice of certain_of: how many rows were drawn, corrected and answered, how many of the rows that '
+'are looked at are not corrected, the threshold, how many corrected rows are above it and how many of these are right, whether the latest rows '
+'contradict it, and whether the latest answer has this setup.';
 
-CREATE FUNCTION loracomp.is_promise_lost(d loracomp.declaration) RETURNS boolean
-LANGUAGE sql STABLE
+-- Reads only. Anybody may have many declarations, so it looks at some of them, drawn at random, for about half a second.
+CREATE FUNCTION loracomp.lost_promises() RETURNS integer[]
+LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
-    SELECT d.certain IS NOT NULL AND EXISTS (SELECT FROM loracomp.certainty(d) AS c WHERE c.is_latest AND c.is_lost);
+DECLARE
+    end_at CONSTANT timestamptz := clock_timestamp() + interval '0.5 seconds';
+    d loracomp.declaration;
+    lost integer[] := '{}';
+BEGIN
+    FOR d IN SELECT a.* FROM loracomp.declaration AS a WHERE a.certain IS NOT NULL ORDER BY random() LOOP
+        EXIT WHEN clock_timestamp() > end_at;
+        IF EXISTS (SELECT FROM loracomp.certainty(d) AS c WHERE c.is_latest AND c.is_lost) THEN
+            lost := lost || d.id;
+        END IF;
+    END LOOP;
+    RETURN lost;
+END
 $$;
-COMMENT ON FUNCTION loracomp.is_promise_lost IS 'Whether the latest corrected rows contradict a threshold of a declaration.';
+COMMENT ON FUNCTION loracomp.lost_promises IS 'Declarations whose latest corrected rows contradict a threshold.';
 
--- The view of a declaration calls it with the declaration's id.
+-- The views of declarations call it with their own number. Its settings are fixed, because thresholds are written as text.
 CREATE OR REPLACE FUNCTION loracomp_parts.thresholds(declaration_id integer) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET extra_float_digits = 1
 AS $$
-    SELECT jsonb_object_agg(concat(c.setup, c.choice), c.threshold)
-    FROM loracomp.declaration AS d CROSS JOIN LATERAL loracomp.certainty(d) AS c
-    WHERE d.id = thresholds.declaration_id AND c.threshold IS NOT NULL AND c.is_lost IS NOT TRUE;
+    SELECT jsonb_object_agg(concat(c.setup, ' ', u.choice), c.threshold)
+    FROM loracomp.declaration AS d
+    CROSS JOIN LATERAL loracomp.certainty(d) AS c
+    CROSS JOIN LATERAL unnest(CASE WHEN c.choice IS NULL THEN d.choices ELSE ARRAY[c.choice] END) AS u (choice)
+    WHERE d.id = thresholds.declaration_id AND d.certain IS NOT NULL AND c.threshold IS NOT NULL AND c.is_lost IS NOT TRUE;
 $$;
 
 -- Reads only. Rows without an answer come first, because they have no confidence. Refused rows are among them although they can't be corrected:

@@ -214,8 +214,9 @@ COMMENT ON FUNCTION loracomp.has_unmeasured IS 'Whether a task has at least eigh
 
 -- Rows are drawn at random, and marked as drawn, so that their accuracy is an estimate for all rows. Corrections of the least confident rows would
 -- help less (docs/decisions.md). The lot also falls on rows that people have picked and corrected before, which aren't returned: without them, the
--- drawn rows would have fewer wrong answers than all rows. A changed row is not drawn until it is answered again. Rows that were drawn and not corrected yet come first. The
--- declaration is locked, so that two visitors don't get the same rows.
+-- drawn rows would have fewer wrong answers than all rows. A draw ends with the n-th row that is not corrected: with the picked rows after it, drawn
+-- rows would have too many of them. A changed row is not drawn until it is answered again. Rows that were drawn and not corrected yet come first.
+-- The declaration is locked, so that two visitors don't get the same rows.
 CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16, visitor text DEFAULT NULL)
 RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, job_id bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -228,6 +229,7 @@ DECLARE
     chosen bigint[];
     known CONSTANT real := (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = 'loracomp.answer_row'::regclass);
     percent real;
+    last CONSTANT bigint := coalesce((SELECT max(r.draw_number) FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id AND r.drawn), 0);
 BEGIN
     PERFORM loracomp.check_range('n', rows_to_correct.n, 1, 10000);
     chosen := ARRAY( -- the visitor's rows that are not corrected yet
@@ -242,7 +244,7 @@ BEGIN
             chosen := ARRAY(
                 SELECT t.job_id
                 FROM (
-                    SELECT o.job_id, count(*) FILTER (WHERE o.correct IS NULL) OVER (ORDER BY o.drawn DESC, o.lot) AS uncorrected
+                    SELECT o.job_id, row_number() OVER w AS ordinal, count(*) FILTER (WHERE o.correct IS NULL) OVER w AS uncorrected_before
                     FROM (
                         SELECT r.*, random() AS lot FROM loracomp.answer_row AS r WHERE r.drawn AND r.declaration_id = d.id
                         UNION ALL
@@ -253,8 +255,12 @@ BEGIN
                         WHERE percent = 100 AND NOT r.drawn AND r.declaration_id = d.id
                     ) AS o
                     WHERE o.status = 'answered' AND (o.correct IS NULL OR NOT o.drawn) AND (o.offered_at >= recent) IS NOT TRUE
+                    WINDOW w AS (
+                        ORDER BY o.drawn DESC, CASE WHEN o.drawn THEN o.draw_number END, o.lot
+                        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                    )
                 ) AS t
-                WHERE t.uncorrected <= rows_to_correct.n
+                WHERE t.uncorrected_before < rows_to_correct.n ORDER BY t.ordinal
             );
             EXIT WHEN percent = 100 OR rows_to_correct.n <= (
                 SELECT count(*) FROM loracomp.answer_row AS r WHERE r.job_id = ANY (chosen) AND r.correct IS NULL
@@ -262,8 +268,10 @@ BEGIN
         END LOOP;
     END IF;
     UPDATE loracomp.answer_row AS r SET
-        drawn = TRUE, visitor = rows_to_correct.visitor, offered_at = CASE WHEN rows_to_correct.visitor IS NOT NULL THEN now() END
-    WHERE r.job_id = ANY (chosen);
+        drawn = TRUE, draw_number = CASE WHEN r.drawn THEN r.draw_number ELSE last + u.ordinal END,
+        visitor = rows_to_correct.visitor, offered_at = CASE WHEN rows_to_correct.visitor IS NOT NULL THEN now() END
+    FROM unnest(chosen) WITH ORDINALITY AS u (job_id, ordinal)
+    WHERE r.job_id = u.job_id;
     RETURN QUERY
     -- A job may have been purged. Each is looked up, because a join might read all jobs.
     SELECT r.key, (SELECT j.prompt FROM loracomp.job AS j WHERE j.id = r.job_id), r.answer, r.confidence, r.job_id

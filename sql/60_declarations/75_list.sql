@@ -51,6 +51,8 @@ AS $$
                         WHERE r.declaration_id = d.id AND r.status = 'answered' AND r.correct IS NULL AND (c.choice IS NULL OR r.answer = c.choice)
                     ) END
                 )
+                WHEN c.left_out > 0 AND c.rows >= loracomp.first_look(d.certain)
+                    THEN format('not yet known: %s rows that were drawn are not corrected', c.left_out)
                 ELSE format(
                     'not yet known: about %s more rows that are drawn and corrected',
                     greatest(2 * loracomp.rows_to_look_at(c.rows), loracomp.first_look(d.certain)) - c.rows

@@ -110,7 +110,7 @@ AS $$
     FROM loracomp.base_model AS b WHERE b.is_default
     UNION ALL
     SELECT 'loracomp_declarations_in_trouble', '{}', count(*) FROM loracomp.declaration AS a
-    WHERE NOT a.paused AND a.trouble IS NOT NULL OR loracomp.is_promise_lost(a)
+    WHERE NOT a.paused AND a.trouble IS NOT NULL OR a.id = ANY ((SELECT loracomp.lost_promises())::integer[])
     UNION ALL
     SELECT 'loracomp_jobs_rescued', '{}', last_value FROM loracomp.rescued_jobs
     UNION ALL

@@ -224,7 +224,7 @@ AS $$
         UNION ALL
         SELECT format('%s %% of the certain answers of %s should be right, and the latest corrected rows show fewer: correct more rows',
             100 * a.certain, a.view)
-        FROM loracomp.declaration AS a WHERE loracomp.is_promise_lost(a)
+        FROM loracomp.declaration AS a WHERE a.id = ANY ((SELECT loracomp.lost_promises())::integer[])
     )
     UNION ALL
     SELECT 'workers', 'warn', format('%s alive', (SELECT count(*) FROM living)), ARRAY(

@@ -1,5 +1,7 @@
 """Which answers are certain: thresholds that rows drawn at random and corrected have shown to be high enough."""
 
+import re
+import time
 from collections.abc import Iterator
 from math import comb
 from typing import Any
@@ -19,7 +21,10 @@ from routing_data import add_adapter
 DECLARE = """
 SELECT loracomp.create_answers('urgency', 'tickets', 'Ticket: {subject}', '{urgent,not urgent}', certain => 0.95)
 """
-CONFIDENT = "UPDATE loracomp.answer_row SET confidence = 1 - key[1]::float / 1000, drawn = key[1]::int <= %s"
+CONFIDENT = """
+UPDATE loracomp.answer_row
+SET confidence = 1 - key[1]::float / 1000, drawn = key[1]::int <= %s, draw_number = key[1]::int
+"""
 """Row 1 is the most confident one, and each row is answered by urgent."""
 CORRECT = "UPDATE urgency SET correct = CASE WHEN id = ANY (%s) THEN 'not urgent' ELSE 'urgent' END WHERE id <= %s"
 CERTAIN = """
@@ -167,8 +172,88 @@ def test_the_lot_falls_on_picked_rows_too(connection: Connection, alice: Connect
     assert len(rows) == 100 and all(int(row["key"][0]) > 100 for row in rows)
     drawn = "SELECT count(*) FROM loracomp.answer_row WHERE drawn AND correct IS NOT NULL"
     assert 20 < value(connection, drawn) < 90, "about half as many as were returned"
-    assert len(alice.execute("SELECT FROM loracomp.rows_to_correct('urgency', 200)").fetchall()) == 200
+    assert len(alice.execute("SELECT FROM loracomp.rows_to_correct('urgency', 201)").fetchall()) == 200
     assert value(connection, drawn) == 100
+
+
+def test_single_draws_find_as_many_picked_rows_as_others(connection: Connection, alice: Connection) -> None:
+    alice.execute(CORRECT, [list(range(1, 151)), 150])
+    for _ in range(60):
+        (row,) = alice.execute("SELECT key FROM loracomp.rows_to_correct('urgency', 1)")
+        alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = %s", [int(row["key"][0])])
+    picked = "SELECT count(*) FROM loracomp.answer_row WHERE drawn AND correct = 'not urgent'"
+    assert 30 <= value(connection, picked) <= 95, "60 are expected, and 120 if rows after the last one are drawn too"
+
+
+def test_whoever_corrects_only_the_easy_rows_makes_nothing_certain(connection: Connection, alice: Connection) -> None:
+    connection.execute(CONFIDENT, [0])
+    drawn = [int(row["key"][0]) for row in alice.execute("SELECT key FROM loracomp.rows_to_correct('urgency', 130)")]
+    correct = "UPDATE urgency SET correct = CASE WHEN id > 150 THEN 'not urgent' ELSE 'urgent' END WHERE id = ANY (%s)"
+    easy, hard = sorted(drawn)[:64], sorted(drawn)[64:]
+    alice.execute(correct, [easy])
+    assert certain(alice) == (None, 0), "half of the answers are wrong, and none of these 64"
+    assert re.fullmatch(r"not yet known: \d+ rows that were drawn are not corrected", listed(alice))
+    for row in reversed(hard):
+        alice.execute(correct, [[row]])
+        yes, _ = certain(alice)
+        assert yes is None or max(yes) <= 170, row
+
+
+def test_left_out_rows_count_as_wrong(connection: Connection, alice: Connection) -> None:
+    connection.execute(CONFIDENT, [66])
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id BETWEEN 2 AND 65")
+    assert certain(alice) == (None, 0)
+    assert listed(alice) == "not yet known: 1 rows that were drawn are not corrected"
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+    assert certain(alice) == (list(range(1, 301)), 0), "row 66 was drawn after the first 64 rows"
+
+
+def test_a_readers_settings_change_no_threshold(connection: Connection, alice: Connection) -> None:
+    connection.execute(CONFIDENT, [64])
+    alice.execute(CORRECT, [[62, 64], 64])
+    alice.execute("SET extra_float_digits = -15")
+    assert certain(alice) == (list(range(1, 60)), 241)
+
+
+def test_another_promise_waits_for_no_reader(connection: Connection, alice: Connection, database: str) -> None:
+    connection.execute(CONFIDENT, [64])
+    alice.execute(CORRECT, [[], 64])
+    alice.execute(f"GRANT SELECT ON urgency TO {login('bob')}".encode())
+    with connect(database, "bob") as bob, bob.transaction():
+        assert certain(bob) == (list(range(1, 301)), 0)
+        alice.execute("SET lock_timeout = '5s'")
+        alice.execute("SELECT loracomp.alter_answers('urgency', certain => 0.98)")
+        assert certain(alice) == (None, 0)
+
+
+def test_a_threshold_rests_on_the_latest_8192_drawn_rows(connection: Connection, alice: Connection) -> None:
+    """Otherwise whoever has corrected many rows would slow down the metrics of everybody."""
+    connection.execute(
+        """
+        INSERT INTO loracomp.answer_row (declaration_id, key, status, prompt_hash, job_id, answer, confidence, setup,
+            answered_at, correct, example_id, drawn, draw_number)
+        SELECT d.id, ARRAY[i::text], 'answered', '', i, 'urgent', random(), 1, now(), 'urgent', -i, true, i
+        FROM loracomp.declaration AS d, generate_series(1000, 9999) AS i
+        """
+    )
+    assert value(connection, "SELECT c.rows FROM loracomp.declaration AS d, loracomp.certainty(d) AS c") == 8192
+
+
+def test_many_promises_hold_up_no_metrics(connection: Connection, alice: Connection) -> None:
+    for number in range(10):
+        alice.execute(DECLARE.replace("urgency", f"urgency_{number}").encode())
+    with connection.transaction(force_rollback=True):
+        connection.execute(
+            """
+            CREATE OR REPLACE FUNCTION loracomp.certainty(d loracomp.declaration, OUT setup bigint, OUT choice text,
+                OUT rows bigint, OUT left_out bigint, OUT threshold double precision, OUT above bigint,
+                OUT right_above bigint, OUT is_lost boolean, OUT is_latest boolean)
+            RETURNS SETOF record LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); END'
+            """
+        )
+        begun = time.monotonic()
+        assert value(connection, "SELECT loracomp.lost_promises()") == []
+        assert time.monotonic() - begun < 5, "one declaration, and not eleven"
 
 
 def test_answers_of_another_setup_are_not_certain(connection: Connection, alice: Connection) -> None:
