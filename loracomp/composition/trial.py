@@ -101,7 +101,7 @@ def _adding(factors: Factors) -> Callable[[nn.Module, tuple[Tensor], Tensor], Te
 
 
 def _embedded(module: nn.Embedding, ids: Tensor, factors: Factors) -> Tensor:
-    """What the embedding itself, with its scale if it has one, makes of B @ A in the place of its weight."""
+    """The output of the embedding, including its scale if it has one, with B @ A in the place of its weight."""
     used, numbers = torch.unique(ids, return_inverse=True)
     A, B = (side.to(module.weight) for side in factors)
     other = copy.copy(module)

@@ -71,7 +71,7 @@ SELECT loracomp.set_encoder(
 SELECT loracomp.start_routing(encoder => %(encoder)s, input_version => %(input_version)s::smallint)
 
 -- name: resize_embeddings
--- Sets the column's length to that of the encoder's vectors. The storage is set to PLAIN again, because changing the type resets it.
+-- Sets the column's length to the length of the encoder's vectors. The storage is set to PLAIN again, because changing the type resets it.
 DO $$ BEGIN EXECUTE pg_catalog.format(
     'ALTER TABLE loracomp.example_embedding ALTER COLUMN embedding TYPE public.halfvec(%s), '
     'ALTER COLUMN embedding SET STORAGE PLAIN', (SELECT e.dimensions FROM loracomp.encoder AS e)

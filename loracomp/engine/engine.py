@@ -39,7 +39,8 @@ Scheduled: TypeAlias = tuple[Request, Mix | JobError]
 EXAMPLES_TOGETHER = 16
 """Examples embedded at a time, between jobs: about a quarter of a second's work."""
 EMBED_S, EMBED_LOCK_S = 5.0, 0.1
-"""Seconds that a statement of embedding may take, and may wait for a lock, such as that of a build of the index."""
+"""Seconds that a statement of embedding may take, and seconds that it may wait for a lock, such as the lock of a build
+of the index."""
 
 
 class Engine:

@@ -73,8 +73,8 @@ def fit_weights(parts: Numbers, right: Numbers) -> Numbers:
     likely.
 
     `parts` [rows, choices, kinds] are the scores, in the order of EXPECTED, and `right` [rows, choices] is one-hot. The
-    likelihood is that of the softmax over weighted scores plus biases, with SMOOTHING, and the penalties DOUBT and
-    BIAS_DOUBT are subtracted.
+    probabilities are the softmax over weighted scores plus biases. The shares of right answers are computed with
+    SMOOTHING, and the penalties DOUBT and BIAS_DOUBT are subtracted.
     """
     rows, choices, kinds = parts.shape
     shares = (right.sum(axis=0) + SMOOTHING) / (rows + SMOOTHING * choices)

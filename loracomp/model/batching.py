@@ -78,7 +78,7 @@ def _last_batches(
 def halving_on_out_of_memory(
     run: Callable[[Sequence[T]], list[R | JobError]], items: Sequence[T]
 ) -> list[R | JobError]:
-    """`run(items)`; if memory runs out, each half is run alone, and so on. The order of the results is that of `items`.
+    """`run(items)`; if memory runs out, each half is run alone, and so on. The results are in the order of `items`.
 
     If memory runs out with one item alone, its result is JobError "out_of_memory", which is worth a retry: another
     worker may have more memory, or this one later.

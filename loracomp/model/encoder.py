@@ -156,7 +156,7 @@ class Encoder:
     def embed_parts(self, texts: list[str], parts: Sequence[Part | None]) -> tuple[Sequence[Vector], Sequence[Vector]]:
         """Unit embeddings [d] of texts, and of a part of each: the mean of the part's tokens in the same pass.
 
-        If there is no part, or if the encoder cut it off, its embedding is that of the whole text. If the encoder does
+        If there is no part, or if the encoder cut it off, it gets the embedding of the whole text. If the encoder does
         not compute an embedding as the mean of its tokens (`are_means`), the part is embedded as a separate text,
         because the mean of tokens can't be compared with such an encoder's embeddings of descriptions.
         """

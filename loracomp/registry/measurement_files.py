@@ -60,7 +60,7 @@ class MeasuredExamples:
     """
 
     def gains(self) -> Gains:
-        """The gain of each adapter on each example: log softmax of the right choice, minus that of the base model."""
+        """The gain of each adapter on each example: log softmax of the right choice, minus the base model's."""
         labels = np.array([example.label for example in self.examples], dtype=int)
         scores = np.where(np.isnan(self.scores), -np.inf, self.scores).astype(np.float64)
         measured = np.isfinite(scores[:, :, 0])

@@ -47,9 +47,9 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.make_counter IS 'The sequence of this name, made if it is missing.';
 
--- Uses the next place of the job's submitter; it is lost if the INSERT is undone. Retries have counters of their own, so that they neither
--- wait for all the new jobs of their submitter nor come before everybody's. A job whose lease has expired (a suspect) will be claimed
--- alone and costs a worker as much as all the jobs that it can hold, so it uses 64 places.
+-- Uses the next place of the job's submitter, which is lost if the INSERT is undone. Retries have counters of their own, so that they don't wait
+-- for all the new jobs of their submitter, and don't come before everybody's jobs. A job whose lease has expired (a suspect) will be claimed alone
+-- and costs a worker as much as all the jobs that it can hold, so it uses 64 places.
 CREATE FUNCTION loracomp.take_place(job loracomp.job, priority integer, background boolean) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -125,10 +125,10 @@ BEGIN
 END
 $$;
 
--- The view doesn't depend on the promise, because replacing it would wait for everybody who reads it, and others would wait behind that.
--- After a declaration was altered, its old answers are stale until the scan has reached their rows. A SERIALIZABLE transaction looks neither at this
--- nor at hints. The hints of all tables share the pages of one index, so if it did, Postgres would make transactions fail that read any
--- declaration's view while others write to any declared table.
+-- The view doesn't depend on the promise, because replacing the view would wait for everybody who reads it, and other readers would wait behind that.
+-- After a declaration was altered, its old answers are stale until the scan has reached their rows. In a SERIALIZABLE transaction, the view doesn't
+-- look at this, or at hints. The hints of all tables share the pages of one index, so otherwise Postgres would make transactions that read any
+-- declaration's view fail while others write to any declared table.
 CREATE FUNCTION loracomp.make_answers_view(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -11,8 +11,8 @@
 --     find_declaration          32_alter.sql
 --   list_corrections            the corrected rows
 
--- Reads nothing. It is written in PL/pgSQL, because an SQL function would need bi.wilson_interval to exist already. Picked rows get neither a
--- percentage nor an interval: people mostly pick wrong answers, so nobody should take these rows for a sample of all.
+-- Reads nothing. It is written in PL/pgSQL, because an SQL function would need bi.wilson_interval to exist already. Picked rows get no percentage
+-- and no interval, because people mostly pick wrong answers, so these rows are no sample of all rows.
 CREATE FUNCTION loracomp.accuracy_of(hits bigint, n bigint, picked_hits bigint, picked bigint) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = loracomp, pg_temp

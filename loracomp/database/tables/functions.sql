@@ -31,7 +31,7 @@ BEGIN
     );
 END
 $$;
-COMMENT ON FUNCTION loracomp.texts_are_distinct IS 'Whether no text stands in the array twice.';
+COMMENT ON FUNCTION loracomp.texts_are_distinct IS 'Whether no text is in the array twice.';
 CREATE FUNCTION loracomp.texts_length(texts text[]) RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
     RETURN (
