@@ -610,6 +610,9 @@ class History:
         self.settle()  # a restored declaration finds its columns by the names that the keeper has last seen
         self.upsert()
         answer_all(self.owner)  # which nobody has read in the feed yet
+        self.upsert()
+        keep(self.owner)
+        self.work()  # whose answers the keeper takes while pg_dump, which reads sequences late, is at work
         self.done.append("pg_dump, pg_restore into another database")
         self.counts["restores"] += 1
         self.close()
@@ -623,6 +626,9 @@ class History:
         if "_r" in str(before):
             drop_database(self.ground.server, str(before))
         self.open()
+        self.owner.execute(
+            "SELECT setval('loracomp.ended_jobs_from', pg_snapshot_xmin(pg_current_snapshot())::text::bigint)"
+        )
         self.session = {}
         self.settle()
 
