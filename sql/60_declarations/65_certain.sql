@@ -66,10 +66,10 @@ COMMENT ON FUNCTION loracomp.first_look IS
 'How many rows must be corrected before there can be a threshold: the first of 64, 128, 256, ... rows that show this share if all answers are right.';
 
 -- Reads only the latest 8,192 rows that were drawn, so that its time is bounded. Only rows that were drawn at random count, because answers that
--- people choose to correct are mostly wrong. The first rows of the draw are looked at, whichever were corrected first: otherwise people would choose
--- the sample. Each of these rows was answered without the help of its own label. A row that was drawn and not corrected counts as answered wrongly,
--- because people may leave out the hard ones. It counts in each setup, because its next answer may have any of them. A threshold is given up when
--- the latest 64 corrected rows have more wrong answers above it than it promises, by three standard deviations.
+-- people choose to correct are mostly wrong. The first rows of the draw are looked at, whichever were corrected first: otherwise people could
+-- choose the sample. Each of these rows was answered without the help of its own label. A row that was drawn and not corrected counts as answered
+-- wrongly, because people may leave out hard rows. It counts in each setup, because its next answer may have any setup. A threshold is given up
+-- when the latest 64 corrected rows have more wrong answers above it than it promises, by three standard deviations.
 CREATE FUNCTION loracomp.certainty(d loracomp.declaration)
 RETURNS TABLE (
     setup bigint, choice text, rows bigint, left_out bigint, threshold double precision, above bigint,
@@ -151,7 +151,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.lost_promises IS 'Declarations whose latest corrected rows contradict a threshold.';
 
--- The views of declarations call it with their own number. Its settings are fixed, because thresholds are written as text.
+-- The view of a declaration calls it with the declaration's id. extra_float_digits is fixed, because thresholds are written as text.
 CREATE OR REPLACE FUNCTION loracomp_parts.thresholds(declaration_id integer) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp

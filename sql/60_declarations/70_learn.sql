@@ -213,10 +213,10 @@ END;
 COMMENT ON FUNCTION loracomp.has_unmeasured IS 'Whether a task has at least eight embedded examples, and at least one of them is not measured.';
 
 -- Rows are drawn at random, and marked as drawn, so that their accuracy is an estimate for all rows. Corrections of the least confident rows would
--- help less (docs/decisions.md). The lot also falls on rows that people have picked and corrected before, which aren't returned: without them, the
--- drawn rows would have fewer wrong answers than all rows. A draw ends with the n-th row that is not corrected: with the picked rows after it, drawn
--- rows would have too many of them. A changed row is not drawn until it is answered again. Rows that were drawn and not corrected yet come first.
--- The declaration is locked, so that two visitors don't get the same rows.
+-- help less (docs/decisions.md). Rows that people have picked and corrected before can be drawn too, but are not returned: without them, the drawn
+-- rows would have fewer wrong answers than all rows. A draw ends with the n-th row that is not corrected, and leaves out picked rows after it,
+-- because otherwise the drawn rows would have too many picked rows. A changed row is not drawn until it is answered again. Rows that were drawn and
+-- not corrected yet come first. The declaration is locked, so that two visitors don't get the same rows.
 CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16, visitor text DEFAULT NULL)
 RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, job_id bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
