@@ -93,7 +93,8 @@ def _farthest(rows: Rows, before: Numbers, deal: np.random.Generator, among: Num
 
 
 def right_after(way: Chooser, pool: Rows, test: Rows, deal: np.random.Generator) -> list[float]:
-    """Accuracies on the rows `test`, one for each number of corrections in COUNTS; the corrected rows are from `pool`."""
+    """Accuracies on the rows `test`, one for each number of corrections in COUNTS. The corrected rows are from
+    `pool`."""
     chosen, scores, found = np.array([], np.int64), pool["mix"], []
     while len(chosen) < max(COUNTS):
         confidence = np.exp(_normalised(scores)).max(axis=1)
