@@ -43,7 +43,7 @@ class MadeUp:
         raise NotImplementedError
 
     def check_device(self) -> None:
-        """It has none."""
+        """This engine has no device."""
 
     def clear(self) -> list[InFlight]:
         left, self.flights = self.flights, []

@@ -24,7 +24,7 @@ NEEDED = {
     "pgbouncer": Path("/usr/sbin/pgbouncer"),
 }
 PORT, POOLED_PORT = 5417, 6417
-"""Of sockets in a folder of their own: nothing else can have them."""
+"""Ports of sockets in a folder of their own, so nothing else can have them."""
 POOLER = f"""
 [databases]
 * = host={{folder}} port={PORT}

@@ -102,7 +102,7 @@ def test_no_command_shows_a_password(command: list[str], url: str) -> None:
 
 
 def test_no_error_and_no_log_shows_a_password(database: str, caplog: pytest.LogCaptureFixture) -> None:
-    """As a worker meets them: it tries again while the database is away, and logs why."""
+    """The errors and logs are those of a worker, which tries again while the database is away, and logs why."""
     url = psycopg.conninfo.make_conninfo(database, password="s3cret", dbname="none such")
     tries = iter([False, True])
     link = Link(url, "loracomp", Event(), statement_timeout_s=5)

@@ -76,7 +76,8 @@ def headers(printed: str) -> list[list[str]]:
 
 
 def part_to_show(printed: str, shown: str) -> str | None:
-    """As many of the last tables as are shown, or an explanation; None where the page shows neither."""
+    """The part of psql's output that the page shows: as many of the last tables as the page has, or an explanation.
+    None if the page shows neither."""
     lines = [line.rstrip() for line in printed.splitlines()]
     if shown.startswith(EXPLAINED):
         first = next(at for at, line in enumerate(lines) if line.startswith(EXPLAINED))

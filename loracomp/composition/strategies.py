@@ -119,7 +119,7 @@ class Mix:
     """For each adapter weight * scaling."""
     strategy: str = "cat"
     dtype: torch.dtype = torch.float32
-    """In which the factors of a merged adapter are kept."""
+    """The dtype in which the factors of a merged adapter are kept."""
 
     @cached_property
     def applied(self) -> "Mix":

@@ -54,7 +54,8 @@ class Fitted:
     """What was fitted on labelled rows: the weights of the parts of a choice's score, the biases, and a classifier."""
 
     weights: tuple[float, float, float]
-    """Of the composition's scores, the classifier's, and the similarities to described choices (0 without these)."""
+    """Weights of the composition's scores, of the classifier's scores, and of the similarities to described choices (0
+    if the choices are not described)."""
     biases: Numbers
     """[choices]."""
     classifier: Classifier

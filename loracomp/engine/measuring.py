@@ -21,11 +21,11 @@ class MeasurementPlan:
     expected: str
     """The right answer."""
     choice_normalization: str
-    """As `Request.normalization`."""
+    """The same as `Request.normalization`."""
     adapter_ids: Sequence[int]
     adapter_sha256: Sequence[str]
     chat_template: bool = False
-    """As `Request.chat_template`."""
+    """The same as `Request.chat_template`."""
 
     def requests(self, job: Job) -> tuple[Request, ...]:
         """What to ask the model: the job under the base model alone, then under each adapter alone with weight 1.

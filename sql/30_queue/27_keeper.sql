@@ -6,10 +6,11 @@
 -- A worker is elected for a few seconds, and stays elected while it calls this function again in time. The election is a lease in a row and
 -- not an advisory lock, because any login could hold such a lock for ever, and because a worker that hangs keeps its session but loses the
 -- lease. Two keepers at once do no harm, because each step skips rows that another session has locked.
--- Workers ask several times in the length of a lease. So if nobody has kept house for half of one, no worker has reached the database: the
--- server was down, or the network. The workers may still answer their jobs, so they get time (grace) to renew the leases that ended.
--- If a lease ends later than the longest lease allows, the server's clock has gone back since it began, so it counts as over. The grace of an
--- outage ends then too: a clock that had jumped forward seemed to be an outage, and the grace would last until it is that late again.
+-- Workers ask several times in the length of a lease. If nobody has kept house for half a lease, no worker has reached the database: the server was
+-- down, or the network. The workers may still answer their jobs, so they get time (grace) to renew the leases that ended. If a lease ends later
+-- than the longest lease allows, the server's clock has gone back since the lease began, so the lease counts as over. The grace of an outage ends
+-- in this case too: the clock had jumped forward before, which looked like an outage, and now the grace would last until the clock shows that late
+-- time again.
 CREATE FUNCTION loracomp.keep_house(worker text, lease interval, grace interval DEFAULT '0') RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp

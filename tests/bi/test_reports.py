@@ -392,7 +392,8 @@ def test_no_worker_reports_the_times_that_the_database_measures(
 
 
 def test_purging_and_erasing_wait_for_a_refresh(database: str, connection: db.Connection) -> None:
-    """Or a closed day could be computed again from the jobs that are left, and an erased submitter come back."""
+    """Otherwise a closed day could be computed again from the jobs that are left, and an erased submitter could come
+    back."""
     examples = load(connection)
     answer_on(connection, examples, 3)
     with db.connect(database) as other:

@@ -21,7 +21,7 @@ from loracomp.database.queries import QUERIES
 from people_data import answer, claim, load, submit
 
 TEXT = "\x1b[31mé\u202e\U0001f600[/b]\x9b2J"
-"""It colours a terminal, is no ASCII and no markup, and turns the direction of a line."""
+"""A text that colours a terminal, is not ASCII, contains what looks like markup, and turns the direction of a line."""
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 SHOWN = {
     "answers list": [],

@@ -50,7 +50,7 @@ def test_scores_that_tell_the_labels_apart_give_finite_weights() -> None:
 
 
 def test_a_fit_for_a_thousand_choices_takes_no_minutes() -> None:
-    """It runs in the model's thread. With products of all pairs of choices for each row it took an hour."""
+    """The fit runs in the model's thread. With products of all pairs of choices for each row it took an hour."""
     deal, choices = np.random.default_rng(4), 1000
     right = np.eye(choices)[deal.integers(0, choices, 64)]
     began = perf_counter()

@@ -184,7 +184,7 @@ def test_in_bfloat16_choices_are_off_by_as_little(library, narrow_and_widened, b
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shared", [True, False])
 def test_generations_logits_are_those_of_each_row_alone_merged(library, narrow_and_widened, dtype, shared):
-    """Of every step, with a cache."""
+    """Compares the logits of every step, with a cache."""
     narrow, widened = narrow_and_widened
     model, bound = (widened, 1e-5) if dtype == torch.float32 else (narrow, 0.04)
     prompts = [Prompt(ids, 6) for ids in ([3], [7, 7, 12], [5, 9, 30, 41, 8])]

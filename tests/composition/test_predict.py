@@ -516,7 +516,7 @@ def test_a_text_that_comes_after_an_adapter_overflowed_has_nothing_of_it(library
 
 
 def test_an_adapter_that_overflows_does_not_change_the_rows_that_do_not_use_it(library):
-    """They need not be tried again alone, at each token, while the other text goes on."""
+    """These rows need not be tried again alone, at each token, while the other text goes on."""
     narrow = as_base(tiny_llama().half(), letter_tokenizer())
     factors = library.adapters[1].factors.items()
     large = {module: Factors(f.A.sign() * 3e4, f.B * 0) for module, f in factors}

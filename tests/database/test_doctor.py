@@ -165,7 +165,7 @@ def test_somebody_else_who_may_create_in_our_schemas(owner: Connection, other: s
 
 
 def test_an_installation_that_calls_somebody_elses_overloads(url: str, owner: Connection, other: str) -> None:
-    """As an installation from before the search path was fixed could be. Doing what doctor says repairs it."""
+    """An installation from before the search path was fixed could be like this. Doing what doctor says repairs it."""
     with db.connect(make_conninfo(url, user=other)) as planter:
         body = "RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN ''; END $$"
         planter.execute(f"CREATE FUNCTION public.md5(name) {body}; CREATE FUNCTION public.left(name, integer) {body}")

@@ -317,7 +317,8 @@ def forms(query: str) -> Iterator[str]:
 
 
 def test_statements_of_python_call_none(installed: str) -> None:
-    """They run under the path of whoever connects, and may be sent through a pooler that keeps no settings."""
+    """These statements run under the search path of whoever connects, and may be sent through a pooler that keeps no
+    settings."""
     looked_at, calling = set(), set()
     with psycopg.connect(installed, autocommit=True) as connection:
         for name, query in ((n, f) for n, q in QUERIES.items() for f in forms(q)):

@@ -154,7 +154,7 @@ def loaded(model, folder):
     ids=["with LoRA", "alone"],
 )
 def test_trained_tokens_are_as_many_ranks_of_the_embedding(make, config, tmp_path):
-    """And of the output head where the two are tied, for PEFT trains a token in both."""
+    """The output head has as many ranks if it is tied to the embedding, because PEFT then trains a token in both."""
     base = loaded(make(), tmp_path / "base")
     logits = trained(tmp_path / "tokens", config, model=make())
     report = {row.module: row for row in convert_adapter(tmp_path / "tokens", tmp_path / "out", base, 4, any_base=True)}

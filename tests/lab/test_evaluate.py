@@ -204,7 +204,7 @@ def test_the_models_time_is_divided_among_the_jobs_that_it_works_for(connection,
 
 
 def test_the_same_bytes_with_another_scaling_are_another_composition(connection, database, data, engine, tmp_path):
-    """And a job of kind route, which composes nothing, names none."""
+    """A job of kind route composes nothing, so its trace names no composition."""
     folder, traces = tmp_path / "piqa-adapter", []
     config = json.loads((folder / CONFIG).read_text())
     for alpha, of_modules in ((8, {}), (16, {}), (8, {"q_proj": 32}), (8, {})):

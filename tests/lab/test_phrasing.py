@@ -108,7 +108,7 @@ def test_unknown_names_and_fields_are_refused() -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
 def test_each_file_has_eight_templates_and_holds_two_out(name: str) -> None:
-    """And each set of labels has wordings to learn, and two that are held out."""
+    """Each set of labels has wordings to learn too, and two wordings that are held out."""
     phrasings = load_phrasings(name)
     held_out = Counter(each.held_out for each in phrasings.templates)
     assert held_out[False] >= 8

@@ -112,7 +112,7 @@ def test_choices_score_as_alone_beside_longer_and_shorter_ones(model, tokenizer,
 
 @pytest.mark.parametrize("shares", [True, False])
 def test_texts_that_grow_past_the_length_beside_others_are_those_of_plain_passes(model, tokenizer, shares):
-    """They join at different steps, some with the same first tokens."""
+    """The texts join at different steps, some with the same first tokens."""
     texts, asked = Texts(model, tokenizer, shares_prefixes=shares), {}
     prompts = [tokens(length, first) for first in (0, 9) for length in LENGTHS]
     assert min(LIMIT - 2, LIMIT + 1) > ALIKE

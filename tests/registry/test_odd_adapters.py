@@ -253,7 +253,7 @@ def test_a_link_to_a_sound_folder_is_taken(folder, tmp_path):
 
 
 def test_what_is_taken_can_be_stored(connection, folder):
-    """Of all odd values, the values that PEFT's other settings may have."""
+    """Tries the odd values that PEFT's other settings may have."""
     registered(connection, "piqa")
     config = json.loads((folder / CONFIG).read_text())
     for value in VALUES:

@@ -290,7 +290,7 @@ def test_a_variable_that_is_no_setting_is_named_with_the_one_that_was_meant(
 
 
 def test_an_empty_variable_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a home it would be the working folder, in which the embedded server would make its database."""
+    """An empty home would be the working folder, in which the embedded server would make its database."""
     monkeypatch.setenv("LORACOMP_HOME", "")
     assert load_settings().home.name == "loracomp"
 

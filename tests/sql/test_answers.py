@@ -393,7 +393,7 @@ def test_a_lost_primary_key_pauses(connection: Connection, alice: Connection) ->
 
 
 def test_a_view_that_was_restored_without_its_declaration_is_named(connection: Connection, alice: Connection) -> None:
-    """As pg_restore --clean of the user's schema does."""
+    """pg_restore --clean of the user's schema leaves such a view."""
     alice.execute(URGENCY)
     alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one')")
     answer_all(connection)
@@ -807,7 +807,7 @@ def test_what_becomes_of_a_job_is_shown(connection: Connection, alice: Connectio
 
 
 def test_an_answer_is_shown_although_taking_it_was_undone(connection: Connection, alice: Connection) -> None:
-    """As when the server stops before the commit. A sequence keeps what the transaction wrote into it."""
+    """This happens if the server stops before the commit. A sequence keeps what the transaction wrote into it."""
     alice.execute(URGENCY)
     alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one')")
     answered = keep_and_claim(connection)

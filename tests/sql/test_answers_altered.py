@@ -196,7 +196,7 @@ def test_described_choices_reach_the_jobs_and_other_descriptions_ask_all_rows_ag
 def test_what_no_job_can_have_is_refused_by_its_name(
     connection: Connection, alice: Connection, setting: str, message: str
 ) -> None:
-    """And not with a row of loracomp.job, which nobody has written."""
+    """The error doesn't show a row of loracomp.job, which nobody has written."""
     alice.execute("SELECT loracomp.create_answers('said', 'tickets', '{body}')")
     for call in ("create_answers('more', 'tickets', '{body}', ", "alter_answers('said', "):
         with pytest.raises(errors.IntegrityError) as refused:

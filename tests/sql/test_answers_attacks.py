@@ -132,7 +132,8 @@ CODE = {
 
 @pytest.mark.parametrize("code", CODE)
 def test_workers_run_no_code_of_a_tables_owner(connection: Connection, alice: Connection, code: str) -> None:
-    """It would run in their session: it could change its settings, and what their next statements mean."""
+    """The owner's code would run in a worker's session: it could change the session's settings, and what its next
+    statements mean."""
     alice.execute(URGENCY)
     spy = (
         "CREATE FUNCTION trap.fixed(integer) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN"

@@ -341,7 +341,7 @@ def test_the_feed_is_closed_to_others_while_its_view_is_changed(
 
 
 def test_settings_of_sessions_do_not_close_the_feed(connection: Connection, alice: Connection, bob: Connection) -> None:
-    """They decide how Postgres writes the view's definition, in which the filter's values are."""
+    """These settings decide how Postgres writes the view's definition, which contains the filter's values."""
     alice.execute(
         "ALTER TABLE tickets ADD due timestamptz DEFAULT '2024-03-04 05:06:07Z', ADD \"left\" interval DEFAULT '1 day'"
     )

@@ -78,7 +78,7 @@ def test_long_rows_are_read_a_few_at_a_time(connection: Connection, alice: Conne
 
 
 def test_a_page_has_a_megabyte_of_text(connection: Connection, alice: Connection) -> None:
-    """Of rows that can be asked."""
+    """Only rows that can become jobs count."""
     alice.execute(TICKETS)
     alice.execute("INSERT INTO tickets SELECT i, 'a', repeat('word ', 60000) FROM generate_series(1, 20) AS i")
     alice.execute(URGENCY)

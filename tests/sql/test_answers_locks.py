@@ -136,7 +136,8 @@ def test_what_a_submitter_leaves_open_holds_up_no_other_answer(
 def test_measurements_are_recorded_while_a_corrected_row_is_locked(
     connection: Connection, alice: Connection, database: str
 ) -> None:
-    """They bring the number of measured corrections to sixteen, from which on the corrected rows are asked again."""
+    """These measurements bring the number of measured corrections to sixteen, from which on the corrected rows are
+    asked again."""
     alice.execute(ADD_TICKETS, [7, 20])
     work(connection)
     alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id <= 16")
@@ -277,7 +278,7 @@ def test_erasing_and_purging_wait_for_each_other(connection: Connection, alice: 
 
 
 def test_the_first_correction_holds_up_no_other_row(connection: Connection, alice: Connection, database: str) -> None:
-    """It made the declaration's task, and so kept the declaration locked."""
+    """The first correction makes the declaration's task, and must not keep the declaration locked."""
     alice.execute("SELECT loracomp.create_answers('said', 'tickets', 'say {body}', '{urgent,so so}')")
     work(connection)
     with connect(database, "alice") as corrector:

@@ -62,7 +62,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(rows=ROWS)
     def insert(self, rows: dict[tuple[int, str], Row]) -> None:
-        """As one statement, which fails as a whole where a key is there."""
+        """Insert rows by one statement, which fails as a whole if any of their keys exists."""
         try:
             self.write(INSERT, spread(rows), {**self.rows, **rows})
         except errors.UniqueViolation:
@@ -217,7 +217,7 @@ def asked_of(row: Row | None) -> str | None:
 
 
 def ended(body: str | None) -> tuple[str, str | None]:
-    """Of a row with this text; workers answer with a prompt's last word."""
+    """The status and the answer of a row with this text. Workers answer with a prompt's last word."""
     return ("refused", None) if body in (None, " ") else ("answered", body)
 
 

@@ -129,7 +129,7 @@ WHITE_SPACE = {character for character in map(chr, range(1, 0x3100)) if characte
 
 
 def test_white_space_is_the_same_in_every_locale(connection: Connection):
-    """As Python has it, under each of the server's collations."""
+    """White space is what Python counts as white space, under each of the server's collations."""
     collations = connection.execute(
         "SELECT quote_ident(collname) AS name FROM pg_collation"
         " WHERE collencoding IN (-1, (SELECT encoding FROM pg_database WHERE datname = current_database()))"

@@ -82,7 +82,7 @@ def test_no_lock_that_any_login_may_take(scene: Scene) -> None:
 
 @contextmanager
 def every_advisory_lock_held(url: str) -> Iterator[None]:
-    """As far as one knows their numbers."""
+    """Within this context, another session holds all advisory locks whose numbers can be known."""
     with connect(url, "nobody") as nobody:
         nobody.execute("SELECT pg_advisory_lock(%s)", [script.FIRST_LOCK])
         nobody.execute("SELECT pg_advisory_lock(hashtextextended('loracomp.tune_routing', 0))")
@@ -378,7 +378,7 @@ def test_a_worker_overwrites_no_report_of_another_logins_worker(database: str, l
 
 
 def test_a_submitter_reads_only_examples_that_its_jobs_retrieved(database: str, logins: None) -> None:
-    """And lists none by counting."""
+    """A submitter can't list other examples by counting ids either."""
     with db.connect(database) as owner, connect(database, "alice") as alice, connect(database, "bob") as bob:
         examples = load(owner)
         retrieved = dict(list(examples.items())[:1])

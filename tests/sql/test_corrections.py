@@ -444,7 +444,7 @@ def test_a_declaration_of_any_name_has_a_task(alice: Connection) -> None:
 def test_a_changed_row_is_not_drawn_and_its_first_answer_is_that_to_its_new_prompt(
     connection: Connection, alice: Connection
 ) -> None:
-    """As all would be found wrong otherwise, though every answer is right."""
+    """Otherwise all answers would be found wrong, although every answer is right."""
     alice.execute(ADD_TICKETS, [7, 25])
     work(connection, "urgent")
     drawn = alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', 25)").fetchall()

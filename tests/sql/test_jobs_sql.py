@@ -320,7 +320,7 @@ def test_a_step_of_priority_is_worth_a_thousand_turns(connection: Connection):
 
 @pytest.mark.parametrize("priority", [1, 10, -3])
 def test_whoever_comes_later_takes_turns_at_the_same_priority(connection: Connection, priority: int):
-    """And does not begin where the others began."""
+    """A later submitter doesn't begin at the place where the others began."""
     bulk(connection, 100, "ann", priority=priority)
     claim(connection, 30)
     bulk(connection, 20, "bob", priority=priority)
@@ -787,7 +787,7 @@ def suspects(connection: Connection) -> list[int]:
 def test_what_stands_behind_a_suspect_is_not_claimed_beside_held_jobs(
     connection: Connection, suspects: list[int], from_start: bool
 ):
-    """So the worker's jobs come to their end, and it takes the suspect alone."""
+    """In this way the worker's jobs come to their end, and then it takes the suspect alone."""
     add_jobs(connection, "a", "b", submitted_by="bob")
     urgent = add_jobs(connection, "urgent", priority=1)
     held = claim(connection, 1)

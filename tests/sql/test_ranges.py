@@ -28,7 +28,7 @@ RANGES = "SELECT first_id, end_id FROM loracomp.job_ranges()"
 
 @pytest.fixture
 def queue(connection: Connection) -> Connection:
-    """Of a database whose ranges have ten ids, but for the first, which has twenty."""
+    """A database whose ranges have ten ids each, except the first, which has twenty."""
     connection.execute(SMALL)
     add_base_model(connection)
     return connection

@@ -270,7 +270,7 @@ def test_equal_examples_come_in_order_of_their_ids(connection: db.Connection) ->
 
 
 def test_the_examples_of_a_task_are_stored_side_by_side(connection: db.Connection) -> None:
-    """So that what a search reads is near in memory; embeddings that are added later come last."""
+    """What a search reads is then near in memory. Embeddings that are added later come last."""
     connection.execute("TRUNCATE loracomp.example_embedding")
     tasks = [add_task(connection, "one"), add_task(connection, "other")]
     for task in reversed(tasks):

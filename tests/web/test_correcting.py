@@ -59,7 +59,7 @@ def page(client: TestClient, path: str = "/correct/urgency") -> str:
 
 
 def key_of(shown: str) -> str:
-    """Of the row that the page's last form is about."""
+    """The key of the row that the page's last form is about."""
     ((key,), *_) = json.loads(fields(shown)["what"])
     return str(key)
 
@@ -163,7 +163,8 @@ def test_an_administrator_corrects_too_and_the_audit_says_so(
 
 
 def test_two_people_do_not_get_the_same_row(client: TestClient, alice: Connection, database: str) -> None:
-    """Nor does one person in two browsers; a row that nobody corrected within ten minutes is free again."""
+    """One person in two browsers doesn't get the same row either. A row that nobody corrected within ten minutes is
+    free again."""
     people = [client, *(visitor(database) for _ in range(3)), visitor(database, "adam")]
     offered = [{key_of(page(each, f"/correct/urgency?skip={skip}")) for skip in range(8)} for each in people]
     assert [len(keys) for keys in offered] == [8] * 5
@@ -408,7 +409,7 @@ def test_the_page_runs_no_code_of_the_views_owner(alice: Connection, connection:
 
 
 def test_not_all_rows_are_read_to_count_or_to_draw_some(alice: Connection, connection: Connection) -> None:
-    """So that a page about a million rows takes a fraction of the time."""
+    """A page about a million rows then takes a fraction of the time."""
 
     def pages_read() -> int:
         alice.execute("SELECT pg_stat_force_next_flush()")

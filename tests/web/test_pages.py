@@ -267,7 +267,7 @@ def test_nothing_unsafe_is_allowed(visit: Callable[[str], TestClient], path: str
 
 
 def test_texts_of_jobs_do_not_become_markup(scene: Scene, visit: Callable[[str], TestClient]) -> None:
-    """As prompts and tags, on the job's page and among the newest."""
+    """The texts are prompts and tags, on the job's page and in the list of the newest jobs."""
     client = visit("bob")
 
     def tags(text: str) -> list[list[tuple[str, ...]]]:

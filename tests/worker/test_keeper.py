@@ -71,7 +71,7 @@ def test_one_worker_keeps_house_and_another_follows_at_once_when_it_stops(connec
 def test_another_worker_takes_over_from_one_that_is_gone(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """It said for how long it was elected, and does not go on."""
+    """The worker that is gone said for how long it was elected, and does not go on."""
     monkeypatch.setattr(keeper, "ELECT_AGAIN_S", 0.1)
     connection.execute("SELECT loracomp.keep_house('gone', '1 second')")
     with keeping(database, "two"):
@@ -263,7 +263,8 @@ def test_a_worker_makes_the_partitions_of_the_next_jobs(connection: Connection, 
 
 
 def test_a_locked_table_keeps_a_worker_from_embedding_and_not_from_claiming(connection: Connection, database: str):
-    """As while the index of embeddings is built: the keeper waits for a moment, and its connection is its own."""
+    """The table is locked in this way while the index of embeddings is built: the keeper waits for a moment, and its
+    connection is its own."""
     connection.execute("INSERT INTO loracomp.task (name) VALUES ('tea')")
     connection.execute("SELECT loracomp.add_example('tea', 'hot?', 'yes', '{yes,no}')")
     with db.connect(database) as builder, builder.transaction():
@@ -321,7 +322,7 @@ def test_a_worker_that_drains_does_not_wait_for_a_correction_that_somebody_leave
 def test_a_worker_that_drains_waits_for_rows_that_another_worker_answers(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """As whoever waited for it reads the answers next."""
+    """Whoever waited for the worker to end reads the answers next."""
     monkeypatch.setattr("loracomp.worker.worker.LOCKED_S", 0.1)
     connection.execute("CREATE TABLE notes (id integer PRIMARY KEY, body text)")
     connection.execute("INSERT INTO notes VALUES (1, 'note')")

@@ -72,7 +72,7 @@ def test_tries_behind_a_lock_leave_no_sessions_that_wait(connection: Connection,
 
 
 def test_an_answer_that_comes_in_spite_of_the_cancellation_counts(connection: Connection, link: Link):
-    """As a commit that is under way: the statement has had its effect."""
+    """A commit that is under way is an example: the statement has had its effect."""
     stubborn = "BEGIN PERFORM pg_sleep(5); EXCEPTION WHEN query_canceled THEN END"
     link.call(lambda at: at.execute(f"DO $$ {stubborn} $$".encode()), give_up=lambda _: True)
     assert link.is_alive()

@@ -512,7 +512,7 @@ def test_killed_half_way_it_goes_on(connection: Connection, database: str, gate:
 def test_a_measurement_that_waits_for_its_next_pass_until_its_time_is_over_pays_no_attempt(
     connection: Connection, database: str
 ) -> None:
-    """It pays one if its own passes took half of the time."""
+    """The measurement pays an attempt if its own passes took half of the time."""
     add_task(connection, "tea", adapter=False)
     add_task(connection, "milk")
     add_examples(connection, "tea", "a")

@@ -657,7 +657,7 @@ def test_what_postgres_cannot_store_of_an_answer_is_spelled_out(connection: Conn
 
 
 def test_no_log_and_no_error_quotes_an_answer(connection: Connection, database: str, caplog: pytest.LogCaptureFixture):
-    """As the database's errors do: the row in their detail, parameters in their context."""
+    """The database's errors quote answers: rows in their detail, and parameters in their context."""
     ids = add_jobs(connection, "nameless SECRET", "sentence SECRET", "a", max_attempts=1)
     drain_here(database)
     errors = [job(connection, each)["error"] for each in ids]
@@ -864,7 +864,7 @@ def test_what_waits_for_the_database_is_given_back(connection: Connection, datab
 
 
 def test_a_short_timeout_sends_nobody_elses_jobs_back(connection: Connection, database: str, gate: Path):
-    """They are prepared, and wait for the model."""
+    """The other jobs are prepared, and wait for the model."""
     add_jobs(connection, f"until {gate}")
     with working(database):
         wait_until(lambda: "running" in statuses(connection).values())
@@ -1137,7 +1137,7 @@ def test_a_worker_has_five_connections(connection: Connection, database: str):
 
 @pytest.mark.session
 def test_a_server_that_only_reads_is_waited_out(connection: Connection, database: str):
-    """So it is with a standby behind the address of a primary, until the address leads to the new one."""
+    """A standby behind the address of a primary only reads, until the address leads to the new primary."""
     connection.execute("SET default_transaction_read_only = off")
     name = connection.info.dbname
     opened = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"

@@ -72,7 +72,7 @@ class Corrections:
         return self.draw.sample(range(1, self.rows + 1), self.draw.randint(1, self.rows))
 
     def correct(self) -> None:
-        """Of rows that are answered: some that are drawn, or some that somebody happens to look at."""
+        """Correct answered rows: some that are drawn, or some that somebody happens to look at."""
         label = "CASE WHEN id % 3 = 0 THEN 'urgent' ELSE 'not urgent' END"
         ids = self.some()
         if self.draw.random() < 0.7:

@@ -60,7 +60,7 @@ VALUES: dict[str, tuple[str, ...]] = {
         "1999-12-31 23:59:59.999999+14", "2000-03-26 02:30:00+02", "0001-01-01 00:00:00+00",
     ),
 }  # fmt: skip
-"""Of each type that a key may have."""
+"""Values of each type that a key may have."""
 OTHER_VALUES: dict[str, tuple[str, ...]] = {
     "double precision": ("0.1", "0.30000000000000004", "NaN", "1e-310"),
     "real": ("0.1", "1e-40", "Infinity", "3.4028235e+38"),
@@ -69,7 +69,7 @@ OTHER_VALUES: dict[str, tuple[str, ...]] = {
     "text[]": ("{}", "{a,b}", '{"a,b"}', "{NULL}"),
     "inet": ("10.0.0.1", "::1", "10.0.0.0/8", "127.0.0.1"),
 }
-"""Of types that only a filter's column may have, as they are written in a session without settings."""
+"""Values of types that only a filter's column may have, as they are written in a session without settings."""
 NUMBERS = ("smallint", "integer", "bigint", "numeric")
 TEXTS = ("text", "character varying")
 KEY_TYPES = {
@@ -106,7 +106,7 @@ DATABASE_SETTINGS = (
     "array_nulls",
     "transform_null_equals",
 )
-"""Of these, what a database's owner may set for all sessions, workers' too."""
+"""Settings that a database's owner may set for all sessions, including workers' sessions."""
 NAMES = ("k", 'odd "key"', "{k}", "%s", "Key", "select", "\u0130\u202e", "s", "a")
 BODIES = (None, " ", "\u00a0", "x", "y", "z")
 PARTS = ("a", "b", "c")
@@ -127,7 +127,7 @@ class Row:
 class Correction:
     text: str
     body: str | None
-    """Of the row when it was corrected."""
+    """The row's body when it was corrected."""
     is_drawn: bool
     is_sure: bool = True
     """Whether the row's body was never another since."""
@@ -274,7 +274,7 @@ class History:
         return Row(self.draw.choice(BODIES), self.draw.randrange(len(self.marks)))
 
     def given(self, rows: dict[Key, Row]) -> str:
-        """As JSON, which no setting changes."""
+        """The rows as JSON, which no setting changes."""
         return json.dumps([
             {"k": self.values[k], "p": p, "body": row.body, "mark": self.marks[row.mark]}
             for (k, p), row in rows.items()
@@ -539,7 +539,7 @@ class History:
                 )
 
     def key_of(self, key: list[str]) -> Key:
-        """Of a key as loracomp writes it."""
+        """The key that loracomp writes as these texts."""
         read = "timezone('UTC', %s::timestamp)" if self.kind == "timestamp with time zone" else "%s::text::{kind}"
         place = self.written("SELECT array_position(%s::text[]::{kind}[], " + read + ") AS k")
         (row,) = self.owner.execute(place, [[*self.values], key[0]])

@@ -108,7 +108,7 @@ def test_datasets_are_views_with_all_their_columns(connection: db.Connection) ->
 
 
 def test_every_metric_is_a_number_or_a_text(connection: db.Connection) -> None:
-    """As an analyst, on data that every view has some of."""
+    """Reads as an analyst, on data that fills every view."""
     fill_every_view(connection)
     connection.execute("SET ROLE loracomp_analyst")
     for name, dataset in DATASETS.items():
@@ -150,7 +150,7 @@ def test_a_filter_that_knows_one_chart_says_so() -> None:
 
 
 def test_the_heat_map_shows_what_each_active_adapter_is_worth(connection: db.Connection) -> None:
-    """As an analyst: a cell for each adapter and task, whose colour is the mean gain over the measured examples."""
+    """An analyst sees a cell for each adapter and task, whose colour is the mean gain over the measured examples."""
     fill_every_view(connection)
     expected = connection.execute(
         "SELECT u.id, m.task_id, avg(u.gain) AS gain FROM loracomp.measurement AS m"

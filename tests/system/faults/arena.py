@@ -38,7 +38,7 @@ INSERT INTO loracomp.adapter_part SELECT id, 0, bytes FROM weighed
 """A statement that gives adapters without weights some: their name and version, so that no two adapters have the same
 weights."""
 ANY_ADAPTER_WRITES = "UPDATE loracomp.policy SET text_adapters = 'all' WHERE name = 'default'"
-"""So that jobs without choices have traces with adapters too."""
+"""With it, jobs without choices have traces with adapters too."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from loracomp.database import connections as db
 from sleeper import JOB_S, STEP_S, TEXT_STEPS
 
 SPEED = 3
-"""So many times as fast as deploy/kubernetes, in all seconds: a trial takes nine minutes."""
+"""All times are divided by this, compared with deploy/kubernetes, so that a trial takes nine minutes."""
 TARGET_S = float(re.findall(r"target_wait_s => (\d+)", QUERY)[0]) / SPEED
 BATCH_SIZE = 16
 HELD_BATCHES = 2
