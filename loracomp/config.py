@@ -67,11 +67,13 @@ class Settings(BaseSettings):
         "Defaults to one device.",
     )
     dtype: str = Field("auto", description="bfloat16, float16 or float32. Defaults to the device's fastest type.")
-    batch_size: int = Field(16, ge=1, le=1024, description="Most jobs claimed at once. Defaults to 16.")
+    batch_size: int = Field(16, ge=1, le=1024, description="Maximum number of jobs claimed at once. Defaults to 16.")
     held_batches: int = Field(
-        4, ge=1, le=64, description="Most jobs held at once, as a multiple of batch_size. Defaults to 4."
+        4, ge=1, le=64, description="Maximum number of jobs held at once, as a multiple of batch_size. Defaults to 4."
     )
-    token_budget: int = Field(16384, ge=64, description="Most tokens in one forward pass. Defaults to 16384.")
+    token_budget: int = Field(
+        16384, ge=64, description="Maximum number of tokens in one forward pass. Defaults to 16384."
+    )
     adapter_cache_mb: int = Field(2048, ge=1, description="Megabytes of adapters kept on the device. Defaults to 2048.")
     lease_s: float = Field(
         60.0, ge=1, le=3600, description="Seconds after which an unrenewed lease expires. Defaults to 60."

@@ -8,7 +8,7 @@ import torch
 from loracomp.errors import JobError
 
 LOGITS_BYTES = 1 << 30
-"""Most memory for a pass's logits in float32."""
+"""Maximum memory for a pass's logits in float32."""
 
 
 class Sized(Protocol):

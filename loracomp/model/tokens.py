@@ -14,9 +14,10 @@ from loracomp.model.cpu import ROW_TOKENS
 from loracomp.model.longrope import frequencies_of
 
 MOST_CHARACTERS = 10_000_000
-"""Most characters to tokenise for a prompt, which is tokenised with each of its choices. They take 10 to 30 s."""
+"""Maximum number of characters to tokenise for a prompt, which is tokenised with each of its choices. They take 10 to
+30 s."""
 BRANCHED_TOKENS = 8192
-"""Most tokens of a row with several branches, whose attention mask has as many rows and columns."""
+"""Maximum number of tokens of a row with several branches, whose attention mask has as many rows and columns."""
 
 
 def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system_text: str | None = None) -> str:

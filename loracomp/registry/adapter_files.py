@@ -27,7 +27,7 @@ COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")
 """Key of the base model's own weight, which PEFT saves with an adapter of the embedding or the output head."""
 CONVERT = "`loracomp adapter convert` writes the nearest plain LoRA"
 LONGEST_REASON = 1000
-"""Number of characters of a reason that are told: names in files can be of any length."""
+"""Maximum number of characters of a reason that are shown, because names in files can be of any length."""
 KNOWN_KEYS = {
     "lora_magnitude_vector": "DoRA (use_dora)",
     ".bias": "biases (bias, lora_bias)",

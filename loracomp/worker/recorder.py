@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 TRIES = 2
 """How often results are written, while the database answers, before the jobs are held to cause the error."""
 CODE, MESSAGE = 100, 10_000
-"""Most characters of a failure that the database takes. A message may quote a text of any length."""
+"""Maximum number of characters of an error that the database takes. A message may quote a text of any length."""
 _NOTHING_PREDICTED = fields_of(Prediction(output="")) | {"output": None}
 """What is stored for a job of kind 'route'."""
 

@@ -8,11 +8,12 @@
 --     oldest_writer
 --     view_definition         30_declare.sql
 
--- Handled rows of ended_job leave dead tuples, which VACUUM can't remove while any session has an old snapshot. So reading begins at
--- ended_jobs_from: all transactions before it have ended, and their rows are handled. It moves before this call deletes anything, because a
--- sequence keeps its value if the transaction is rolled back, and the rows would come back. After a restore from another server its value is
--- meaningless, and reading begins at 0. A row that a correction in an open transaction has locked is skipped, and stays in ended_job. There may be
--- hundreds of thousands of these, so a call looks at some 10,000 notes that it draws at random and, if there are more, at the 10,000 newest.
+-- Handled rows of ended_job leave dead tuples, which VACUUM can't remove while any session has an old snapshot. Therefore reading begins at
+-- ended_jobs_from: all transactions before it have ended, and their rows are handled. ended_jobs_from is a sequence, which keeps its value if the
+-- transaction is rolled back, whereas deleted rows come back. Therefore it is moved before this call deletes anything. After a restore from another
+-- server its value is meaningless, and reading begins at 0. A row that a correction in an open transaction has locked is skipped, and stays in
+-- ended_job. There may be hundreds of thousands of such rows, so a call looks at some 10,000 notes that it draws at random and, if there are more,
+-- at the 10,000 newest.
 CREATE FUNCTION loracomp.take_answers() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp

@@ -36,7 +36,8 @@ policy = Table(
     required(
         "max_adapters",
         Integer,
-        "Most adapters in a composition. Does not apply to jobs that labelled examples of their task calibrate.",
+        "Maximum number of adapters in a composition. Does not apply to jobs that labelled examples of their task "
+        "calibrate.",
         default="8",
     ),
     required(
