@@ -64,7 +64,12 @@ documents = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
     max_leaves=6,
 )
-jsons = st.one_of(documents.map(json.dumps), st.just("[" * 400 + "]" * 400), st.just('{"a":' * 400 + "1" + "}" * 400))
+jsons = st.one_of(
+    documents.map(json.dumps),
+    st.just("[" * 400 + "]" * 400),
+    st.just("[" * 5000 + "]" * 5000),
+    st.just('{"a":' * 400 + "1" + "}" * 400),
+)
 vectors = st.sampled_from(
     ["[" + ",".join([number] * size) + "]" for number in ("0", "1", "1e38", "-1e-40") for size in (1, 832, 3)]
 )

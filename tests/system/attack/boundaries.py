@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 from intruder import PATIENCE, Intruder
 from leaks import leaks
 from loracomp.database import connections as db
+from readers import readers
 from rounds import Round
 from town import ATTACKERS, ROLES, SECRET, Ground, Town, login, town_of
 
@@ -56,10 +57,12 @@ def boundaries(ground: Ground, seed: int, size: float = 1) -> Round:
         intruder.attack(round(size * STATEMENTS), SERVED_EVERY, is_served)
         if not made.failures:
             made.failures += [*town.is_served(), *leaks(town, Random(seed)), *town.is_whole()]
+            made.failures += readers(town, Random(seed))
         made.failures += [f"{name} was told: {line}" for line in intruder.broken]
         made.counts.update(
             statements=intruder.said.total(), done=intruder.said["ok"], served=town.counts["served"],
-            asked=town.counts["asked"], rounds=1,
+            asked=town.counts["asked"], commands=town.counts["commands"], pages=town.counts["pages"],
+            replays=town.counts["replays"], rounds=1,
         )  # fmt: skip
     return made
 

@@ -41,7 +41,7 @@ ODD_CODES = ("x" * 16_000, "code", "", "\u202e")
 INTERNAL = ("XX", "08", "53", "58")
 EXPECTED = ("25", "40", "42501", "55P03", "57014", "57P01", "57P05", "0A000")
 """Codes of a session that may not write, of transactions that met others, of rights, locks and timeouts."""
-OF_A_TYPE = ("for type ", "out of range", "too large", "invalid byte sequence", 'type "vector')
+OF_A_TYPE = ("for type ", "stack depth", "out of range", "too large", "invalid byte sequence", 'type "vector')
 """In what a type refuses before a function is called, or a session whose search_path does not have it."""
 
 
