@@ -28,13 +28,15 @@ def parts() -> dict[str, Part]:
     from corrections import corrections
     from failing import steps
     from histories import histories
+    from lineages import lineages
     from locks import locks
     from models import models
     from turns import turns
 
     return {
         "boundaries": boundaries, "locks": locks, "steps": steps,
-        "histories": histories, "backlogs": backlogs, "corrections": corrections, "turns": turns, "models": models,
+        "histories": histories, "backlogs": backlogs, "corrections": corrections, "turns": turns, "lineages": lineages,
+        "models": models,
     }  # fmt: skip
 
 
