@@ -4,9 +4,9 @@ are right.
     python -m benchmarks.evaluation.certain ../shared/data [--share 0.95] [--task subj]
 
 LORACOMP_DATABASE_URL names an empty database. For each task, the benchmark fills a table with validation rows and
-declares it with `certain`. `rows_to_correct` draws rows, which are corrected, and all rows are answered again. Then it
-draws other rows a thousand times from the answered ones, as if as many people had drawn their own, and counts how often
-the promise is broken: less than the share of all certain answers is right, although the threshold promises it.
+declares it with `certain`. `rows_to_correct` draws rows, which are corrected, and all rows are answered again. Then
+half of the 256 corrected rows count as drawn. They are chosen anew a thousand times, as if a thousand people had drawn
+their own, and the benchmark counts how often less than the promised share of the certain answers is right.
 `make figures` shows what docs/performance/certain.json keeps.
 """
 
@@ -14,9 +14,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from loracomp.config import load_settings
 from loracomp.database import connections as db
@@ -39,52 +37,34 @@ UPDATE {0}_answer AS a SET correct = t.label
 FROM {0} AS t, loracomp.rows_to_correct('{0}_answer', %(count)s) AS r
 WHERE t.id = a.id AND a.id = r.key[1]::integer
 """
-ANSWERS = """
-SELECT a.confidence, a.answer = t.label AS is_right, a.certain FROM {0} AS t JOIN {0}_answer AS a USING (id)
-WHERE a.confidence IS NOT NULL ORDER BY a.confidence DESC
+COUNT = """
+SELECT
+    round(100.0 * avg((a.answer = t.label)::integer), 1)::float AS "right",
+    round(100.0 * avg((a.certain IS TRUE)::integer), 1)::float AS certain,
+    round(100.0 * avg((a.answer = t.label)::integer) FILTER (WHERE a.certain), 1)::float AS "right if certain"
+FROM {0} AS t JOIN {0}_answer AS a USING (id)
 """
-THRESHOLD = "SELECT loracomp.threshold(%(confidences)s::float[], %(are_right)s::boolean[], %(share)s) AS threshold"
+DRAW_AGAIN = """
+UPDATE loracomp.answer_row AS r SET drawn = o.place <= %(count)s, draw_number = o.place
+FROM (
+    SELECT r.declaration_id, r.key, row_number() OVER (ORDER BY random()) AS place
+    FROM loracomp.answer_row AS r JOIN loracomp.declaration AS d ON d.id = r.declaration_id
+    WHERE d.view = '{0}_answer'::regclass AND r.correct IS NOT NULL
+) AS o
+WHERE r.declaration_id = o.declaration_id AND r.key = o.key
+"""
 
 
-def count_certain(table: Table, count: int, share: float) -> dict[str, object]:
-    """What is certain after `count` corrections in all, in %, and the accuracy of the certain answers; and the same for
-    other draws of the corrected rows, also if only 90 % are promised."""
-    answers = table.run(ANSWERS)
-    confidences = np.array([row["confidence"] for row in answers])
-    are_right = np.array([row["is_right"] for row in answers])
-    are_certain = np.array([row["certain"] is True for row in answers])
-    covered, broken = draw_again(table, confidences, are_right, count, share)
-    covered_90, broken_90 = draw_again(table, confidences, are_right, count, 0.9)
-    return {
-        "right": percent(are_right.mean()),
-        "certain": percent(are_certain.mean()),
-        "right if certain": percent(are_right[are_certain].mean()) if are_certain.any() else None,
-        "certain, mean of draws": covered,
-        "broken, of draws": broken,
-        "certain at 0.9, mean of draws": covered_90,
-        "broken at 0.9, of draws": broken_90,
-    }
-
-
-def percent(share: float) -> float:
-    return round(100 * float(share), 1)
-
-
-def draw_again(
-    table: Table, confidences: NDArray[np.float64], are_right: NDArray[np.bool_], count: int, share: float
-) -> tuple[float, float]:
-    """Of a thousand draws of `count` rows each, in %: the mean share of certain answers, and the share of draws with
-    which fewer of the certain answers are right than promised. The answers come with the highest confidence first."""
-    random = np.random.default_rng(count)
-    certain, broken = [], []
+def draw_again(table: Table, count: int, share: float) -> dict[str, float]:
+    """Draw `count` of the corrected rows a thousand times; returns the mean share of certain answers, and the share of
+    draws with which fewer of these are right than promised, in %."""
+    certain, broken = 0.0, 0
     for _ in range(DECLARATIONS):
-        drawn = np.sort(random.choice(len(confidences), min(count, len(confidences)), replace=False))
-        given = {"confidences": confidences[drawn].tolist(), "are_right": are_right[drawn].tolist(), "share": share}
-        threshold = table.run(THRESHOLD, **given)[0]["threshold"]
-        above = confidences > (2 if threshold is None else threshold)
-        certain.append(above.mean())
-        broken.append(above.any() and are_right[above].mean() < share)
-    return percent(np.mean(certain)), percent(np.mean(broken))
+        table.run(DRAW_AGAIN, count=count)
+        (found,) = table.run(COUNT)
+        certain += found["certain"]
+        broken += found["right if certain"] is not None and found["right if certain"] < 100 * share
+    return {"certain": round(certain / DECLARATIONS, 1), "broken": round(100 * broken / DECLARATIONS, 1)}
 
 
 def measured(table: Table, data: Path, share: float) -> dict[str, object]:
@@ -104,7 +84,8 @@ def measured(table: Table, data: Path, share: float) -> dict[str, object]:
         table.drain()
         table.run("SELECT loracomp.alter_answers('{0}_answer', again => true)")
         table.drain()
-        found[str(count)] = count_certain(table, count, share)
+        (found[str(count)],) = table.run(COUNT)
+    found["drawn again"] = draw_again(table, COUNTS[-1] // 2, share)
     return found
 
 

@@ -54,14 +54,12 @@ def of_promises(certain: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row for each task: which answers are certain with 64 and with 256 drawn corrections, in %."""
     rows = [
         (
-            "task (rows)", "right, with 64 corrections", "certain", "right, with 256", "certain",
-            "of these right", "certain, mean of 1,000 draws", "broken, of 1,000 draws",
+            "task (rows)", "64 corrections: right", "certain", "of these right", "256 corrections: right", "certain",
+            "of these right", "128 of these drawn again: certain", "broken",
         )
     ]  # fmt: skip
     for task, found in certain.items():
-        few, many = found["64"], found["256"]
-        shares = (few["right"], few["certain, mean of draws"], many["right"], many["certain"], many["right if certain"])
-        draws = (many["certain, mean of draws"], many["broken, of draws"])
-        shown = ("" if share is None else f"{share:.1f}" for share in (*shares, *draws))
-        rows.append((f"{task} ({found['rows']})", *shown))
+        shares = [found[count][field] for count in ("64", "256") for field in ("right", "certain", "right if certain")]
+        shares += [found["drawn again"]["certain"], found["drawn again"]["broken"]]
+        rows.append((f"{task} ({found['rows']})", *("" if share is None else f"{share:.1f}" for share in shares)))
     return rows
