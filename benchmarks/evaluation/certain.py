@@ -45,7 +45,7 @@ SELECT
 FROM {0} AS t JOIN {0}_answer AS a USING (id)
 """
 DRAW_AGAIN = """
-UPDATE loracomp.answer_row AS r SET drawn = o.place <= %(count)s, draw_number = o.place
+UPDATE loracomp.answer_row AS r SET draw_number = CASE WHEN o.place <= %(count)s THEN o.place END
 FROM (
     SELECT r.declaration_id, r.key, row_number() OVER (ORDER BY random()) AS place
     FROM loracomp.answer_row AS r JOIN loracomp.declaration AS d ON d.id = r.declaration_id

@@ -79,7 +79,7 @@ LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
     WITH drawn AS MATERIALIZED (
-        SELECT r.* FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id AND r.drawn ORDER BY r.draw_number DESC LIMIT 8192
+        SELECT r.* FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id AND r.draw_number IS NOT NULL ORDER BY r.draw_number DESC LIMIT 8192
     ),
     answered AS MATERIALIZED (
         SELECT

@@ -78,7 +78,7 @@ BEGIN
     WHERE r.declaration_id = d.id AND loracomp.correction_fault(d, r.correct) IS NOT NULL;
     UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_row(d, r.key, r.correct)
     WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL;
-    UPDATE loracomp.answer_row AS r SET correct = NULL, drawn = FALSE
+    UPDATE loracomp.answer_row AS r SET correct = NULL, draw_number = NULL
     WHERE r.declaration_id = d.id AND r.correct IS NOT NULL AND r.example_id IS NULL;
 END
 $$;
@@ -93,7 +93,7 @@ DECLARE
     measuring bigint[];
 BEGIN
     IF tg_op = 'UPDATE' AND new.example_id = old.example_id THEN
-        UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL, drawn = FALSE, example_id = NULL
+        UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL, draw_number = NULL, example_id = NULL
         WHERE r.declaration_id = new.declaration_id AND r.key = new.key AND NOT EXISTS (
             SELECT FROM loracomp.example AS e JOIN loracomp.job AS j ON (j.prompt, j.choices) IS NOT DISTINCT FROM (e.prompt, e.choices)
             WHERE e.id = old.example_id AND j.id = new.job_id
@@ -126,7 +126,7 @@ LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
     WITH cleared AS (
-        UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL, drawn = FALSE, example_id = NULL
+        UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL, draw_number = NULL, example_id = NULL
         WHERE r.example_id = clear_corrections.example_id RETURNING r.key
     )
     SELECT count(*) FROM cleared;
@@ -229,12 +229,12 @@ DECLARE
     chosen bigint[];
     known CONSTANT real := (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = 'loracomp.answer_row'::regclass);
     percent real;
-    last CONSTANT bigint := coalesce((SELECT max(r.draw_number) FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id AND r.drawn), 0);
+    last CONSTANT bigint := coalesce((SELECT max(r.draw_number) FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id), 0);
 BEGIN
     PERFORM loracomp.check_range('n', rows_to_correct.n, 1, 10000);
     chosen := ARRAY( -- the visitor's rows that are not corrected yet
         SELECT r.job_id FROM loracomp.answer_row AS r
-        WHERE r.declaration_id = d.id AND r.drawn AND r.visitor = rows_to_correct.visitor AND r.offered_at >= recent
+        WHERE r.declaration_id = d.id AND r.draw_number IS NOT NULL AND r.visitor = rows_to_correct.visitor AND r.offered_at >= recent
             AND r.status = 'answered' AND r.correct IS NULL
         LIMIT rows_to_correct.n
     );
@@ -246,19 +246,16 @@ BEGIN
                 FROM (
                     SELECT o.job_id, row_number() OVER w AS ordinal, count(*) FILTER (WHERE o.correct IS NULL) OVER w AS uncorrected_before
                     FROM (
-                        SELECT r.*, random() AS lot FROM loracomp.answer_row AS r WHERE r.drawn AND r.declaration_id = d.id
+                        SELECT r.*, random() AS lot FROM loracomp.answer_row AS r WHERE r.draw_number IS NOT NULL AND r.declaration_id = d.id
                         UNION ALL
                         SELECT r.*, random() AS lot FROM loracomp.answer_row AS r TABLESAMPLE SYSTEM (percent)
-                        WHERE percent < 100 AND NOT r.drawn AND r.declaration_id = d.id
+                        WHERE percent < 100 AND r.draw_number IS NULL AND r.declaration_id = d.id
                         UNION ALL -- by an index: most rows of the table may be of other declarations
                         SELECT r.*, random() AS lot FROM loracomp.answer_row AS r
-                        WHERE percent = 100 AND NOT r.drawn AND r.declaration_id = d.id
+                        WHERE percent = 100 AND r.draw_number IS NULL AND r.declaration_id = d.id
                     ) AS o
-                    WHERE o.status = 'answered' AND (o.correct IS NULL OR NOT o.drawn) AND (o.offered_at >= recent) IS NOT TRUE
-                    WINDOW w AS (
-                        ORDER BY o.drawn DESC, CASE WHEN o.drawn THEN o.draw_number END, o.lot
-                        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                    )
+                    WHERE o.status = 'answered' AND (o.correct IS NULL OR o.draw_number IS NULL) AND (o.offered_at >= recent) IS NOT TRUE
+                    WINDOW w AS (ORDER BY o.draw_number, o.lot ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
                 ) AS t
                 WHERE t.uncorrected_before < rows_to_correct.n ORDER BY t.ordinal
             );
@@ -268,8 +265,8 @@ BEGIN
         END LOOP;
     END IF;
     UPDATE loracomp.answer_row AS r SET
-        drawn = TRUE, draw_number = CASE WHEN r.drawn THEN r.draw_number ELSE last + u.ordinal END,
-        visitor = rows_to_correct.visitor, offered_at = CASE WHEN rows_to_correct.visitor IS NOT NULL THEN now() END
+        draw_number = coalesce(r.draw_number, last + u.ordinal), visitor = rows_to_correct.visitor,
+        offered_at = CASE WHEN rows_to_correct.visitor IS NOT NULL THEN now() END
     FROM unnest(chosen) WITH ORDINALITY AS u (job_id, ordinal)
     WHERE r.job_id = u.job_id;
     RETURN QUERY

@@ -175,14 +175,14 @@ AS $$
         SELECT
             count(*) AS corrected,
             -- People mostly correct wrong answers, so rows that they picked and rows that were drawn at random are counted separately.
-            count(*) FILTER (WHERE r.drawn AND r.first_answer = r.correct) AS right_before,
-            count(*) FILTER (WHERE r.drawn AND r.first_answer IS NOT NULL) AS known_before,
-            count(*) FILTER (WHERE r.drawn AND r.answer = r.correct AND r.answered_by = 'corrections') AS right_after,
-            count(*) FILTER (WHERE r.drawn AND r.answered_by = 'corrections') AS known_after,
-            count(*) FILTER (WHERE NOT r.drawn AND r.first_answer = r.correct) AS picked_right_before,
-            count(*) FILTER (WHERE NOT r.drawn AND r.first_answer IS NOT NULL) AS picked_before,
-            count(*) FILTER (WHERE NOT r.drawn AND r.answer = r.correct AND r.answered_by = 'corrections') AS picked_right_after,
-            count(*) FILTER (WHERE NOT r.drawn AND r.answered_by = 'corrections') AS picked_after
+            count(*) FILTER (WHERE r.draw_number IS NOT NULL AND r.first_answer = r.correct) AS right_before,
+            count(*) FILTER (WHERE r.draw_number IS NOT NULL AND r.first_answer IS NOT NULL) AS known_before,
+            count(*) FILTER (WHERE r.draw_number IS NOT NULL AND r.answer = r.correct AND r.answered_by = 'corrections') AS right_after,
+            count(*) FILTER (WHERE r.draw_number IS NOT NULL AND r.answered_by = 'corrections') AS known_after,
+            count(*) FILTER (WHERE r.draw_number IS NULL AND r.first_answer = r.correct) AS picked_right_before,
+            count(*) FILTER (WHERE r.draw_number IS NULL AND r.first_answer IS NOT NULL) AS picked_before,
+            count(*) FILTER (WHERE r.draw_number IS NULL AND r.answer = r.correct AND r.answered_by = 'corrections') AS picked_right_after,
+            count(*) FILTER (WHERE r.draw_number IS NULL AND r.answered_by = 'corrections') AS picked_after
         FROM loracomp.answer_row AS r WHERE r.declaration_id = a.id AND r.example_id IS NOT NULL -- each corrected row has an example
     ) AS k
     CROSS JOIN LATERAL (

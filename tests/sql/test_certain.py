@@ -23,7 +23,7 @@ SELECT loracomp.create_answers('urgency', 'tickets', 'Ticket: {subject}', '{urge
 """
 CONFIDENT = """
 UPDATE loracomp.answer_row
-SET confidence = 1 - key[1]::float / 1000, drawn = key[1]::int <= %s, draw_number = key[1]::int
+SET confidence = 1 - key[1]::float / 1000, draw_number = CASE WHEN key[1]::int <= %s THEN key[1]::int END
 """
 """Row 1 is the most confident one, and each row is answered by urgent."""
 CORRECT = "UPDATE urgency SET correct = CASE WHEN id = ANY (%s) THEN 'not urgent' ELSE 'urgent' END WHERE id <= %s"
@@ -170,7 +170,7 @@ def test_the_lot_falls_on_picked_rows_too(connection: Connection, alice: Connect
     alice.execute(CORRECT, [list(range(1, 101)), 100])
     rows = alice.execute("SELECT key FROM loracomp.rows_to_correct('urgency', 100)").fetchall()
     assert len(rows) == 100 and all(int(row["key"][0]) > 100 for row in rows)
-    drawn = "SELECT count(*) FROM loracomp.answer_row WHERE drawn AND correct IS NOT NULL"
+    drawn = "SELECT count(*) FROM loracomp.answer_row WHERE draw_number IS NOT NULL AND correct IS NOT NULL"
     assert 20 < value(connection, drawn) < 90, "about half as many as were returned"
     assert len(alice.execute("SELECT FROM loracomp.rows_to_correct('urgency', 201)").fetchall()) == 200
     assert value(connection, drawn) == 100
@@ -181,7 +181,7 @@ def test_single_draws_find_as_many_picked_rows_as_others(connection: Connection,
     for _ in range(60):
         (row,) = alice.execute("SELECT key FROM loracomp.rows_to_correct('urgency', 1)")
         alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = %s", [int(row["key"][0])])
-    picked = "SELECT count(*) FROM loracomp.answer_row WHERE drawn AND correct = 'not urgent'"
+    picked = "SELECT count(*) FROM loracomp.answer_row WHERE draw_number IS NOT NULL AND correct = 'not urgent'"
     assert 30 <= value(connection, picked) <= 95, "60 are expected, and 120 if rows after the last one are drawn too"
 
 
@@ -231,8 +231,8 @@ def test_a_threshold_rests_on_the_latest_8192_drawn_rows(connection: Connection,
     connection.execute(
         """
         INSERT INTO loracomp.answer_row (declaration_id, key, status, prompt_hash, job_id, answer, confidence, setup,
-            answered_at, correct, example_id, drawn, draw_number)
-        SELECT d.id, ARRAY[i::text], 'answered', '', i, 'urgent', random(), 1, now(), 'urgent', -i, true, i
+            answered_at, correct, example_id, draw_number)
+        SELECT d.id, ARRAY[i::text], 'answered', '', i, 'urgent', random(), 1, now(), 'urgent', -i, i
         FROM loracomp.declaration AS d, generate_series(1000, 9999) AS i
         """
     )

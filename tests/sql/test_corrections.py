@@ -217,7 +217,7 @@ def test_corrected_rows_are_asked_again_if_the_policy_is_measured_too(
 ) -> None:
     alice.execute(ADD_TICKETS, [7, 20])
     work(connection)
-    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
+    connection.execute("UPDATE loracomp.answer_row SET draw_number = 1")
     alice.execute("SELECT loracomp.alter_answers('urgency', policy => 'measured')")
     alice.execute("UPDATE urgency SET correct = 'urgent'")
     work(connection)
@@ -330,7 +330,7 @@ def test_rows_to_correct_are_drawn_and_stay_drawn(connection: Connection, alice:
         alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', -1)")
     first = alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', 4)").fetchall()
     assert [row["prompt"] for row in first] == [f"Ticket: row {row['key'][0]} wrong" for row in first]
-    drawn = "SELECT array_agg(key ORDER BY key) FROM loracomp.answer_row WHERE drawn"
+    drawn = "SELECT array_agg(key ORDER BY key) FROM loracomp.answer_row WHERE draw_number IS NOT NULL"
     assert value(connection, drawn) == sorted(row["key"] for row in first)
     again = alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', 4)").fetchall()
     assert again == first
@@ -346,7 +346,7 @@ def test_accuracy_before_and_after_is_that_of_drawn_rows(connection: Connection,
     before = listed(alice)
     assert (before["before"], before["after"]) == ("not yet known",) * 2
     # Twenty are drawn, ten of them answered rightly; those that people pick because they are wrong are counted apart.
-    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE WHERE key[1]::int <= 20")
+    connection.execute("UPDATE loracomp.answer_row SET draw_number = 1 WHERE key[1]::int <= 20")
     alice.execute(CORRECT, [1, 20])
     alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id BETWEEN 41 AND 60")
     work(connection, "not urgent")
@@ -361,7 +361,7 @@ def test_accuracy_before_and_after_is_that_of_drawn_rows(connection: Connection,
 def test_accuracy_is_shown_from_the_first_corrected_row_on(connection: Connection, alice: Connection) -> None:
     alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
     assert listed(alice)["before"] == "1 of 1 picked rows right"
-    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
+    connection.execute("UPDATE loracomp.answer_row SET draw_number = 1")
     assert (listed(alice)["before"], listed(alice)["after"]) == ("100 % (21 to 100, 1 row)", "not yet known")
 
 
@@ -465,7 +465,7 @@ def test_a_changed_row_is_not_drawn_and_its_first_answer_is_that_to_its_new_prom
 def test_a_row_that_changed_after_its_answer_is_corrected_as_it_now_is(
     connection: Connection, alice: Connection
 ) -> None:
-    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
+    connection.execute("UPDATE loracomp.answer_row SET draw_number = 1")
     alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id <= 2")
     alice.execute("UPDATE tickets SET body = 'other' WHERE id <= 4")
     alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id <= 4")
@@ -478,7 +478,7 @@ def test_a_row_that_changed_after_its_answer_is_corrected_as_it_now_is(
 def test_before_counts_the_answers_to_another_prompt(connection: Connection, alice: Connection) -> None:
     alice.execute(ADD_TICKETS, [7, 25])
     work(connection, "not urgent")
-    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
+    connection.execute("UPDATE loracomp.answer_row SET draw_number = 1")
     alice.execute("UPDATE urgency SET correct = 'urgent'")
     assert listed(alice)["before"].startswith("24 %")
     alice.execute("SELECT loracomp.alter_answers('urgency', prompt => 'Is {subject} urgent?')")
@@ -490,7 +490,7 @@ def test_before_counts_the_answers_to_another_prompt(connection: Connection, ali
 def test_before_counts_the_answers_with_other_descriptions(connection: Connection, alice: Connection) -> None:
     alice.execute(ADD_TICKETS, [7, 25])
     work(connection, "not urgent")
-    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
+    connection.execute("UPDATE loracomp.answer_row SET draw_number = 1")
     alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id <= 20")
     connection.execute("DELETE FROM loracomp.example_embedding")  # so that nothing is measured
     assert listed(alice)["before"].startswith("30 %")
@@ -509,7 +509,7 @@ def test_before_counts_the_answers_with_other_descriptions(connection: Connectio
 def test_before_counts_no_answer_of_an_adapter_that_has_learnt_the_corrections(
     connection: Connection, alice: Connection
 ) -> None:
-    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE")
+    connection.execute("UPDATE loracomp.answer_row SET draw_number = 1")
     alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
     task = listed(alice)["task"]
     own = {"composed_tasks": [task], "adapter_ids": [1], "adapter_sha256": ["a" * 64], "adapter_weights": [1.0]}

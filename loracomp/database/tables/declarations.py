@@ -170,8 +170,11 @@ answer_row = Table(
     ),
     # No foreign key, because it would be checked at each answer.
     optional("example_id", BigInteger, "Labelled example that was made from the correction."),
-    required("drawn", Boolean, "Whether rows_to_correct has drawn the row at random.", default="false"),
-    optional("draw_number", BigInteger, "Place of a drawn row in the order in which the rows were drawn."),
+    optional(
+        "draw_number",
+        BigInteger,
+        "Place of the row in the order in which rows_to_correct drew rows at random; null: it was not drawn.",
+    ),
     optional("visitor", Text, "Visitor whom rows_to_correct gave the row."),
     optional("offered_at", TIME, "When the visitor got the row. Nobody else gets it for ten minutes."),
     references("an_answer_belongs_to_a_declaration", "declaration_id", "loracomp.declaration.id", ondelete="CASCADE"),
@@ -192,7 +195,7 @@ answer_row = Table(
     index("answer_row_feed", "declaration_id changed_in"),
     # list_answers counts in it, without the rows themselves.
     index("answer_row_progress", "declaration_id status answered_at"),
-    index("answer_row_drawn", "declaration_id draw_number", "drawn"),
+    index("answer_row_drawn", "declaration_id draw_number", "draw_number IS NOT NULL"),
     comment="Answers to the rows of declared tables. Each declaration's view shows its own.",
     postgresql_with={"fillfactor": "80"},
 )

@@ -37,7 +37,8 @@ SELECT count(*) AS n FROM loracomp.measurement AS m JOIN loracomp.task AS t ON t
 WHERE t.name LIKE 'answers/%'
 """
 CORRECTED = """
-SELECT key, answer, answered_by, first_answer, correct, drawn FROM loracomp.answer_row WHERE correct IS NOT NULL
+SELECT key, answer, answered_by, first_answer, correct, draw_number IS NOT NULL AS drawn
+FROM loracomp.answer_row WHERE correct IS NOT NULL
 """
 
 
