@@ -148,6 +148,8 @@ class Request:
     """The system's message before the prompt, in the chat template; None: the template's own, if it has one."""
     series: bytes | None = None
     """Identifies the requests that differ from this one only in their text; None: it is in no series."""
+    submitted_by: str | None = None
+    """Role whose equal requests are scored once (`engine.repeats`); None: this one is scored whatever was asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from loracomp.composition.composer import BASE_ALONE
 from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import Mix
+from loracomp.engine.repeats import KnownScores, Scores, key_of
 from loracomp.engine.series import SeriesScores
 from loracomp.errors import JobError
 from loracomp.model.batching import batches, halving_on_out_of_memory, most_positions
@@ -45,6 +46,10 @@ class PendingRequest:
     """[choices], summed over the parts that have been scored."""
     state: npt.NDArray[np.float32] | None = None
     """The prompt's state [d] (`model.states`), if the request reads it and has been in a pass."""
+    key: bytes | None = None
+    """Requests with the same key have the same scores (`repeats.key_of`)."""
+    repeats: list["PendingRequest"] = field(default_factory=list)
+    """Requests with the same key that were added while this one waited, and get its scores."""
     outcome: Prediction | JobError | None = None
     """The model's prediction, or the error that prevented one; None until either is known."""
 
@@ -77,10 +82,11 @@ class Answering:
     'out_of_memory' (the only one worth a retry).
     """
 
-    def __init__(self, base: BaseModel, token_budget: int, series: SeriesScores) -> None:
-        """`token_budget` means the same as in `Predictor`; `series` are the scores of earlier requests."""
+    def __init__(self, base: BaseModel, token_budget: int, series: SeriesScores, known: KnownScores) -> None:
+        """`token_budget` means the same as in `Predictor`; `series` and `known` have the scores of earlier requests."""
         self._base = base
         self._series = series
+        self._known = known
         self._token_budget = token_budget
         self._positions = most_positions(base.model.config.get_text_config().vocab_size)
         self._pass_tokens = PASS_TOKENS if base.model.device.type == "cpu" else token_budget
@@ -132,9 +138,23 @@ class Answering:
             )
         else:
             pending.parts = list(pending.question.parts(self._token_budget, self._positions))
-            self._to_score.append(pending)
-            self._passes = []
+            pending.key = key_of(request)
+            self._line_up(pending)
         return pending
+
+    def _line_up(self, pending: PendingRequest) -> None:
+        """Let a request wait for a pass, unless its scores are known, or will be because another one waits for them."""
+        if pending.key is not None:
+            if (known := self._known.get(pending.key)) is not None:
+                _take_scores(pending, known)
+                self._choose([pending])
+                return
+            for other in self._to_score:
+                if (other.key, other.background) == (pending.key, pending.background):
+                    other.repeats.append(pending)
+                    return
+        self._to_score.append(pending)
+        self._passes = []
 
     def step(self) -> None:
         """Run a pass that scores choices, or add a token to each text; if both are waiting, they take turns.
@@ -185,11 +205,33 @@ class Answering:
         self._passes.remove(together)
         for item, scores in self._scores(together).items():
             _note_scores(item, scores)
-        self._choose([item for item in together if item.outcome is None and not item.parts])
+        scored = [item for item in together if item.outcome is None and not item.parts]
+        self._choose([*scored, *(repeat for item in scored for repeat in self._share(item))])
         unfinished = [item for item in together if item.outcome is None]
         self._to_score = [item for item in self._to_score if item not in together] + unfinished
         if unfinished:
             self._passes = []
+        self._line_up_repeats(together)
+
+    def _share(self, item: PendingRequest) -> list[PendingRequest]:
+        """Keep the scores of a request for later ones, and give them to its repeats, which are returned."""
+        if item.key is None:
+            return []
+        scores = Scores(item.log_likelihoods, item.state)
+        if scores.log_likelihoods.isfinite().all():
+            self._known.put(item.key, scores)
+        repeats, item.repeats = item.repeats, []
+        for repeat in repeats:
+            _take_scores(repeat, scores)
+        return repeats
+
+    def _line_up_repeats(self, ended: Iterable[PendingRequest]) -> None:
+        """Let the repeats of requests that ended without scores wait for a pass of their own."""
+        for item in ended:
+            if item.outcome is not None:
+                repeats, item.repeats = item.repeats, []
+                for repeat in repeats:
+                    self._line_up(repeat)
 
     def _choose(self, items: Sequence[PendingRequest]) -> None:
         """Give their answers to these requests, all of whose parts are scored.
@@ -220,6 +262,7 @@ class Answering:
                 item.outcome = lease_lost()
             self._to_score = [item for item in self._to_score if item not in gone]
             self._passes = []
+            self._line_up_repeats(gone)
 
     def _scores(self, items: Sequence[PendingRequest]) -> dict[PendingRequest, Tensor | JobError]:
         """Score a part of each item in one pass; an item whose scores are not finite is scored again alone.
@@ -273,6 +316,11 @@ def _ask_the_same(one: Request, other: Request) -> bool:
     """Whether two requests with choices have the same tokens."""
     shown = attrgetter("prompt", "choices", "chat_template", "system_text")
     return bool(shown(one) == shown(other))
+
+
+def _take_scores(item: PendingRequest, scores: Scores) -> None:
+    """Give a request the scores of an earlier one with the same key."""
+    item.log_likelihoods, item.state, item.parts, item.begun = *scores, [], True
 
 
 def _note_scores(item: PendingRequest, scores: Tensor | JobError) -> None:

@@ -173,6 +173,7 @@ class Calibrator:
             description_similarities=(),
             score_weights=MIX_ALONE,
             series=None,
+            submitted_by=None,
             reads_state=True,
         )
 

@@ -11,6 +11,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from loracomp import __version__
@@ -24,6 +25,7 @@ from loracomp.engine.calibration import Calibration, Calibrator
 from loracomp.engine.describing import Describer
 from loracomp.engine.inflight import InFlight, lap, requests_of
 from loracomp.engine.predictor import Predictor
+from loracomp.engine.repeats import KnownVectors
 from loracomp.errors import DeviceFailedError, JobError
 from loracomp.model.cpu import ComputeThread
 from loracomp.model.encoder import Encoder, Vector
@@ -60,6 +62,7 @@ class Engine:
         self._answering = self.predictor.begin()
         self._turns = ComputeThread()
         self._describer = Describer(encoder, self._turns.run)
+        self._known = KnownVectors()
         self._embedded_to = 0
         """Id of the last example taken for embedding. The next call begins after it, so that an example that can't be
         embedded does not hold up the others."""
@@ -128,10 +131,16 @@ class Engine:
     def _encode(self, flights: Sequence[InFlight], routed: Sequence[Job]) -> tuple[Vector, Sequence[Vector]]:
         """The jobs' vectors, and the embeddings of their texts."""
         lap(flights, "ready")
-        shown = [(job.prompt, job.choices) for job in routed]
-        encoded = self.encoder.encode_parts(shown, [job.text_at if job.descriptions else None for job in routed])
+        found = {job: known for job in routed if (known := self._known.get(job)) is not None}
+        new = [job for job in routed if job not in found]
+        shown = [(job.prompt, job.choices) for job in new]
+        encoded = self.encoder.encode_parts(shown, [job.text_at if job.descriptions else None for job in new])
+        for job, vector, compared in zip(new, *encoded, strict=True):
+            found[job] = vector, compared
+            self._known.put(job, vector, compared)
         lap(flights, "encode")
-        return encoded
+        vectors = np.stack([found[job][0] for job in routed]) if routed else encoded[0]
+        return vectors, [found[job][1] for job in routed]
 
     def embed(self, connection: Connection) -> int:
         """Embed some of the train examples without an embedding; returns how many."""

@@ -137,4 +137,5 @@ def _request(job: Job, routed: Routed, similarities: npt.NDArray[np.float32] | N
         chat_template=routed.chat_template,
         system_text=job.system_text,
         series=series_of(job, routed),
+        submitted_by=job.submitted_by or None,
     )

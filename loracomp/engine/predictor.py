@@ -6,6 +6,7 @@ from functools import partial
 from loracomp.composition.composer import Composer, Fetch, Loaded, ResidentAdapters
 from loracomp.composition.strategies import Mix
 from loracomp.engine.answering import Answering
+from loracomp.engine.repeats import KnownScores
 from loracomp.engine.series import SeriesScores
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
@@ -28,6 +29,7 @@ class Predictor:
         self._adapters = ResidentAdapters(cache_bytes * 3 // 4, base.model.device)
         self._composer = Composer(base, cache_bytes=cache_bytes // 4)
         self._series = SeriesScores()
+        self._known = KnownScores()
 
     def predict(self, requests: Sequence[Request], fetch: Fetch) -> list[Prediction | JobError]:
         """Load, compose and answer in one go."""
@@ -44,7 +46,7 @@ class Predictor:
 
     def begin(self) -> Answering:
         """An object that answers requests, to which more can be added at any time."""
-        return Answering(self._base, self._token_budget, self._series)
+        return Answering(self._base, self._token_budget, self._series, self._known)
 
     def answer(
         self,
