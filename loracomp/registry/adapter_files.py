@@ -19,9 +19,10 @@ from loracomp.records import KnownBaseModel
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 TRAINING = "training.json"
-# Values of init_lora_weights that subtract the initial factors from the base model's weights. Factors trained this way
-# fit only the changed weights.
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Names in init_lora_weights of starts that leave the base model as it is, as true and false do. Others, such as pissa and
+# olora, subtract the initial factors from the base model's weights, so that the adapter fits only the changed weights.
+# What a name of a later PEFT does is unknown. PEFT compares some of these names without regard to case.
+LEAVES_BASE = {"gaussian", "eva", "orthogonal", "mica"}
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_((?P<factor>[AB])\.weight|embedding_(?P<column>[AB]))")
 COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")
 """Key of the base model's own weight, which PEFT saves with an adapter of the embedding or the output head."""
@@ -167,10 +168,10 @@ def _check_training(training: Mapping[str, Any]) -> None:
 
 def _check_start(config: Mapping[str, Any]) -> None:
     start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.startswith(CHANGES_BASE):
+    if isinstance(start, str) and start.lower() not in LEAVES_BASE:
         raise RefusedError(
-            f"init_lora_weights is {start!r}, which changes the base model; convert the adapter to plain LoRA "
-            "(save_pretrained with path_initial_model_for_weight_conversion)"
+            f"init_lora_weights is {start!r}, and such a start may change the base model; convert the adapter to plain "
+            "LoRA (save_pretrained with path_initial_model_for_weight_conversion)"
         )
 
 

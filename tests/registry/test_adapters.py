@@ -274,7 +274,10 @@ def test_nothing_of_a_refused_adapter_is_stored(connection, folder):
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"something_new": {"a": 1}}, "something_new"),
-        ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4', which changes the base model"),
+        *(
+            ({"init_lora_weights": start}, f"'{start}', and such a start may change the base model")
+            for start in ("pissa_niter_4", "OLoRA", "corda", "loftq", "lora_ga", "zebra")
+        ),
         ({"peft_type": "LOHA"}, "peft_type is 'LOHA'"),
         ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'"),
         ({"r": 8}, r"with r = 8, base model tiny needs A \[8, 32\]"),
