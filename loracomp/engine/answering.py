@@ -168,6 +168,8 @@ class Answering:
         elif self._texts:
             for text in self._texts.step():
                 text.item.outcome = _written(text.item, text.result())
+        if not self:
+            self._encoded_last = None  # a worker that waits for jobs keeps no text of a job that may be erased
 
     def _encode(self, request: Request) -> Question | Prompt:
         tokenizer, limit = self._base.tokenizer, self._base.context_length

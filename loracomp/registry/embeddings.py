@@ -82,9 +82,8 @@ def check_encoder(connection: Connection, encoder: Encoder | EncoderPart) -> Enc
 
 
 def is_encoder(row: Mapping[str, Any], encoder: Encoder | EncoderPart) -> bool:
-    """Whether the row of `show_encoder` describes this encoder. Of a library's encoder only the weights are known."""
-    known = "fingerprint" if isinstance(encoder, EncoderPart) else "identity"
-    return (row[known], row["input_version"]) == (getattr(encoder, known), encoder.input_version)
+    """Whether the row of `show_encoder` describes this encoder."""
+    return bool((row["identity"], row["input_version"]) == (encoder.identity, encoder.input_version))
 
 
 def _encoder_row(connection: Connection) -> dict[str, Any]:

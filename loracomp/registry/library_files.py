@@ -49,6 +49,7 @@ class EncoderPart(Part):
     source: StorableText
     revision: StorableText | None = None
     fingerprint: StorableText
+    identity: StorableText
     dimensions: int
     input_version: int
 

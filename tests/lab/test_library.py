@@ -208,11 +208,16 @@ def test_importing_the_data_set_later_fills_the_text_in(connection, built, setti
 
 def test_a_library_of_another_encoder_or_base_model_is_refused(connection, database, library, settings, minilm):
     manifest = read_manifest(library)
-    other = manifest.encoder.model_copy(update={"fingerprint": "e" * 64})
     set_encoder(database, minilm)
-    write_manifest(library, manifest.model_copy(update={"encoder": other}))
-    with pytest.raises(RefusedError, match="is not this database's"):
-        load_library(connection, library, settings=settings)
+    same_weights = {"identity": "e" * 64}
+    for changed, match in (
+        (same_weights, "has other settings or another tokenizer"),
+        (same_weights | {"fingerprint": "e" * 64}, "is not this database's"),
+    ):
+        other = manifest.encoder.model_copy(update=changed)
+        write_manifest(library, manifest.model_copy(update={"encoder": other}))
+        with pytest.raises(RefusedError, match=match):
+            load_library(connection, library, settings=settings)
     newer = manifest.encoder.model_copy(update={"input_version": 4})
     write_manifest(library, manifest.model_copy(update={"encoder": newer}))
     with pytest.raises(RefusedError, match="has input version 4"):

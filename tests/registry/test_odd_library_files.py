@@ -25,7 +25,7 @@ MODEL = {"name": "tiny", "source": "made-up/tiny", "revision": None, "fingerprin
 FILES: dict[str, Any] = {
     "library": {
         "base_model": MODEL,
-        "encoder": MODEL | {"dimensions": 4, "input_version": 3},
+        "encoder": MODEL | {"identity": "d" * 64, "dimensions": 4, "input_version": 3},
         "tasks": {"tea": {"family": "drinks", "description": "Is it tea?"}},
     },
     "examples": {

@@ -142,3 +142,11 @@ def test_everyday_requests_do_not_wait_for_one_in_the_background(predictor: Pred
     while answering:
         answering.step()
     assert behind.outcome == before.outcome
+
+
+def test_no_text_is_kept_once_all_is_answered(predictor: Predictor) -> None:
+    answering = predictor.begin()
+    answering.add(asked("Is it wet? rosewater"), BASE_ALONE)
+    while answering:
+        answering.step()
+    assert "rosewater" not in repr(vars(answering))
