@@ -19,9 +19,9 @@ from loracomp.records import KnownBaseModel
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 TRAINING = "training.json"
-# Names in init_lora_weights of starts that leave the base model as it is, as true and false do. Others, such as pissa and
-# olora, subtract the initial factors from the base model's weights, so that the adapter fits only the changed weights.
-# What a name of a later PEFT does is unknown. PEFT compares some of these names without regard to case.
+# Names in init_lora_weights of starts that leave the base model as it is, as true and false do. Others, such as pissa
+# and olora, subtract the initial factors from the base model's weights, so that the adapter fits only the changed
+# weights. What a name of a later PEFT does is unknown. PEFT compares some of these names without regard to case.
 LEAVES_BASE = {"gaussian", "eva", "orthogonal", "mica"}
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_((?P<factor>[AB])\.weight|embedding_(?P<column>[AB]))")
 COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")
