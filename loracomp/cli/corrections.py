@@ -25,7 +25,8 @@ class Imported(NamedTuple):
 def written_corrections(connection: Connection, name: str) -> str:
     """Return a declaration's corrections as CSV. Raises NotFoundError unless the declaration is the caller's."""
     lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
+    # By default, Python 3.11 leaves texts with a carriage return unquoted, and readers take it for the end of a line.
+    writer = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_ALL)
     corrections = rows_of(connection, QUERIES["list_corrections"], {"name": name})
     writer.writerow([*_key_columns(connection, name), "answer", "correct"])
     for row in corrections:

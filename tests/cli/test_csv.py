@@ -1,12 +1,14 @@
 """`loracomp answers export` and `import`: corrections as CSV."""
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from answers_data import as_alice, keep
+from answers_data import as_alice, keep, keep_and_claim
+from job_data import record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.cli import answers
 from loracomp.database.connections import Connection
@@ -18,6 +20,24 @@ CREATE TABLE notes (shop text, at timestamptz, t text, PRIMARY KEY (shop, at));
 SELECT loracomp.create_answers('kinds', 'notes', '{t}', choices => '{good,"bad, or worse"}');
 INSERT INTO notes SELECT s, '2026-03-04 05:06:07Z', s FROM (VALUES ('a'), ('b, c'), (E'd "e"\\nf')) AS v (s);
 """
+TWO_TABLES = """
+CREATE TABLE {0} (id text PRIMARY KEY, body text);
+SELECT loracomp.create_answers('{0}_said', '{0}', 'Say: {{body}}', max_new_tokens => 20);
+"""
+CONTROLS = [chr(code) for code in (*range(1, 32), *range(127, 160))]
+PARTS = [
+    *CONTROLS,
+    *'",;=+-@|\\# ',
+    "\r\n",
+    "\r\r",
+    '""',
+    "\u00a0",
+    "\u2028",
+    "\u2029",
+    "\ufeff",
+    "\U0001f600",
+    *"abcdef",
+]
 
 
 @pytest.fixture
@@ -45,6 +65,39 @@ def test_exported_corrections_are_imported_again(
     (done,) = json.loads(capsysbinary.readouterr().out)
     assert done == {"name": "kinds", "corrected": 2, "unchanged": 1, "refused": 0}
     assert one(alice, corrected) == before
+
+
+def test_any_text_comes_back_from_the_file(
+    alice: Connection, connection: Connection, capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    """Keys, answers and corrections of random parts, of which each is at the beginning, at the end and alone once."""
+    chance = random.Random(7)
+
+    def texts() -> list[str]:
+        mixed = ["".join(chance.choices(PARTS, k=chance.randint(1, 6))) for _ in range(200)]
+        return [text for part in PARTS for text in (part, f"{part}x", f"x{part}", f"x{part}y")] + mixed
+
+    keys = list(dict.fromkeys(texts()))
+    corrections = dict(zip(keys, (f"{text}." for text in texts()), strict=False))
+    for table in ("notes_a", "notes_b"):
+        alice.execute(TWO_TABLES.format(table).encode())
+        with alice.cursor() as cursor:
+            cursor.executemany(f"INSERT INTO {table} VALUES (%s, 'x')".encode(), [[key] for key in keys])
+    answers_given = iter(texts())
+    while jobs := keep_and_claim(connection):
+        rows = [{"job_id": job.id, "output": next(answers_given, "x"), "adapter_sha256": []} for job in jobs]
+        record(connection, {job.id: job.lease_token for job in jobs}, rows)
+    with alice.cursor() as cursor:
+        correct = "UPDATE notes_a_said SET correct = %s WHERE id = %s"
+        cursor.executemany(correct, [(text, key) for key, text in corrections.items()])
+    answers.export_corrections("notes_a_said")
+    file = tmp_path / "corrections.csv"
+    file.write_bytes(capsysbinary.readouterr().out)
+    answers.import_answers("notes_b_said", str(file), as_json=True)
+    (done,) = json.loads(capsysbinary.readouterr().out)
+    assert done == {"name": "notes_b_said", "corrected": len(corrections), "unchanged": 0, "refused": 0}
+    said = alice.execute("SELECT id, correct FROM notes_b_said WHERE correct IS NOT NULL").fetchall()
+    assert {row["id"]: row["correct"] for row in said} == corrections
 
 
 def test_a_line_that_cannot_be_used_is_named_and_the_others_are_used(
