@@ -40,17 +40,26 @@ def import_corrections(connection: Connection, name: str, lines: Iterable[str]) 
     A line that can't be used is named in a warning, and the others are used. Raises UsageError if the file lacks a
     column.
     """
+    rows = _read(lines)
+    _, header = next(rows, (0, []))
     columns = _key_columns(connection, name)
+    missing = [column for column in (*columns, "correct") if column not in header]
+    if missing:
+        raise UsageError(f"the file has no column {', '.join(missing)}: its first line must name the columns")
     given = rows_of(connection, QUERIES["list_corrections"], {"name": name})
     current = {tuple(row["key"]): row["correct"] for row in given}
     counts = {"corrected": 0, "unchanged": 0, "refused": 0}
-    for number, key, correct in _read(lines, columns):
-        seen = current.get(key)
-        if not correct or correct == seen:
-            counts["unchanged"] += 1
-            continue
-        values = {"name": name, "key": list(key), "answer": correct, "seen": seen, "job_id": None}
+    for number, fields in rows:
         try:
+            if len(fields) != len(header):
+                raise UsageError(f"it must have {len(header)} fields ({', '.join(header)}), and has {len(fields)}")
+            row = dict(zip(header, fields, strict=True))
+            key, correct = tuple(row[column] for column in columns), row["correct"]
+            seen = current.get(key)
+            if not correct or correct == seen:
+                counts["unchanged"] += 1
+                continue
+            values = {"name": name, "key": list(key), "answer": correct, "seen": seen, "job_id": None}
             rows_of(connection, QUERIES["correct_row"], values)
         except (NotFoundError, RefusedError, UsageError) as error:
             warn(f"line {number} is left out: {error}")
@@ -65,14 +74,13 @@ def _key_columns(connection: Connection, name: str) -> list[str]:
     return list(row_of(connection, QUERIES["key_columns"], {"name": name})["names"])
 
 
-def _read(lines: Iterable[str], columns: list[str]) -> Iterator[tuple[int, tuple[str, ...], str]]:
-    """Yield number, key and correction of each line after the header."""
-    reader = csv.DictReader(lines)
+def _read(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the fields of each line that is not empty. A line is numbered where it ends."""
+    csv.field_size_limit(2**31 - 1)  # the default refuses fields of more than 131,072 characters
+    reader = csv.reader(lines, strict=True)
     try:
-        missing = [column for column in (*columns, "correct") if column not in (reader.fieldnames or ())]
-        if missing:
-            raise UsageError(f"the file has no column {', '.join(missing)}: its first line must name the columns")
-        for row in reader:
-            yield reader.line_num, tuple(row[column] or "" for column in columns), row["correct"] or ""
+        for fields in reader:
+            if fields:
+                yield reader.line_num, fields
     except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"after line {reader.line_num}: not a CSV file in UTF-8: {error}") from error

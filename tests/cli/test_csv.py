@@ -116,6 +116,20 @@ def test_a_line_that_cannot_be_used_is_named_and_the_others_are_used(
     }
 
 
+def test_a_line_with_too_few_or_too_many_fields_is_left_out(
+    alice: Connection, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "corrections.csv"
+    at = "2026-03-04T05:06:07"
+    file.write_text(f'shop,at,correct\na,{at}\n\n"b, c",{at},bad, or worse\n"d ""e""\nf",{at},good\na\n')
+    with pytest.raises(RefusedError, match="3 lines were left out"):
+        answers.import_answers("kinds", str(file))
+    told = " ".join(capsys.readouterr().err.split())
+    for line, count in ((2, 2), (4, 4), (7, 1)):
+        assert f"line {line} is left out: it must have 3 fields (shop, at, correct), and has {count}" in told
+    assert one(alice, "SELECT count(correct) AS n FROM kinds") == {"n": 1}
+
+
 def test_what_is_no_file_of_corrections_is_refused(alice: Connection, tmp_path: Path) -> None:
     file = tmp_path / "corrections.csv"
     file.write_text("shop,correct\na,good\n")
@@ -123,6 +137,12 @@ def test_what_is_no_file_of_corrections_is_refused(alice: Connection, tmp_path: 
         answers.import_answers("kinds", str(file))
     file.write_bytes(b"shop,at,correct\n\xff,x,good\n")
     with pytest.raises(UsageError, match="not a CSV file in UTF-8"):
+        answers.import_answers("kinds", str(file))
+    file.write_text('shop,at,correct\na,"x,good\nb,y,good\n')
+    with pytest.raises(UsageError, match="after line 3: not a CSV file in UTF-8: unexpected end of data"):
+        answers.import_answers("kinds", str(file))
+    file.write_bytes(b"")
+    with pytest.raises(UsageError, match="the file has no column shop, at, correct"):
         answers.import_answers("kinds", str(file))
     with pytest.raises(NotFoundError, match="not a declaration of yours"):
         answers.export_corrections("notes")
