@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from difflib import get_close_matches
 from importlib.metadata import entry_points
+from io import TextIOWrapper
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -291,7 +292,8 @@ def import_answers(
 ) -> None:
     """Correct the rows of a CSV file, such as `answers export` prints. Lines without a correction change nothing."""
     with ExitStack() as opened:
-        lines = sys.stdin if data == "-" else opened.enter_context(Path(data).open(encoding="utf-8-sig", newline=""))
+        file = sys.stdin.buffer if data == "-" else opened.enter_context(Path(data).open("rb"))
+        lines = TextIOWrapper(file, encoding="utf-8-sig", newline="")
         done = import_corrections(opened.enter_context(open_database()), name, lines)
     emit([{"name": name, **done._asdict()}], title="Imported", as_json=as_json)
     if done.refused:

@@ -1,5 +1,6 @@
 """`loracomp answers export` and `import`: corrections as CSV."""
 
+import io
 import json
 import random
 from collections.abc import Iterator
@@ -98,6 +99,19 @@ def test_any_text_comes_back_from_the_file(
     assert done == {"name": "notes_b_said", "corrected": len(corrections), "unchanged": 0, "refused": 0}
     said = alice.execute("SELECT id, correct FROM notes_b_said WHERE correct IS NOT NULL").fetchall()
     assert {row["id"]: row["correct"] for row in said} == corrections
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_standard_input_is_read_as_a_file_is(
+    alice: Connection, encoding: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the mark that some programs write before UTF-8, and in UTF-8 whatever the terminal's encoding is."""
+    lines = 'shop,at,correct\r\n"b, c",2026-03-04T05:06:07,good\r\n"\u00fc\rx",2026-03-04T05:06:07,good\r\n'
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode("utf-8-sig")), encoding=encoding))
+    with pytest.raises(RefusedError, match="1 lines were left out"):
+        answers.import_answers("kinds", "-")
+    assert "line 4 is left out: this row was corrected, answered again or deleted" in capsys.readouterr().err
+    assert one(alice, "SELECT count(correct) AS n FROM kinds") == {"n": 1}
 
 
 def test_a_line_that_cannot_be_used_is_named_and_the_others_are_used(
