@@ -184,7 +184,7 @@ DECLARE
     d loracomp.declaration;
     last bigint;
     last_key text[];
-    restored boolean;
+    of_source bigint;
     ended CONSTANT bigint := loracomp.oldest_writer();
 BEGIN
     PERFORM loracomp.check_range('most', most, 0, 2147483647);
@@ -205,14 +205,17 @@ BEGIN
         END IF;
     END IF;
     BEGIN
-        last := coalesce((since::jsonb -> 0)::bigint, 0);
+        last := (since::jsonb -> 0)::bigint;
         last_key := ARRAY(SELECT jsonb_array_elements_text(since::jsonb -> 1));
-        restored := (since::jsonb -> 2)::bigint IS DISTINCT FROM d.source_oid::bigint;
+        of_source := (since::jsonb -> 2)::bigint;
+        IF since IS NOT NULL AND num_nulls(last, of_source) > 0 THEN
+            RAISE data_exception; -- other JSON, such as {}
+        END IF;
     EXCEPTION WHEN data_exception THEN
         RAISE EXCEPTION 'since is not a cursor that answers_since has returned: %', left(since, 100)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'give the cursor of the last row that you have, or null for all';
     END;
-    IF restored OR last >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint THEN
+    IF since IS NULL OR of_source <> d.source_oid::bigint OR last >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint THEN
         last := 0;
         last_key := '{}';
     END IF;

@@ -186,6 +186,30 @@ def test_what_else_changes_a_job_brings_no_answer_again(connection: Connection, 
     assert len(before) == 2 and feed(alice) == before
 
 
+@pytest.mark.parametrize(
+    "since",
+    [
+        "",
+        "x",
+        "{}",
+        "5",
+        "null",
+        '"x"',
+        "[]",
+        "[1]",
+        '[1, ["a"]]',
+        '[null, ["a"], 1]',
+        "[1, null, 1]",
+        '[1, ["a"], null]',
+    ],
+)
+def test_what_is_no_cursor_is_refused(alice: Connection, since: str) -> None:
+    """It would bring all answers again."""
+    alice.execute(URGENCY)
+    with pytest.raises(errors.InvalidParameterValue, match="since is not a cursor that answers_since has returned"):
+        feed(alice, since)
+
+
 def feed(connection: Connection, *arguments: object) -> list[dict[str, Any]]:
     places = ", ".join(["%s"] * len(arguments))
     call = f"SELECT * FROM loracomp.answers_since('urgency'{', ' * bool(arguments)}{places})"
