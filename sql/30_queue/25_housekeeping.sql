@@ -68,15 +68,16 @@ BEGIN
             );
             -- Check first, because an UPDATE of no rows would still run the triggers of the audit and of declarations.
             IF woken <> '{}' THEN
-                UPDATE loracomp.job AS j SET scheduled = FALSE, background = p.background, place = p.place
-                FROM (
+                -- Materialized, because take_place uses up places each time it is called, and a join may read a subquery again for each row.
+                WITH p AS MATERIALIZED (
                     SELECT d.id, b.background, loracomp.take_place(d, d.priority, b.background) AS place
                     FROM loracomp.job AS d
                     CROSS JOIN LATERAL (SELECT d.background AND d.run_at > of_age AS background) AS b
                     WHERE d.id = ANY (woken)
                     ORDER BY d.run_at, d.id
-                ) AS p
-                WHERE j.id = p.id AND j.id = ANY (woken);
+                )
+                UPDATE loracomp.job AS j SET scheduled = FALSE, background = p.background, place = p.place
+                FROM p WHERE j.id = p.id AND j.id = ANY (woken);
             END IF;
             handled := handled + cardinality(woken);
             EXIT WHEN clock_timestamp() > deadline;

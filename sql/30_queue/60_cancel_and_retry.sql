@@ -148,25 +148,26 @@ AS $$
 DECLARE
     picked CONSTANT bigint[] := loracomp.lock_jobs(set_priority.ids, set_priority.tags, '{queued}');
 BEGIN
-    WITH moved AS (
+    -- Materialized, as in wake_jobs, so that take_place is called once for each job.
+    WITH p AS MATERIALIZED (
+        SELECT o.id, o.priority, b.background, CASE
+            WHEN o.scheduled THEN NULL
+            WHEN o.priority = set_priority.priority THEN o.place
+            ELSE loracomp.take_place(o, set_priority.priority, b.background)
+        END AS place
+        FROM loracomp.job AS o
+        CROSS JOIN LATERAL (
+            SELECT CASE
+                WHEN o.priority = set_priority.priority THEN o.background -- wake_jobs may have taken it out of the background
+                ELSE loracomp.is_background(o.kind, set_priority.priority)
+            END AS background
+        ) AS b
+        WHERE o.id = ANY (picked)
+        ORDER BY o.place, o.id
+    ),
+    moved AS (
         UPDATE loracomp.job AS j SET priority = set_priority.priority, background = p.background, place = p.place
-        FROM (
-            SELECT o.id, o.priority, b.background, CASE
-                WHEN o.scheduled THEN NULL
-                WHEN o.priority = set_priority.priority THEN o.place
-                ELSE loracomp.take_place(o, set_priority.priority, b.background)
-            END AS place
-            FROM loracomp.job AS o
-            CROSS JOIN LATERAL (
-                SELECT CASE
-                    WHEN o.priority = set_priority.priority THEN o.background -- wake_jobs may have taken it out of the background
-                    ELSE loracomp.is_background(o.kind, set_priority.priority)
-                END AS background
-            ) AS b
-            WHERE o.id = ANY (picked)
-            ORDER BY o.place, o.id
-        ) AS p
-        WHERE j.id = p.id
+        FROM p WHERE j.id = p.id
         RETURNING j.id, j.attempts, p.priority AS before
     )
     INSERT INTO loracomp.audit_event (

@@ -138,6 +138,24 @@ def test_nobody_waits_for_another_ones_schedule(connection: Connection):
     assert not job(connection, bobs)["scheduled"]
 
 
+@pytest.mark.parametrize("rows", [0, 1, 1000], ids="{} rows in the statistics".format)
+@pytest.mark.parametrize("how", ["woken", "moved"])
+def test_each_job_takes_one_place_whatever_plan_the_statistics_lead_to(connection: Connection, how: str, rows: int):
+    """After a purge and a vacuum, they say that the table is almost empty."""
+    with connection.transaction(force_rollback=True):
+        bulk(connection, 20, run_at=datetime.now(UTC) + timedelta(hours=1 if how == "woken" else -1))
+        connection.execute("UPDATE loracomp.job SET run_at = now()")
+        connection.execute(
+            "UPDATE pg_class SET relpages = 1000, reltuples = %s WHERE oid = %s::regclass", (rows, "loracomp.job")
+        )
+        if how == "woken":
+            connection.execute("SELECT loracomp.wake_jobs()")
+        else:
+            connection.execute("SELECT loracomp.set_priority(3, ids => ARRAY(SELECT id FROM loracomp.job))")
+        places = [row["place"] for row in connection.execute("SELECT place FROM loracomp.job ORDER BY place")]
+        assert places == [*range(places[0], places[0] + 20)]
+
+
 def test_jobs_that_cost_much_to_wake_or_rescue_are_woken_in_parts(connection: Connection):
     """Each UPDATE checks all constraints of the row again, which for a long prompt takes milliseconds."""
     long = "a" + " " * 999_999
