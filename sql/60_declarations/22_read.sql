@@ -1,5 +1,6 @@
--- Reads rows of a declared table with the rights of its owner, for ask_rows, corrections and try_prompts.
+-- Reads rows of a declared table with the rights of its owner, for ask_rows, corrections, answers_since and try_prompts.
 --   next_keys             the next keys in key order
+--   first_hidden          the first of some keys whose row the view doesn't show
 --   read_rows             rows by their keys, with their prompts
 --     first_megabyte      the first of the keys, whose rows have a megabyte of text together
 --     read_prompts        reads these rows; the fault of a row that can't be read says why
@@ -52,6 +53,24 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.next_keys IS
 'The next keys after a key, in key order; after null, the first keys. `condition` is SQL about the row s.';
+
+-- Row security is not applied, because it does not apply to the owner.
+CREATE FUNCTION loracomp.first_hidden(d loracomp.declaration, keys jsonb) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    RETURN loracomp.read_as_owner(d, format(
+        'SELECT to_jsonb(min(k.ordinal))
+        FROM ROWS FROM (jsonb_to_recordset($1) AS (key pg_catalog.text[])) WITH ORDINALITY AS k (key, ordinal)
+        LEFT JOIN LATERAL (SELECT true AS is_shown FROM %1$s WHERE (%2$s) = (%3$s) AND %4$s LIMIT 1) AS s ON true
+        WHERE s.is_shown IS NULL',
+        loracomp.source_sql(d), loracomp.key_columns(d), loracomp.key_values(d, 'k.key'), loracomp.filter_condition(d)
+    ), keys);
+END
+$$;
+COMMENT ON FUNCTION loracomp.first_hidden IS
+'The place, from 1, of the first of these keys whose row is gone or does not pass the filter; null if there is none.';
 
 -- The expression of a virtual column may be slow, so such rows are read one by one, for a tenth of a second in all.
 CREATE FUNCTION loracomp.read_rows(d loracomp.declaration, keys jsonb) RETURNS jsonb

@@ -7,6 +7,7 @@
 --   answers_since               answers that came after a cursor
 --     oldest_writer
 --     view_definition         30_declare.sql
+--     first_hidden            22_read.sql
 
 -- Handled rows of ended_job leave dead tuples, which VACUUM can't remove while any session has an old snapshot. Therefore reading begins at
 -- ended_jobs_from: all transactions before it have ended, and their rows are handled. ended_jobs_from is a sequence, which keeps its value if the
@@ -171,6 +172,10 @@ COMMENT ON FUNCTION loracomp.oldest_writer IS 'The oldest transaction that may s
 -- Reads only. Answers are ordered by transaction, so an answer is left out while an older transaction may still commit: a reader who goes on from
 -- the last cursor then misses nothing. Transaction ids of another server say nothing here, so a cursor from the server that this one was restored
 -- from starts from the beginning: the table's oid tells, which the keeper notes after a restore (follow_source).
+-- The feed ends before the first row that the view doesn't show, because it was deleted or doesn't pass the filter, and goes on when the keeper has
+-- deleted that row's answer. If it left the row out and went on, and the row passed the filter again before the keeper came, nobody would get its
+-- answer. Reading the table may run the owner's code, so an administrator has check_code look first, as in correct_row. Other readers would run the
+-- same code by reading the view; the lock of check_code would make them wait for each other and for autovacuum.
 CREATE FUNCTION loracomp.answers_since(name regclass, since text DEFAULT NULL, most integer DEFAULT 1000)
 RETURNS TABLE (
     key text[], status text, answer text, confidence double precision, reason text, answered_by text,
@@ -186,6 +191,7 @@ DECLARE
     last_key text[];
     of_source bigint;
     ended CONSTANT bigint := loracomp.oldest_writer();
+    keys jsonb;
 BEGIN
     PERFORM loracomp.check_range('most', most, 0, 2147483647);
     SELECT a.* INTO d FROM loracomp.declaration AS a
@@ -219,6 +225,17 @@ BEGIN
         last := 0;
         last_key := '{}';
     END IF;
+    IF loracomp.caller_is_admin() AND loracomp.caller() <> d.owner THEN
+        PERFORM loracomp.check_code(d.source);
+    END IF;
+    keys := (
+        SELECT jsonb_agg(to_jsonb(f)) FROM (
+            SELECT r.key FROM loracomp.answer_row AS r
+            WHERE r.declaration_id = d.id AND r.status NOT IN ('waiting', 'skipped') AND r.changed_in < ended
+                AND (r.changed_in, r.key) > (last, last_key)
+            ORDER BY r.changed_in, r.key LIMIT most
+        ) AS f
+    );
     RETURN QUERY
     SELECT
         r.key, r.status, r.answer, r.confidence, r.reason,
@@ -227,7 +244,7 @@ BEGIN
     FROM loracomp.answer_row AS r
     WHERE r.declaration_id = d.id AND r.status NOT IN ('waiting', 'skipped') AND r.changed_in < ended
         AND (r.changed_in, r.key) > (last, last_key)
-    ORDER BY r.changed_in, r.key LIMIT most;
+    ORDER BY r.changed_in, r.key LIMIT least(most, loracomp.first_hidden(loracomp.with_current_names(d), keys) - 1);
 END
 $$;
 COMMENT ON FUNCTION loracomp.answers_since IS 'Answers and refusals that came after a cursor (null: all), each with the cursor to go on from.';

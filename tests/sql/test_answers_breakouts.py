@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, shown
+from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, keep, shown
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
 from people_fixtures import connect, login, value
@@ -338,6 +338,36 @@ def test_the_feed_is_closed_to_others_while_its_view_is_changed(
         "ALTER VIEW urgency RESET (security_invoker); SELECT loracomp.alter_answers('urgency', filter => '{}')"
     )
     assert value(bob, feed) == 2
+
+
+HIDING = {
+    "a narrower filter": """SELECT loracomp.alter_answers('urgency', filter => '{"seen": 0}')""",
+    "a row that no longer passes": "UPDATE tickets SET seen = 7 WHERE id = 3",
+    "a deleted row": "DELETE FROM tickets WHERE id = 3",
+}
+
+
+@pytest.mark.parametrize("change", HIDING)
+def test_the_feed_has_no_row_that_the_view_does_not_show(
+    connection: Connection, alice: Connection, bob: Connection, change: str
+) -> None:
+    alice.execute("INSERT INTO tickets VALUES (3, 'c', 'three', 5)")
+    alice.execute(URGENCY.replace("}')", "}', filter => '{\"seen\": [0, 5]}')"))
+    answer_all(connection)
+    alice.execute("UPDATE tickets SET body = 'dos' WHERE id = 2")
+    answer_all(connection)
+    feed = "SELECT array_agg(key[1] || answer) FROM loracomp.answers_since('urgency')"
+    alice.execute(f"GRANT SELECT ON urgency TO {login('bob')}".encode())
+    assert value(bob, feed) == ["1one", "3three", "2dos"]
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
+    alice.execute(HIDING[change].encode())
+    keep(connection)
+    for reader in (alice, bob):
+        assert shown(reader).keys() == {1, 2}
+        assert value(reader, feed) == ["1one"], "it does not go past the row, which may be shown again"
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => false)")
+    keep(connection)
+    assert value(bob, feed) == ["1one", "2dos"], "the answer is gone"
 
 
 def test_settings_of_sessions_do_not_close_the_feed(connection: Connection, alice: Connection, bob: Connection) -> None:
