@@ -23,7 +23,9 @@ COMMENT ON FUNCTION loracomp.view_grants IS 'The privileges on a view that its o
 
 -- Works only in the transaction that dropped the view: once that is committed, the keeper removes the declaration. All rows are scanned afterwards,
 -- because a key of another type may be written as another text.
-CREATE FUNCTION loracomp.bring_view_back(view oid, schema name, name name) RETURNS void
+CREATE FUNCTION loracomp.bring_view_back(
+    view oid, schema name, name name, key_column name, old_type regtype
+) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
@@ -44,13 +46,17 @@ BEGIN
     made := loracomp.make_view(d, schema, name);
     UPDATE loracomp.declaration AS a SET view = made, view_definition = loracomp.view_definition(made) WHERE a.id = d.id;
     PERFORM loracomp.begin_scan(d.id);
-    -- A row keeps its answer only if the new type writes its key as the same text; the scan finds the other rows. format_type is called with -1,
-    -- because with null it would write bpchar as character, which holds a single letter.
+    -- A row keeps its answer only if its key is the same text after the conversion that ALTER TABLE has made in this session, which may depend on
+    -- TimeZone; the scan finds the other rows. format_type is called with -1, because with null it would write bpchar as character, which holds a
+    -- single letter.
     SELECT string_agg(format(
         'CASE WHEN pg_input_is_valid(r.key[%1$s], %2$L) THEN %3$s = r.key[%1$s] ELSE FALSE END',
-        k.ordinal, format_type(a.atttypid, -1), format(k.written, format(k.read, format('r.key[%s]', k.ordinal)))
+        k.ordinal, t.name, format(k.written, format('CAST(%s AS %s)', format(f.read, format('r.key[%s]', k.ordinal)), t.name))
     ), ' AND ') INTO keeps
-    FROM loracomp.key_columns_of(d) AS k JOIN pg_attribute AS a ON a.attrelid = d.source AND a.attname = k.name;
+    FROM loracomp.key_columns_of(d) AS k
+    JOIN pg_attribute AS a ON a.attrelid = d.source AND a.attname = k.name
+    CROSS JOIN LATERAL (SELECT format_type(a.atttypid, -1) AS name) AS t
+    CROSS JOIN LATERAL loracomp.key_forms(CASE WHEN k.name = bring_view_back.key_column THEN old_type ELSE a.atttypid END) AS f;
     EXECUTE format('DELETE FROM loracomp.answer_hint AS r WHERE r.declaration_id = $1 AND NOT (%s)', keeps) USING d.id;
     EXECUTE format(
         'WITH gone AS (
@@ -89,13 +95,16 @@ DECLARE
         JOIN pg_class AS c ON c.oid = a.name JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE a.source = alter_key.source
     );
+    old_type CONSTANT regtype := (
+        SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = alter_key.source AND a.attname = key_column AND a.attnum > 0
+    );
     each record;
     statement text;
 BEGIN
     IF views IS NULL THEN
         RAISE EXCEPTION 'table % has no declaration of yours', alter_key.source USING ERRCODE = 'no_data_found', HINT = 'ALTER TABLE';
     END IF;
-    IF NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = alter_key.source AND a.attname = key_column AND a.attnum > 0) THEN
+    IF old_type IS NULL THEN
         RAISE EXCEPTION 'key_column: table % has no column %', alter_key.source, coalesce(quote_ident(key_column), 'null')
             USING ERRCODE = 'invalid_parameter_value';
     ELSIF alter_key.type IS NULL THEN
@@ -111,7 +120,7 @@ BEGIN
     END LOOP;
     EXECUTE format('ALTER TABLE %s ALTER %I TYPE %s', alter_key.source, key_column, alter_key.type);
     FOR each IN SELECT v.* FROM jsonb_to_recordset(views) AS v (view oid, schema name, name name, grants jsonb) LOOP
-        PERFORM loracomp.bring_view_back(each.view, each.schema, each.name);
+        PERFORM loracomp.bring_view_back(each.view, each.schema, each.name, key_column, old_type);
         FOR statement IN
             SELECT format(
                 'GRANT %s %s ON %I.%I TO %s %s', g.privilege, '(' || quote_ident(a.attname) || ')', each.schema, each.name, g.grantee,

@@ -237,7 +237,7 @@ def test_a_key_becomes_bigint_and_keeps_answers_corrections_and_rights(
             bob.execute("SELECT loracomp.alter_key('notes', 'id', 'integer')")
         old = value(connection, "SELECT view::oid FROM loracomp.declaration LIMIT 1")
         with pytest.raises(errors.NoDataFound, match="no view of a declaration of yours is missing"):
-            bob.execute("SELECT loracomp.bring_view_back(%s, 'public', 'mine')", [old])
+            bob.execute("SELECT loracomp.bring_view_back(%s, 'public', 'mine', 'id', 'integer')", [old])
     with pytest.raises(errors.FeatureNotSupported, match="column id of the primary key has a name, type"):
         alice.execute("SELECT loracomp.alter_key('notes', 'id', 'real')")
     for column, refusal in (("nope", "no column nope"), ("", 'no column ""'), (None, "no column null")):
@@ -246,6 +246,31 @@ def test_a_key_becomes_bigint_and_keeps_answers_corrections_and_rights(
     with pytest.raises(errors.InvalidParameterValue, match="type must not be null"):
         alice.execute("SELECT loracomp.alter_key('notes', 'id', NULL)")
     assert shown(alice, "says") == expected
+
+
+@pytest.mark.parametrize(("zone", "kept"), [("UTC", 9), ("Europe/Berlin", 0)])
+@pytest.mark.parametrize(("before", "after"), [("timestamp", "timestamptz"), ("timestamptz", "timestamp")])
+def test_a_time_that_the_session_converts_to_another_keeps_no_other_rows_answer(
+    connection: Connection, alice: Connection, before: str, after: str, zone: str, kept: int
+) -> None:
+    """Each hour's row would get the answer of another hour's."""
+    alice.execute(f"CREATE TABLE notes (at {before} PRIMARY KEY, t text)".encode())
+    alice.execute("SET TimeZone = 'UTC'")
+    alice.execute(
+        "INSERT INTO notes SELECT format('2026-01-01 %s:00', i)::timestamp, i FROM generate_series(8, 16) AS i"
+    )
+    alice.execute("SELECT loracomp.create_answers('says', 'notes', '{t}')")
+    answer_all(connection)
+    alice.execute("UPDATE says SET correct = 'noon' WHERE at = '2026-01-01 12:00'")
+    alice.execute("SELECT set_config('TimeZone', %s, false), loracomp.alter_key('notes', 'at', %s)", [zone, after])
+    now_shown = (
+        "SELECT count(v.answer) AS answered, bool_and(v.answer = t.t) AS fits, min(t.t) FILTER (WHERE correct = 'noon')"
+        " AS noon FROM says AS v JOIN notes AS t USING (at)"
+    )
+    noon = "12" if kept else None
+    assert one(alice, now_shown) == {"answered": kept, "fits": True if kept else None, "noon": noon}
+    answer_all(connection)
+    assert one(alice, now_shown) == {"answered": 9, "fits": True, "noon": noon}
 
 
 def test_a_row_that_was_written_before_its_key_is_altered_stays_stale(

@@ -28,7 +28,7 @@ FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
 DYNAMIC = {
     "loracomp.tune_routing()",
     "loracomp.set_policy(text,jsonb)",
-    "loracomp.bring_view_back(oid,name,name)",
+    "loracomp.bring_view_back(oid,name,name,name,regtype)",
     "loracomp.create_answers(text,regclass,text,text[],text[],integer,text,integer,jsonb,boolean,jsonb,"
     "double precision,text[])",
     "loracomp.list_corrections(regclass)",
