@@ -122,7 +122,7 @@ $$;
 COMMENT ON FUNCTION loracomp.has_unembedded IS 'Whether any train example that has a text has no embedding yet.';
 
 -- Draws train examples with a text and without an embedding, of one task or of all, by id, above `after`. It leaves none locked, because encoding
--- takes long, and the process may freeze meanwhile. Examples that somebody else has locked, for example because a correction is being withdrawn,
+-- takes long, and the process may freeze meanwhile. Examples that somebody else has locked, for example because a declaration is being dropped,
 -- are left out, because add_embeddings would refuse them, and whoever embeds would not get to the others. Processes that embed at the same time
 -- draw from more examples than each of them takes, so that they seldom embed the same ones.
 CREATE FUNCTION loracomp.draw_unembedded(

@@ -68,7 +68,7 @@ BEGIN
         RAISE EXCEPTION 'choice_scores must have a list for each adapter, with a number for each choice'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- If a submitter has withdrawn a correction in a transaction that is still open, the foreign key's check would wait for it. Such a job
+    -- If a submitter has dropped a declaration in a transaction that is still open, the foreign key's check would wait for it. Such a job
     -- is left out, and measured again after its lease expires.
     held_ids := ARRAY(
         SELECT j.id FROM loracomp.job AS j

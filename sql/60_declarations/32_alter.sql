@@ -204,6 +204,8 @@ DECLARE
 BEGIN
     PERFORM loracomp.drop_parts(d);
     DELETE FROM loracomp.declaration AS a WHERE a.id = d.id;
+    PERFORM loracomp.forget_examples(ARRAY(SELECT e.id FROM loracomp.example AS e WHERE e.task_id = d.task_id));
+    DELETE FROM loracomp.withdrawn_example AS w WHERE w.declaration_id = d.id;
     DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
     DELETE FROM loracomp.scan_request AS q WHERE q.declaration_id = d.id;
     PERFORM loracomp.delete_jobs(unfinished);

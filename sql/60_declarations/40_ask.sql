@@ -3,6 +3,7 @@
 --   ask_rows                    a step of the keeper
 --     due_declarations          declarations that have something to do
 --     ask_or_mark               asks rows of one of them; notes the reason if that fails, and when to try again
+--       remove_withdrawn        deletes examples whose corrections were withdrawn: 71_withdrawn.sql
 --       follow_source           checks what became of the table: 45_follow.sql
 --       ask_hinted              rows that triggers have noted: 36_hints.sql
 --       ask_corrected           corrected rows, once corrections are used for answering: 38_corrected.sql
@@ -42,7 +43,9 @@ BEGIN
     RETURN handled;
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_rows IS 'Makes jobs of new and changed rows of declarations, and returns how many rows it has handled. For the keeper.';
+COMMENT ON FUNCTION loracomp.ask_rows IS
+'Makes jobs of new and changed rows of declarations, and deletes the examples of withdrawn corrections; returns how many it has handled. For the '
+'keeper.';
 
 -- Reads only. Owners take turns, so that nobody waits long because another owner has many tables or many rows. A renamed column is noted at once,
 -- because after a dump and restore it is found by its name. A retry_at that is more than ten minutes ahead was written before the server's clock
@@ -55,6 +58,7 @@ AS $$
     FROM loracomp.declaration AS a
     WHERE a.retry_at NOT BETWEEN clock_timestamp() AND clock_timestamp() + interval '10 minutes' AND (
         EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from)
+        OR EXISTS (SELECT FROM loracomp.withdrawn_example AS w WHERE w.declaration_id = a.id)
         OR a.trouble IS NOT NULL -- it may be over
         OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
         OR EXISTS (
@@ -81,9 +85,11 @@ DECLARE
     reason text;
     rest interval;
 BEGIN
-    FOREACH source IN ARRAY '{table,hints,corrections,scan}'::text[] LOOP
+    FOREACH source IN ARRAY '{withdrawn,table,hints,corrections,scan}'::text[] LOOP
         BEGIN
-            IF source = 'table' THEN
+            IF source = 'withdrawn' THEN -- even if the declaration is paused or its table is gone
+                handled := loracomp.remove_withdrawn(d);
+            ELSIF source = 'table' THEN
                 d := loracomp.follow_source(d);
                 IF d.id IS NULL THEN
                     RETURN 1;
@@ -107,7 +113,8 @@ BEGIN
                 rest := make_interval(secs => CASE WHEN sqlstate IN ('53400', '55P03') THEN 1 ELSE 10 END);
                 EXIT;
         END;
-        EXIT WHEN handled > 0 AND clock_timestamp() > began + interval '0.2 seconds';
+        -- No job is made while there may be more of these examples, because they would help to answer it.
+        EXIT WHEN handled > 0 AND (source = 'withdrawn' OR clock_timestamp() > began + interval '0.2 seconds');
     END LOOP;
     IF rest >= interval '10 seconds' THEN
         BEGIN
@@ -211,7 +218,7 @@ COMMENT ON FUNCTION loracomp.request_hash IS
 -- A row is asked if its prompt has changed since it was asked last, or if its job is gone without an outcome. Without backfill, the first scan
 -- skips the rows that nobody has written since the declaration, and so do later scans; a row that is written afterwards has a hint, and is asked. A
 -- corrected row isn't skipped, because its correction goes with the prompt of a job. A correction in an open
--- transaction locks its row and the example that rows with the same prompt share: such rows are left out now, and get another hint.
+-- transaction locks its row: such rows are left out now, and get another hint.
 CREATE FUNCTION loracomp.ask_together(
     d loracomp.declaration, found_rows jsonb, is_scan boolean, OUT middle_job bigint, OUT locked integer
 )
@@ -233,7 +240,7 @@ BEGIN
     ),
     changed AS MATERIALIZED (
         SELECT
-            g.*, r.key IS NOT NULL AS is_known, r.example_id,
+            g.*, r.key IS NOT NULL AS is_known,
             is_scan AND NOT d.backfill AND r.example_id IS NULL AND coalesce(r.status = 'skipped', d.is_first_scan) AS is_skipped,
             CASE WHEN NOT g.passes THEN r.earlier_jobs || r.job_id WHEN j.finished_at IS NULL THEN ARRAY[j.id] END AS obsolete
         FROM given AS g
@@ -248,16 +255,12 @@ BEGIN
             OR corrections_answer AND r.example_id IS NOT NULL AND r.job_id IS NOT NULL AND NOT r.uses_corrections
         ELSE r.key IS NOT NULL END
     ),
-    free_example AS MATERIALIZED (
-        SELECT e.id FROM changed AS c
-        CROSS JOIN LATERAL (SELECT o.id FROM loracomp.example AS o WHERE o.id = c.example_id LIMIT 1 FOR UPDATE SKIP LOCKED) AS e
-    ),
     free AS MATERIALIZED (
         SELECT r.key FROM changed AS c
         CROSS JOIN LATERAL (
             SELECT o.key FROM loracomp.answer_row AS o WHERE o.declaration_id = d.id AND o.key = c.key LIMIT 1 FOR UPDATE SKIP LOCKED
         ) AS r
-        WHERE c.is_known AND (c.example_id IS NULL OR c.example_id IN (SELECT e.id FROM free_example AS e))
+        WHERE c.is_known
     ),
     postponed AS (
         INSERT INTO loracomp.answer_hint (declaration_id, key)

@@ -5,7 +5,6 @@
 --   label_again                 does this for all corrected rows, after the prompt or the choices have changed
 --     correction_fault          60_correct.sql
 --   clear_corrections           clears corrections whose example is erased: 85_administration/20_erase.sql
---   trigger unlabel             of answer_row: removes the example when the row is deleted, asked with another prompt or corrected otherwise
 --   measure_corrections         a step of the keeper: measures corrections if there are eight or more
 --     has_unmeasured
 --       is_measured
@@ -83,43 +82,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.label_again IS 'Makes the examples of a declaration''s corrected rows again, after its prompt or choices changed.';
-
--- A correction belongs to one exact prompt, so it is deleted with it. Jobs that measure the example contain its text, so they are deleted too.
-CREATE FUNCTION loracomp.unlabel() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, pg_temp
-AS $$
-DECLARE
-    measuring bigint[];
-BEGIN
-    IF tg_op = 'UPDATE' AND new.example_id = old.example_id THEN
-        UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL, draw_number = NULL, example_id = NULL
-        WHERE r.declaration_id = new.declaration_id AND r.key = new.key AND NOT EXISTS (
-            SELECT FROM loracomp.example AS e JOIN loracomp.job AS j ON (j.prompt, j.choices) IS NOT DISTINCT FROM (e.prompt, e.choices)
-            WHERE e.id = old.example_id AND j.id = new.job_id
-        );
-        RETURN NULL;
-    END IF;
-    -- Wait for a correction that is just getting this example, so that the next statement sees its row.
-    PERFORM FROM loracomp.example AS e WHERE e.id = old.example_id FOR UPDATE;
-    IF NOT EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.example_id = old.example_id) THEN
-        measuring := ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.kind = 'measure' AND j.example_id = old.example_id);
-        IF measuring <> '{}' THEN
-            PERFORM loracomp.delete_jobs(measuring);
-        END IF;
-        DELETE FROM loracomp.example AS e WHERE e.id = old.example_id;
-    END IF;
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION loracomp.unlabel IS 'Trigger: removes the example of a row that is deleted, or that gets another prompt or another correction.';
-
-CREATE TRIGGER unlabel_changed AFTER UPDATE ON loracomp.answer_row
-FOR EACH ROW WHEN (
-    old.example_id IS NOT NULL AND (old.example_id, old.prompt_hash) IS DISTINCT FROM (new.example_id, new.prompt_hash)
-) EXECUTE FUNCTION loracomp.unlabel();
-CREATE TRIGGER unlabel_deleted AFTER DELETE ON loracomp.answer_row
-FOR EACH ROW WHEN (old.example_id IS NOT NULL) EXECUTE FUNCTION loracomp.unlabel();
 
 CREATE FUNCTION loracomp.clear_corrections(example_id bigint) RETURNS bigint
 LANGUAGE sql VOLATILE

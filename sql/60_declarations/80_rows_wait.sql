@@ -19,6 +19,7 @@ AS $$
             OR EXISTS (
                 SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from
             )
+            OR EXISTS (SELECT FROM loracomp.withdrawn_example AS w WHERE w.declaration_id = a.id)
         )
     ) OR EXISTS (
         SELECT FROM loracomp.declaration AS a JOIN loracomp.base_model AS b ON b.is_default

@@ -65,7 +65,9 @@ BEGIN
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     BEGIN
-        DELETE FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id; -- the trigger unlabel deletes their examples
+        DELETE FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id;
+        PERFORM loracomp.forget_examples(ARRAY(SELECT e.id FROM loracomp.example AS e WHERE e.task_id = d.task_id));
+        DELETE FROM loracomp.withdrawn_example AS w WHERE w.declaration_id = d.id;
         DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
         UPDATE loracomp.declaration AS a SET
             paused = TRUE, scan = 'rows', scan_position = NULL, scan_rows = 0, scan_job = NULL, trouble = NULL

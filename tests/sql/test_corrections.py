@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -23,7 +22,7 @@ from answers_data import (
     tidy,
     work,
 )
-from job_data import BASE, claim, record, wait_for_a_lock
+from job_data import BASE, claim, record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -55,6 +54,7 @@ def alice(connection: Connection, database: str, logins: None) -> Iterator[Conne
 
 
 def labelled(owner: Connection) -> list[tuple[str, str]]:
+    keep(owner)  # which deletes examples that no row has any more
     return [(row["prompt"], row["label"]) for row in owner.execute(LABELLED)]
 
 
@@ -234,6 +234,7 @@ def test_corrections_are_measured_again_if_choices_become_texts(connection: Conn
     assert value(alice, answered_by) == ["16 corrections"]
     connection.execute("SELECT loracomp.add_example('tea', 'Sum up: tea is hot.', 'Hot tea.')")  # so it writes, too
     alice.execute("SELECT loracomp.alter_answers('urgency', max_new_tokens => 5)")
+    assert value(connection, "SELECT loracomp.ask_rows()") == 16
     assert value(connection, "SELECT count(*) FROM loracomp.measurement") == 0, "they are of another question"
     done = [(job.kind, job.choices) for job in work(connection)]
     assert sorted(done, key=str) == [("measure", None)] * 16 + [("predict", None)] * (17 + 16)
@@ -289,20 +290,83 @@ def test_corrections_that_take_longer_to_queue_than_the_keeper_waits_are_left_ou
     assert value(connection, "SELECT loracomp.measure_corrections()") == 8
 
 
+ISOLATION = ["READ COMMITTED", "REPEATABLE READ"]
+
+
+@pytest.mark.parametrize("isolation", ISOLATION)
 def test_an_example_that_another_correction_is_getting_stays(
-    connection: Connection, database: str, alice: Connection
+    connection: Connection, database: str, alice: Connection, isolation: str
 ) -> None:
     alice.execute("UPDATE tickets SET subject = 'same' WHERE id < 3")
     work(connection)
     alice.execute(CORRECT, [2, 2])
-    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 2")
-    with connect(database, "alice") as other, ThreadPoolExecutor(1) as pool:
-        with other.transaction():
-            other.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
-            undone = pool.submit(alice.execute, "UPDATE urgency SET correct = NULL WHERE id = 2")
-            wait_for_a_lock(connection)
-        undone.result()
+    with connect(database, "alice") as other:
+        other.execute(f"BEGIN ISOLATION LEVEL {isolation}".encode())
+        other.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+        alice.execute("SET lock_timeout = '1s'")
+        alice.execute("UPDATE urgency SET correct = NULL WHERE id = 2")
+        assert labelled(connection) == [("Ticket: same wrong", "urgent")]
+        other.execute("COMMIT")
     assert labelled(connection) == [("Ticket: same wrong", "urgent")]
+    alice.execute("UPDATE urgency SET correct = NULL WHERE id = 1")
+    assert labelled(connection) == []
+
+
+@pytest.mark.parametrize("isolation", ISOLATION)
+def test_an_example_stays_as_long_as_any_row_has_it_whatever_a_withdrawal_sees(
+    connection: Connection, database: str, alice: Connection, isolation: str
+) -> None:
+    alice.execute("UPDATE tickets SET subject = 'same' WHERE id < 3")
+    work(connection)
+    alice.execute(CORRECT, [2, 2])
+    with connect(database, "alice") as other:
+        other.execute(f"BEGIN ISOLATION LEVEL {isolation}".encode())
+        other.execute("SELECT FROM urgency")
+        alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+        other.execute("UPDATE urgency SET correct = NULL WHERE id = 2")
+        other.execute("COMMIT")
+    assert labelled(connection) == [("Ticket: same wrong", "urgent")]
+    alice.execute("UPDATE tickets SET subject = 'other' WHERE id = 1")
+    work(connection)
+    assert shown(alice)[1] == ("answered", "urgent")
+    assert labelled(connection) == []
+
+
+@pytest.mark.parametrize("isolation", ISOLATION)
+def test_two_rows_that_lose_an_example_at_once_leave_none(
+    connection: Connection, database: str, alice: Connection, isolation: str
+) -> None:
+    alice.execute("UPDATE tickets SET subject = 'same' WHERE id < 3")
+    work(connection)
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id < 3")
+    with connect(database, "alice") as other:
+        for person in (alice, other):
+            person.execute(f"BEGIN ISOLATION LEVEL {isolation}".encode())
+            person.execute("SET LOCAL lock_timeout = '1s'")
+            person.execute("SELECT FROM urgency")
+        alice.execute("UPDATE urgency SET correct = NULL WHERE id = 1")
+        other.execute("UPDATE urgency SET correct = NULL WHERE id = 2")
+        alice.execute("COMMIT")
+        assert labelled(connection) == [("Ticket: same wrong", "urgent")]
+        other.execute("COMMIT")
+    assert labelled(connection) == []
+
+
+def test_a_row_whose_example_is_gone_is_asked_and_deleted(connection: Connection, alice: Connection) -> None:
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id < 3")
+    connection.execute("SELECT loracomp.delete_examples(name) FROM loracomp.task WHERE name LIKE 'answers/%'")
+    alice.execute("UPDATE tickets SET subject = 'other' WHERE id = 1")
+    alice.execute("DELETE FROM tickets WHERE id = 2")
+    work(connection)
+    assert shown(alice)[1] == ("answered", "urgent") and 2 not in shown(alice)
+    assert not value(connection, "SELECT loracomp.rows_wait()")
+
+
+def test_withdrawn_examples_of_a_paused_declaration_are_deleted_too(connection: Connection, alice: Connection) -> None:
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
+    alice.execute("UPDATE urgency SET correct = NULL")
+    assert labelled(connection) == []
 
 
 def test_corrections_that_no_adapter_can_be_measured_on_keep_no_drain_waiting_and_no_worker_running(

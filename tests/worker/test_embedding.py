@@ -174,7 +174,7 @@ def test_an_example_that_is_changed_or_locked_meanwhile_gets_no_embedding_of_its
 def test_examples_that_somebody_keeps_locked_are_not_drawn_and_hold_up_no_other(
     connection: Connection, database: str, minilm: Encoder
 ) -> None:
-    """The examples of corrections are locked in this way if somebody withdraws the corrections in a transaction left
+    """The examples of corrections are locked in this way if somebody drops their declaration in a transaction left
     open. Drawing itself keeps no locks."""
     for number in range(100):  # more than the 5 * 16 from which the embedding below draws
         add_example(connection, f"Is this locked, {number}?")

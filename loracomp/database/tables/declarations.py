@@ -213,6 +213,17 @@ answer_hint = Table(
     postgresql_with=APPENDED_TO,
 )
 
+withdrawn_example = Table(
+    "withdrawn_example",
+    metadata,
+    required("declaration_id", Integer, "The declaration.", autoincrement=False),
+    required("example_id", BigInteger, "Example that one of its rows had.", autoincrement=False),
+    index("withdrawn_example_declaration", "declaration_id"),
+    comment="Examples of corrections that were withdrawn or replaced, or whose rows were deleted. The keeper deletes "
+    "those that no row has any more.",
+    postgresql_with=APPENDED_TO,
+)
+
 scan_request = Table(
     "scan_request",
     metadata,
