@@ -98,7 +98,8 @@ COMMENT ON FUNCTION loracomp.clear_corrections IS
 
 -- Inserts jobs in the name of the declarations' owners. If that fails for a declaration, for example because the queue is full, the declaration
 -- is left out for ten seconds. A declaration for which there is nothing to insert, for example because no adapter has learnt to write, is left out
--- for a minute. A declaration at which the keeper's timeout expires is left out for ten minutes.
+-- for a minute. A declaration at which the keeper's timeout expires is left out for ten minutes. The declaration is locked before the block whose
+-- failure is handled, because the failure would release a lock that is taken inside, and the handler might wait for whoever got it then.
 CREATE FUNCTION loracomp.measure_corrections() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -114,14 +115,13 @@ BEGIN
     SELECT b.* INTO model FROM loracomp.base_model AS b WHERE b.is_default;
     FOR d IN
         SELECT a.* FROM loracomp.declaration AS a
-        WHERE a.task_id IS NOT NULL AND a.measure_at NOT BETWEEN clock_timestamp() AND clock_timestamp() + interval '10 minutes'
-        ORDER BY random()
+        WHERE a.measure_at NOT BETWEEN clock_timestamp() AND clock_timestamp() + interval '10 minutes'
+            AND 8 = (SELECT count(*) FROM (SELECT FROM loracomp.example_embedding AS v WHERE v.task_id = a.task_id LIMIT 8) AS v)
+        ORDER BY random() FOR NO KEY UPDATE OF a SKIP LOCKED
     LOOP
         EXIT WHEN clock_timestamp() > end_at;
         BEGIN
             CONTINUE WHEN NOT loracomp.has_unmeasured(d.task_id, model.id);
-            PERFORM FROM loracomp.declaration AS a WHERE a.id = d.id FOR NO KEY UPDATE SKIP LOCKED;
-            CONTINUE WHEN NOT found;
             likely := loracomp.likely_tasks(d.task_id, model.id, 30);
             -- Routing uses no other adapters for texts either.
             likely := CASE WHEN d.choices IS NULL THEN loracomp.generating_tasks(likely) ELSE likely END;

@@ -28,6 +28,7 @@ from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.records import Failure, Job
+from loracomp.worker.keeper import call
 from loracomp.worker.leases import release_jobs, renew_leases
 from loracomp.worker.recorder import fail_jobs
 from people_fixtures import connect, login, value
@@ -370,6 +371,28 @@ def test_many_corrections_are_measured_in_parts(connection: Connection, alice: C
     step = "SELECT loracomp.measure_corrections()"
     assert [value(connection, step) for _ in range(4)] == [200, 200, 450 + 1 - 400, 0]
     connection.execute("DELETE FROM loracomp.job")
+
+
+def test_a_failed_measurement_waits_for_nobody_who_waits_for_its_declaration(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    """The step let the declaration's lock go when it failed, and then waited for who had got it."""
+    connection.execute(
+        "INSERT INTO loracomp.example (task_id, split, prompt, choices, label, content_hash)"
+        " SELECT d.task_id, 'train', 'row ' || i, d.choices, 'urgent', sha256(i::text::bytea)"
+        " FROM loracomp.declaration AS d, generate_series(1, 8) AS i"
+    )
+    ids = value(connection, UNEMBEDDED)
+    connection.execute(EMBED, {"ids": ids, "n": len(ids)})
+    with db.connect(database) as keeper, ThreadPoolExecutor(2) as pool, alice.transaction(force_rollback=True):
+        with connection.transaction():
+            connection.execute("LOCK TABLE loracomp.job IN SHARE MODE")  # so that its jobs can't be inserted
+            step = pool.submit(call, keeper, "measure_corrections")
+            wait_for_a_lock(connection)
+            altered = pool.submit(alice.execute, "SELECT loracomp.alter_answers('urgency', priority => 0)")
+            assert step.result(60) == 0
+        altered.result(60)
+    assert value(connection, "SELECT measure_at > now() FROM loracomp.declaration")
 
 
 def test_a_dropped_table_with_many_hints_is_forgotten(connection: Connection, alice: Connection) -> None:
