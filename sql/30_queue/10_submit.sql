@@ -197,7 +197,7 @@ WHEN (
     num_nonnulls(
         new.task, new.expected, new.example_id, new.worker, new.lease_token, new.claimed_at,
         new.lease_expires_at, new.finished_at, new.error_code, new.error, new.is_correct,
-        new.adapter_ids, new.place
+        new.adapter_ids, new.labelled_task, new.place
     ) > 0
     -- Compared one by one, because pg_dump does not restore a comparison of rows as it was.
     OR new.status IS DISTINCT FROM 'queued'

@@ -71,8 +71,8 @@ COMMENT ON FUNCTION loracomp.expected_gains IS
 
 -- Reads examples and their measurements: at most the task's first 1,000 measured examples, so that its time is bounded. Four examples
 -- are enough, because biases fitted on four are worth more than weights by gains on sixteen (docs/routing.md). The result is the same for
--- each job with these choices, so that a worker can keep the biases. Callers pass the task of the nearest example, because the most
--- probable task is seldom one with few examples.
+-- each job with these choices, so that a worker can keep the biases. Unless a job has a labelled_task, callers pass the task of the nearest
+-- example, because the most probable task is seldom one with few examples.
 CREATE FUNCTION loracomp.calibration_examples(
     choices text[],
     task_id integer,

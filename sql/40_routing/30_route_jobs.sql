@@ -8,7 +8,7 @@
 --     route_query               nearest examples, and from them the weights of tasks, for one vector
 --       nearest_examples
 --       expected_gains          if the policy's weighting is 'measured'
---       calibration_examples    if the nearest task has no adapter
+--       calibration_examples    if the job's labelled_task, or else the nearest task, has no adapter
 --       adapter_worths          what each adapter is worth on these examples
 --       task_weights
 --     compose_tasks             composition: adapters and weights
@@ -28,6 +28,7 @@ RETURNS TABLE (
     is_described boolean,
     chat_template boolean,
     own_task integer,
+    labelled_task integer,
     only_generating boolean,
     gives_weights boolean,
     given_tasks integer[],
@@ -52,7 +53,7 @@ BEGIN ATOMIC
         SELECT
             j.id, j.base_model, j.submitted_by, j.exclude_tasks, coalesce(j.tasks, '{}') AS named_tasks, j.weights,
             u.settings, u.policy_snapshot, u.uses_gains,
-            (SELECT t.id FROM loracomp.task AS t WHERE t.name = j.task) AS own_task,
+            (SELECT t.id FROM loracomp.task AS t WHERE t.name = j.task) AS own_task, j.labelled_task,
             -- Adapters that have only learnt to choose write hardly anything usable. A job of kind route writes no text.
             j.kind = 'predict' AND j.choices IS NULL AND j.tasks IS NULL AND (u.settings).text_adapters = 'generating'
                 AS only_generating,
@@ -109,17 +110,17 @@ BEGIN ATOMIC
         ) AS c ON TRUE
     )
     SELECT
-        g.id, g.base_model, g.choices_to_calibrate, g.is_described, g.chat_template, g.own_task, g.only_generating,
-        g.weights IS NOT NULL, g.given_tasks, g.weights, g.settings, g.policy_snapshot, s.eligible, s.searched, s.exact,
-        s.adapter_ids, s.adapter_tasks
+        g.id, g.base_model, g.choices_to_calibrate, g.is_described, g.chat_template, g.own_task,
+        g.labelled_task, g.only_generating, g.weights IS NOT NULL, g.given_tasks, g.weights, g.settings,
+        g.policy_snapshot, s.eligible, s.searched, s.exact, s.adapter_ids, s.adapter_tasks
     FROM given AS g
     JOIN scope AS s USING (base_model, submitted_by, only_generating, uses_gains, exclude_tasks, named_tasks);
 END;
 COMMENT ON FUNCTION loracomp.routing_inputs IS
-'What the route of each of these jobs depends on: its policy''s settings, the tasks and weights that the job itself gives, and the '
-'choices that may be calibrated; whether it asks for text, for which only generating_tasks are used; the tasks whose adapters it may '
-'compose (eligible), the tasks whose examples are searched, and whether by an exact scan; and with weighting measured the active '
-'adapters of the eligible tasks.';
+'What the route of each of these jobs depends on: its policy''s settings, the tasks and weights that the job itself gives, the '
+'choices that may be calibrated, and by whose labelled rows (null: the nearest task''s); whether it asks for text, for which only '
+'generating_tasks are used; the tasks whose adapters it may compose (eligible), the tasks whose examples are searched, and whether by '
+'an exact scan; and with weighting measured the active adapters of the eligible tasks.';
 
 -- Changes nothing. Calls nearest_examples, expected_gains and task_weights for one vector.
 CREATE FUNCTION loracomp.route_query(
@@ -129,7 +130,8 @@ CREATE FUNCTION loracomp.route_query(
     settings loracomp.policy,
     usable_adapters integer[],
     adapter_tasks integer[],
-    choices text[] DEFAULT NULL
+    choices text[] DEFAULT NULL,
+    labelled_task integer DEFAULT NULL
 )
 RETURNS TABLE (
     example_ids bigint[],
@@ -167,11 +169,11 @@ BEGIN ATOMIC
         -- CASE, so that jobs of tasks with an adapter do not pay for the call.
         SELECT CASE
             WHEN
-                loracomp.uses_gains((settings).weighting)
-                AND choices IS NOT NULL AND near.task_id <> ALL (adapter_tasks)
-                THEN loracomp.calibration_examples(choices, near.task_id, n.similarities[1], usable_adapters, settings)
-        END AS examples
-        FROM (VALUES (n.tasks[1])) AS near (task_id)
+                loracomp.uses_gains((settings).weighting) AND choices IS NOT NULL
+                AND l.task_id = ANY (route_query.tasks) AND l.task_id <> ALL (adapter_tasks)
+                THEN loracomp.calibration_examples(choices, l.task_id, n.similarities[1], usable_adapters, settings)
+        END AS examples, l.task_id
+        FROM (VALUES (coalesce(labelled_task, n.tasks[1]))) AS l (task_id)
         OFFSET 0 -- called once, and not wherever its result is used
     ) AS c
     CROSS JOIN LATERAL (
@@ -195,7 +197,7 @@ BEGIN ATOMIC
         FROM loracomp.task_weights(
             n.tasks, n.similarities, settings, g.tasks, g.gains,
             CASE WHEN c.examples IS NOT NULL THEN coalesce(
-                loracomp.adapter_worths(n.tasks[1], choices, g.tasks, usable_adapters, adapter_tasks),
+                loracomp.adapter_worths(c.task_id, choices, g.tasks, usable_adapters, adapter_tasks),
                 array_fill(1.0, ARRAY[cardinality(g.tasks)])
             ) END
         ) AS t
@@ -204,8 +206,8 @@ END;
 COMMENT ON FUNCTION loracomp.route_query IS
 'The route of one vector: the retrieved examples, nearest first; the tasks, most probable first, with their weights and expected gains. '
 'All weights are 0 if the nearest example is below min_similarity. A gain is null if it is unknown. The arrays are empty if nothing '
-'was found. If the choices are to be calibrated, calibration_examples has the ids of the examples; the tasks are then weighed by '
-'adapter_worths, or equally if nothing is known about the adapters.';
+'was found. If the choices are to be calibrated, by examples of labelled_task or else of the nearest task, calibration_examples has the '
+'ids of the examples; the tasks are then weighed by adapter_worths, or equally if nothing is known about the adapters.';
 
 -- Changes nothing. One call for each batch, so that settings, eligible tasks, examples and adapters come from one snapshot.
 CREATE FUNCTION loracomp.route_jobs(
@@ -248,7 +250,8 @@ AS $$
         -- If the job gives weights for its tasks, nothing is retrieved.
         CROSS JOIN LATERAL loracomp.route_query(
             g.embedding, CASE WHEN a.gives_weights THEN '{}' ELSE a.searched END,
-            a.exact OR a.gives_weights, a.settings, a.adapter_ids, a.adapter_tasks, a.choices_to_calibrate
+            a.exact OR a.gives_weights, a.settings, a.adapter_ids, a.adapter_tasks, a.choices_to_calibrate,
+            a.labelled_task
         ) AS r
     )
     SELECT

@@ -275,12 +275,14 @@ BEGIN
         FROM changed AS c WHERE NOT c.is_known OR c.key IN (SELECT f.key FROM free AS f)
     ),
     queued AS (
-        INSERT INTO loracomp.job (id, prompt, choices, descriptions, text_at, max_new_tokens, policy, priority, tags, submitted_by, watched)
+        INSERT INTO loracomp.job (
+            id, prompt, choices, descriptions, text_at, max_new_tokens, policy, labelled_task, priority, tags, submitted_by, watched
+        )
         OVERRIDING SYSTEM VALUE
         SELECT
             h.job_id, h.prompt, d.choices, d.descriptions,
             CASE WHEN d.choices IS NOT NULL THEN int4range(1 + margins.before, 1 + char_length(h.prompt) - margins.after) END,
-            d.max_new_tokens, CASE WHEN corrections_answer THEN 'measured' ELSE d.policy END,
+            d.max_new_tokens, CASE WHEN corrections_answer THEN 'measured' ELSE d.policy END, d.task_id,
             CASE WHEN is_scan THEN least(d.priority, -1) ELSE d.priority END, d.tags, d.owner, TRUE
         FROM handled AS h WHERE h.job_id IS NOT NULL ORDER BY h.job_id
     ),

@@ -92,11 +92,8 @@ BEGIN
             END AS answered_by,
             CASE WHEN p.composed_tasks <> '{}' THEN nullif(c.corrections, 0) END AS corrections,
             coalesce(c.task = ANY (p.composed_tasks), FALSE) AS has_own_adapter,
-            -- Routing finds a corrected row's own example first. Without it, the row might be answered as a row of another task.
-            coalesce(r.example_id = ANY (p.example_ids) AND NOT (c.corrections > 0 AND (
-                SELECT n.task = c.task FROM unnest(p.example_ids, p.example_tasks) WITH ORDINALITY AS n (id, task, ordinal)
-                WHERE n.id <> r.example_id ORDER BY n.ordinal LIMIT 1
-            ) IS TRUE), FALSE) AS is_led_by_own_example,
+            -- Calibration leaves the row's own correction out, but the gains of retrieved examples don't.
+            r.example_id = ANY (p.example_ids) AND (c.corrections > 0) IS NOT TRUE AS has_own_example,
             hashtextextended(
                 jsonb_build_array(p.base_fingerprint, p.encoder, p.policy_settings, p.composed_tasks <> '{}' AND c.corrections > 0)::text, 0
             ) AS setup
@@ -105,14 +102,15 @@ BEGIN
         JOIN loracomp.job AS j ON j.id = u.id AND (j.finished_at IS NOT NULL OR r.status = 'failed')
         LEFT JOIN loracomp.prediction AS p ON p.job_id = u.id
         CROSS JOIN LATERAL (
-            SELECT t.name AS task, CASE WHEN p.example_tasks[1] = t.name THEN cardinality(p.calibration_examples) END AS corrections
+            SELECT t.name AS task, CASE WHEN j.labelled_task = t.id THEN cardinality(p.calibration_examples) END AS corrections
             FROM loracomp.declaration AS a LEFT JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.id = r.declaration_id
         ) AS c
     ),
     ended AS (
         UPDATE loracomp.answer_row AS r SET
             status = o.status, reason = o.reason, answer = o.answer, confidence = o.confidence, answered_by = o.answered_by,
-            corrections = o.corrections, setup = CASE WHEN NOT (o.has_own_adapter OR o.is_led_by_own_example) THEN o.setup END, answered_at = o.finished_at,
+            corrections = o.corrections, setup = CASE WHEN (o.has_own_adapter OR o.has_own_example) IS NOT TRUE THEN o.setup END,
+            answered_at = o.finished_at,
             changed_in = pg_current_xact_id()::text::bigint,
             first_answer = coalesce(r.first_answer, CASE WHEN o.corrections IS NULL AND NOT o.has_own_adapter THEN (
                 SELECT o.answer FROM loracomp.example AS e

@@ -307,7 +307,7 @@ SELECT concat_ws(
         ) AS t
     ),
     CASE WHEN prediction.calibration_examples IS NOT null THEN format(
-        'The nearest example''s task has no adapter, but it has %s labelled examples with the job''s choices. '
+        'A task without an adapter has %s labelled examples with the job''s choices. '
         'Adapters that make their labels more likely get larger weights, '
         'and the examples calibrate the choices'' scores.',
         cardinality(prediction.calibration_examples)

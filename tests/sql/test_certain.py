@@ -278,21 +278,24 @@ def test_another_policy_or_base_model_is_another_setup(connection: Connection, a
         assert value(connection, setups) == min(number, 3), column
 
 
-def test_rows_that_their_own_correction_led_to_corrections_are_no_sample(
+def test_rows_are_a_sample_unless_their_own_correction_chose_the_adapters(
     connection: Connection, alice: Connection
 ) -> None:
-    """Without its own example, such a row would be answered as a row of another task."""
     connection.execute(CONFIDENT, [64])
     alice.execute(CORRECT, [[], 64])
-    work(connection)  # the only example that routing finds for any of them is one row's
+    work(connection)
     connection.execute(CONFIDENT, [64])
-    left_out = """
-    SELECT array_agg(key[1]::int) FROM loracomp.answer_row
-    WHERE corrections > 0 AND example_id IS NOT NULL AND setup IS NULL
-    """
-    assert len(value(connection, left_out)) == 1
     rows = "SELECT c.rows FROM loracomp.declaration AS d, loracomp.certainty(d) AS c WHERE c.is_latest"
-    assert value(connection, rows) == 63
+    assert value(connection, rows) == 64, "calibration leaves each row's own correction out"
+    connection.execute(
+        """
+        UPDATE loracomp.prediction AS p
+        SET calibration_examples = NULL, example_ids = ARRAY[r.example_id], example_tasks = '{t}', similarities = '{1}'
+        FROM loracomp.answer_row AS r WHERE r.job_id = p.job_id AND r.key = '{1}'
+        """
+    )
+    connection.execute("SELECT loracomp.copy_outcomes(array_agg(r.job_id)) FROM loracomp.answer_row AS r")
+    assert value(connection, "SELECT array_agg(key) FROM loracomp.answer_row WHERE setup IS NULL") == [["1"]]
 
 
 def test_stale_answers_are_not_certain(connection: Connection, alice: Connection) -> None:

@@ -377,10 +377,18 @@ def calibrated(connection: db.Connection, shared: Shared, count: int = 4, **chan
     return sorted(ids[:count]), at
 
 
-def ask(connection: db.Connection, shared: Shared, at: int, choices: list[str] | None = None, **job: Any) -> Any:
+def ask(
+    connection: db.Connection,
+    shared: Shared,
+    at: int,
+    choices: list[str] | None = None,
+    labelled_task: int | None = None,
+    **job: Any,
+) -> Any:
     (job_id,) = add_jobs(connection, 1, "measured", **job)
     connection.execute(
-        "UPDATE loracomp.job SET choices = %s, max_new_tokens = NULL WHERE id = %s", [choices or CHOICES, job_id]
+        "UPDATE loracomp.job SET choices = %s, max_new_tokens = NULL, labelled_task = %s WHERE id = %s",
+        [choices or CHOICES, labelled_task, job_id],
     )
     (row,) = route_jobs(connection, [job_id], shared[1].vectors[at : at + 1])
     return row
@@ -472,6 +480,24 @@ def test_what_has_an_adapter_or_is_hidden_or_not_measured_calibrates_nothing(
     calibrated(connection, shared)
     connection.execute("UPDATE loracomp.adapter SET status = 'active' WHERE name = 't6'")
     assert ask(connection, shared, at)["calibration_examples"] is None
+
+
+def test_only_rows_of_its_labelled_task_calibrate_a_job(connection: db.Connection, shared: Shared) -> None:
+    ids, at = calibrated(connection, shared)
+    numbers = {row["name"]: row["id"] for row in connection.execute("SELECT name, id FROM loracomp.task")}
+    elsewhere = 2 * 40
+    near = ask(connection, shared, elsewhere)
+    assert (near["example_tasks"][0], near["calibration_examples"]) == ("t2", None), "t2 has an adapter"
+    row = ask(connection, shared, elsewhere, labelled_task=numbers["t6"])
+    assert (row["example_tasks"][0], row["calibration_examples"]) == ("t2", ids)
+    assert row["composed_tasks"] == ask(connection, shared, at)["composed_tasks"]
+    assert ask(connection, shared, at, labelled_task=numbers["t2"])["calibration_examples"] is None
+    assert ask(connection, shared, at, labelled_task=-1)["calibration_examples"] is None, "a deleted task"
+    connection.execute("CREATE ROLE readers_of_labels")
+    connection.execute("CREATE ROLE submits_elsewhere IN ROLE loracomp_submitter")
+    connection.execute("UPDATE loracomp.task SET reader_role = 'readers_of_labels' WHERE name = 't6'")
+    hidden = ask(connection, shared, elsewhere, labelled_task=numbers["t6"], submitted_by="submits_elsewhere")
+    assert hidden["calibration_examples"] is None, "the submitter may not read the task"
 
 
 def test_adapters_are_weighed_by_how_likely_they_make_the_labelled_examples(

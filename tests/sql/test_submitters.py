@@ -242,6 +242,7 @@ FOREIGN = {
     "expired_leases": "1", "worker": "'w'",
     "lease_token": "1", "claimed_at": "now()", "lease_expires_at": "now()",
     "finished_at": "now()", "error_code": "'x'", "error": "'x'", "is_correct": "true", "adapter_ids": "'{1}'",
+    "labelled_task": "1",
 }  # fmt: skip
 ADMINISTRATORS = {"task": "'rte'", "expected": "'a'", "example_id": "1"}
 

@@ -644,6 +644,42 @@ def test_choices_of_a_new_task_are_calibrated_and_replayed(
     assert (broken.outcome, "choice_biases differ in length" in broken.detail) == ("impossible", True)
 
 
+def test_rows_of_a_declaration_are_answered_by_its_corrections_whatever_resembles_them(
+    connection: Connection, database: str, library: dict[str, Path], tiny_model, tokenizer, minilm
+) -> None:
+    engine = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
+
+    def work() -> None:
+        Worker(database, engine, base_model="tiny", settings=Settings(poll_s=0.05), drain=True).run()
+
+    connection.execute(
+        "CREATE TABLE notes (id integer PRIMARY KEY, body text);"
+        "INSERT INTO notes SELECT i, 'row ' || i FROM generate_series(1, 17) AS i;"
+        "UPDATE notes SET body = 'Is tea hot?' WHERE id > 15"  # one of them is corrected
+    )
+    connection.execute("SELECT loracomp.create_answers('said', 'notes', '{body}', choices => %s)", [CHOICES])
+    try:
+        connection.execute(
+            "SELECT loracomp.add_example('tea', 'Is tea hot?', label => %s, choices => %s)", [CHOICES[1], CHOICES]
+        )
+        work()
+        connection.execute("UPDATE said SET correct = %s WHERE id < 17", [CHOICES[0]])
+        work()
+        connection.execute("SELECT loracomp.alter_answers('said', again => true)")
+        work()
+        found = connection.execute("SELECT array_agg(DISTINCT answered_by) AS by FROM said").fetchone()
+        assert found == {"by": ["16 corrections"]}
+        (nearest,) = connection.execute(
+            "SELECT array_agg(DISTINCT p.example_tasks[1]) AS tasks FROM loracomp.prediction AS p"
+            " JOIN loracomp.job AS j ON j.id = p.job_id WHERE j.prompt = 'Is tea hot?' AND j.kind = 'predict'"
+        )
+        assert nearest == {"tasks": ["tea"]}
+        without_setup = "SELECT count(*) AS n FROM loracomp.answer_row WHERE setup IS NULL"
+        assert connection.execute(without_setup).fetchone() == {"n": 0}, "their own corrections are left out"
+    finally:
+        connection.execute("DROP TABLE notes CASCADE; SELECT loracomp.forget_answers(a) FROM loracomp.declaration AS a")
+
+
 def test_the_time_of_a_calibration_is_a_step_of_its_own(
     connection: Connection, library: dict[str, Path], tiny_model, tokenizer, minilm, monkeypatch
 ) -> None:

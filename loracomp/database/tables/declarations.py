@@ -153,8 +153,8 @@ answer_row = Table(
         "setup",
         BigInteger,
         "Hash of the base model, the encoder, the policy's settings, and whether corrections were used. Answers with "
-        "one setup can be compared. Null if an adapter that was trained on the corrections took part, or if routing "
-        "chose the adapters only because of the row's own correction.",
+        "one setup can be compared. Null if an adapter that was trained on the corrections took part, or if the row's "
+        "own correction helped to choose the adapters.",
     ),
     optional("corrections", Integer, "How many corrections were used for the answer; null: none."),
     optional("answered_at", TIME, "When it was answered."),

@@ -159,6 +159,13 @@ job = Table(
     # In this table and not in prediction, so that reports that count it need not read traces, which are ten times as
     # large.
     optional("is_correct", Boolean, "Whether the answer equals `expected`; null if `expected` is null."),
+    # Not a foreign key, so that dropping a declaration, which deletes its task, need not change all its jobs.
+    optional(
+        "labelled_task",
+        Integer,
+        "The only task whose labelled rows may calibrate the choices: a declaration's jobs name its own task. Null: "
+        "the task of the nearest example.",
+    ),
     optional("adapter_ids", ARRAY(Integer), "Adapters to score on the job's example; only for kind measure."),
     optional(
         "chat_template",
