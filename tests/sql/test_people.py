@@ -87,7 +87,7 @@ def test_trace_has_all_of_job_and_prediction(connection: db.Connection, examples
         "predict": 40,
     }
     # Renamed, or of no use to a reader; any other new column belongs in the view.
-    left_out = {"id", "place", "background", "scheduled", "watched", "task", "attempt", "lease_token"}
+    left_out = {"id", "place", "background", "scheduled", "watched", "task", "labelled_task", "attempt", "lease_token"}
     left_out |= {
         "is_correct",
         "lease_expires_at",

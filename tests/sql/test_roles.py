@@ -123,7 +123,7 @@ VECTOR = [1.0] + [0.0] * 831
 REFUSED_COLUMNS = """
     task expected example_id status submitted_by created_at place background watched scheduled attempts
     expired_leases worker
-    lease_token claimed_at lease_expires_at finished_at error_code error is_correct adapter_ids
+    lease_token claimed_at lease_expires_at finished_at error_code error is_correct adapter_ids labelled_task
 """
 INSERTED_COLUMNS = {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), *REFUSED_COLUMNS.split())}
 WRITES = {
