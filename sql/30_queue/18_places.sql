@@ -143,12 +143,13 @@ DECLARE
     counter regclass;
     after bigint;
 BEGIN
-    -- It is locked, so that workers don't wait for one that somebody else keeps locked. What has cost the fewest leases comes first: only
-    -- the index of suspects has this order, and a plan that was made for an empty queue can't use another.
+    -- It is locked, so that workers don't wait for one that somebody else keeps locked. Suspects take turns by their places like all other jobs,
+    -- however many leases each has cost. Of those with the same place, what has cost the fewest leases comes first: only the index of suspects
+    -- has this order, so that a plan that was made for an empty queue uses this index.
     SELECT j.id, j.place INTO suspect FROM loracomp.job AS j
     WHERE j.status = 'queued' AND NOT j.scheduled AND j.expired_leases > 0 AND j.base_model = pick_jobs.base_model
         AND j.background = pick_jobs.background AND j.kind = ANY (kinds) AND pick_jobs.batch_size > 0
-    ORDER BY j.expired_leases, j.place, j.id LIMIT 1
+    ORDER BY j.place, j.expired_leases, j.id LIMIT 1
     FOR UPDATE SKIP LOCKED;
     IF suspect.id IS NOT NULL AND NOT pick_jobs.may_run_alone THEN
         last_place := suspect.place;

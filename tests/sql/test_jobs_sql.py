@@ -900,9 +900,25 @@ def test_nobody_waits_for_a_suspect_that_somebody_keeps_locked(
         assert ids_of(held + claim(connection, held=held)) == others
 
 
-def test_a_job_that_has_cost_fewer_leases_runs_alone_first(connection: Connection, suspects: list[int]):
+def test_of_suspects_with_the_same_place_the_one_that_has_cost_fewer_leases_runs_first(
+    connection: Connection, suspects: list[int]
+):
+    connection.execute("UPDATE loracomp.job SET place = 100")
     connection.execute("UPDATE loracomp.job SET expired_leases = 2 WHERE id = %s", suspects[:1])
     assert [ids_of(claim(connection)) for _ in range(2)] == [suspects[1:], suspects[:1]]
+
+
+def test_a_job_that_has_cost_more_leases_than_others_has_its_turn(connection: Connection, suspects: list[int]):
+    """Otherwise it would wait for every suspect of everybody, and for the jobs before these."""
+    connection.execute("UPDATE loracomp.job SET expired_leases = 3 WHERE id = %s", suspects[:1])
+    eves = add_jobs(connection, *["e"] * 5, submitted_by="eve")
+    expired = "UPDATE loracomp.job SET expired_leases = 1, run_at = now(), scheduled = true WHERE id = ANY (%s)"
+    connection.execute(expired, (eves,))
+    bulk(connection, 300, "carol")
+    claimed: list[int] = []
+    while suspects[0] not in claimed:
+        claimed += ids_of(claim(connection))
+    assert len(claimed) <= 64 + 16
 
 
 def test_jobs_of_several_claims_pay_for_no_first_expiry(connection: Connection):

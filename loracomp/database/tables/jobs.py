@@ -298,7 +298,7 @@ job = Table(
     # Due jobs that must be claimed alone.
     index(
         "job_suspects",
-        "base_model background expired_leases place id",
+        "base_model background place expired_leases id",
         "status = 'queued' AND NOT scheduled AND expired_leases > 0",
     ),
     # Jobs that change as time passes: scheduled jobs become due, and old jobs leave the background. By submitter,
