@@ -87,7 +87,7 @@ BEGIN
     IF NOT EXISTS (
         SELECT FROM loracomp.answer_row AS r
         WHERE r.declaration_id = d.id AND r.key = correct_row.key AND r.correct IS NOT DISTINCT FROM correct_row.seen
-            AND r.job_id = coalesce(correct_row.job_id, r.job_id)
+            AND (correct_row.job_id IS NULL OR r.job_id = correct_row.job_id)
     ) THEN
         RAISE EXCEPTION 'this row was corrected, answered again or deleted meanwhile'
             USING ERRCODE = 'no_data_found', HINT = 'look at it again';

@@ -593,6 +593,19 @@ def test_erased_jobs_leave_none_of_their_texts(connection: Connection, alice: Co
     assert value(alice, "SELECT correct FROM said") == "another"
 
 
+def test_a_correction_of_a_row_without_a_job_can_be_undone(connection: Connection, alice: Connection) -> None:
+    alice.execute("SELECT loracomp.create_answers('said', 'tickets', '{body}', backfill => false)")
+    work(connection)
+    assert shown(alice, "said")[1][0] == "skipped"
+    alice.execute("SELECT loracomp.correct_row('said', '{1}', 'right')")
+    alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 2")
+    erased = value(connection, "SELECT job_id FROM loracomp.answer_row WHERE key = '{2}' AND job_id IS NOT NULL")
+    alice.execute("SELECT loracomp.erase_jobs(ARRAY[%s])", [erased])
+    for view, key, seen in (("said", 1, "right"), ("urgency", 2, "not urgent")):
+        alice.execute("SELECT loracomp.correct_row(%s, ARRAY[%s], NULL, %s)", [view, str(key), seen])
+        assert value(alice, f"SELECT count(correct) FROM {view}") == 0
+
+
 def test_a_row_that_is_refused_has_no_correction(connection: Connection, database: str, alice: Connection) -> None:
     """A job can't have its prompt, so it could not be measured either."""
     alice.execute("ALTER TABLE tickets ALTER subject DROP NOT NULL")
