@@ -84,11 +84,11 @@ BEGIN
     IF loracomp.caller() <> d.owner THEN
         PERFORM loracomp.check_code(d.source);
     END IF;
-    IF NOT EXISTS (
-        SELECT FROM loracomp.answer_row AS r
-        WHERE r.declaration_id = d.id AND r.key = correct_row.key AND r.correct IS NOT DISTINCT FROM correct_row.seen
-            AND (correct_row.job_id IS NULL OR r.job_id = correct_row.job_id)
-    ) THEN
+    PERFORM FROM loracomp.answer_row AS r -- locked, because a correction may just be being committed
+    WHERE r.declaration_id = d.id AND r.key = correct_row.key AND r.correct IS NOT DISTINCT FROM correct_row.seen
+        AND (correct_row.job_id IS NULL OR r.job_id = correct_row.job_id)
+    FOR UPDATE;
+    IF NOT found THEN
         RAISE EXCEPTION 'this row was corrected, answered again or deleted meanwhile'
             USING ERRCODE = 'no_data_found', HINT = 'look at it again';
     END IF;

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ from answers_data import (
     tidy,
     work,
 )
-from job_data import BASE, claim, record
+from job_data import BASE, claim, record, wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -604,6 +605,20 @@ def test_a_correction_of_a_row_without_a_job_can_be_undone(connection: Connectio
     for view, key, seen in (("said", 1, "right"), ("urgency", 2, "not urgent")):
         alice.execute("SELECT loracomp.correct_row(%s, ARRAY[%s], NULL, %s)", [view, str(key), seen])
         assert value(alice, f"SELECT count(correct) FROM {view}") == 0
+
+
+def test_a_correction_that_nobody_has_seen_yet_is_not_overwritten(
+    connection: Connection, database: str, alice: Connection
+) -> None:
+    correct = "SELECT loracomp.correct_row('urgency', '{1}', %s)"
+    with connect(database, "adam") as adam, ThreadPoolExecutor(1) as pool:
+        with adam.transaction():
+            adam.execute(correct, ["not urgent"])
+            late = pool.submit(alice.execute, correct, ["urgent"])
+            wait_for_a_lock(connection)
+        with pytest.raises(errors.NoDataFound, match="was corrected, answered again or deleted meanwhile"):
+            late.result()
+    assert value(alice, "SELECT correct FROM urgency WHERE id = 1") == "not urgent"
 
 
 def test_a_row_that_is_refused_has_no_correction(connection: Connection, database: str, alice: Connection) -> None:
