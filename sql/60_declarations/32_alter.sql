@@ -160,9 +160,13 @@ AS $$
     SELECT ARRAY(
         SELECT j.id FROM loracomp.answer_row AS r JOIN loracomp.job AS j ON j.id = r.job_id AND j.finished_at IS NULL
         WHERE r.declaration_id = d.id
+        UNION ALL
+        SELECT j.id FROM loracomp.example AS e
+        JOIN loracomp.job AS j ON j.kind = 'measure' AND j.example_id = e.id AND j.finished_at IS NULL
+        WHERE e.task_id = d.task_id
     );
 $$;
-COMMENT ON FUNCTION loracomp.unfinished_jobs IS 'The jobs of a declaration''s rows that are queued or running.';
+COMMENT ON FUNCTION loracomp.unfinished_jobs IS 'The jobs of a declaration''s rows, and of its corrections, that are queued or running.';
 
 -- The jobs are deleted, because a row whose job is gone without an outcome waits, and gets a new job from the next scan.
 CREATE FUNCTION loracomp.cancel_answers(name regclass) RETURNS bigint

@@ -3,7 +3,8 @@
 --   waits_for_measurements      whether a scan has not begun because of it; scan_is_due calls it too: 37_scan.sql
 
 -- Reads only. A correction that waits for its embedding or for its job counts as being measured too. A correction whose job has failed doesn't
--- count, because it is not measured again. While the keeper rests because there was nothing to insert, no correction without a job counts.
+-- count, because it is not measured again. No correction without a job counts while the declaration is paused, or while the keeper rests because
+-- there was nothing to insert.
 CREATE FUNCTION loracomp.measuring(
     d loracomp.declaration, OUT measured bigint, OUT total bigint, OUT seconds_left double precision
 )
@@ -15,7 +16,7 @@ AS $$
             m.measured_at, j.created_at,
             m.measured_at IS NULL AND CASE
                 WHEN j.id IS NOT NULL THEN j.finished_at IS NULL
-                ELSE d.measure_at <= now() AND count(*) OVER () >= 8
+                ELSE NOT d.paused AND d.measure_at <= now() AND count(*) OVER () >= 8
             END AS is_open
         FROM loracomp.example AS e
         LEFT JOIN loracomp.measurement AS m

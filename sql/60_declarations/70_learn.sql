@@ -115,7 +115,7 @@ BEGIN
     SELECT b.* INTO model FROM loracomp.base_model AS b WHERE b.is_default;
     FOR d IN
         SELECT a.* FROM loracomp.declaration AS a
-        WHERE a.measure_at NOT BETWEEN clock_timestamp() AND clock_timestamp() + interval '10 minutes'
+        WHERE NOT a.paused AND a.measure_at NOT BETWEEN clock_timestamp() AND clock_timestamp() + interval '10 minutes'
             AND 8 = (SELECT count(*) FROM (SELECT FROM loracomp.example_embedding AS v WHERE v.task_id = a.task_id LIMIT 8) AS v)
         ORDER BY random() FOR NO KEY UPDATE OF a SKIP LOCKED
     LOOP

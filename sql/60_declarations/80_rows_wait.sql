@@ -23,7 +23,7 @@ AS $$
         )
     ) OR EXISTS (
         SELECT FROM loracomp.declaration AS a JOIN loracomp.base_model AS b ON b.is_default
-        WHERE a.measure_at < clock_timestamp() + rows_wait.soon AND loracomp.has_unmeasured(a.task_id, b.id)
+        WHERE NOT a.paused AND a.measure_at < clock_timestamp() + rows_wait.soon AND loracomp.has_unmeasured(a.task_id, b.id)
     );
 $$;
 COMMENT ON FUNCTION loracomp.rows_wait IS

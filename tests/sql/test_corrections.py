@@ -621,6 +621,23 @@ def test_a_correction_that_nobody_has_seen_yet_is_not_overwritten(
     assert value(alice, "SELECT correct FROM urgency WHERE id = 1") == "not urgent"
 
 
+def test_corrections_of_a_paused_declaration_are_measured_afterwards(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [7, 8])
+    work(connection)
+    alice.execute(CORRECT, [1, 8])
+    ids = value(connection, UNEMBEDDED)
+    connection.execute(EMBED, {"ids": ids, "n": len(ids)})
+    keep(connection)
+    assert jobs(connection, "measure") == 8
+    assert value(alice, "SELECT loracomp.cancel_answers('urgency')") == 8
+    keep(connection)
+    assert jobs(connection, "measure") == 0
+    assert not value(connection, "SELECT loracomp.rows_wait()")
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => false)")
+    work(connection)
+    assert value(connection, "SELECT count(*) FROM loracomp.measurement") == 8
+
+
 def test_a_row_that_is_refused_has_no_correction(connection: Connection, database: str, alice: Connection) -> None:
     """A job can't have its prompt, so it could not be measured either."""
     alice.execute("ALTER TABLE tickets ALTER subject DROP NOT NULL")
