@@ -1,6 +1,7 @@
 """Commands about the database: init, db start|stop|reset|status|url|psql|dump|restore."""
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Annotated
 
@@ -109,20 +110,36 @@ def dump(file: Annotated[Path, typer.Argument(help="File to write.")]) -> None:
 
 
 @db_app.command()
-def restore(file: Annotated[Path, typer.Argument(help="File that `db dump` or `pg_dump -Fc` has written.")]) -> None:
+def restore(
+    file: Annotated[Path, typer.Argument(help="File that `db dump` or `pg_dump -Fc` has written.")],
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(help="A role whose functions may run with your rights during the restore. Can be repeated."),
+    ] = None,
+    use_list: Annotated[
+        Path | None, typer.Option(help="Restore only what this file lists, as pg_restore's option of this name does.")
+    ] = None,
+) -> None:
     """Restore a dump into the configured database, which must be empty. Either all is restored, or nothing.
+
+    Only a superuser can restore. Constraints and other expressions of users' tables run during a restore with the
+    superuser's rights, so a dump is refused if it contains code for them of a role that is neither a superuser nor
+    trusted.
 
     Roles belong to the server and are not in the dump. loracomp's own roles are created if they are missing; create all
     other roles, such as your logins, before you restore.
     """
+    from loracomp.database.guard import guarded
     from loracomp.database.schema import make_roles
 
     address = embedded.database_url(load_settings())
     with translated_errors(), connect(address, vectors=False) as connection:
         make_roles(connection)
         program, target = _program("pg_restore", connection), make_conninfo(dbname=connection.info.dbname)
-    arguments = ["--single-transaction", f"--dbname={target}", str(file)]
-    os.execve(program, [program, *arguments], _for_psql(address))  # noqa: S606
+        arguments = ["--single-transaction", f"--dbname={target}", *([f"--use-list={use_list}"] if use_list else [])]
+        with guarded(connection, trust or []):
+            done = subprocess.run([program, *arguments, str(file)], env=_for_psql(address), check=False)  # noqa: S603
+    raise typer.Exit(done.returncode)
 
 
 def _program(name: str, connection: Connection) -> str:
