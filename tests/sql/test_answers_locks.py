@@ -384,6 +384,11 @@ def test_a_failed_measurement_waits_for_nobody_who_waits_for_its_declaration(
     )
     ids = value(connection, UNEMBEDDED)
     connection.execute(EMBED, {"ids": ids, "n": len(ids)})
+    connection.execute(
+        "CREATE FUNCTION pg_temp.pause() RETURNS trigger LANGUAGE plpgsql"
+        " AS $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;"
+        " CREATE TRIGGER pause BEFORE UPDATE ON loracomp.declaration EXECUTE FUNCTION pg_temp.pause()"
+    )
     with db.connect(database) as keeper, ThreadPoolExecutor(2) as pool, alice.transaction(force_rollback=True):
         with connection.transaction():
             connection.execute("LOCK TABLE loracomp.job IN SHARE MODE")  # so that its jobs can't be inserted
@@ -392,6 +397,7 @@ def test_a_failed_measurement_waits_for_nobody_who_waits_for_its_declaration(
             altered = pool.submit(alice.execute, "SELECT loracomp.alter_answers('urgency', priority => 0)")
             assert step.result(60) == 0
         altered.result(60)
+    connection.execute("DROP FUNCTION pg_temp.pause CASCADE")
     assert value(connection, "SELECT measure_at > now() FROM loracomp.declaration")
 
 
