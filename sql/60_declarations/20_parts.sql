@@ -166,6 +166,7 @@ COMMENT ON FUNCTION loracomp.make_answers_view IS 'Makes the view answers_ID of 
 
 -- Postgres requires that a function's new owner has CREATE on its schema. Granting that on loracomp_parts, even for a moment, would update a
 -- catalog row that other create_answers calls would wait for. So read_ID is first made in a schema of its own.
+-- All settings that decide how Postgres writes a value as text are fixed, because prompts from two sessions are compared.
 CREATE FUNCTION loracomp.make_parts(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -181,6 +182,7 @@ BEGIN
         LANGUAGE plpgsql VOLATILE SECURITY DEFINER
         SET search_path = pg_catalog, pg_temp
         SET datestyle = ''ISO'' SET timezone = ''UTC'' SET intervalstyle = ''postgres'' SET extra_float_digits = 1
+        SET bytea_output = ''hex'' SET lc_monetary = ''C'' SET quote_all_identifiers = off
         AS %3$L;
         REVOKE ALL ON FUNCTION loracomp_parts_%1$s.read_%1$s FROM public;
         GRANT CREATE ON SCHEMA loracomp_parts_%1$s TO %2$I;

@@ -147,6 +147,37 @@ def test_nobody_else_may_use_or_see_the_examples(connection: Connection, alice: 
             connection.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 2")
 
 
+WRITING = {
+    "bytea_output": "escape", "datestyle": "SQL, DMY", "extra_float_digits": "-15", "intervalstyle": "sql_standard",
+    "quote_all_identifiers": "on", "timezone": "Asia/Kathmandu",
+}  # fmt: skip
+"""Settings that decide how values are written. lc_monetary is one too, but a test server may have only the locale C."""
+
+
+@pytest.mark.parametrize("setting", WRITING)
+def test_a_corrections_prompt_is_written_alike_in_every_session(
+    connection: Connection, alice: Connection, setting: str
+) -> None:
+    """Otherwise it would be taken for the correction of another prompt, and deleted."""
+    alice.execute("CREATE TYPE file AS (name text, content bytea)")
+    alice.execute(
+        "CREATE TABLE notes (id integer PRIMARY KEY, file file DEFAULT ('x', 'y'), of regclass DEFAULT 'tickets',"
+        " share double precision DEFAULT 0.1::float8 + 0.2, at timestamptz DEFAULT now(),"
+        " every interval DEFAULT '2 days')"
+    )
+    alice.execute("INSERT INTO notes VALUES (1)")
+    alice.execute(
+        "SELECT loracomp.create_answers('says', 'notes', 'P {file} {of} {share} {at} {every}',"
+        " choices => '{urgent,late}')"
+    )
+    answer_all(connection, "urgent")
+    alice.execute("SELECT set_config(%s, %s, false)", [setting, WRITING[setting]])
+    alice.execute("UPDATE says SET correct = 'late'")
+    alice.execute("SELECT loracomp.alter_answers('says', prompt => 'Q {file} {of} {share} {at} {every}')")
+    answer_all(connection, "urgent")
+    assert value(alice, "SELECT correct FROM says") == "late"
+
+
 def test_rows_that_wait_fail_no_correction_of_others(connection: Connection, alice: Connection) -> None:
     alice.execute(ADD_TICKETS, [7, 8])
     assert alice.execute("UPDATE urgency SET correct = 'urgent'").rowcount == 6
