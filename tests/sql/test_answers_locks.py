@@ -331,9 +331,12 @@ def test_failed_and_released_jobs_wait_for_no_correction(
 def test_a_restored_declaration_with_many_answers_goes_on(connection: Connection, alice: Connection) -> None:
     """Their transaction ids were rewritten by one statement, which was cancelled after five seconds each time."""
     work(connection)
+    with connection.transaction():
+        connection.execute("SET LOCAL session_replication_role = replica")  # so that the rows have no hints
+        connection.execute(ADD_TICKETS, [1001, 6000])
     connection.execute(
         "INSERT INTO loracomp.answer_row (declaration_id, key, status, prompt_hash, changed_in)"
-        " SELECT d.id, ARRAY['x' || i], 'refused', '', i FROM loracomp.declaration AS d, generate_series(1, 5000) AS i"
+        " SELECT d.id, ARRAY[i::text], 'refused', '', i FROM loracomp.declaration d, generate_series(1001, 6000) AS i"
     )
     connection.execute("UPDATE loracomp.declaration SET source_oid = 1")
     assert in_one_call(connection, "n_tup_upd", "answer_row") < 3000
