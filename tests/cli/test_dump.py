@@ -9,11 +9,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from answers_data import TICKETS, URGENCY, as_alice
 from conftest import create_database, drop_database, url_of
 from forked import programs as commands
 from job_data import add_base_model, add_jobs, statuses
 from loracomp.database import connections as db
 from loracomp.database import embedded
+from people_fixtures import login
 
 
 def loracomp(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -171,6 +173,24 @@ def test_tables_that_call_no_functions_of_users_are_restored_without_a_word(
     assert left_in(target) == {name}
     with psycopg.connect(target) as connection:
         assert connection.execute(f"SELECT id, name, doubled FROM {name}.mine").fetchall() == [(1, "a", 2)]
+
+
+def test_a_submitters_declaration_is_restored(
+    connection: db.Connection, database: str, empty_database: str, logins: None, tmp_path: Path
+) -> None:
+    add_base_model(connection)
+    with as_alice(database) as alice:
+        alice.execute(TICKETS)
+        alice.execute(URGENCY)
+        owned = "SELECT proowner::regrole::text AS owner FROM pg_proc WHERE proname ~ '^read_[0-9]+$'"
+        before = connection.execute(owned).fetchall()
+        assert before == [{"owner": login("alice")}]
+        assert loracomp(database, "dump", str(tmp_path / "dump")).returncode == 0
+        done = loracomp(empty_database, "restore", str(tmp_path / "dump"))
+        assert (done.returncode, done.stderr) == (0, "")
+    with db.connect(empty_database) as restored:
+        assert restored.execute(owned).fetchall() == before
+        restored.execute(f"DROP OWNED BY {login('alice')} CASCADE".encode())
 
 
 def test_what_is_left_out_is_not_looked_at(eve: str, server: str, target: str, tmp_path: Path, programs: Path) -> None:
