@@ -126,7 +126,8 @@ END
 $$;
 
 -- The view doesn't depend on the promise, because replacing the view would wait for everybody who reads it, and other readers would wait behind that.
--- After a declaration was altered, its old answers are stale until the scan has reached their rows. In a SERIALIZABLE transaction, the view doesn't
+-- A row that was written shows as stale at once, or as waiting if it has no answer but, for example, a refusal, so that wait_for_answer waits. After a
+-- declaration was altered, its old answers are stale until the scan has reached their rows. In a SERIALIZABLE transaction, the view doesn't
 -- look at this, or at hints. The hints of all tables share the pages of one index, so otherwise Postgres would make transactions that read any
 -- declaration's view fail while others write to any declared table.
 CREATE FUNCTION loracomp.make_answers_view(d loracomp.declaration) RETURNS void
@@ -137,7 +138,7 @@ BEGIN
     EXECUTE format(
         'CREATE OR REPLACE VIEW loracomp_parts.answers_%1$s AS
         SELECT
-            r.key, r.answer, r.confidence, r.shown AS status, r.reason,
+            r.key, r.answer, r.confidence, r.shown AS status, CASE WHEN r.shown <> ''waiting'' THEN r.reason END AS reason,
             CASE WHEN r.corrections IS NULL THEN r.answered_by ELSE r.corrections || '' corrections'' END AS answered_by,
             r.answered_at, r.correct, r.job_id,
             CASE WHEN r.shown = ''answered'' THEN r.confidence > (
@@ -147,13 +148,10 @@ BEGIN
             SELECT
                 o.key, o.answer, o.confidence, o.reason, o.answered_by, o.corrections, o.setup, o.answered_at, o.correct, o.job_id,
                 CASE
-                    WHEN o.answer IS NOT NULL AND (
-                        o.status = ''waiting''
-                        OR (SELECT current_setting(''transaction_isolation'')) <> ''serializable'' AND (
-                            EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = %1$s AND h.key = o.key)
-                            OR o.job_id <= (SELECT d.stale_to_job FROM loracomp.declaration AS d WHERE d.id = %1$s)
-                        )
-                    ) THEN ''stale''
+                    WHEN o.status = ''waiting'' OR (SELECT current_setting(''transaction_isolation'')) <> ''serializable'' AND (
+                        EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = %1$s AND h.key = o.key)
+                        OR o.job_id <= (SELECT d.stale_to_job FROM loracomp.declaration AS d WHERE d.id = %1$s)
+                    ) THEN CASE WHEN o.answer IS NULL THEN ''waiting'' ELSE ''stale'' END
                     ELSE o.status
                 END AS shown
             FROM loracomp.answer_row AS o WHERE o.declaration_id = %1$s

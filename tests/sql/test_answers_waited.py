@@ -42,6 +42,25 @@ def test_waiting_ends_with_the_answer(connection: Connection, alice: Connection)
     assert one(alice, WAIT, ["1", "60s"]) == refused
 
 
+def test_a_row_without_an_answer_waits_again_once_it_is_written(connection: Connection, alice: Connection) -> None:
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (2, NULL, NULL)")
+    (job,) = ask(connection)
+    alice.execute("SELECT loracomp.cancel_job(%s)", [job])
+    keep(connection)
+    alice.execute("CREATE TABLE notes (id integer PRIMARY KEY, t text)")
+    alice.execute("INSERT INTO notes VALUES (1, 'old')")
+    alice.execute("SELECT loracomp.create_answers('says', 'notes', '{t}', backfill => false)")
+    keep(connection)
+    statuses_of = "SELECT array_agg(status ORDER BY id) FROM urgency", "SELECT array_agg(status) FROM says"
+    assert [value(alice, each) for each in statuses_of] == [["failed", "refused"], ["skipped"]]
+    alice.execute("UPDATE tickets SET body = 'mended'; UPDATE notes SET t = 'new'")
+    waiting = {"status": "waiting", "answer": None, "confidence": None, "reason": None}
+    for view, key in (("urgency", 1), ("urgency", 2), ("says", 1)):
+        assert one(alice, "SELECT * FROM loracomp.wait_for_answer(%s, %s::bigint, '0s')", [view, key]) == waiting
+    answer_all(connection)
+    assert [value(alice, each) for each in statuses_of] == [["answered", "answered"], ["answered"]]
+
+
 def test_waiting_ends_in_time(alice: Connection) -> None:
     assert one(alice, WAIT, [1, "0.1s"])["status"] == "waiting"
 
