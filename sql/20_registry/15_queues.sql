@@ -2,15 +2,14 @@
 --   trigger make_levels         makes the levels' own counters for a new base model
 --     counter_name
 
--- The submitter is '' for the level's own counter. The submitter '-' at level 0 stands for all submitters whose own
--- counter can't be made at the moment. null if there is no such base model.
+-- The submitter is '' for the level's own counter. null if there is no such base model.
 CREATE FUNCTION loracomp.counter_name(base_model_id integer, background boolean, level integer, submitter text)
 RETURNS text LANGUAGE sql IMMUTABLE
 RETURN 'loracomp_parts.place_' || base_model_id || '_' || background::integer || '_' || level || '_' || md5(submitter);
 COMMENT ON FUNCTION loracomp.counter_name IS 'Name of the sequence that counts a submitter''s places at a level of a queue.';
 
--- Without them, whoever comes later would come first. They are made together with the base model, because make_counter, which makes all others, may
--- have to do without them while somebody holds its lock.
+-- Without them, whoever comes later would come first. They are made together with the base model, so that every transaction that can insert jobs of
+-- the model sees them: make_counter, which makes all others, makes several of one name if transactions don't see each other's.
 CREATE FUNCTION loracomp.make_levels() RETURNS trigger
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -19,12 +18,12 @@ DECLARE
     wanted record;
 BEGIN
     FOR wanted IN
-        SELECT loracomp.counter_name(new.id, b.background, l.level, l.submitter) AS name, -1000 * l.level AS start
+        SELECT loracomp.counter_name(new.id, b.background, l.level, '') AS name, -1000 * l.level AS start
         FROM (VALUES (FALSE), (TRUE)) AS b (background)
-        CROSS JOIN (SELECT '', s.level FROM generate_series(0, 10) AS s (level) UNION ALL VALUES ('-', 0)) AS l (submitter, level)
+        CROSS JOIN generate_series(0, 10) AS l (level)
     LOOP
         EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %s MINVALUE -9223372036854775808', wanted.name);
-        PERFORM setval(wanted.name::regclass, wanted.start) WHERE wanted.start IS NOT NULL;
+        PERFORM setval(wanted.name::regclass, wanted.start);
     END LOOP;
     RETURN NULL;
 END

@@ -3,6 +3,7 @@
 --     is_background             whether a job is claimed only if no other job is due; set_priority calls it too
 --   take_place                  gives one; wake_jobs, retry_job and set_priority call it too
 --     make_counter              finds or makes a counter; limits call it too
+--       add_counter             only if it can't be found
 --     queue_level
 --     counter_name              20_registry/15_queues.sql
 --   return_places               takes back the places of jobs that the queue's limit refuses; admit_jobs calls it
@@ -32,20 +33,50 @@ LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN background THEN greatest(least(priority, 0), -10) + 10 ELSE least(greatest(priority, 0), 10) END;
 COMMENT ON FUNCTION loracomp.queue_level IS 'Priority as a level of its queue, from 0 to 10.';
 
--- It waits for nobody: null if there is no such counter and another session is just making it, or holds the lock for another reason, as any
--- login can.
+-- Every INSERT of a job calls it, so what is seldom needed is a function of its own.
 CREATE FUNCTION loracomp.make_counter(name text) RETURNS regclass
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    IF to_regclass(name) IS NULL AND pg_try_advisory_xact_lock(hashtextextended(name, 0)) THEN
-        EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %s MINVALUE -9223372036854775808', name);
-    END IF;
-    RETURN to_regclass(name);
+    RETURN coalesce(to_regclass(name), loracomp.add_counter(name));
 END
 $$;
-COMMENT ON FUNCTION loracomp.make_counter IS 'The sequence of this name, made if it is missing.';
+COMMENT ON FUNCTION loracomp.make_counter IS 'The sequence of this name, made if it is missing, or another that stands for it at the moment.';
+
+-- A counter that another transaction has just made can't be seen before that transaction ends. Nobody waits for that: after 10 ms, this transaction
+-- makes another counter, with a number after its name, and all transactions that don't see the first one use that one as soon as they see it. So a
+-- submitter has at most as many turns as it had transactions open when it began to use a priority. The number is random, so that it is hardly ever one
+-- of another open transaction. drop_counters drops numbered counters. There is no advisory lock, because any login could hold it.
+CREATE FUNCTION loracomp.add_counter(name text) RETURNS regclass
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET lock_timeout = '10ms'
+AS $$
+DECLARE
+    base_name CONSTANT text := split_part(name, '.', 2);
+    tried text := name;
+    counter regclass := (
+        SELECT c.oid FROM pg_class AS c
+        WHERE c.relnamespace = 'loracomp_parts'::regnamespace
+            AND c.relname >= (base_name || '_0')::name AND c.relname < (base_name || '_a')::name
+        ORDER BY c.relname LIMIT 1
+    );
+BEGIN
+    WHILE counter IS NULL LOOP
+        BEGIN
+            EXECUTE format('CREATE SEQUENCE %s MINVALUE -9223372036854775808', tried);
+        EXCEPTION WHEN lock_not_available OR duplicate_table OR unique_violation THEN
+            NULL; -- another transaction has made it, and maybe it can be seen by now
+        END;
+        counter := to_regclass(tried);
+        tried := name || '_' || floor(random() * 1000000);
+    END LOOP;
+    RETURN counter;
+END
+$$;
+COMMENT ON FUNCTION loracomp.add_counter IS
+'Makes a sequence of this name, or finds or makes one that stands for it while another transaction makes it. For make_counter.';
 
 -- Uses the next place of the job's submitter, which is lost if the INSERT is undone. Retries have counters of their own, so that they don't wait
 -- for all the new jobs of their submitter, and don't come before everybody's jobs. A job whose lease has expired (a suspect) will be claimed alone
@@ -58,10 +89,7 @@ DECLARE
     level CONSTANT integer := loracomp.queue_level(priority, background);
     base CONSTANT integer := (SELECT b.id FROM loracomp.base_model AS b WHERE b.name = job.base_model);
     whose CONSTANT text := CASE WHEN job.attempts > 0 OR job.expired_leases > 0 THEN 'retries of ' ELSE '' END || job.submitted_by;
-    counter CONSTANT regclass := coalesce(
-        loracomp.make_counter(loracomp.counter_name(base, background, level, whose)),
-        to_regclass(loracomp.counter_name(base, background, 0, '-'))
-    );
+    counter CONSTANT regclass := loracomp.make_counter(loracomp.counter_name(base, background, level, whose));
     next CONSTANT bigint := nextval(counter);
     place CONSTANT bigint := greatest(
         next,
@@ -196,7 +224,7 @@ DECLARE
         WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relkind = 'S' AND c.relname ~ '^(place|admitted)_'
             AND right(c.relname, 32) NOT IN (
                 SELECT md5(p.prefix || r.rolname)
-                FROM (SELECT a.rolname FROM pg_roles AS a UNION ALL VALUES (''), ('-')) AS r
+                FROM (SELECT a.rolname FROM pg_roles AS a UNION ALL VALUES ('')) AS r
                 CROSS JOIN (VALUES (''), ('retries of ')) AS p (prefix)
             )
         ORDER BY random() LIMIT 200 -- so that counters of jobs that wait for long don't keep other counters from being dropped

@@ -456,6 +456,32 @@ def test_a_lock_that_a_login_holds_keeps_no_counter_of_a_level_from_being_made(c
         assert submitters(connection, claim(connection, 20, base_model="new")) == {"ann": 10, "bob": 10}
 
 
+def test_no_lock_that_a_login_holds_takes_a_new_submitters_turn_away(connection: Connection, database: str):
+    with db.connect(database) as login:
+        login.execute(
+            "SELECT pg_advisory_lock(hashtextextended(loracomp.counter_name(b.id, false, 7, who), 0))"
+            " FROM loracomp.base_model AS b CROSS JOIN unnest(ARRAY['ann', 'eve']) AS who"
+        )
+        bulk(connection, 300, "eve", priority=7)
+        bulk(connection, 1, "ann", priority=7)
+        assert submitters(connection, claim(connection, 2)) == {"ann": 1, "eve": 1}
+
+
+def test_submitters_whose_counters_are_just_being_made_take_turns(connection: Connection, database: str):
+    """Each has another transaction open, in which its first jobs were inserted."""
+    with db.connect(database) as eve, db.connect(database) as ann, eve.transaction(), ann.transaction():
+        bulk(eve, 1, "eve", priority=7)
+        bulk(ann, 1, "ann", priority=7)
+        connection.execute("SET statement_timeout = '20s'")
+        bulk(connection, 300, "eve", priority=7)
+        bulk(connection, 1, "ann", priority=7)
+        assert submitters(connection, claim(connection, 2)) == {"ann": 1, "eve": 1}
+        with db.connect(database) as again:
+            bulk(again, 1, "eve", priority=7)  # goes on behind the 300
+        assert submitters(connection, claim(connection, 299)) == {"eve": 299}
+        assert connection.execute("SELECT max(place) - min(place) AS n FROM loracomp.job").fetchone()["n"] == 300
+
+
 def test_a_suspect_gets_its_turn_alone_and_holds_nobody_up(connection: Connection):
     bulk(connection, 30, "ann")
     bulk(connection, 30, "bob")

@@ -150,12 +150,6 @@ def reads(reach: Reach) -> st.SearchStrategy[Statement]:
     return st.tuples(st.sampled_from(READS), st.sampled_from(reach.relations)).map(of_relation)
 
 
-TAKEN_COUNTERS: LiteralString = """
-SELECT pg_try_advisory_lock(hashtextextended('loracomp_parts.place_' || b.id || '_0_' || md5(r.rolname), 0))
-FROM loracomp.base_model AS b, pg_roles AS r
-"""
-
-
 def locks(reach: Reach) -> st.SearchStrategy[Statement]:
     """Locks of tables in every mode, and advisory locks that something of ours might use."""
     tables = st.tuples(
@@ -163,7 +157,7 @@ def locks(reach: Reach) -> st.SearchStrategy[Statement]:
         st.sampled_from(reach.relations),
     ).map(of_relation)
     others = bigs.map(lambda key: (sql.SQL("SELECT pg_try_advisory_lock(%s::bigint)"), (key,)))
-    return st.one_of(tables, others, st.just((sql.SQL(TAKEN_COUNTERS), ())))
+    return st.one_of(tables, others)
 
 
 def settings(reach: Reach) -> st.SearchStrategy[Statement]:
