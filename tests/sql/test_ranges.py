@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 
 import psycopg
 import pytest
@@ -22,6 +23,10 @@ PLACES = "SELECT job_id, tableoid::regclass::text AS part FROM loracomp.predicti
 EVENTS = """
 SELECT DISTINCT entity_id, tableoid::regclass::text AS part FROM loracomp.audit_event
 WHERE entity = 'job' AND entity_id IS NOT NULL ORDER BY entity_id
+"""
+DROPPING = """
+SELECT format('SELECT loracomp.drop_range(%s, %s, %s, %s)', first_id, end_id, predictions::oid, events::oid)
+FROM loracomp.job_ranges() LIMIT 1
 """
 RANGES = "SELECT first_id, end_id FROM loracomp.job_ranges()"
 
@@ -70,6 +75,24 @@ def purge(connection: Connection, batch: int = 10000) -> object:
     return value(connection, f"SELECT loracomp.purge_jobs('90 days', {batch})")
 
 
+def use_up(connection: Connection, newest: int) -> None:
+    """As INSERTs do that are rolled back."""
+    connection.execute("SELECT setval('loracomp.job_id_seq', %s)", [newest])
+
+
+def rows_read(connection: Connection, function: str) -> int:
+    """How many rows of tables the only statement of a function looks at."""
+    body = value(connection, f"SELECT prosrc FROM pg_proc WHERE oid = 'loracomp.{function}'::regproc")
+    (row,) = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {body}".encode())
+    found, nodes = 0, [row["QUERY PLAN"][0]["Plan"]]
+    while nodes:
+        node = nodes.pop()
+        nodes += node.get("Plans", [])
+        if "Relation Name" in node:
+            found += node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0))
+    return int(found)
+
+
 @contextmanager
 def reading(database: str, table: str) -> Iterator[Connection]:
     """Another session whose transaction has read a table."""
@@ -109,6 +132,26 @@ def test_one_range_is_enough_however_many_jobs_came_at_once(queue: Connection) -
     add_jobs(queue, *("a" for _ in range(95)))
     assert make_partitions(queue)
     assert ranges(queue) == [(0, 20), (20, 110)]
+
+
+def test_ids_without_jobs_make_few_ranges(queue: Connection) -> None:
+    """A range is made for each tenth job at first, and then for an eighth of all ids that were used up."""
+    for newest in range(10, 3000, 10):
+        use_up(queue, newest)
+        make_partitions(queue)
+    made = ranges(queue)
+    assert 8 < len(made) < 60
+    assert all(end == first for (_, end), (first, _) in pairwise(made))
+    assert all(end - first <= max(10, first / 8 + 10) for first, end in made[1:])
+    answer(queue, 3)
+    assert set(places(queue).values()) < {f"prediction_{first}" for first, _ in made}
+
+
+def test_ranges_of_many_jobs_keep_their_width(queue: Connection) -> None:
+    for _ in range(15):
+        add_jobs(queue, *("a" for _ in range(10)))
+        assert make_partitions(queue)
+    assert {end - first for first, end in ranges(queue)[1:]} == {WIDTH}
 
 
 def test_two_who_maintain_at_once_make_one_range(queue: Connection, database: str) -> None:
@@ -258,8 +301,51 @@ def test_the_event_of_a_job_that_is_deleted_meanwhile_outlasts_its_range(queue: 
 def test_a_range_that_another_purge_has_dropped_is_no_error(queue: Connection) -> None:
     answer(queue, 25)
     assert make_partitions(queue)
+    dropping = str(value(queue, DROPPING))
     assert purge(queue) == 19
-    assert value(queue, "SELECT loracomp.drop_range(0, 20)") is True
+    assert value(queue, dropping) is True
+
+
+def test_hundreds_of_ranges_are_read_once_and_dropped_in_a_row(queue: Connection) -> None:
+    many = 300
+    for first in range(2 * WIDTH, many * WIDTH, WIDTH):
+        queue.execute(f"SELECT loracomp.add_range({first}, {first + WIDTH})".encode())
+    answer(queue, 5)
+    use_up(queue, many * WIDTH - 5)
+    recent = add_jobs(queue, "b")
+    assert rows_read(queue, "job_ranges") < 50 * many  # and not a row for each two ranges
+    assert make_partitions(queue)
+    assert ranges(queue)[-1] == (many * WIDTH, many * WIDTH + WIDTH)
+    assert purge(queue) == 5
+    while purge(queue):
+        pass
+    assert [first for first, _ in ranges(queue)] == [many * WIDTH - WIDTH, many * WIDTH]
+    assert statuses(queue) == {recent[0]: "queued"}
+
+
+def test_a_purge_that_finds_only_empty_ranges_says_so(queue: Connection) -> None:
+    for newest in range(10, 60, 10):
+        use_up(queue, newest)
+        make_partitions(queue)
+    assert len(ranges(queue)) == 6
+    total = 0
+    while (count := purge(queue)) != 0:
+        total += int(str(count))
+    assert total == 4 and ranges(queue) == [(50, 60), (60, 70)]
+
+
+def test_a_job_that_others_have_locked_keeps_no_other_range(queue: Connection, database: str) -> None:
+    answer(queue, 15)
+    make_partitions(queue)
+    for newest in range(20, 60, 10):
+        use_up(queue, newest)
+        make_partitions(queue)
+    with db.connect(database) as other, other.transaction():
+        other.execute("SELECT FROM loracomp.job WHERE id = 7 FOR UPDATE")
+        assert purge(queue) == 14
+        while purge(queue):
+            pass
+    assert [first for first, _ in ranges(queue)] == [0, 50, 60]
 
 
 def test_truncating_jobs_deletes_all_answers(queue: Connection) -> None:

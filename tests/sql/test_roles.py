@@ -93,8 +93,8 @@ OWNERS_ALONE = """
     content_hash has_learnt_from draw_examples likely_tasks queue_measurements active_adapters
     expected_gains
     audit_examples sign_test_p
-    lock_jobs erase_sums erase_declaration delete_jobs delete_predictions range_width add_range past_range drop_range
-    delete_records forget_embeddings
+    lock_jobs erase_sums erase_declaration delete_jobs delete_predictions range_width is_sparse add_range past_range
+    drop_range drop_empty_ranges delete_records forget_embeddings
     jobs_on changed_days roll_up reports close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on jobs_by_day_on
     answers_by_tag_on

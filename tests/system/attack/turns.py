@@ -2,7 +2,8 @@
 
 Alice and Adam submit, schedule, move, cancel and retry jobs of several kinds; workers, some of which know fewer kinds,
 answer, fail, release and lose theirs. Every so often Bob has one job: new, scheduled, failed once, or lost with its
-worker. At most one turn of each other submitter comes before it, whatever they add meanwhile. In the end each job has
+worker. At most one turn of each other submitter comes before it, whatever they add meanwhile. Ids are used up by the
+million, as INSERTs do that are rolled back, and the ranges that this makes come and go. In the end each job has
 ended once, each of Bob's keys still means its job, and nothing of Alice's is left in the database when she is erased.
 """
 
@@ -168,6 +169,16 @@ class Turns:
             case _:
                 self.owner.execute(LAPSE, [ids])
 
+    def use_up_ids(self) -> None:
+        """The jobs before and after are in different ranges; those between them have no jobs and are dropped."""
+        for _ in range(self.draw.choice((1, 3))):
+            self.owner.execute("SELECT setval('loracomp.job_id_seq', last_value + 1000000) FROM loracomp.job_id_seq")
+            self.owner.execute("SELECT loracomp.make_partitions()")
+        if self.draw.random() < 0.3:
+            self.owner.execute("SELECT loracomp.purge_jobs('1 day')")
+        self.counts["ids used up"] += 1
+        self.done.append("ids are used up")
+
     def time_passes(self) -> None:
         self.owner.execute(DUE, [[login(who) for who in OTHERS]])
         self.done.append("what was scheduled is due")
@@ -298,6 +309,7 @@ def moves_of(turns: Turns) -> list[Callable[[], None]]:
         t.end,
         t.end,
         t.time_passes,
+        t.use_up_ids,
         t.probe,
         t.probe,
         t.ask_again,
