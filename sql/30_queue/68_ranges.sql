@@ -61,8 +61,7 @@ COMMENT ON FUNCTION loracomp.is_sparse IS
 -- their answers and events go into the partitions prediction_others and audit_event_job_others.
 --
 -- An INSERT that is refused or rolled back uses up its ids, and anybody can use up a million in minutes. If few of the latest ids belong to
--- jobs, the next range is therefore wider by an eighth of all ids so far: however many ids were used up, that makes about a hundred ranges,
--- and no range is much wider than an eighth of what was used up.
+-- jobs, the next range is therefore wider by an eighth of all ids so far: even a hundred billion ids without jobs make about a hundred ranges.
 CREATE FUNCTION loracomp.make_partitions() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
