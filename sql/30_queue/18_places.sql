@@ -47,9 +47,10 @@ COMMENT ON FUNCTION loracomp.make_counter IS 'The sequence of this name, made if
 -- A counter that another transaction has just made can't be seen before that transaction ends. Nobody waits for that: after 10 ms, this transaction
 -- makes another counter, with a number after its name, and all transactions that don't see the first one use that one as soon as they see it. So a
 -- submitter has at most as many turns as it had transactions open when it began to use a priority. The number is random, so that it is hardly ever one
--- of another open transaction. drop_counters drops numbered counters. There is no advisory lock, because any login could hold it.
+-- of another open transaction. drop_counters drops numbered counters. There is no advisory lock, because any login could hold it. The name is null,
+-- and so is the counter, if the job's base model is gone.
 CREATE FUNCTION loracomp.add_counter(name text) RETURNS regclass
-LANGUAGE plpgsql VOLATILE
+LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = loracomp, pg_temp
 SET lock_timeout = '10ms'
 AS $$

@@ -182,7 +182,8 @@ def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_count
                     sleep(0.001)
             return True
 
-        again = replace(first, wanted=wanted, timings={})
+        scored_again = replace(first.requests[0], submitted_by=None)
+        again = replace(first, wanted=wanted, timings={}, requests=(scored_again,))
         engine.answer([first])
         started = again.since = perf_counter()
         engine.answer([again])
