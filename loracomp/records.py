@@ -149,7 +149,8 @@ class Request:
     series: bytes | None = None
     """Identifies the requests that differ from this one only in their text; None: it is in no series."""
     submitted_by: str | None = None
-    """Role whose equal requests are scored once (`engine.repeats`); None: this one is scored whatever was asked."""
+    """The submitter. A worker scores equal requests of one submitter only once (`engine.repeats`). If None, the request
+    is scored even if the worker has scored an equal one."""
 
 
 @dataclass(frozen=True, slots=True)
