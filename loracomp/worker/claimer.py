@@ -57,6 +57,8 @@ class Claimer:
         self._is_drained = is_drained
         self._stop = stop
         self._look_again = 0.0
+        self._overlooks = False
+        """Whether the last claim made no full scan of the queue, so that jobs may be due that it did not find."""
         self._pace = Pace()
         self._lost: int | None = None
         """Token of a claim that got no reply: it may have leased jobs all the same."""
@@ -90,7 +92,7 @@ class Claimer:
             except DATABASE_AWAY:
                 return ()  # stop only once
             self._stopping.wait(self._pace.pause_s())
-            self.wake.wait(self._settings.poll_s * random.uniform(0.5, 1.0))  # noqa: S311
+            self.wake.wait(self._pause_s())
             if meanwhile:
                 # Let idle workers claim first.
                 self._stopping.wait(GIVE_WAY_S)
@@ -101,9 +103,15 @@ class Claimer:
             with suppress(*DATABASE_AWAY):  # their leases expire
                 note_released(self._link.call(lambda connection: release_claim(connection, token), lambda _: True))
 
+    def _pause_s(self) -> float:
+        """Seconds after which to look for jobs again, if nothing wakes the claimer before."""
+        pause_s = self._settings.poll_s * random.uniform(0.5, 1.0)  # noqa: S311
+        return min(pause_s, max(0.0, self._look_again - perf_counter())) if self._overlooks else pause_s
+
     def _claim_and_prepare(self, held: frozenset[Job]) -> Sequence[InFlight]:
         """Claim and prepare jobs for the model, as long as there is room; none if no job is due."""
         settings = self._settings
+        self._overlooks = False
         most = min(settings.batch_size, settings.held_batches * settings.batch_size - len(held))
         if most <= 0:
             return ()
@@ -142,6 +150,7 @@ class Claimer:
                 token=self._lost,
             )
             self._lost = None
+            self._overlooks = not from_start
         finally:
             # If an old snapshot keeps dead tuples from being removed, a full scan reads all entries that the queue has
             # had since, so spend at most a twentieth of the time on full scans. If a scan got no answer in time, the

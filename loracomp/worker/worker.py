@@ -79,7 +79,7 @@ class Worker:
             is_drained=self._is_drained,
             stop=self.stop,
         )
-        self._recorder = Recorder(self._recording, self._leases, let_go=self._claimer.wake.set, stop=self.stop)
+        self._recorder = Recorder(self._recording, self._leases, let_go=self._go_on, stop=self.stop)
         self._loop = ModelLoop(engine, self._leases, handover, self._claimer, self._recorder)
         self._keeper = Keeper(
             self._link(url, "keeper"),
@@ -128,6 +128,11 @@ class Worker:
             stack.callback(self.stop)
             self._loop.run()
         _log.info(logfmt("stopped", worker=self._settings.worker_name))
+
+    def _go_on(self) -> None:
+        """After jobs have been recorded: there is room for others, and rows of declarations have an answer."""
+        self._claimer.wake.set()
+        self._keeper.notified.set()
 
     def _is_drained(self, connection: Connection) -> bool:
         """Whether the worker should end, because nothing is left to answer.

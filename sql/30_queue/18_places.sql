@@ -160,8 +160,9 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     base CONSTANT integer := (SELECT b.id FROM loracomp.base_model AS b WHERE b.name = pick_jobs.base_model);
-    -- New jobs of the lowest level stand behind all that was ever claimed.
-    claimed CONSTANT bigint := pg_sequence_last_value(to_regclass(loracomp.counter_name(base, background, 0, '')));
+    -- New jobs of the lowest level stand behind all that was ever claimed. It is 0 until a place above 0 was claimed: the first jobs of higher levels
+    -- have places below 0.
+    claimed CONSTANT bigint := nullif(pg_sequence_last_value(to_regclass(loracomp.counter_name(base, background, 0, ''))), 0);
     first CONSTANT bigint := coalesce(CASE WHEN NOT from_start THEN claimed END, -9223372036854775808);
     suspect record;
     last_place bigint := 9223372036854775807;

@@ -626,6 +626,12 @@ def test_new_jobs_of_every_submitter_are_found_by_a_claim_that_reads_on(connecti
     ]
 
 
+@pytest.mark.parametrize("priority", [-1, 5], ids=["in the background", "urgent"])
+def test_the_first_jobs_of_a_higher_level_are_found_by_a_claim_that_reads_on(connection: Connection, priority: int):
+    bulk(connection, 50, "ann", priority=priority)
+    assert [len(claim(connection, 8, from_start=False)) for _ in range(7)] == [8, 8, 8, 8, 8, 8, 2]
+
+
 def test_what_joins_in_front_is_found_by_a_look_from_the_start(connection: Connection, database: str):
     claim(connection)  # as an idle worker has
     with db.connect(database) as slow, slow.transaction():

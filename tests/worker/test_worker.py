@@ -20,7 +20,7 @@ from job_data import BASE, add_jobs, claim, expire_leases, job, statuses, wait_f
 from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_test  # noqa: F401
 from loracomp.config import Settings
 from loracomp.database import connections as db
-from loracomp.database.connections import Connection
+from loracomp.database.connections import Connection, rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.engine.inflight import InFlight
 from loracomp.errors import DeviceFailedError, DeviceHungError, JobError, SchemaMismatchError
@@ -204,6 +204,16 @@ def test_jobs_wait_while_a_locked_table_keeps_them_from_being_routed(connection:
         connection.execute("SELECT loracomp.cancel_job(%s)", (waiting,))
     row = job(connection, waiting)
     assert (row["expired_leases"], row["error_code"]) == (0, "cancelled")
+
+
+def test_old_work_and_urgent_jobs_are_claimed_one_batch_after_the_other(connection: Connection, database: str):
+    """A claim that reads on overlooks jobs in front, and must not leave them to the next poll."""
+    add_jobs(connection, *["sleep 0"] * 40)
+    drain_here(database)
+    for priority in (-1, -3, 3, 9):
+        add_jobs(connection, *["sleep 0"] * 40, priority=priority)
+    with working(database, poll_s=60):
+        wait_until(lambda: not rows_of(connection, "SELECT FROM loracomp.job WHERE finished_at IS NULL"))
 
 
 @pytest.mark.session
