@@ -191,7 +191,7 @@ DECLARE
     chosen bigint[];
     known CONSTANT real := (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = 'loracomp.answer_row'::regclass);
     percent real;
-    last CONSTANT bigint := coalesce((SELECT max(r.draw_number) FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id), 0);
+    numbers bigint[]; -- from a sequence, because a REPEATABLE READ transaction may not see the rows that were drawn last
 BEGIN
     PERFORM loracomp.check_range('n', rows_to_correct.n, 1, 10000);
     chosen := ARRAY( -- the visitor's rows that are not corrected yet
@@ -226,8 +226,9 @@ BEGIN
             );
         END LOOP;
     END IF;
+    numbers := ARRAY(SELECT nextval('loracomp.drawn_rows') FROM unnest(chosen));
     UPDATE loracomp.answer_row AS r SET
-        draw_number = coalesce(r.draw_number, last + u.ordinal), visitor = rows_to_correct.visitor,
+        draw_number = coalesce(r.draw_number, numbers[u.ordinal]), visitor = rows_to_correct.visitor,
         offered_at = CASE WHEN rows_to_correct.visitor IS NOT NULL THEN now() END
     FROM unnest(chosen) WITH ORDINALITY AS u (job_id, ordinal)
     WHERE r.job_id = u.job_id;

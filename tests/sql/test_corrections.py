@@ -436,6 +436,21 @@ def test_rows_to_correct_are_drawn_and_stay_drawn(connection: Connection, alice:
     assert {row["key"][0] for row in left} == {"1", "2", "3", "4", "5", "6"} - {row["key"][0] for row in first}
 
 
+def test_rows_drawn_by_transactions_that_do_not_see_each_other_have_an_order(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute(ADD_TICKETS, [7, 60])
+    work(connection)
+    with connect(database, "alice") as other, other.transaction():
+        other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        for session, seed in ((other, 0.1), (alice, 0.2)):  # so that they draw different rows
+            session.execute("SELECT setseed(%s)", [seed])
+        for session in (alice, other):
+            session.execute("SELECT loracomp.rows_to_correct('urgency', 2)")
+    drawn = "SELECT (count(draw_number), count(DISTINCT draw_number))::text FROM loracomp.answer_row"
+    assert value(connection, drawn) == "(4,4)"
+
+
 def test_accuracy_before_and_after_is_that_of_drawn_rows(connection: Connection, alice: Connection) -> None:
     alice.execute(ADD_TICKETS, [7, 60])
     work(connection)

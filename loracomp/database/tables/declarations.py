@@ -236,3 +236,4 @@ scan_request = Table(
 
 # A sequence, because updating a row would leave a dead tuple each time.
 ended_jobs_from = counter("ended_jobs_from", "take_answers reads ended_job from this transaction on.")
+drawn_rows = counter("drawn_rows", "rows_to_correct numbers the rows that it draws, of all declarations together.")
