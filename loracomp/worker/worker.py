@@ -61,6 +61,7 @@ class Worker:
         self._base_model = base_model
         self._settings = settings
         self._drain = drain
+        self._listens = settings.listen and not drain
         self._began = perf_counter()
         self._idle_since = monotonic()
         self._stopping = Event()
@@ -102,7 +103,7 @@ class Worker:
             self._leases,
             self._presence,
             lease_s=lease_s,
-            notified=notified if settings.listen and not drain else {},
+            notified=notified if self._listens else {},
         )
         metrics.WORKER_INFO.labels(name, base_model, device, __version__).set(1)
         metrics.JOBS_IN_HAND.set_function(lambda: len(self._leases.held))
@@ -130,9 +131,11 @@ class Worker:
         _log.info(logfmt("stopped", worker=self._settings.worker_name))
 
     def _go_on(self) -> None:
-        """After jobs have been recorded: there is room for others, and rows of declarations have an answer."""
+        """After jobs have been recorded, there is room for others; and a keeper that doesn't listen must be told that
+        rows of declarations may have an answer."""
         self._claimer.wake.set()
-        self._keeper.notified.set()
+        if not self._listens:
+            self._keeper.notified.set()
 
     def _is_drained(self, connection: Connection) -> bool:
         """Whether the worker should end, because nothing is left to answer.
