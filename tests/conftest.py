@@ -14,6 +14,7 @@ import pytest
 from psycopg import sql
 
 import forked
+import memory
 from loracomp.database import connections as db
 from loracomp.database import embedded, schema
 
@@ -64,7 +65,7 @@ def place_for_a_server() -> Iterator[Path]:
     pytest's own folder, because each run of pytest as root closes that folder to the servers' user, even for other
     runs.
     """
-    with tempfile.TemporaryDirectory(prefix="loracomp-test-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory("", "loracomp-test-", memory.folder(), ignore_cleanup_errors=True) as folder:
         yield Path(folder) / "postgres"
 
 

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+import memory
+
 BINARIES = Path("/usr/lib/postgresql/17/bin")
 NEEDED = {
     "postgresql-17": BINARIES / "initdb",
@@ -83,7 +85,7 @@ def absent(needed: dict[str, Path]) -> list[str]:
 @contextmanager
 def server() -> Iterator[Path]:
     """Start a server and its pooler, and stop both at the end; yields the folder of their sockets."""
-    with tempfile.TemporaryDirectory(prefix="loracomp-17-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="loracomp-17-", dir=memory.folder(), ignore_cleanup_errors=True) as name:
         folder = Path(name)
         own(folder)
         data = folder / "data"

@@ -1,4 +1,4 @@
-"""The direction of imports, what commands import when they start, settings and queries that exist, and safe loading."""
+"""Imports: their direction, and what is slow; settings and queries that exist, and safe loading."""
 
 import ast
 import re
@@ -81,6 +81,12 @@ def test_commands_import_what_is_slow_only_where_they_need_it() -> None:
     ):
         command = [sys.executable, "-c", program.format(wanted, slow)]
         assert subprocess.check_output(command, text=True).split() == []
+
+
+def test_a_worker_imports_no_torch_until_its_engine_does() -> None:
+    """Tests start dozens of workers with an engine that computes nothing, and torch would take each of them seconds."""
+    program = "import queue_worker, sys; print(*{'torch', 'transformers', 'sqlalchemy'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT / "tests").split() == []
 
 
 def test_help_lists_commands_by_the_first_lines_of_their_docstrings() -> None:

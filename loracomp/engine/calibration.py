@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from loracomp.composition.composer import ByteLimitedCache
+from loracomp.composition.cache import ByteLimitedCache
 from loracomp.composition.strategies import Mix
 from loracomp.engine.answering import Answering, PendingRequest, lease_lost
 from loracomp.engine.fitting import Classifier, Numbers, fit_classifier, fit_weights, join_features, state_scale

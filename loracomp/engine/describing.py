@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from loracomp.composition.composer import ByteLimitedCache
+from loracomp.composition.cache import ByteLimitedCache
 from loracomp.model.encoder import Encoder, Part, Vector
 from loracomp.records import Job, LabelledRow
 

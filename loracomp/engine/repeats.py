@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from loracomp.composition.composer import ByteLimitedCache
+from loracomp.composition.cache import ByteLimitedCache
 from loracomp.model.encoder import Vector
 from loracomp.records import Job, Request
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from loracomp.composition.composer import ByteLimitedCache
+from loracomp.composition.cache import ByteLimitedCache
 from loracomp.records import Job, Routed
 
 KEPT_BYTES = 16 << 20

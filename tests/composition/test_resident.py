@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loracomp.composition import blocks, composer
-from loracomp.composition.composer import ByteLimitedCache, ResidentAdapters
+from loracomp.composition.cache import ByteLimitedCache
+from loracomp.composition.composer import ResidentAdapters
 from loracomp.errors import JobError
 from model_fixtures import random_adapter
 

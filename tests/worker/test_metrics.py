@@ -21,7 +21,7 @@ from psycopg.conninfo import make_conninfo
 from job_data import BASE, REPORT, add_jobs, expire_leases, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp import metrics
-from loracomp.composition.composer import ByteLimitedCache
+from loracomp.composition.cache import ByteLimitedCache
 from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
