@@ -118,30 +118,26 @@ def test_it_starts_again_after_it_was_killed(folder: Path) -> None:
         assert connection.execute("SELECT * FROM kept").fetchall() == [(1,)]
 
 
-def test_a_path_too_long_for_a_socket_gets_a_short_one(folder: Path, tmp_path: Path) -> None:
-    long = tmp_path / ("x" * 100) / "postgres"
-    long.parent.mkdir()
-    embedded.stop(folder)
-    folder.rename(long)
-    url = embedded.start(long)
-    sockets = Path(psycopg.conninfo.conninfo_to_dict(url)["host"])
-    assert answers(url)
-    assert sockets.exists()
-    embedded.stop(long)
-    assert not sockets.exists()
-    long.rename(folder)
-
-
 @pytest.fixture
-def moved(folder: Path, tmp_path: Path) -> Iterator[Path]:
+def moved(folder: Path) -> Iterator[Path]:
     """The data folder of a stopped server, where its path is too long for a socket."""
-    long = tmp_path / ("x" * 100) / "postgres"
+    long = folder.with_name("x" * 100) / "postgres"
     long.parent.mkdir()
     embedded.stop(folder)
     folder.rename(long)
     yield long
     embedded.stop(long)
     long.rename(folder)
+    long.parent.rmdir()
+
+
+def test_a_path_too_long_for_a_socket_gets_a_short_one(moved: Path) -> None:
+    url = embedded.start(moved)
+    sockets = Path(psycopg.conninfo.conninfo_to_dict(url)["host"])
+    assert answers(url)
+    assert sockets.exists()
+    embedded.stop(moved)
+    assert not sockets.exists()
 
 
 def make_open_to_all(place: Path) -> None:
@@ -182,7 +178,7 @@ def test_another_login_of_the_machine_cannot_connect(moved: Path) -> None:
     assert "Permission denied" in tried.stderr
 
 
-def test_a_socket_in_a_folder_that_others_may_enter_is_not_asked(moved: Path, tmp_path: Path) -> None:
+def test_a_socket_in_a_folder_that_others_may_enter_is_not_asked(moved: Path) -> None:
     """After a crash, another login may put a server of its own where the socket was."""
     url = embedded.start(moved)
     sockets = Path(psycopg.conninfo.conninfo_to_dict(url)["host"])
