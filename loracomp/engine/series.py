@@ -54,9 +54,10 @@ def series_of(job: Job, routed: Routed) -> bytes | None:
     """Identifies the jobs that differ from this one only in their text; None if the job doesn't say which part that is.
 
     Jobs with described choices have no series, because the descriptions say better what is meant. A series has jobs of
-    only one submitter, so that nobody's jobs change the answers of other submitters. It has only jobs whose scores can
-    be compared, because policies may normalise scores differently or put the prompt into a chat. The identifier is a
-    digest, because a worker keeps no text of a job that may be erased.
+    only one submitter, so that nobody can shift the scores of another submitter's rows. (Many series of somebody else
+    can push it out of the memory, as a restart of the worker does.) It has only jobs whose scores can be compared,
+    because policies may normalise scores differently or put the prompt into a chat. The identifier is a digest, because
+    a worker keeps no text of a job that may be erased.
     """
     if job.text_at is None or job.choices is None or job.descriptions is not None:
         return None
