@@ -1,5 +1,6 @@
 """Files measurements/<task>.safetensors of a library: scores of a task's examples under adapters, without text."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,9 @@ def read_measurements(path: Path) -> MeasuredExamples | None:
     examples = tuple(
         MeasuredExample(content.tobytes(), int(label), digest.tobytes()) for content, label, digest in rows
     )
+    (content_hash, times), *_ = Counter(example.content_hash for example in examples).most_common(1) or [(b"", 1)]
+    if times > 1:
+        raise RefusedError(f"{path}: the example with content hash {content_hash.hex()} is measured {times} times")
     return MeasuredExamples(about.base_model, about.normalization, about.adapters, examples, scores)
 
 

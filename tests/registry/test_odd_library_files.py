@@ -178,3 +178,12 @@ def test_a_file_with_any_change_is_read_or_refused(sound: Path, kind: str, data:
         assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     if kind == "measurements":
         assert not np.isinf([found.base_scores.sum(), np.nansum(found.gains)]).any()
+
+
+def test_an_example_that_is_measured_twice_is_named(tmp_path: Path) -> None:
+    file = measurements_path(tmp_path, "tea")
+    file.parent.mkdir()
+    arrays = ARRAYS["measurements"] | {"content_hashes": HASHES[[1, 1]]}
+    file.write_bytes(written("measurements", json.dumps(FILES["measurements"]), arrays))
+    with pytest.raises(RefusedError, match=rf"tea.safetensors: .* {HASHES[1].tobytes().hex()} is measured 2 times"):
+        read_measurements(file)
