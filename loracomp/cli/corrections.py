@@ -37,15 +37,16 @@ def written_corrections(connection: Connection, name: str) -> str:
 def import_corrections(connection: Connection, name: str, lines: Iterable[str]) -> Imported:
     """Correct the rows of a CSV file one after another; a line without a correction changes nothing.
 
-    A line that can't be used is named in a warning, and the others are used. Raises UsageError if the file lacks a
-    column.
+    A line that can't be used is named in a warning, and the others are used. Raises UsageError unless the file has
+    each column of the key, and the column correct, once.
     """
     rows = _read(lines)
     _, header = next(rows, (0, []))
     columns = _key_columns(connection, name)
-    missing = [column for column in (*columns, "correct") if column not in header]
-    if missing:
-        raise UsageError(f"the file has no column {', '.join(missing)}: its first line must name the columns")
+    named = (*columns, "correct")
+    for count, fault in ((0, "no column"), (2, "several columns")):
+        if wrong := [column for column in named if min(header.count(column), 2) == count]:
+            raise UsageError(f"the file has {fault} {', '.join(wrong)}: its first line must name each column once")
     given = rows_of(connection, QUERIES["list_corrections"], {"name": name})
     current = {tuple(row["key"]): row["correct"] for row in given}
     counts = {"corrected": 0, "unchanged": 0, "refused": 0}

@@ -149,6 +149,9 @@ def test_what_is_no_file_of_corrections_is_refused(alice: Connection, tmp_path: 
     file.write_text("shop,correct\na,good\n")
     with pytest.raises(UsageError, match="the file has no column at"):
         answers.import_answers("kinds", str(file))
+    file.write_text("shop,at,correct,answer,correct\na,2026-03-04,good,good,bad\n")
+    with pytest.raises(UsageError, match="the file has several columns correct"):
+        answers.import_answers("kinds", str(file))
     file.write_bytes(b"shop,at,correct\n\xff,x,good\n")
     with pytest.raises(UsageError, match="not a CSV file in UTF-8"):
         answers.import_answers("kinds", str(file))
