@@ -111,7 +111,7 @@ def measure_adapter(
     reference: Reference,
     *,
     tasks: Annotated[
-        int, typer.Option(min=1, help="Maximum number of tasks: the adapter's own and the nearest ones.")
+        int, typer.Option(min=1, max=1000, help="Maximum number of tasks: the adapter's own and the nearest ones.")
     ] = 30,
     base_model: BaseModelName = None,
     as_json: AsJson = False,

@@ -40,10 +40,10 @@ Describe = Annotated[
     typer.Option(help="What a choice means, in a few words. Repeat it for each choice, in the same order."),
 ]
 MaxNewTokens = Annotated[
-    int | None, typer.Option(help="Maximum number of tokens to generate, if there are no choices.")
+    int | None, typer.Option(help="Maximum number of tokens to generate, if there are no choices.", min=1, max=100_000)
 ]
 POLICY = "Name of the policy that is used until sixteen corrections are measured."
-PRIORITY = "Priority of the jobs, from -10 to 10."
+PRIORITY = "Priority of the jobs."
 Policy = Annotated[str, typer.Option(help=POLICY)]
 
 
@@ -158,7 +158,7 @@ def create_answers(
     describe: Describe = None,
     max_new_tokens: MaxNewTokens = None,
     policy: Policy = "default",
-    priority: Annotated[int, typer.Option(help=PRIORITY)] = 0,
+    priority: Annotated[int, typer.Option(help=PRIORITY, min=-10, max=10)] = 0,
     tags: Tags = None,
     row_filter: Filter = None,
     backfill: Annotated[bool, typer.Option(help="Whether to answer existing rows too.")] = True,
@@ -196,10 +196,13 @@ def alter_answers(
         ),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Maximum number of tokens of generated text, which replaces any choices.")
+        int | None,
+        typer.Option(
+            help="Maximum number of tokens of generated text, which replaces any choices.", min=1, max=100_000
+        ),
     ] = None,
     policy: Annotated[str | None, typer.Option(help=POLICY)] = None,
-    priority: Annotated[int | None, typer.Option(help=PRIORITY)] = None,
+    priority: Annotated[int | None, typer.Option(help=PRIORITY, min=-10, max=10)] = None,
     tags: Tags = None,
     row_filter: Filter = None,
     paused: Annotated[bool | None, typer.Option("--pause/--resume", help="Make no jobs until you resume.")] = None,
@@ -244,7 +247,7 @@ def correct_answer(
     review: Annotated[
         bool, typer.Option("--review", help="List corrected rows to look at again, because they may be wrong.")
     ] = False,
-    rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 16,
+    rows: Annotated[int, typer.Option(min=1, max=10_000, help="How many rows to show.")] = 16,
     as_json: AsJson = False,
 ) -> None:
     """Correct the answer to a row, or list rows to correct."""

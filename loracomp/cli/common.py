@@ -36,6 +36,9 @@ PROSE = ("description", "detail")
 PROSE_WIDTH = 30
 _NUMBER = re.compile(r"[-+]?[\d.]+|None|-")
 
+INTEGER, BIGINT = 2**31 - 1, 2**63 - 1
+"""The largest numbers of Postgres's types with these names."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

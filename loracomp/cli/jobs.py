@@ -15,7 +15,18 @@ from psycopg.types.json import Jsonb
 
 from loracomp.cli.answering import may_work
 from loracomp.cli.brief import brief
-from loracomp.cli.common import AsJson, emit_json, loading, open_database, print_page, remark, remarks, say
+from loracomp.cli.common import (
+    BIGINT,
+    INTEGER,
+    AsJson,
+    emit_json,
+    loading,
+    open_database,
+    print_page,
+    remark,
+    remarks,
+    say,
+)
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, row_of
 from loracomp.database.embedded import database_url
@@ -41,7 +52,8 @@ def ask(
         typer.Option(help="What a choice means, in a few words. Repeat it for each choice, in the same order."),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Maximum number of tokens to generate, if there are no choices.")
+        int | None,
+        typer.Option(help="Maximum number of tokens to generate, if there are no choices.", min=1, max=100_000),
     ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text at which generation stops.")] = None,
     temperature: Annotated[
@@ -50,7 +62,9 @@ def ask(
     top_p: Annotated[
         float, typer.Option(help="Sample from the smallest set of tokens whose probability reaches this.")
     ] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Seed for sampled text. Defaults to the job's number.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed for sampled text. Defaults to the job's number.", min=0, max=BIGINT)
+    ] = None,
     chat_template: Annotated[
         bool | None,
         typer.Option(help="Whether to use the base model's chat template. Defaults to the policy's setting."),
@@ -204,7 +218,7 @@ def _show_briefly(connection: Connection, job: int) -> None:
 
 
 def explain(
-    job: Annotated[int, typer.Argument(help="Number of the job.")],
+    job: Annotated[int, typer.Argument(help="Number of the job.", min=1, max=BIGINT)],
     *,
     as_html: Annotated[bool, typer.Option("--html", help="Print an HTML page with a picture of the job.")] = False,
     as_svg: Annotated[bool, typer.Option("--svg", help="Print only the picture.")] = False,
@@ -231,7 +245,7 @@ def local_time(given: datetime | None) -> datetime | None:
 
 
 def replay(
-    job: Annotated[int | None, typer.Argument(help="Number of the job.")] = None,
+    job: Annotated[int | None, typer.Argument(help="Number of the job.", min=1, max=BIGINT)] = None,
     *,
     all_since: Annotated[
         datetime | None,
@@ -240,7 +254,7 @@ def replay(
             callback=local_time,
         ),
     ] = None,
-    sample: Annotated[int, typer.Option(help="Size of the random sample for --all-since.", min=1)] = 20,
+    sample: Annotated[int, typer.Option(help="Size of the random sample for --all-since.", min=1, max=INTEGER)] = 20,
     tolerance: Annotated[
         float | None,
         typer.Option(

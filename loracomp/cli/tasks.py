@@ -10,7 +10,7 @@ import typer
 from psycopg.types.json import Jsonb
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import AsJson, emit, emit_json, load_encoder, open_database, remark, run_query
+from loracomp.cli.common import INTEGER, AsJson, emit, emit_json, load_encoder, open_database, remark, run_query
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, rows_of
 from loracomp.database.queries import QUERIES
@@ -37,8 +37,10 @@ Splits = Annotated[
     list[str] | None,
     typer.Option("--split", help="Split of the data to import. May be repeated; defaults to all splits."),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Maximum number of examples of each split. Defaults to all.")]
-Seed = Annotated[int, typer.Option(help="Seed for the random choice of examples by --limit.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, max=INTEGER, help="Maximum number of examples of each split. Defaults to all.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=INTEGER, help="Seed for the random choice of examples by --limit.")]
 
 
 @task_app.command("list")
@@ -141,10 +143,13 @@ def measure_task(
     task: str,
     *,
     rows: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of examples to measure. Defaults to all.")
+        int | None, typer.Option(min=1, max=1_000_000, help="Maximum number of examples to measure. Defaults to all.")
     ] = None,
     adapters: Annotated[
-        int, typer.Option(min=1, help="Maximum number of adapters: the task's own and those of the nearest tasks.")
+        int,
+        typer.Option(
+            min=1, max=1000, help="Maximum number of adapters: the task's own and those of the nearest tasks."
+        ),
     ] = 30,
     split: Annotated[str, typer.Option(help="Split of the examples. Routing uses only train examples.")] = "train",
     base_model: BaseModelName = None,
@@ -204,7 +209,7 @@ def reword_task(
     data: Annotated[
         Path | None, typer.Option(help="A file of whole prompts to check, in the format of `task import`.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Maximum number of prompts in each wording.")] = 30,
+    rows: Annotated[int, typer.Option(min=1, max=INTEGER, help="Maximum number of prompts in each wording.")] = 30,
     add: Annotated[
         bool, typer.Option("--import", help="Import train examples in these wordings, and check afterwards.")
     ] = False,

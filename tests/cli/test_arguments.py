@@ -1,8 +1,10 @@
 """Arguments, settings and signals that a command refuses, or understands in one way, before it needs a database."""
 
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 import typer
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from loracomp import cli
 from loracomp.cli import commands
+from loracomp.cli.common import BIGINT, INTEGER
 from loracomp.cli.jobs import local_time
 from loracomp.cli.tasks import _setting
 from loracomp.config import load_settings, unknown_variables
@@ -25,6 +28,8 @@ DEEP = "[" * 100_000
         (["ask", "Hot?", "--patience", "nan"], "--patience"),
         (["answers", "try", "t", "{a}", "--patience", "nan"], "--patience"),
         (["replay", "1", "--tolerance", "nan"], "--tolerance"),
+        (["adapter", "measure", "tea", "--tasks", "999999999999"], "1000"),
+        (["explain", "9223372036854775808"], "9223372036854775807"),
         (["answers", "create", "a", "t", "{a}", "--filter", DEEP], "--filter"),
         (["answers", "alter", "a", "--tags", '{"a":' * 100_000], "--tags"),
         (["replay", "--all-since", "0001-01-01"], "too far from now"),
@@ -39,6 +44,32 @@ def test_an_argument_is_refused(monkeypatch: pytest.MonkeyPatch, arguments: list
     monkeypatch.undo()
     time.tzset()
     assert (done.exit_code, words in done.output) == (2, True), done.output[-500:]
+
+
+def integers(app: typer.Typer, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The integers that the commands take, each with typer's description of the option or argument."""
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield from integers(group.typer_instance, f"{group.name} ")
+    for command in app.registered_commands:
+        assert command.callback is not None
+        for name, hint in get_type_hints(command.callback, include_extras=True).items():
+            kinds, described = (hint, None) if get_origin(hint) is not Annotated else get_args(hint)
+            if int in (kinds, *get_args(kinds)):
+                yield f"{path}{command.name or command.callback.__name__} {name}", described
+
+
+def test_every_integer_has_a_range_that_the_database_can_store() -> None:
+    if not cli.app.registered_groups:
+        commands.register(cli.app)
+    # The ranges of training are in TrainingConfig.
+    ranges = {name: described for name, described in integers(cli.app) if not name.startswith("train ")}
+    assert {"adapter measure tasks", "explain job", "library measure rows"} < ranges.keys()
+    for name, given in ranges.items():
+        assert given is not None and None not in (given.min, given.max), name
+        assert given.min >= -10 and given.max <= (
+            BIGINT if name in {"explain job", "replay job", "ask seed"} else INTEGER
+        ), name
 
 
 def test_a_setting_that_is_nested_too_deep_is_a_text() -> None:

@@ -17,7 +17,9 @@ def convert_adapter(
     folder: Annotated[Path, typer.Argument(help="PEFT folder of another kind: DoRA, modules_to_save, LoHa, ...")],
     output: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
     *,
-    rank: Annotated[int, typer.Option(help="Rank of the LoRA to write; a higher rank loses less.")] = 16,
+    rank: Annotated[
+        int, typer.Option(min=1, max=512, help="Rank of the LoRA to write; a higher rank loses less.")
+    ] = 16,
     base_model: BaseModelName = None,
     any_base: Annotated[
         bool, typer.Option("--any-base", help="Accept it even if its config names another base model.")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import AsJson, emit_json, open_database, remark
+from loracomp.cli.common import INTEGER, AsJson, emit_json, open_database, remark
 from loracomp.config import Settings, load_settings
 from loracomp.database.connections import Connection
 from loracomp.errors import LoracompError, UsageError
@@ -21,13 +21,13 @@ def evaluate(
     policies: Annotated[str | None, typer.Option(help="Policies, such as base,own_task,default.")] = None,
     split: Annotated[str, typer.Option(help="Split whose rows become jobs.")] = "validation",
     rows: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of rows for each task. Defaults to all.")
+        int | None, typer.Option(min=1, max=INTEGER, help="Maximum number of rows for each task. Defaults to all.")
     ] = None,
     exclude_own: Annotated[
         bool, typer.Option("--exclude-own", help="Leave out the row's own task, and adapters that were trained on it.")
     ] = False,
     route_only: Annotated[bool, typer.Option("--route-only", help="Only compute routing weights.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed by which rows are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=INTEGER, help="Seed by which rows are drawn.")] = 0,
     base_model: Annotated[str | None, typer.Option(help="Defaults to the database's default.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder with TASK/validation.jsonl, to import first.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file to write: one line for each job, without texts.")] = None,

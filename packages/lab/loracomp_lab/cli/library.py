@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loracomp.cli.common import AsJson, emit, load_base, remark
+from loracomp.cli.common import INTEGER, AsJson, emit, load_base, remark
 from loracomp.config import load_settings
 from loracomp.errors import NotFoundError
 from loracomp_lab.catalogue import entry_names
@@ -21,9 +21,9 @@ def build(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder with TASK/train.jsonl. Defaults to the hub.")] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Maximum number of examples for each task. Defaults to 300.")
+        int | None, typer.Option(min=1, max=INTEGER, help="Maximum number of examples for each task. Defaults to 300.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed by which examples are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=INTEGER, help="Seed by which examples are drawn.")] = 0,
     base_model: Annotated[str, typer.Option(help="Source of the base model.")] = DEFAULT_BASE,
     encoder: Annotated[str, typer.Option(help="Source of the encoder.")] = DEFAULT_ENCODER,
     as_json: AsJson = False,
@@ -54,16 +54,17 @@ def measure(
     *,
     data: Annotated[str | None, typer.Option(help="Folder with TASK/train.jsonl. Defaults to the hub.")] = None,
     rows: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of examples for each task. Defaults to 48.")
+        int | None, typer.Option(min=1, max=INTEGER, help="Maximum number of examples for each task. Defaults to 48.")
     ] = None,
     adapters: Annotated[
         int | None,
         typer.Option(
             min=1,
+            max=INTEGER,
             help="Number of adapters for each example: those of its task and of the nearest tasks. Defaults to 30.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The seed with which the library was built.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=INTEGER, help="The seed with which the library was built.")] = 0,
 ) -> None:
     """Score examples that training kept aside under the adapters. If it is killed, run it again to score what is
     missing."""
