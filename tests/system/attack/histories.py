@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -27,6 +28,7 @@ from job_data import BASE, add_base_model, claim, keep, record
 from loracomp.database import connections as db
 from loracomp.database import embedded
 from loracomp.database.connections import Connection
+from loracomp.database.guard import guarded
 from loracomp.worker.leases import what_waits
 from rounds import Round
 from town import Ground, connect, login
@@ -77,6 +79,21 @@ KEY_TYPES = {
     **dict.fromkeys((*TEXTS, "character(40)", "name", "uuid", "boolean"), TEXTS),
 }
 """Types that a key with the values of a type may be given, so that each value stays the same text."""
+HOURS = tuple(f"2026-01-01T{hour:02}:00:00" for hour in (8, 9, 13, 14, 7, 12, 17, 18))
+DAYS = tuple(f"2026-01-{day:02}T23:30:00" for day in range(2, 10))
+TIMES = ("timestamp without time zone", "timestamp with time zone", "date")
+"""Types of keys that are converted into each other. Which time another type gets is up to the session's TimeZone: with
+HOURS it may be the time of another row."""
+ODD_TYPES: dict[str | None, tuple[str, tuple[str, ...]]] = {
+    "regclass": ("public.other", ("quote_all_identifiers", "search_path")),
+    "public.file": ('(x,"\\\\x61ff")', ("bytea_output",)),
+    "money": ("-1234.5", ("lc_monetary",)),
+    "timestamp with time zone": ("2024-02-03 04:05:06.7+00", ("DateStyle", "TimeZone")),
+    "interval": ("1 year 2 mons -3 days 04:05:06", ("IntervalStyle",)),
+    "double precision": ("0.1", ("extra_float_digits",)),
+}
+"""Types of a column of the prompt, with its value, and the settings of a session that decide how Postgres writes it.
+public.file is a composite type with a bytea."""
 SPELLED_AGAIN = {"numeric": "{k} + 0.000", "character(40)": "{k} || ' '", "timestamp with time zone": "{k} + '0 s'"}
 """How the same key may be written in other letters."""
 SESSION: dict[str, tuple[str, ...]] = {
@@ -85,7 +102,7 @@ SESSION: dict[str, tuple[str, ...]] = {
     "extra_float_digits": ("-15", "0", "3"),
     "bytea_output": ("escape",),
     "standard_conforming_strings": ("off",),
-    "TimeZone": ("America/New_York", "Asia/Kathmandu", "UTC"),
+    "TimeZone": ("America/New_York", "Asia/Kathmandu", "Etc/GMT-1", "UTC"),
     "search_path": ("pg_temp, public", '""', "loracomp, public"),
     "default_transaction_isolation": ("serializable", "repeatable read"),
     "client_encoding": ("LATIN1", "UTF8"),
@@ -97,6 +114,7 @@ SESSION: dict[str, tuple[str, ...]] = {
     "plan_cache_mode": ("force_generic_plan",),
     "transform_null_equals": ("on",),
     "lc_numeric": ("C",),
+    "lc_monetary": ("en_US.UTF-8", "de_DE.UTF-8", "C"),
 }
 DATABASE_SETTINGS = (
     "DateStyle",
@@ -105,6 +123,9 @@ DATABASE_SETTINGS = (
     "TimeZone",
     "array_nulls",
     "transform_null_equals",
+    "bytea_output",
+    "quote_all_identifiers",
+    "search_path",
 )
 """Settings that a database's owner may set for all sessions, including workers' sessions."""
 NAMES = ("k", 'odd "key"', "{k}", "%s", "Key", "select", "\u0130\u202e", "s", "a")
@@ -134,6 +155,14 @@ class Correction:
 
 
 @dataclass
+class Feed:
+    """What a reader has been told by `answers_since`: status and answer by the key as it was written."""
+
+    told: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    cursor: str | None = None
+
+
+@dataclass
 class History:
     """A table, its model, and what was done to both."""
 
@@ -143,8 +172,9 @@ class History:
     counts: Counter[str] = field(default_factory=Counter)
     rows: dict[Key, Row] = field(default_factory=dict)
     corrections: dict[Key, Correction] = field(default_factory=dict)
-    feed: dict[str, tuple[str, str | None]] = field(default_factory=dict)
-    cursor: str | None = None
+    feeds: dict[str, "Feed"] = field(default_factory=dict)
+    places: dict[tuple[tuple[str, ...], str], int] = field(default_factory=dict)
+    """Numbers of values by their texts, as far as they are known."""
     is_paused: bool = False
     was_locked: bool = False
     stranger: Connection | None = None
@@ -152,12 +182,18 @@ class History:
     def begin(self, url: str) -> None:
         self.url = url
         draw = self.draw = random.Random(self.number)
-        self.first_kind, self.mark_kind = draw.choice([*VALUES]), draw.choice([*VALUES, *OTHER_VALUES])
+        self.first_kind = draw.choice([*VALUES] if draw.random() < 0.7 else TIMES)
+        self.mark_kind = draw.choice([*VALUES, *OTHER_VALUES])
         self.kind = self.first_kind
-        self.values = VALUES[self.kind]
+        self.values, self.is_converted = VALUES[self.kind], self.kind in TIMES and draw.random() < 0.8
+        if self.is_converted:
+            times = draw.choice((HOURS, DAYS)) if self.kind != "date" else DAYS
+            self.values = tuple(each + "+00" if self.kind == TIMES[1] else each for each in times)
+            self.values = tuple(each[:10] for each in times) if self.kind == "date" else self.values
+        self.odd_kind = draw.choice((None, "regclass", "public.file", *ODD_TYPES))
         self.marks = (VALUES | OTHER_VALUES)[self.mark_kind][:4]
         self.size = len(self.values) // 2
-        self.partitioned = draw.choice(("", "", "LIST (%s)", "HASH (%s)"))
+        self.partitioned = draw.choice(("", "", "LIST (%s)", "" if self.is_converted else "HASH (%s)"))
         self.secured = draw.random() < 0.4
         self.choices = draw.choice((None, ["x", "y", "z"]))
         self.passing = set(range(max(1, len(self.marks) - 1)))
@@ -168,20 +204,24 @@ class History:
             "view": draw.choice(("kinds", 'odd view {0} "%s"')),
         }
         self.word = "Note"
-        self.session: dict[str, str] = {}
+        self.sessions: dict[str, dict[str, str]] = {"alice": {}, "bob": {}}
         self.open()
         with db.connect(url) as owner:
             add_base_model(owner)
             owner.execute(f"GRANT CREATE ON SCHEMA public TO {login('alice')}".encode())
         self.create()
+        if self.odd_kind and draw.random() < 0.5:
+            self.set_for("alice", draw.choice(ODD_TYPES[self.odd_kind][1]))
 
     def open(self) -> None:
         self.owner, self.alice = db.connect(self.url, vectors=False), connect(self.url, "alice")
+        self.bob = connect(self.url, "bob")
+        self.sessions = {"alice": {}, "bob": {}}
         self.owner.execute("SET statement_timeout = '20s'")
 
     def close(self) -> None:
-        self.owner.close()
-        self.alice.close()
+        for connection in (self.owner, self.alice, self.bob):
+            connection.close()
 
     # --- statements
 
@@ -218,9 +258,18 @@ class History:
     def create(self) -> None:
         """The table with its policy, and the declaration."""
         split = self.partitioned % ("{p}" if "LIST" in self.partitioned else "{k}") if self.partitioned else ""
+        self.write("CREATE TABLE public.other (); CREATE TYPE public.file AS (name text, content bytea)")
+        # It has no value where the body is blank, so that a prompt of both is blank, too.
+        odd: LiteralString = (
+            "said {odd_kind} GENERATED ALWAYS AS"
+            " (CASE WHEN {body} IN ('x', 'y', 'z') THEN {said}::{odd_kind} END) STORED, "
+        )
         self.write(
-            "CREATE TABLE {table} ({k} {kind}, {p} text, {body} text, {mark} {mark_kind}, PRIMARY KEY ({k}, {p}))"
-            " {split}",
+            "CREATE TABLE {table} ({k} {kind}, {p} text, {body} text, {mark} {mark_kind}, "
+            + (odd if self.odd_kind else "")
+            + "PRIMARY KEY ({k}, {p})) {split}",
+            odd_kind=sql.SQL(self.odd_kind or ""),  # type: ignore[arg-type]
+            said=sql.Literal(ODD_TYPES.get(self.odd_kind, ("",))[0]),
             split=self.written(f"PARTITION BY {split}", escaped=False) if split else sql.SQL(""),  # type: ignore[arg-type]
         )
         if "LIST" in self.partitioned:
@@ -248,15 +297,20 @@ class History:
         named = {each: sql.Identifier("public", self.names[each]).as_string() for each in ("view", "table")}
         self.write(
             "SELECT loracomp.create_answers(%s, %s::regclass, %s, choices => %s, filter => %s::jsonb)",
-            named["view"], named["table"], f"{self.word}: {{{self.names['body']}}}", self.choices, self.filter(),
+            named["view"], named["table"], self.prompt(), self.choices, self.filter(),
         )  # fmt: skip
         self.write("GRANT SELECT ON {view} TO {bob}", bob=sql.Identifier(login("bob")))
         self.name_the_views_key()
-        self.corrections, self.feed, self.cursor, self.is_paused = {}, {}, None, False
+        self.corrections, self.is_paused = {}, False
+        self.feeds = {name: Feed() for name in self.sessions}
 
     def name_the_views_key(self) -> None:
         """When the view is made; the names stay, whatever the table's columns become."""
         self.names |= {"view_k": self.names["k"], "view_p": self.names["p"]}
+        self.is_renamed = False
+
+    def prompt(self) -> str:
+        return f"{self.word}: {'{said} ' if self.odd_kind else ''}{{{self.names['body']}}}"
 
     def filter(self) -> str:
         if len(self.passing) == len(self.marks):
@@ -392,7 +446,7 @@ class History:
     def rename(self) -> None:
         what = self.draw.choice(("table", "view", "k", "p", "body", "mark"))
         to = self.draw.choice(["notes", "kinds", *NAMES, 'new "name" %s'])
-        if not to.isascii() and "client_encoding" in self.session:
+        if not to.isascii() and self.has_an_encoding:
             return
         if (
             to in self.names.values()
@@ -409,23 +463,37 @@ class History:
             self.write(
                 "ALTER TABLE {table} RENAME COLUMN {was} TO {to}", was=sql.Identifier(self.names[what]), to=target
             )
+        self.is_renamed = True
         self.names[what] = to
 
     def rename_with_a_brace(self) -> None:
         """No prompt can name the column, until it gets its name back."""
-        if "client_encoding" in self.session:
+        if self.has_an_encoding:
             return
         names = sql.Identifier("a}{b"), sql.Identifier(self.names["body"])
         self.write("ALTER TABLE {table} RENAME COLUMN {was} TO {to}", was=names[1], to=names[0])
         keep(self.owner)
         self.write("ALTER TABLE {table} RENAME COLUMN {was} TO {to}", was=names[0], to=names[1])
 
+    @property
+    def has_an_encoding(self) -> bool:
+        return any("client_encoding" in each for each in self.sessions.values())
+
     def set_session(self) -> None:
-        name = self.draw.choice([*SESSION])
+        who = self.draw.choice(("alice", "alice", "bob"))
+        is_for_the_prompt = self.odd_kind and self.draw.random() < 0.5
+        self.set_for(who, self.draw.choice(ODD_TYPES[self.odd_kind][1] if is_for_the_prompt else [*SESSION]))
+
+    def set_for(self, who: str, name: str) -> None:
+        if who == "bob" and name == "row_security":
+            return  # what he may see would then be refused
         if name == "client_encoding" and not "".join([*self.names.values(), *self.values, *self.marks]).isascii():
             return  # psycopg could not send them
-        self.session[name] = self.draw.choice(SESSION[name])
-        self.write("SELECT set_config(%s, %s, false)", name, self.session[name])
+        text = self.draw.choice(SESSION[name])
+        self.done.append(f"{who} sets {name} to {text!r}")
+        with suppress(errors.InvalidParameterValue):  # a server need not have any other lc_monetary than C
+            {"alice": self.alice, "bob": self.bob}[who].execute("SELECT set_config(%s, %s, false)", [name, text])
+            self.sessions[who][name] = text
 
     def set_database(self) -> None:
         name = self.draw.choice(DATABASE_SETTINGS)
@@ -437,7 +505,6 @@ class History:
         )
         self.close()
         self.open()
-        self.session = {}
 
     def analyze(self) -> None:
         self.write("ANALYZE {table}")
@@ -448,10 +515,10 @@ class History:
         self.word = self.draw.choice(("Memo", "Note"))  # perhaps the word that it was
         self.write(
             "SELECT loracomp.alter_answers({name}, prompt => %s)",
-            f"{self.word}: {{{self.names['body']}}}",
+            self.prompt(),
             name=self.name,
         )
-        if self.word != before and self.looks_at_changes:
+        if self.word != before and self.looks_at_changes():
             assert "answered" not in {status for status, _ in self.shown().values()}, "these answer the old prompt"
 
     def switch(self) -> None:
@@ -473,7 +540,13 @@ class History:
         self.write("SELECT loracomp.alter_answers({name}, filter => %s::jsonb)", self.filter(), name=self.name)
 
     def alter_key(self) -> None:
-        kind = self.draw.choice(KEY_TYPES.get(self.first_kind, (self.kind,)))
+        kinds = KEY_TYPES.get(self.first_kind, (self.kind,))
+        if self.is_converted:
+            self.set_for("alice", "TimeZone")
+            kinds = tuple(each for each in TIMES if each != self.kind)
+        kind = self.draw.choice(kinds)
+        if (values := self.converted(kind)) is None:
+            return
         statement: LiteralString = "SELECT loracomp.alter_key(%s::regclass, %s, %s::regtype)"
         given = (sql.Identifier("public", self.names["table"]).as_string(), self.names["k"], kind)
         try:
@@ -487,6 +560,35 @@ class History:
             return
         self.kind = kind
         self.name_the_views_key()
+        if values != self.values:
+            self.convert(values)
+
+    def converted(self, kind: str) -> tuple[str, ...] | None:
+        """The keys' values after a conversion in alice's session; None if two of them would be the same."""
+        if not self.is_converted or kind == self.kind:
+            return self.values
+        written = "timezone('UTC', {x})::timestamp" if kind == TIMES[1] else "{x}"
+        as_text = written.format(x=f"v.value::{self.kind}::{kind}")
+        rows = self.alice.execute(
+            f"SELECT to_json({as_text}) #>> '{{}}' AS value"
+            " FROM unnest(%s::text[]) WITH ORDINALITY AS v (value, at) ORDER BY v.at".encode(),
+            [[*self.values]],
+        )
+        values = tuple(row["value"] + ("+00" if kind == TIMES[1] else "") for row in rows)
+        return values if len({*values}) == len(values) else None
+
+    def convert(self, values: tuple[str, ...]) -> None:
+        """A row keeps its answer and its correction if its key is still written as the same text."""
+        stays = [
+            old.removesuffix("+00") == new.removesuffix("+00") for old, new in zip(self.values, values, strict=True)
+        ]
+        texts = [each.removesuffix("+00") for each in self.values]
+        for feed in self.feeds.values():
+            feed.told = {key: each for key, each in feed.told.items() if stays[texts.index(json.loads(key)[0])]}
+        for key, made in self.corrections.items():
+            made.is_sure = made.is_sure and stays[key[0]]
+        self.values = values
+        self.counts["converted"] += 1
 
     @property
     def name(self) -> sql.Literal:
@@ -540,9 +642,12 @@ class History:
 
     def key_of(self, key: list[str]) -> Key:
         """The key that loracomp writes as these texts."""
+        if (known := self.places.get((self.values, key[0]))) is not None:
+            return known, key[1]
         read = "timezone('UTC', %s::timestamp)" if self.kind == "timestamp with time zone" else "%s::text::{kind}"
         place = self.written("SELECT array_position(%s::text[]::{kind}[], " + read + ") AS k")
         (row,) = self.owner.execute(place, [[*self.values], key[0]])
+        self.places[self.values, key[0]] = row["k"] - 1
         return row["k"] - 1, key[1]
 
     # --- moves: workers, readers, strangers
@@ -585,23 +690,23 @@ class History:
         self.done.append("jobs are purged")
         self.owner.execute("SELECT loracomp.purge_jobs('0 seconds', force => true)")
 
-    def read_feed(self) -> None:
+    def read_feed(self, who: str = "alice") -> None:
         """Go on where the last reading ended; nothing comes out of order."""
+        feed = self.feeds[who]
         while True:
-            columns = "key, status, answer, cursor"
-            rows = self.write(
-                f"SELECT {columns} FROM loracomp.answers_since({{name}}, %s, %s)",
-                self.cursor,
-                self.draw.randint(1, 9),
-                name=self.name,
-            )
+            rows = self.told(who, feed.cursor, self.draw.randint(1, 9))
             at = [json.loads(row["cursor"]) for row in rows]
             assert [each[0] for each in at] == sorted(each[0] for each in at), f"out of order: {at}"
             for row in rows:
-                self.feed[json.dumps(row["key"])] = (row["status"], row["answer"])
-                self.cursor = row["cursor"]
+                feed.told[json.dumps(row["key"])] = (row["status"], row["answer"])
+                feed.cursor = row["cursor"]
             if not rows:
                 return
+
+    def told(self, who: str, cursor: str | None, most: int) -> list[Any]:
+        columns: LiteralString = "SELECT key, status, answer, cursor FROM loracomp.answers_since({name}, %s, %s)"
+        reader = {"alice": self.alice, "bob": self.bob}[who]
+        return reader.execute(self.written(columns, name=self.name), [cursor, most]).fetchall()
 
     def restore(self) -> None:
         """Dump, and go on with the restored database."""
@@ -622,14 +727,14 @@ class History:
             dump = Path(folder) / "dump"
             subprocess.run([programs / "pg_dump", "-Fc", "-f", dump, self.url], check=True)
             self.url = create_database(self.ground.server, name)
-            subprocess.run([programs / "pg_restore", "--exit-on-error", "-d", self.url, dump], check=True)
+            with db.connect(self.url, vectors=False) as target, guarded(target, []):  # as `loracomp db restore` does
+                subprocess.run([programs / "pg_restore", "--single-transaction", "-d", self.url, dump], check=True)
         if "_r" in str(before):
             drop_database(self.ground.server, str(before))
         self.open()
         self.owner.execute(
             "SELECT setval('loracomp.ended_jobs_from', pg_snapshot_xmin(pg_current_snapshot())::text::bigint)"
         )
-        self.session = {}
         self.settle()
 
     # --- what must hold
@@ -643,11 +748,14 @@ class History:
         )
         return {(row["k"] - 1, row["p"]): (row["status"], row["answer"]) for row in rows}
 
+    def looks_at_changes(self, who: str = "alice") -> bool:
+        """Whether a view does in this session; docs/answers.md says why not."""
+        return self.sessions[who].get("default_transaction_isolation") != "serializable"
+
     @property
-    def looks_at_changes(self) -> bool:
-        """Whether alice's session does; docs/answers.md says why not."""
-        (isolation,) = self.alice.execute("SHOW default_transaction_isolation")
-        return bool(isolation["default_transaction_isolation"] != "serializable")
+    def is_told(self) -> bool:
+        """Whether bob, who may read the view, may read the feed."""
+        return not (self.secured or self.is_renamed)
 
     def fits(self) -> None:
         """What the view shows at any time."""
@@ -656,12 +764,31 @@ class History:
         assert shown.keys() == expected, f"rows shown and not there: {shown.keys() ^ expected}"
         for key, (status, given) in shown.items():
             assert status in ("waiting", "asked", "answered", "stale", "refused"), (key, status)
-            if status == "answered" and self.looks_at_changes and not self.was_locked:
+            if status == "answered" and self.looks_at_changes() and not self.was_locked:
                 assert (status, given) == self.rows[key].ended, (
                     f"the old answer {given!r} is shown for {key}: {self.rows[key]}"
                 )
             elif status != "answered":
                 assert (given is not None) == (status == "stale"), (key, status, given)
+        self.fits_for_a_reader(expected)
+
+    def fits_for_a_reader(self, expected: set[Key]) -> None:
+        """Whoever may only read the view is shown the same rows, and the feed tells nothing that the view doesn't."""
+        shown = self.shown(self.bob)
+        visible = {key for key in expected if not self.secured or key[1] != "b"}
+        assert shown.keys() == visible, f"a reader is shown other rows: {shown.keys() ^ visible}"
+        try:
+            rows = self.told("bob", None, 1000)
+        except errors.InsufficientPrivilege as error:
+            assert not self.is_told, f"a reader may not read the feed: {error}"
+            return
+        assert not self.secured, "a reader is told about rows of other readers"
+        for row in rows:
+            key, told = self.key_of(row["key"]), (row["status"], row["answer"])
+            assert key in shown, f"answers_since tells {told} about {key}, which the view doesn't show"
+            status, answer = shown[key]
+            fits = status in ("waiting", "refused") if told[0] == "refused" else answer == told[1]
+            assert fits, f"answers_since tells {told} about {key}, and the view shows {shown[key]}"
 
     def settle(self) -> None:
         """When nothing is left to do, everything is as the model says."""
@@ -695,12 +822,12 @@ class History:
         )
         self.let_stranger_go()
         self.was_locked = False
-        with connect(self.url, "bob") as bob:
-            seen = {key: each for key, each in expected.items() if not self.secured or key[1] != "b"}
-            assert self.shown(bob) == seen, "what a reader under row security sees"
+        seen = {key: each for key, each in expected.items() if not self.secured or key[1] != "b"}
+        assert self.shown(self.bob) == seen, "what a reader sees, maybe under row security"
         self.check_corrections(expected)
         self.check_counts(expected)
-        self.check_feed(expected)
+        for who in ("alice", "bob") if self.is_told else ("alice",):
+            self.check_feed(who, expected)
         self.counts["settled"] += 1
 
     def check_corrections(self, expected: dict[Key, tuple[str, str | None]]) -> None:
@@ -717,6 +844,8 @@ class History:
             elif key in expected and self.rows[key].body != made.body:
                 assert key not in kept, f"the correction of {key} outlived its prompt"
         assert kept.keys() <= self.corrections.keys(), "nobody corrected this"
+        other = {key: text for key, text in kept.items() if text != self.corrections[key].text}
+        assert not other, f"another row's corrections: {other}"
         self.corrections = {key: made for key, made in self.corrections.items() if key in kept}
         for key, made in self.corrections.items():
             made.is_drawn = made.is_drawn and made.is_sure
@@ -746,15 +875,15 @@ class History:
         if known == len(sure) and share is not None:
             assert share == percent(right, known), f"before says {row['before']}; {right} of {known} were right"
 
-    def check_feed(self, expected: dict[Key, tuple[str, str | None]]) -> None:
+    def check_feed(self, who: str, expected: dict[Key, tuple[str, str | None]]) -> None:
         deadline = time.monotonic() + 20  # another database's transaction may hold it back for a while
         while True:
-            self.read_feed()
-            told = {self.key_of(json.loads(key)): each for key, each in self.feed.items()}
+            self.read_feed(who)
+            told = {self.key_of(json.loads(key)): each for key, each in self.feeds[who].told.items()}
             missing = {key: (told.get(key), each) for key, each in expected.items() if told.get(key) != each}
             if not missing:
                 return
-            assert time.monotonic() < deadline, f"answers_since told and should have told: {missing}"
+            assert time.monotonic() < deadline, f"answers_since told {who} and should have told: {missing}"
             time.sleep(0.05)
 
 
@@ -797,7 +926,7 @@ def moves_of(history: History) -> list[Callable[[], None]]:
         h.set_session, h.set_database, h.analyze,
         h.reword, h.switch, h.refilter, h.refilter, h.alter_key, h.again, h.pause, h.declare_again, h.correct,
         h.correct, h.take_back, h.work, h.work, h.work, h.keep, h.purge, h.read_feed, h.settle, h.restore,
-        h.let_stranger_come, h.write_while_locked,
+        h.let_stranger_come, h.write_while_locked, *[h.alter_key] * (6 * h.is_converted),
     ]  # fmt: skip
 
 
@@ -815,7 +944,8 @@ def histories(ground: Ground, seed: int, size: float = 1) -> Round:
             history.settle()
         except (AssertionError, psycopg.Error, subprocess.CalledProcessError) as error:
             about = (
-                f"key {history.kind}, filter {history.mark_kind}, partitions {history.partitioned}, {history.session}"
+                f"key {history.kind}, filter {history.mark_kind}, partitions {history.partitioned},"
+                f" prompt {history.odd_kind}, {history.sessions}"
             )
             made.failures.append(f"{type(error).__name__}: {error} ({about})")
             made.failures += history.done[-40:]
