@@ -42,17 +42,24 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
         spec.python = f"{forked.programs() / 'script'} worker"
 
 
-def needs_demo(item: pytest.Item) -> bool:
-    """Return whether a test needs the demo. One process runs all such tests, because the demo takes half a minute."""
-    return "demo" in getattr(item, "fixturenames", ())
+LONGEST = ("docs", "demo", "test_worker.py")
+"""Groups that take longest. If they came last, one process would work alone at the end."""
+
+
+def group_of(item: pytest.Item) -> str:
+    """Return the name of the tests that one process runs: those of a file, those of the demo, or the pages of the docs,
+    because the demo takes half a minute, and databases of a module a moment."""
+    if "demo" in getattr(item, "fixturenames", ()):
+        return "docs" if item.get_closest_marker("docs") else "demo"
+    return item.path.name
 
 
 @pytest.hookimpl(tryfirst=True)  # must come before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("demo" if needs_demo(item) else item.path.name))
-    # The tests of the demo take longest. If they came last, one process would work alone at the end.
-    items.sort(key=needs_demo, reverse=True)
+    groups = {item: group_of(item) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
     if "LORACOMP_TEST_POOLER" in os.environ:
         for item in items:
             if item.get_closest_marker("session"):
