@@ -2,9 +2,11 @@
 
 Alice and Adam submit, schedule, move, cancel and retry jobs of several kinds; workers, some of which know fewer kinds,
 answer, fail, release and lose theirs. Every so often Bob has one job: new, scheduled, failed once, or lost with its
-worker. At most one turn of each other submitter comes before it, whatever they add meanwhile. Ids are used up by the
-million, as INSERTs do that are rolled back, and the ranges that this makes come and go. In the end each job has
-ended once, each of Bob's keys still means its job, and nothing of Alice's is left in the database when she is erased.
+worker, several times over. At most one turn of each other submitter comes before it, whatever they add meanwhile, what
+the statistics say, which advisory locks a login holds, and whether a claim looks from the start of the queue. Ids are
+used up by the million, as INSERTs do that are rolled back, and the ranges that this makes come and go. In the end each
+job has ended once, each of Bob's keys still means its job, and nothing of Alice's is left in the database when she is
+erased.
 """
 
 import random
@@ -63,6 +65,21 @@ SELECT
     ARRAY(SELECT o.id FROM loracomp.job AS o WHERE o.status = 'queued' AND o.kind <> j.kind) AS of_other_kinds
 FROM loracomp.job AS j JOIN loracomp.base_model AS b ON b.name = j.base_model WHERE j.id = %s
 """
+COUNTERS = """
+SELECT hashtextextended(loracomp.counter_name(b.id, false, l.level, p.prefix || w.who), 0) AS key
+FROM loracomp.base_model AS b CROSS JOIN generate_series(0, 10) AS l (level)
+CROSS JOIN unnest(%s::text[]) AS w (who) CROSS JOIN (VALUES (''), ('retries of ')) AS p (prefix)
+"""
+"""Numbers of advisory locks that are named like counters. Any login can hold them."""
+NEW = """
+SELECT id FROM loracomp.job
+WHERE status = 'queued' AND scheduled = %s AND attempts = 0 AND expired_leases = 0 AND priority <> %s
+"""
+UNEVEN = """
+SELECT submitted_by, priority, count(*) AS jobs, max(place) - min(place) + 1 AS places FROM loracomp.job
+WHERE id = ANY (%s) AND status = 'queued' AND NOT scheduled
+GROUP BY submitted_by, priority, background HAVING count(*) <> max(place) - min(place) + 1
+"""
 UNENDED = "SELECT id, status FROM loracomp.job WHERE status IN ('queued', 'running')"
 OTHERWISE_ENDED = """
 SELECT format('job %s has ended %s times', entity_id, count(*)) AS what FROM loracomp.audit_event
@@ -87,6 +104,7 @@ class Turns:
     """Jobs that were claimed and given back: they keep their places, which are before everybody's new ones."""
     asked: dict[str, int] = field(default_factory=dict)
     """Bob's jobs by their keys."""
+    looks_from_start: bool = True
     done: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -121,7 +139,9 @@ class Turns:
         match self.draw.choice(("move", "cancel", "retry")):
             case "move":
                 priority = self.draw.choice((0, 0, -1, -5))
+                new = {row["id"] for row in self.owner.execute(NEW, [False, priority])}
                 self.people[who].execute("SELECT loracomp.set_priority(%s, ids => %s)", [priority, ids])
+                self.check_places([*new & {*ids}])
                 self.released -= {*ids}
                 self.done.append(f"{who} moves up to {len(ids)} jobs to priority {priority}")
             case "cancel":
@@ -140,7 +160,8 @@ class Turns:
         """A worker may be of a release that knows fewer kinds of jobs."""
         kinds = self.draw.choice((KINDS, KINDS, ("predict",)))
         with patch("loracomp.worker.leases.KINDS", kinds):
-            jobs = claim(self.owner, self.draw.choice(BATCH_SIZES))
+            self.looks_from_start = not self.looks_from_start or self.draw.random() < 0.5
+            jobs = claim(self.owner, self.draw.choice(BATCH_SIZES), from_start=self.looks_from_start)
         unknown = [job for job in jobs if job.kind not in kinds]
         assert not unknown, f"a worker that knows {kinds} has claimed {unknown}"
         self.released -= {job.id for job in jobs}
@@ -182,6 +203,22 @@ class Turns:
     def time_passes(self) -> None:
         self.owner.execute(DUE, [[login(who) for who in OTHERS]])
         self.done.append("what was scheduled is due")
+        woken = [row["id"] for row in self.owner.execute(NEW, [True, 1])]
+        keep(self.owner)
+        self.check_places(woken)
+
+    def check_places(self, ids: list[int]) -> None:
+        """New jobs that are queued or moved together take one place each; what more they took, others would gain."""
+        uneven = self.owner.execute(UNEVEN, [ids]).fetchall()
+        assert not uneven, f"jobs that have taken another number of places: {uneven}"
+
+    def mislead(self) -> None:
+        """Statistics may be of a queue that was empty, or of one that was much longer."""
+        pages, rows = self.draw.choice(((0, 0), (1000, 0), (1000, 1), (1000, 1000), (10, 1e6)))
+        self.owner.execute(
+            "UPDATE pg_class SET relpages = %s, reltuples = %s WHERE oid = 'loracomp.job'::regclass", [pages, rows]
+        )
+        self.done.append(f"the statistics say that {rows} jobs are on {pages} pages")
 
     # --- Bob
 
@@ -214,13 +251,15 @@ class Turns:
         self.done.append(f"bob has a {kind} job")
         job_id = self.ask(0.01 if kind == "scheduled" else 0)
         if kind in ("failed", "lost"):
-            held = self.served(job_id)
-            if kind == "failed":
-                fail_jobs(self.owner, held, [Failure(job.id, "odd", "it was odd", True) for job in held])
-            else:
-                self.owner.execute(LAPSE, [[job.id for job in held]])
-                keep(self.owner)
-            self.owner.execute(DUE, [[login("bob")]])
+            for _ in range(1 if kind == "failed" else self.draw.choice((1, 1, 2))):
+                self.wait_for_its_place(job_id)
+                held = self.served(job_id)
+                if kind == "failed":
+                    fail_jobs(self.owner, held, [Failure(job.id, "odd", "it was odd", True) for job in held])
+                else:
+                    self.owner.execute(LAPSE, [[job.id for job in held]])
+                    keep(self.owner)
+                self.owner.execute(DUE, [[login("bob")]])
         self.wait_for_its_place(job_id)
         jobs = self.served(job_id)
         record_predictions(self.owner, jobs, [ended_as(job) for job in jobs])
@@ -252,7 +291,7 @@ class Turns:
             if self.draw.random() < 0.5:
                 self.submit()
             jobs = self.claim()
-            assert jobs, "nothing is claimed though bob's job waits"
+            assert jobs or not self.looks_from_start, "nothing is claimed though bob's job waits"
             ids = [job.id for job in jobs]
             is_served = job_id in ids
             passed |= {*(ids[: ids.index(job_id)] if is_served else ids)}
@@ -310,6 +349,7 @@ def moves_of(turns: Turns) -> list[Callable[[], None]]:
         t.end,
         t.time_passes,
         t.use_up_ids,
+        t.mislead,
         t.probe,
         t.probe,
         t.ask_again,
@@ -323,7 +363,9 @@ def turns(ground: Ground, seed: int, size: float = 1) -> Round:
         add_base_model(owner)
         claim(owner)  # the first claim makes the queue's counters
         owner.execute("SELECT loracomp.set_reported_tags('{country}')")
-        opened = {name: connect(url, name) for name in (*OTHERS, "bob")}
+        opened = {name: connect(url, name) for name in (*OTHERS, "bob", "ana")}
+        keys = [row["key"] for row in owner.execute(COUNTERS, [[*map(login, (*OTHERS, "bob"))]])]
+        opened["ana"].execute("SELECT pg_advisory_lock(key) FROM unnest(%s::bigint[]) AS key", [keys])
         queue = Turns(url, random.Random(seed), owner, opened)
         try:
             moves = moves_of(queue)
