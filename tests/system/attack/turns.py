@@ -80,6 +80,13 @@ SELECT submitted_by, priority, count(*) AS jobs, max(place) - min(place) + 1 AS 
 WHERE id = ANY (%s) AND status = 'queued' AND NOT scheduled
 GROUP BY submitted_by, priority, background HAVING count(*) <> max(place) - min(place) + 1
 """
+PASSED_OVER = """
+SELECT w.id AS waits, c.id AS claimed FROM loracomp.job AS c JOIN loracomp.job AS w
+    ON w.status = 'queued' AND NOT w.scheduled AND w.expired_leases > 0 AND w.background = c.background
+    AND w.kind = ANY (%s) AND w.place < c.place
+WHERE c.id = ANY (%s) AND c.expired_leases > 0 LIMIT 1
+"""
+"""A job that runs alone, and one that was claimed before it although it comes later."""
 UNENDED = "SELECT id, status FROM loracomp.job WHERE status IN ('queued', 'running')"
 OTHERWISE_ENDED = """
 SELECT format('job %s has ended %s times', entity_id, count(*)) AS what FROM loracomp.audit_event
@@ -164,6 +171,8 @@ class Turns:
             jobs = claim(self.owner, self.draw.choice(BATCH_SIZES), from_start=self.looks_from_start)
         unknown = [job for job in jobs if job.kind not in kinds]
         assert not unknown, f"a worker that knows {kinds} has claimed {unknown}"
+        passed_over = self.owner.execute(PASSED_OVER, [[*kinds], [job.id for job in jobs]]).fetchall()
+        assert not passed_over, f"a job that lost its worker comes out of its turn: {passed_over}"
         self.released -= {job.id for job in jobs}
         self.done.append(f"a worker claims {[job.id for job in jobs]}")
         return jobs
@@ -257,8 +266,11 @@ class Turns:
                 if kind == "failed":
                     fail_jobs(self.owner, held, [Failure(job.id, "odd", "it was odd", True) for job in held])
                 else:
-                    self.owner.execute(LAPSE, [[job.id for job in held]])
+                    others = self.claim()  # a few are lost too, most of them for the first time
+                    self.owner.execute(LAPSE, [[job.id for job in (*held, *others[:3])]])
+                    record_predictions(self.owner, others[3:], [ended_as(job) for job in others[3:]])
                     keep(self.owner)
+                    self.time_passes()
                 self.owner.execute(DUE, [[login("bob")]])
         self.wait_for_its_place(job_id)
         jobs = self.served(job_id)
