@@ -224,7 +224,9 @@ def review(visit: Visit) -> Response:
         """Fields of a form that writes another answer, or none; None if the page can't."""
         if row["correct"] not in choices or answer not in (None, *choices):
             return None
-        form = _form(visit, name, choices, row["key"], choices.index(row["correct"]), None)
+        # Not for withdrawing: that labels no text, so it doesn't matter whether the row has changed.
+        job_id = None if answer is None else row["job_id"]
+        form = _form(visit, name, choices, row["key"], choices.index(row["correct"]), job_id)
         return form | {"choice": "" if answer is None else str(choices.index(answer)), "back": "review"}
 
     return visit.show(

@@ -130,7 +130,7 @@ BEGIN
         PERFORM loracomp.begin_scan(d.id);
     END IF;
     IF alter_answers.prompt IS NOT NULL OR d.choices IS DISTINCT FROM before.choices THEN
-        PERFORM loracomp.label_again(d);
+        PERFORM loracomp.label_again(before, d);
     END IF;
     is_another := (d.prompt, d.choices, d.descriptions, d.max_new_tokens)
         IS DISTINCT FROM (before.prompt, before.choices, before.descriptions, before.max_new_tokens);

@@ -60,13 +60,14 @@ AS $$
         EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from)
         OR EXISTS (SELECT FROM loracomp.withdrawn_example AS w WHERE w.declaration_id = a.id)
         OR a.trouble IS NOT NULL -- it may be over
+        OR a.source_oid <> a.source -- restored from a dump
         OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
         OR EXISTS (
             SELECT FROM unnest(a.columns || a.key_columns, a.names[2 :]) AS n (number, name)
             JOIN pg_attribute AS t ON t.attrelid = a.source AND t.attnum = n.number AND t.attname <> n.name
         )
         OR NOT a.paused AND (
-            loracomp.scan_is_due(a) OR loracomp.must_scan(a) OR loracomp.must_ask_corrected(a) OR a.source_oid <> a.source
+            loracomp.scan_is_due(a) OR loracomp.must_scan(a) OR loracomp.must_ask_corrected(a)
         )
     );
 $$;

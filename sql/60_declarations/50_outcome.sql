@@ -188,7 +188,8 @@ DECLARE
     last bigint;
     last_key text[];
     of_source bigint;
-    ended CONSTANT bigint := loracomp.oldest_writer();
+    is_restored boolean;
+    ended bigint;
     keys jsonb;
 BEGIN
     PERFORM loracomp.check_range('most', most, 0, 2147483647);
@@ -219,7 +220,12 @@ BEGIN
         RAISE EXCEPTION 'since is not a cursor that answers_since has returned: %', left(since, 100)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'give the cursor of the last row that you have, or null for all';
     END;
-    IF since IS NULL OR of_source <> d.source_oid::bigint OR last >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint THEN
+    -- After a restore, transaction ids are those of another server until the keeper has seen the table.
+    is_restored := d.source_oid <> d.source;
+    ended := CASE WHEN is_restored THEN 9223372036854775807 ELSE loracomp.oldest_writer() END;
+    IF since IS NULL OR of_source <> d.source_oid::bigint
+        OR last >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint AND NOT is_restored
+    THEN
         last := 0;
         last_key := '{}';
     END IF;

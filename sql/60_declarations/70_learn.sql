@@ -2,8 +2,10 @@
 --   add_own_task                adds the declaration's own task; create_answers calls it
 --   label_row                   adds the example of a corrected row
 --     add_own_task
+--     prompt_of                 the row's prompt
 --   label_again                 does this for all corrected rows, after the prompt or the choices have changed
 --     correction_fault          60_correct.sql
+--     prompt_of
 --   clear_corrections           clears corrections whose example is erased: 85_administration/20_erase.sql
 --   measure_corrections         a step of the keeper: measures corrections if there are eight or more
 --     has_unmeasured
@@ -28,6 +30,18 @@ $$;
 COMMENT ON FUNCTION loracomp.add_own_task IS
 'Adds the task whose labelled examples are a declaration''s corrections, and which only jobs of its owner may use; returns its id.';
 
+-- Reads only.
+CREATE FUNCTION loracomp.prompt_of(d loracomp.declaration, key text[]) RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT loracomp.read_rows(
+        loracomp.with_current_names(d), jsonb_build_array(jsonb_build_object('key', prompt_of.key))
+    ) #>> '{0,prompt}';
+$$;
+COMMENT ON FUNCTION loracomp.prompt_of IS
+'The prompt of a row as the table is now; null if the row is gone, does not pass the filter, or is refused because of its prompt.';
+
 -- Rows with the same prompt and label share an example. It is not added by add_example, because that locks the task, and corrections of other
 -- rows would wait until this one is committed. Returns null if there is no correction, or if the row is refused because of its prompt.
 CREATE FUNCTION loracomp.label_row(d loracomp.declaration, key text[], correct text) RETURNS bigint
@@ -40,9 +54,7 @@ DECLARE
     hash bytea;
 BEGIN
     IF label_row.correct IS NOT NULL THEN
-        row_prompt := loracomp.read_rows(
-            loracomp.with_current_names(d), jsonb_build_array(jsonb_build_object('key', label_row.key))
-        ) #>> '{0,prompt}';
+        row_prompt := loracomp.prompt_of(d, label_row.key);
     END IF;
     IF row_prompt IS NULL THEN
         RETURN NULL;
@@ -66,13 +78,18 @@ $$;
 COMMENT ON FUNCTION loracomp.label_row IS 'Adds a corrected row to the declaration''s examples; returns the example''s id.';
 
 -- A correction is deleted if nobody could make it any more: if it is not one of the new choices, if it is too long for a generated text, or if the
--- row's new prompt is empty.
-CREATE FUNCTION loracomp.label_again(d loracomp.declaration) RETURNS void
+-- row's new prompt is empty. It is also deleted if the row was edited and the keeper has not seen that yet, because nobody has judged the new text.
+-- Whether it was can't be told if a column of the old prompt is gone.
+CREATE FUNCTION loracomp.label_again(before loracomp.declaration, d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     PERFORM loracomp.check_code(d.source); -- an administrator may have called
+    IF num_nulls(VARIADIC loracomp.source_names(before.source, before.columns)) = 0 THEN
+        UPDATE loracomp.answer_row AS r SET correct = NULL FROM loracomp.example AS e
+        WHERE r.declaration_id = d.id AND e.id = r.example_id AND e.prompt IS DISTINCT FROM loracomp.prompt_of(before, r.key);
+    END IF;
     UPDATE loracomp.answer_row AS r SET correct = NULL
     WHERE r.declaration_id = d.id AND loracomp.correction_fault(d, r.correct) IS NOT NULL;
     UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_row(d, r.key, r.correct)
@@ -177,7 +194,7 @@ COMMENT ON FUNCTION loracomp.has_unmeasured IS 'Whether a task has at least eigh
 -- Rows are drawn at random, and marked as drawn, so that their accuracy is an estimate for all rows. Corrections of the least confident rows would
 -- help less (docs/decisions.md). Rows that people have picked and corrected before can be drawn too, but are not returned: without them, the drawn
 -- rows would have fewer wrong answers than all rows. A draw ends with the n-th row that is not corrected, and leaves out picked rows after it,
--- because otherwise the drawn rows would have too many picked rows. A changed row is not drawn until it is answered again. Rows that were drawn and
+-- because otherwise the drawn rows would have too many picked rows. A stale row is not drawn until it is answered again. Rows that were drawn and
 -- not corrected yet come first. The declaration is locked, so that two visitors don't get the same rows.
 CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16, visitor text DEFAULT NULL)
 RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, job_id bigint)
@@ -197,7 +214,8 @@ BEGIN
     chosen := ARRAY( -- the visitor's rows that are not corrected yet
         SELECT r.job_id FROM loracomp.answer_row AS r
         WHERE r.declaration_id = d.id AND r.draw_number IS NOT NULL AND r.visitor = rows_to_correct.visitor AND r.offered_at >= recent
-            AND r.status = 'answered' AND r.correct IS NULL
+            AND r.status = 'answered' AND r.correct IS NULL AND r.job_id > d.stale_to_job
+            AND NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id AND h.key = r.key)
         LIMIT rows_to_correct.n
     );
     IF chosen = '{}' THEN
@@ -217,6 +235,8 @@ BEGIN
                         WHERE percent = 100 AND r.draw_number IS NULL AND r.declaration_id = d.id
                     ) AS o
                     WHERE o.status = 'answered' AND (o.correct IS NULL OR o.draw_number IS NULL) AND (o.offered_at >= recent) IS NOT TRUE
+                        AND o.job_id > d.stale_to_job
+                        AND NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id AND h.key = o.key)
                     WINDOW w AS (ORDER BY o.draw_number, o.lot ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
                 ) AS t
                 WHERE t.uncorrected_before < rows_to_correct.n ORDER BY t.ordinal

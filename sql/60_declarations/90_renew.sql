@@ -5,7 +5,7 @@ DO $$
 DECLARE
     d loracomp.declaration;
 BEGIN
-    FOR d IN SELECT a.* FROM loracomp.declaration AS a WHERE a.source_oid = a.source LOOP
+    FOR d IN SELECT a.* FROM loracomp.declaration AS a LOOP
         BEGIN
             PERFORM loracomp.make_parts(d);
         EXCEPTION WHEN OTHERS THEN

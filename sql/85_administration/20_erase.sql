@@ -171,7 +171,7 @@ BEGIN
     SELECT 'corrections kept, which it made in others'' declarations', count(*), string_agg(DISTINCT e.entity_name, ', ')
     FROM loracomp.audit_event AS e
     JOIN loracomp.declaration AS o ON o.id = e.entity_id AND o.owner <> e.actor
-    WHERE e.entity = 'declaration' AND e.actor = erase_submitter.submitter AND e.reason = 'corrected'
+    WHERE e.entity = 'declaration' AND e.actor = erase_submitter.submitter AND e.reason IN ('corrected', 'corrected otherwise')
     UNION ALL
     SELECT
         'adapters kept, which it registered', count(*),

@@ -697,6 +697,20 @@ def test_init_keeps_view_grants_and_owner(connection: Connection, alice: Connect
     assert answer_all(connection) == ["Ticket: a two"]
 
 
+def test_init_after_a_restore_renews_what_a_declaration_is_read_with(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    """Before any worker has seen the restored table."""
+    alice.execute(URGENCY)
+    part = value(connection, "SELECT format('loracomp_parts.read_%s', id) FROM loracomp.declaration")
+    settings = f"SELECT proconfig FROM pg_proc WHERE oid = '{part}'::regproc"
+    now = value(connection, settings)
+    connection.execute(f"ALTER FUNCTION {part} RESET bytea_output".encode())  # as an earlier release's would be
+    connection.execute("UPDATE loracomp.declaration SET source_oid = 1")
+    schema.initialize(database, again=True)
+    assert value(connection, settings) == now
+
+
 def test_a_statement_does_not_fail_while_the_schema_is_replaced(
     connection: Connection, alice: Connection, database: str
 ) -> None:

@@ -347,6 +347,23 @@ def test_a_restored_declaration_with_many_answers_goes_on(connection: Connection
     assert value(alice, seen) >= 5000
 
 
+def test_the_feed_of_a_paused_declaration_has_all_answers_after_a_restore(
+    connection: Connection, alice: Connection
+) -> None:
+    """A restored database may have used fewer transaction ids than the one that was dumped."""
+    work(connection)
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
+    connection.execute("UPDATE loracomp.answer_row SET changed_in = changed_in + 1000000000")
+    connection.execute("UPDATE loracomp.declaration SET source_oid = 1")
+    feed = "SELECT key, cursor FROM loracomp.answers_since('urgency', %s, 4)"
+    first = alice.execute(feed, [None]).fetchall()
+    second = alice.execute(feed, [first[-1]["cursor"]]).fetchall()
+    assert sorted(row["key"][0] for row in [*first, *second]) == ["1", "2", "3", "4", "5", "6"]
+    keep(connection)
+    assert value(connection, "SELECT source_oid::oid = source::oid FROM loracomp.declaration")
+    assert len(alice.execute(feed, [second[-1]["cursor"]]).fetchall()) == 4, "it begins again"
+
+
 def test_answers_that_were_not_taken_before_a_dump_are_taken_after_the_restore(
     connection: Connection, alice: Connection
 ) -> None:

@@ -421,6 +421,30 @@ def test_corrections_that_no_adapter_can_be_measured_on_keep_no_drain_waiting_an
     assert jobs(connection, "measure") == 8
 
 
+@pytest.mark.parametrize("altered", ["prompt => 'Is {subject} {body}?'", "choices => '{urgent,so so}'"])
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_correction_does_not_go_over_to_an_edited_text(
+    connection: Connection, alice: Connection, altered: str, paused: bool
+) -> None:
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id <= 2")
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => %s)", [paused])
+    with alice.transaction():
+        alice.execute("UPDATE tickets SET body = 'solved, thanks' WHERE id = 1")
+        alice.execute(f"SELECT loracomp.alter_answers('urgency', {altered}, paused => false)")
+    work(connection)
+    assert alice.execute("SELECT id FROM urgency WHERE correct IS NOT NULL").fetchall() == [{"id": 2}]
+    assert [(text.count("row 2"), label) for text, label in labelled(connection)] == [(1, "urgent")]
+
+
+def test_a_row_that_is_stale_is_not_drawn(connection: Connection, alice: Connection) -> None:
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
+    alice.execute("UPDATE tickets SET body = 'other' WHERE id = 1")
+    drawn = "SELECT key FROM loracomp.rows_to_correct('urgency')"
+    assert {row["key"][0] for row in alice.execute(drawn)} == {"2", "3", "4", "5", "6"}
+    alice.execute("SELECT loracomp.alter_answers('urgency', choices => '{red,green}')")
+    assert alice.execute(drawn).fetchall() == []
+
+
 def test_rows_to_correct_are_drawn_and_stay_drawn(connection: Connection, alice: Connection) -> None:
     with pytest.raises(errors.InvalidParameterValue, match="n must be between 1 and 10000, and is -1"):
         alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', -1)")

@@ -236,8 +236,9 @@ def test_corrections_of_others_rows_stay_theirs_and_are_counted(
     with connect(database, "bob") as bob, connect(database, "adam") as adam:
         declared.execute(f"GRANT SELECT, UPDATE (correct) ON answered TO {login('bob')}".encode())
         bob.execute("UPDATE answered SET correct = 'b' WHERE key = 'SECRET key 7'")
+        bob.execute("UPDATE answered SET correct = 'SECRET a' WHERE key = 'SECRET key 3'")  # Alice's is 'b'
         found = report(adam, f"erase_submitter('{login('bob')}')")
-        assert found["corrections kept, which it made in others' declarations"] == (1, "public.answered")
+        assert found["corrections kept, which it made in others' declarations"] == (2, "public.answered")
         assert values(declared, "SELECT correct FROM answered WHERE key = 'SECRET key 7'") == {"b"}
 
 

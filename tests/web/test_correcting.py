@@ -243,6 +243,18 @@ def test_corrections_are_reviewed_and_undone(client: TestClient, alice: Connecti
     assert "17 corrected, 1 undone" in page(client, "/review/urgency")
 
 
+def test_the_others_answer_is_not_taken_for_a_text_that_was_not_shown(
+    client: TestClient, alice: Connection, connection: Connection
+) -> None:
+    alice.execute("UPDATE urgency SET correct = CASE id WHEN 1 THEN 'not urgent' ELSE 'urgent' END WHERE id <= 16")
+    work(connection)
+    connection.execute("UPDATE loracomp.answer_row SET confidence = CASE key[1] WHEN '1' THEN 0.95 ELSE 0.9 END")
+    form = page(client, "/review/urgency").split('<form method="post" action="/correct/')[1].partition("</form>")[0]
+    alice.execute("UPDATE tickets SET subject = 'another' WHERE id = 1")
+    assert client.post("/correct/urgency", data=fields(form)).status_code == 404
+    assert corrections(alice)[1] == "not urgent"
+
+
 def test_a_row_that_no_choice_fits_stays_without_a_correction(client: TestClient, alice: Connection) -> None:
     first = page(client)
     (link,) = re.findall(r'href="(\?skip=1&amp;none)" data-key="n"', first)
