@@ -89,6 +89,7 @@ COMMENT ON FUNCTION loracomp.erase_declaration IS
 CREATE FUNCTION loracomp.erase_submitter(submitter name) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET lock_timeout = '10s' -- somebody may keep rows locked, and purge_jobs and refresh_reports lock report_day for seconds
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -187,6 +188,7 @@ CREATE FUNCTION loracomp.erase_jobs(ids bigint[] DEFAULT NULL, tags jsonb DEFAUL
 RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET lock_timeout = '10s' -- somebody may keep rows locked, and purge_jobs and refresh_reports lock report_day for seconds
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -398,6 +398,8 @@ def test_purging_and_erasing_wait_for_a_refresh(database: str, connection: db.Co
     answer_on(connection, examples, 3)
     with db.connect(database) as other:
         other.execute("SET lock_timeout = '100ms'")
+        for name in ("erase_submitter", "erase_jobs"):
+            connection.execute(f"ALTER FUNCTION loracomp.{name} SET lock_timeout = '100ms'".encode())
         with connection.transaction():
             refresh(connection)
             for statement in ("purge_jobs('1 day')", "erase_submitter('x')", "erase_jobs('{1}')"):

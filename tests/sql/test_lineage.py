@@ -328,6 +328,21 @@ def test_erasing_waits_for_an_answer_that_is_being_written_and_takes_it_along(
     assert "SECRET" not in one(connection, TEXTS)["text"]
 
 
+def test_erasing_does_not_wait_for_ever_for_somebody_who_keeps_a_job_locked(
+    database: str, connection: db.Connection, examples: dict[str, int]
+) -> None:
+    job_id = submit(connection, "SECRET")
+    erasing = "SELECT proname FROM pg_proc CROSS JOIN unnest(proconfig) AS c WHERE c LIKE 'lock_timeout=%'"
+    assert {"erase_jobs", "erase_submitter"} <= values(connection, erasing)
+    with db.connect(database) as other, other.transaction():
+        other.execute("SELECT FROM loracomp.job FOR UPDATE")
+        for call, given in (("erase_jobs", f"'{{{job_id}}}'::bigint[]"), ("erase_submitter", "current_user")):
+            with pytest.raises(psycopg.errors.LockNotAvailable), connection.transaction():
+                connection.execute(f"ALTER FUNCTION loracomp.{call} SET lock_timeout = '100ms'".encode())
+                report(connection, f"{call}({given})")
+    assert report(connection, f"erase_jobs('{{{job_id}}}'::bigint[])")["jobs deleted"] == (1, None)
+
+
 def test_a_purge_leaves_one_event(connection: db.Connection) -> None:
     load(connection)
     job_id = submit(connection)
