@@ -155,6 +155,11 @@ def _loaded(text: str | bytes) -> Any:
         return json.loads(text, parse_int=Decimal)
 
 
+def url_of(connection: Connection) -> str:
+    """The parameters by which another connection to the same database can be opened, with the password."""
+    return make_conninfo(connection.info.dsn, password=connection.info.password or None)
+
+
 def know_traces(connection: Connection) -> None:
     """Make a connection load and send `Trace` as unchanged bytes. Call it once for each connection.
 

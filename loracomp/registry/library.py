@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from loracomp.config import Settings
-from loracomp.database.connections import Connection, rows_of
-from loracomp.database.embedded import database_url
+from loracomp.database.connections import Connection, rows_of, url_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import RefusedError
 from loracomp.model.encoder import INPUT_FORMAT_VERSION, load_encoder
@@ -46,13 +45,14 @@ def load_library(connection: Connection, folder: Path | None = None, *, settings
 
     Without a folder, it loads the shipped library. Loading a library again changes nothing. If the database lacks the
     library's base model or has no encoder, it is registered from the source that the library names. An existing task
-    keeps its settings, and an adapter that somebody has retired stays retired. Raises RefusedError if the database has
+    keeps its settings, and an adapter that somebody has retired stays retired. Of the settings it uses only the folder
+    of downloaded models; the database is that of the connection. Raises RefusedError if the database has
     another encoder than the library, or if a source doesn't provide the weights that the library was made for.
     """
     folder = folder or packaged()
     manifest = files.read_manifest(folder)
     base_model = _registered_base_model(connection, manifest.base_model, settings)
-    encoder = _ensure_encoder(connection, manifest.encoder, settings)
+    encoder = _ensure_encoder(connection, manifest.encoder)
     examples = {task: files.read_examples_file(folder, task) for task in manifest.tasks}
     for task, examples_of_task in examples.items():
         _check_made_with(task, examples_of_task, manifest.encoder)
@@ -96,14 +96,14 @@ def _registered_base_model(connection: Connection, part: BaseModelPart, settings
     return model.name
 
 
-def _ensure_encoder(connection: Connection, part: EncoderPart, settings: Settings) -> EncoderKey:
+def _ensure_encoder(connection: Connection, part: EncoderPart) -> EncoderKey:
     if part.input_version != INPUT_FORMAT_VERSION:
         raise RefusedError(
             f"the library's encoder has input version {part.input_version}, and this release has "
             f"{INPUT_FORMAT_VERSION}: build it again with `loracomp library build`"
         )
     if not rows_of(connection, QUERIES["show_encoder"]):
-        set_encoder(database_url(settings), load_encoder(part.source, revision=part.revision))
+        set_encoder(url_of(connection), load_encoder(part.source, revision=part.revision))
     return check_encoder(connection, part)
 
 

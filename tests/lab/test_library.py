@@ -206,6 +206,12 @@ def test_importing_the_data_set_later_fills_the_text_in(connection, built, setti
     assert (tasks["piqa"]["train"], tasks["piqa"]["without_text"], tasks["piqa"]["embedded"]) == (12, 0, 8)
 
 
+def test_a_library_sets_a_missing_encoder_in_the_database_of_the_connection(connection, built, settings):
+    elsewhere = settings.model_copy(update={"database_url": "postgresql://localhost:1/elsewhere"})
+    load_library(connection, built / "built", settings=elsewhere)
+    assert count(connection, "encoder") == 1
+
+
 def test_a_library_of_another_encoder_or_base_model_is_refused(connection, database, library, settings, minilm):
     manifest = read_manifest(library)
     set_encoder(database, minilm)
