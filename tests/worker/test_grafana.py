@@ -47,6 +47,11 @@ def test_labels_are_those_of_the_metrics(title: str, expression: str) -> None:
         assert set(labels.split(", ")) <= {"instance"}.union(*(EXPOSED[name] for name in names))
 
 
+def test_each_number_of_the_database_has_a_panel() -> None:
+    shown = {name for _, expression in EXPRESSIONS for name in re.findall(r"\bloracomp_\w+", expression)}
+    assert {name for name in EXPOSED if name.removesuffix("_total") in DATABASE_METRICS} <= shown
+
+
 def test_panels_lie_beside_each_other() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
