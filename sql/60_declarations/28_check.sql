@@ -4,6 +4,7 @@
 --     check_owner       raises unless the table's owner may submit jobs and loracomp's owner may act as the table's owner
 --     check_text        raises if a column is bytea
 --     fixed_filter      writes the filter's values so that they mean the same in every session
+--       check_filter_types    raises if a column's text depends on the settings of a session
 --     check_code        25_code.sql
 --   check_certain       raises if a promise can't be kept
 --   check_request       raises if jobs with these choices, tags and so on would be refused
@@ -95,6 +96,7 @@ DECLARE
     col record;
     fixed text[];
 BEGIN
+    PERFORM loracomp.check_filter_types(fixed_filter.source, fixed_filter.filter);
     FOR col IN SELECT f.* FROM loracomp.filter_values(fixed_filter.source, fixed_filter.filter) AS f WHERE f.type IS NOT NULL LOOP
         EXECUTE format('SELECT %L::pg_catalog.%I[]::pg_catalog.text[]', col.allowed, col.type) INTO fixed;
         filter := filter || jsonb_build_object(col.key, to_jsonb(CASE WHEN col.value @> 'null' THEN fixed || NULL::text ELSE fixed END));
@@ -106,6 +108,34 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.fixed_filter IS
 'The filter with its values as Postgres writes them with ISO dates and UTC. Raises if the type of a column doesn''t have such a value.';
+
+-- Reads only the catalog. The view compares other columns by their text with its reader's settings. A type whose output function is not immutable
+-- writes its text by these settings, except enums, whose text depends only on the catalog. Numbers with fractions in arrays and intervals depend on
+-- settings too, although their output functions are called immutable.
+CREATE FUNCTION loracomp.check_filter_types(source regclass, filter jsonb) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    col pg_attribute;
+BEGIN
+    SELECT a.* INTO col
+    FROM loracomp.filter_values(check_filter_types.source, check_filter_types.filter) AS f
+    JOIN pg_attribute AS a ON a.attrelid = check_filter_types.source AND a.attname = f.key
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    LEFT JOIN pg_type AS e ON e.oid = t.typelem AND t.typoutput = 'array_out'::regproc
+    JOIN pg_proc AS p ON p.oid = coalesce(e.typoutput, t.typoutput)
+    WHERE f.type IS NULL AND p.oid <> 'enum_out'::regproc
+        AND (p.provolatile <> 'i' OR p.oid = ANY ('{float4out,float8out,interval_out}'::regproc[]))
+    ORDER BY a.attnum LIMIT 1;
+    IF col.attname IS NOT NULL THEN
+        RAISE EXCEPTION 'filter, column %: a filter can''t compare values of type %, because their text depends on the settings of the session',
+            quote_ident(col.attname), format_type(col.atttypid, NULL)
+            USING ERRCODE = 'wrong_object_type', HINT = 'filter by a column of another type, such as text, a number or a time';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_filter_types IS 'Raises if a filter''s column has a type whose text depends on the settings of a session.';
 
 CREATE FUNCTION loracomp.check_parent(source regclass) RETURNS void
 LANGUAGE plpgsql STABLE
