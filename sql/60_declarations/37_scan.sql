@@ -5,12 +5,14 @@
 --     scan_is_due       whether the next page may be read
 --       waits_for_measurements      35_measuring.sql
 
--- Reads only. The next page waits until a job from the middle of the last page is claimed, so that the queue stays short.
+-- Reads only. The next page waits until a job from the middle of the last page is claimed, so that the queue stays short. It doesn't wait for a job
+-- of a base model that was the default before, because maybe no worker serves that one any more.
 CREATE FUNCTION loracomp.scan_is_due(d loracomp.declaration) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT (d).scan IS NOT NULL AND NOT EXISTS (
         SELECT FROM loracomp.job AS j WHERE j.id = (d).scan_job AND j.status = 'queued'
+            AND j.base_model = (SELECT b.name FROM loracomp.base_model AS b WHERE b.is_default)
     ) AND NOT loracomp.waits_for_measurements(d);
 END;
 COMMENT ON FUNCTION loracomp.scan_is_due IS 'Whether the next page of a declaration''s scan may be read.';
