@@ -3,7 +3,7 @@
 --     check_source, check_certain, check_request     28_check.sql
 --     make_parts, add_triggers        20_parts.sql
 --     make_view                       alter_answers and bring_view_back call it too
---     answers_channel                 take_answers and list_answers call it too
+--     answers_channel                 notify_answers and list_answers call it too
 --     view_definition                 alter_answers, bring_view_back and answers_since call it too
 --     add_own_task                    70_learn.sql
 
@@ -14,6 +14,17 @@ BEGIN ATOMIC
     SELECT 'loracomp_answers_' || answers_channel.declaration_id;
 END;
 COMMENT ON FUNCTION loracomp.answers_channel IS 'Channel of the notifications that a declaration has new answers.';
+
+-- take_answers and ask_together call it.
+CREATE FUNCTION loracomp.notify_answers(declaration_ids integer[]) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT pg_notify(c.channel, a.view::text) FROM loracomp.declaration AS a
+    CROSS JOIN LATERAL (VALUES ('loracomp_answers'), (loracomp.answers_channel(a.id))) AS c (channel)
+    WHERE a.id = ANY (notify_answers.declaration_ids) AND pg_notification_queue_usage() < 0.5;
+$$;
+COMMENT ON FUNCTION loracomp.notify_answers IS 'Notifies listeners that these declarations have new answers or refusals.';
 
 -- The view leaves out rows that row security hides from the reader. If the declaration has its view already, the view keeps its oid, its grants
 -- and its column names. Otherwise no existing view is replaced, because it might be somebody else's.

@@ -231,6 +231,7 @@ DECLARE
     margins CONSTANT record := loracomp.prompt_margins(d.prompt);
     new_jobs bigint[];
     obsolete bigint[];
+    has_refused boolean;
 BEGIN
     WITH given AS MATERIALIZED (
         SELECT
@@ -308,8 +309,10 @@ BEGIN
     SELECT
         (SELECT array_agg(h.job_id ORDER BY h.job_id) FROM handled AS h WHERE h.job_id IS NOT NULL),
         (SELECT array_agg(o.job_id) FROM handled AS h CROSS JOIN LATERAL unnest(h.obsolete) AS o (job_id)),
-        (SELECT count(*) FROM postponed)
-    INTO new_jobs, obsolete, locked;
+        (SELECT count(*) FROM postponed),
+        EXISTS (SELECT FROM handled AS h WHERE h.passes AND h.status = 'refused')
+    INTO new_jobs, obsolete, locked, has_refused;
+    PERFORM loracomp.notify_answers(ARRAY[d.id]) WHERE has_refused;
     IF obsolete <> '{}' THEN
         PERFORM loracomp.delete_jobs(obsolete);
     END IF;

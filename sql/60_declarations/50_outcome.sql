@@ -61,9 +61,7 @@ BEGIN
         WHERE o.ctid = ANY (looked_at) AND NOT EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.job_id = o.job_id)
     ));
     written := loracomp.copy_outcomes(jobs);
-    PERFORM pg_notify(c.channel, a.view::text) FROM loracomp.declaration AS a
-    CROSS JOIN LATERAL (VALUES ('loracomp_answers'), (loracomp.answers_channel(a.id))) AS c (channel)
-    WHERE a.id = ANY (written) AND pg_notification_queue_usage() < 0.5;
+    PERFORM loracomp.notify_answers(written);
     RETURN coalesce(cardinality(jobs), 0);
 END
 $$;
