@@ -175,7 +175,7 @@ def test_a_prompt_too_long_fails_alone_and_the_worker_goes_on(demo: dict[str, st
         (["ask", "Hot?", "--choice", "a", "--choice", "b", "--max-new-tokens", "3"], 6, "not both"),
         (["ask", "Hot?", "--policy", "no such"], 6, "policy no such does not exist: the table loracomp.policy lists"),
         (["ask", "Hot?", "--exclude-task", "no such"], 6, "exclude tasks"),
-        (["ask", "Hot?", "--max-new-tokens", "0"], 6, "max new tokens must be between"),
+        (["ask", "Hot?", "--max-new-tokens", "0"], 2, "--max-new-tokens"),
         (["ask", "Hot?", "--temperature", "nan"], 6, "temperature must be between"),
         (["answers", "try", "no_such", "{a}"], 5, 'error: relation "no_such" does not exist\n'),
         (["task", "add", "\udcff"], 2, "'\\udcff' is not valid UTF-8"),

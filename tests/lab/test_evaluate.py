@@ -9,7 +9,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread, get_ident
+from threading import Event, Thread, get_ident
 from time import perf_counter, sleep
 
 import pytest
@@ -104,16 +104,22 @@ def test_from_the_data_folder_to_the_tables(connection, run, data, engine, tmp_p
     assert "hens" not in file.read_text()
 
 
-def interrupted(step):
-    """The process is told to stop in the first step of the model."""
-    told = []
+def interrupt(patch):
+    """Let the process be told to stop in the first step of the model, which ends when the worker knows."""
+    step, stop, told, known = Engine.step, Worker.stop, [], Event()
 
     def interrupting(engine):
         if not told:
             told.append(os.kill(os.getpid(), signal.SIGTERM))
+            assert known.wait(30)
         return step(engine)
 
-    return interrupting
+    def stopping(worker):
+        stop(worker)
+        known.set()
+
+    patch.setattr(Engine, "step", interrupting)
+    patch.setattr(Worker, "stop", stopping)
 
 
 def without_as_of(found):
@@ -129,7 +135,7 @@ def test_told_to_stop_it_says_what_is_left_and_goes_on_later(connection, run, da
     asked = ["--tasks", "piqa", "--policies", "base,nearest", "--exclude-own", "--data", str(data)]
     monkeypatch.setenv("LORACOMP_BATCH_SIZE", "8")
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "step", interrupted(Engine.step))
+        interrupt(patch)
         with pytest.raises(LoracompError, match=r"^16 jobs are left: run `loracomp evaluate small` again to continue"):
             run("evaluate", "small", *asked)
     found = run("evaluate", "small")
