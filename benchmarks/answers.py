@@ -153,7 +153,7 @@ def main(url: str, rows: int = 200_000, seconds: int = 20, *, real: bool = False
     schema.initialize(url)
     with db.connect(url) as connection:
         if real:
-            load_library(connection, settings=load_settings().model_copy(update={"database_url": url}))
+            load_library(connection, settings=load_settings())
         else:
             add_base_model(connection)
         connection.execute(TABLE.format("plain").encode())

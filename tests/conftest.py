@@ -47,8 +47,8 @@ LONGEST = ("docs", "demo", "test_worker.py")
 
 
 def group_of(item: pytest.Item) -> str:
-    """Return the name of the tests that one process runs: those of a file, those of the demo, or the pages of the docs,
-    because the demo takes half a minute, and databases of a module a moment."""
+    """Return the group of a test. One process runs all tests of a group, because they share what takes long to make:
+    the demo, of which the docs' pages have one to themselves, or the database of a file."""
     if "demo" in getattr(item, "fixturenames", ()):
         return "docs" if item.get_closest_marker("docs") else "demo"
     return item.path.name

@@ -15,7 +15,7 @@ import typer
 from psycopg.types.json import Jsonb
 
 from loracomp.cli.adapters import measure_adapter
-from loracomp.cli.common import AsJson, emit, open_database, print_page, remark, run_query
+from loracomp.cli.common import AsJson, MaxNewTokens, emit, open_database, print_page, remark, run_query
 from loracomp.cli.corrections import import_corrections, written_corrections
 from loracomp.cli.jobs import see_to
 from loracomp.config import load_settings
@@ -38,9 +38,6 @@ Choice = Annotated[
 Describe = Annotated[
     list[str] | None,
     typer.Option(help="What a choice means, in a few words. Repeat it for each choice, in the same order."),
-]
-MaxNewTokens = Annotated[
-    int | None, typer.Option(help="Maximum number of tokens to generate, if there are no choices.", min=1, max=100_000)
 ]
 POLICY = "Name of the policy that is used until sixteen corrections are measured."
 PRIORITY = "Priority of the jobs."

@@ -40,6 +40,9 @@ INTEGER, BIGINT = 2**31 - 1, 2**63 - 1
 """The largest numbers of Postgres's types with these names."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(help="Maximum number of tokens to generate, if there are no choices.", min=1, max=100_000)
+]
 
 
 @contextmanager

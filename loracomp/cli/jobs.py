@@ -19,6 +19,7 @@ from loracomp.cli.common import (
     BIGINT,
     INTEGER,
     AsJson,
+    MaxNewTokens,
     emit_json,
     loading,
     open_database,
@@ -51,10 +52,7 @@ def ask(
         list[str] | None,
         typer.Option(help="What a choice means, in a few words. Repeat it for each choice, in the same order."),
     ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(help="Maximum number of tokens to generate, if there are no choices.", min=1, max=100_000),
-    ] = None,
+    max_new_tokens: MaxNewTokens = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text at which generation stops.")] = None,
     temperature: Annotated[
         float, typer.Option(help="Temperature for generated text. 0 always takes the most likely token.")
