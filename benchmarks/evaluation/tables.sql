@@ -1,15 +1,10 @@
 -- The tables of an evaluation, each by the name that it has in the pages. `python -m benchmarks.figures` runs them after report.sql;
 -- so does psql, in the repository's root: \i benchmarks/evaluation/report.sql, then a query.
 
--- table: ten-figures
+-- table: first-figures
 \set engine `cat docs/performance/engine.json 2> /dev/null || echo '{}'`
-\set queue `cat docs/performance/queue.json 2> /dev/null || echo '{}'`
 \set faults `echo "[$(paste -s -d , docs/faults.jsonl 2> /dev/null)]"`
-WITH queue AS (
-    SELECT r.system, r.jobs_per_s
-    FROM jsonb_to_recordset(:'queue'::jsonb #> '{throughput,rows}') AS r (system text, batch integer, jobs_per_s bigint)
-    WHERE r.batch = 64
-), figure (ordinal, what, measured, compared) AS (
+WITH figure (ordinal, what, measured, compared) AS (
     SELECT l.ordinal, l.label,
         format('%s %%, %s points (%s to %s)', report.share(a.accuracy), report.signed(p.difference), report.signed(p.low),
             report.signed(p.high)),
@@ -19,33 +14,22 @@ WITH queue AS (
         (2, 'the same', 'library', 'default', 'own_task', 'each task''s own adapter'),
         (3, 'on four other tasks, three with twins in the library', 'unseen', 'default', 'base', 'the base model alone'),
         (4, 'on five unfamiliar tasks', 'unfamiliar', 'default', 'base', 'the base model alone'),
-        (5, 'on these five, policy measured, 16 labelled rows a task', 'unfamiliar_16', 'measured', 'base', 'the base model alone'),
-        (6, 'on these five, policy measured, 64 labelled rows a task', 'unfamiliar_64', 'measured', 'base', 'the base model alone')
+        (5, 'on these five, policy measured, 64 labelled rows a task', 'unfamiliar_64', 'measured', 'base', 'the base model alone')
     ) AS l (ordinal, label, part, policy, rival, other)
     JOIN report.accuracy AS a ON a.part = l.part AND a.scope = 'all' AND a.policy = l.policy
     JOIN report.pair AS p ON p.part = l.part AND p.scope = 'all' AND p.policy_a = l.policy AND p.policy_b = l.rival
     UNION ALL
-    SELECT 7, 'prompts without a template that retrieval takes to a task of their family',
-        report.share(r.family_first) || ' %', format('%s rows', to_char(r.n, 'FM9,999'))
-    FROM report.routing AS r WHERE r.part = 'routing_bare' AND r.scope = 'all'
-    UNION ALL
     SELECT l.ordinal, l.label, format('%s x (%s to %s)', round(f.ratio, 2), round(f.low, 2), round(f.high, 2)), l.other
     FROM (VALUES
-        (8, '32 jobs with 32 different mixes in one batch: jobs/s', 'scoring', 'scoring cat', 'the base model alone'),
-        (9, 'from text to answer, 32 jobs that all differ, policy linear: jobs/s', 'paper', 'paper', 'ChromaDB, then a PEFT merge and a pass a job'),
-        (10, 'one job on an idle system, INSERT to result: time', 'latency', 'latency', 'encoding and one forward pass alone')
+        (6, '32 jobs with 32 different mixes in one batch: jobs/s', 'scoring', 'scoring cat', 'the base model alone'),
+        (7, 'from text to answer, 32 jobs that all differ, policy linear: jobs/s', 'paper', 'paper', 'ChromaDB, then a PEFT merge and a pass a job'),
+        (8, 'one job on an idle system, INSERT to result: time', 'latency', 'latency', 'encoding and one forward pass alone')
     ) AS l (ordinal, label, part, name, other)
     CROSS JOIN LATERAL jsonb_to_recordset(:'engine'::jsonb #> ARRAY[l.part, 'figures'])
         AS f (name text, ratio numeric, low numeric, high numeric)
     WHERE f.name = l.name
     UNION ALL
-    SELECT 11, 'the queue alone, batches of 64, from claim to recorded',
-        to_char(max(q.jobs_per_s) FILTER (WHERE q.system = 'loracomp'), 'FM999,999 "jobs/s"'),
-        string_agg(format('%s %s', CASE q.system WHEN 'bare' THEN 'a bare table' WHEN 'pgq' THEN 'PgQ' ELSE q.system END, to_char(q.jobs_per_s, 'FM999,999')), ', ' ORDER BY q.system)
-            FILTER (WHERE q.system <> 'loracomp')
-    FROM queue AS q HAVING count(*) > 0
-    UNION ALL
-    SELECT 12, 'jobs lost, and jobs recorded twice, when workers and servers die', format('%s and %s', sum(f.lost), sum(f.doubled)),
+    SELECT 9, 'jobs lost, and jobs recorded twice, when workers and servers die', format('%s and %s', sum(f.lost), sum(f.doubled)),
         format('%s jobs in %s runs', to_char(sum(f.jobs), 'FM9,999,999'), count(*))
     FROM jsonb_to_recordset(:'faults'::jsonb) AS f (lost bigint, doubled bigint, jobs bigint) HAVING count(*) > 0
 )

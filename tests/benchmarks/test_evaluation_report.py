@@ -288,7 +288,7 @@ FROM report.pair AS p WHERE p.part = 'unseen' AND p.policy_a = 'default' AND p.p
 def test_tables_stand_without_results(database, tmp_path: Path) -> None:
     (tmp_path / "benchmarks" / "evaluation" / "rows").mkdir(parents=True)
     tables = evaluation_tables(database, tmp_path)
-    assert {*tables} == {"ten-figures", "accuracy", "differences", "unfamiliar", "families", "goals", "routing"}
+    assert {*tables} == {"first-figures", "accuracy", "differences", "unfamiliar", "families", "goals", "routing"}
     assert set(tables.values()) == {"(nothing measured yet)\n"}
     with pytest.raises(LoracompError, match=r"report\.nothing"):
         run_sql(database, "SELECT * FROM report.nothing", tmp_path)
