@@ -99,8 +99,9 @@ def place(request: pytest.FixtureRequest, downloads: str) -> Iterator[Place]:
 
 def first_commands() -> list[str]:
     """Return README's commands up to the demo, line by line."""
-    start = (ROOT / "README.md").read_text().partition("## Start")[2].partition("From a checkout")[0]
-    return [line for block in re.findall(r"^```sh\n(.*?)^```", start, re.M | re.S) for line in block.splitlines()]
+    start = (ROOT / "README.md").read_text().partition("## Start")[2]
+    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", start, re.M | re.S) for line in block.splitlines()]
+    return lines[: lines.index("loracomp demo") + 1]
 
 
 @pytest.fixture(scope="module", params=SERVERS, ids=lambda release: f"postgresql-{release}")
