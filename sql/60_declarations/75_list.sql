@@ -5,6 +5,7 @@
 --     accuracy_of               an accuracy with its interval, in words
 --     certainty_in_words
 --       certainty               65_certain.sql
+--       rows_to_draw            how many more rows must be drawn and corrected, in words
 --     rows_to_scan              how many rows a scan will still ask; rows_without_job calls it too
 --       estimated_rows          estimates a table's rows
 --   list_answer_rows            a page of a declaration's rows
@@ -34,6 +35,30 @@ $$;
 COMMENT ON FUNCTION loracomp.accuracy_of IS
 'In words: the share of right answers among drawn rows with its 95 % interval, and how many of the rows that people picked were answered rightly.';
 
+-- Counts rows only until there are enough. During a full scan nobody knows how many rows the table has. A row without an answer may get any choice.
+CREATE FUNCTION loracomp.rows_to_draw(d loracomp.declaration, choice text, needed bigint, more text, counted boolean)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT format(
+        'not yet known: about %s%s %s drawn and corrected%s', rows_to_draw.needed, rows_to_draw.more,
+        CASE rows_to_draw.needed WHEN 1 THEN 'row that is' ELSE 'rows that are' END,
+        CASE WHEN rows_to_draw.counted AND d.scan IS NULL THEN (
+            SELECT format(', but %s left', CASE count(*) WHEN 0 THEN 'none is' WHEN 1 THEN 'only 1 is' ELSE format('only %s are', count(*)) END)
+            FROM (
+                SELECT FROM loracomp.answer_row AS r
+                WHERE r.declaration_id = d.id AND r.status IN ('waiting', 'answered') AND (r.correct IS NULL OR r.draw_number IS NULL)
+                    AND (rows_to_draw.choice IS NULL OR r.answer = rows_to_draw.choice OR r.status = 'waiting')
+                LIMIT rows_to_draw.needed
+            ) AS l
+            HAVING count(*) < rows_to_draw.needed
+        ) END
+    );
+$$;
+COMMENT ON FUNCTION loracomp.rows_to_draw IS
+'In words, how many more rows must be drawn and corrected before a declaration, or one of its choices, can have a threshold, and whether it has so many.';
+
 -- The number of rows below the threshold is counted only if somebody waits for it, because there may be millions.
 CREATE FUNCTION loracomp.certainty_in_words(d loracomp.declaration, counted boolean) RETURNS text
 LANGUAGE sql STABLE
@@ -53,13 +78,12 @@ AS $$
                 )
                 WHEN c.left_out > 0 AND c.rows >= loracomp.first_look(d.certain)
                     THEN format('not yet known: %s rows that were drawn are not corrected', c.left_out)
-                ELSE format(
-                    'not yet known: about %s more rows that are drawn and corrected',
-                    greatest(2 * loracomp.rows_to_look_at(c.rows), loracomp.first_look(d.certain)) - c.rows
+                ELSE loracomp.rows_to_draw(
+                    d, c.choice, greatest(2 * loracomp.rows_to_look_at(c.rows), loracomp.first_look(d.certain)) - c.rows, ' more', counted
                 )
             END
         ), '; ' ORDER BY c.choice
-    ), format('not yet known: about %s rows that are drawn and corrected', loracomp.first_look(d.certain))) END
+    ), loracomp.rows_to_draw(d, NULL, loracomp.first_look(d.certain), '', counted)) END
     FROM loracomp.certainty(d) AS c
     WHERE c.is_latest;
 $$;

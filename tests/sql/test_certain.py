@@ -145,7 +145,7 @@ def test_answers_become_certain_once_enough_drawn_rows_are_corrected(connection:
     assert certain(alice) == (None, 0)
     assert listed(alice) == "not yet known: about 64 rows that are drawn and corrected"
     alice.execute(CORRECT, [[62, 64], 63])
-    assert listed(alice) == "not yet known: about 1 more rows that are drawn and corrected"
+    assert listed(alice) == "not yet known: about 1 more row that is drawn and corrected"
     alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 64")
     yes, no = certain(alice)
     assert (yes, no) == (list(range(1, 60)), 241), "59 of 59 are right, but not 64 of 64"
@@ -157,6 +157,21 @@ def test_answers_become_certain_once_enough_drawn_rows_are_corrected(connection:
         " ORDER BY p.confidence"
     )
     assert [(row["key"], row["certain"]) for row in to_see] == [(["300"], False), (["299"], False), (["298"], False)]
+
+
+def test_the_list_says_that_a_table_has_too_few_rows(connection: Connection, alice: Connection) -> None:
+    alice.execute("DELETE FROM tickets WHERE id > 40")
+    work(connection)
+    connection.execute(CONFIDENT, [20])
+    assert listed(alice) == "not yet known: about 64 rows that are drawn and corrected, but only 40 are left"
+    alice.execute(CORRECT, [[], 39])
+    assert listed(alice) == "not yet known: about 44 more rows that are drawn and corrected, but only 20 are left"
+    alice.execute("DELETE FROM tickets WHERE id > 39")
+    work(connection)
+    connection.execute(CONFIDENT, [39])
+    assert listed(alice) == "not yet known: about 25 more rows that are drawn and corrected, but none is left"
+    not_counted = "SELECT certain FROM loracomp.list_answers(counted => false)"
+    assert value(alice, not_counted) == "not yet known: about 25 more rows that are drawn and corrected"
 
 
 def test_rows_that_people_picked_make_nothing_certain(connection: Connection, alice: Connection) -> None:
