@@ -222,9 +222,10 @@ def test_a_plain_user_starts_and_stops_one_too(tmp_path_factory: pytest.TempPath
         folder.chmod(0o711)
     nobody = pwd.getpwnam("nobody")
     os.chown(home, nobody.pw_uid, nobody.pw_gid)
-    # The interpreter may lie where nobody can't go: it becomes nobody when all is imported.
+    # The interpreter and the temporary files may lie where nobody can't go: it becomes nobody when all is imported.
     become = (
-        f"embedded.psql_path(); import os; os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid}); "
+        f"embedded.psql_path(); import os, tempfile; tempfile.tempdir = {str(home)!r}; "
+        f"os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid}); "
     )
     program = START.replace("print", become + "print") + "; print(embedded.stop(Path(sys.argv[1])))"
     printed = subprocess.check_output([sys.executable, "-c", program, home / "postgres"], text=True)
