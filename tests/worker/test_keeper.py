@@ -335,7 +335,8 @@ def test_a_worker_that_drains_waits_for_rows_that_another_worker_answers(
             wait_until(lambda: elected(connection))
             time.sleep(1)
             assert not draining.done()
-            # From now on the row's answer only waits for the keeper, whose next call may be later than a tenth of a second.
+            # From now on the row's answer only waits for the keeper, whose next call may come later than in a tenth of
+            # a second.
             monkeypatch.setattr("loracomp.worker.worker.LOCKED_S", 30)
             record(
                 connection,
