@@ -324,7 +324,7 @@ AS $$
         AND EXISTS (
             SELECT FROM unnest(read_labelled.job_ids, read_labelled.tokens) AS u (id, token)
             JOIN loracomp.job AS j ON j.id = u.id AND j.lease_token = u.token
-            WHERE j.choices @> e.choices AND j.choices <@ e.choices
+            WHERE j.id = ANY (read_labelled.job_ids) AND j.choices @> e.choices AND j.choices <@ e.choices
                 AND loracomp.may_read(j.submitted_by, t.reader_role)
         );
 $$;

@@ -62,7 +62,7 @@ BEGIN
         SELECT FROM unnest(results) AS r
         JOIN loracomp.job AS j ON j.id = r.job_id
         CROSS JOIN LATERAL jsonb_each(r.choice_scores) AS s (adapter, scores)
-        WHERE r.job_id = ANY (held_ids)
+        WHERE j.id = ANY (held_ids)
             AND (CASE jsonb_typeof(s.scores) WHEN 'array' THEN jsonb_array_length(s.scores) END = cardinality(j.choices)) IS NOT TRUE
     ) THEN
         RAISE EXCEPTION 'choice_scores must have a list for each adapter, with a number for each choice'
@@ -81,7 +81,7 @@ BEGIN
         SELECT r.*, j.example_id, j.adapter_ids AS asked, j.base_model, j.worker, j.prompt, j.choices, j.expected
         FROM unnest(results) AS r
         JOIN loracomp.job AS j ON j.id = r.job_id AND j.kind = 'measure'
-        WHERE r.job_id = ANY (held_ids)
+        WHERE j.id = ANY (held_ids)
     ),
     newest AS (
         SELECT DISTINCT ON (e.id) h.*, b.id AS base_model_id, e.task_id

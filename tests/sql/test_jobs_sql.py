@@ -156,6 +156,20 @@ def test_each_job_takes_one_place_whatever_plan_the_statistics_lead_to(connectio
         assert places == [*range(places[0], places[0] + 20)]
 
 
+@pytest.mark.parametrize("rows", [0, 1, 1000], ids="{} rows in the statistics".format)
+def test_recording_reads_only_the_jobs_of_its_batch_whatever_the_statistics_say(connection: Connection, rows: int):
+    read = "SELECT seq_tup_read + idx_tup_fetch AS n FROM pg_stat_xact_user_tables WHERE relname = 'job'"
+    with connection.transaction(force_rollback=True):
+        bulk(connection, 2000)
+        connection.execute(
+            "UPDATE pg_class SET relpages = 1000, reltuples = %s WHERE oid = %s::regclass", (rows, "loracomp.job")
+        )
+        jobs = claim(connection, 20)
+        before = connection.execute(read).fetchone()["n"]
+        assert len(record_predictions(connection, jobs, [ended(each.id) for each in jobs])) == 20
+        assert connection.execute(read).fetchone()["n"] - before < 10 * len(jobs)
+
+
 def test_jobs_that_cost_much_to_wake_or_rescue_are_woken_in_parts(connection: Connection):
     """Each UPDATE checks all constraints of the row again, which for a long prompt takes milliseconds."""
     long = "a" + " " * 999_999
