@@ -27,8 +27,12 @@ BEGIN
     JOIN pg_proc AS p ON c.classid = 'pg_proc'::regclass AND p.oid = c.objid
     WHERE p.proowner NOT IN (SELECT t.role FROM loracomp_restore.trusted AS t)
         AND p.prokind = 'f' AND p.prorettype <> 'trigger'::regtype
-        -- create_answers makes such functions, whose owners can't replace the bodies. Being volatile, they are refused in constraints below.
-        AND NOT (p.pronamespace = to_regnamespace('loracomp_parts') AND p.provolatile = 'v' AND p.prosecdef);
+        -- create_answers makes such functions, whose owners can't replace the bodies, unless the schema is theirs too. Being volatile, they are
+        -- refused in constraints below.
+        AND NOT (p.provolatile = 'v' AND p.prosecdef AND p.pronamespace IN (
+            SELECT n.oid FROM pg_namespace AS n
+            WHERE n.nspname = 'loracomp_parts' AND n.nspowner IN (SELECT t.role FROM loracomp_restore.trusted AS t)
+        ));
     IF FOUND THEN
         RAISE EXCEPTION 'function % belongs to %, who is no superuser', refused.name, refused.owner USING
             ERRCODE = 'insufficient_privilege',

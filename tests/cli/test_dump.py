@@ -151,6 +151,26 @@ def test_a_restore_refuses(made: str, error: str, eve: str, server: str, target:
     assert left_in(target) == set()
 
 
+def test_a_schema_of_a_users_with_the_name_of_ours_is_no_excuse(
+    eve: str, server: str, target: str, tmp_path: Path
+) -> None:
+    """The function converts to json, so that to_jsonb calls it, although no constraint names it."""
+    with psycopg.connect(url_of(server, str(conninfo_to_dict(eve)["dbname"])), autocommit=True) as owner:
+        owner.execute(f"CREATE SCHEMA loracomp_parts AUTHORIZATION {conninfo_to_dict(eve)['user']}".encode())
+    made = """
+        CREATE TYPE {eve}.kind AS ENUM ('a');
+        CREATE FUNCTION loracomp_parts.as_json({eve}.kind) RETURNS json LANGUAGE sql SECURITY DEFINER
+            AS 'SELECT ''1''::json';
+        CREATE CAST ({eve}.kind AS json) WITH FUNCTION loracomp_parts.as_json;
+        CREATE TABLE {eve}.mine (kind {eve}.kind CHECK (to_jsonb(kind) IS NOT NULL));
+        """
+    name = dumped(eve, server, made, tmp_path / "dump")
+    done = loracomp(target, "restore", str(tmp_path / "dump"))
+    assert done.returncode == 1
+    assert f"function loracomp_parts.as_json({name}.kind) belongs to {name}, who is no superuser" in done.stderr
+    assert left_in(target) == set()
+
+
 HARMLESS = """
 CREATE FUNCTION {eve}.stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TABLE {eve}.mine (
