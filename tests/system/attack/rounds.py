@@ -31,12 +31,13 @@ def parts() -> dict[str, Part]:
     from lineages import lineages
     from locks import locks
     from models import models
+    from restores import restores
     from turns import turns
 
     return {
         "boundaries": boundaries, "locks": locks, "steps": steps,
         "histories": histories, "backlogs": backlogs, "corrections": corrections, "turns": turns, "lineages": lineages,
-        "models": models,
+        "restores": restores, "models": models,
     }  # fmt: skip
 
 
