@@ -155,13 +155,16 @@ class Corrections:
             self.end(person)
             return
         if not person.isolation and self.draw.random() < 0.5:
-            person.isolation, person.began = self.draw.choice(ISOLATION), self.clock
-            person.connection.execute(f"BEGIN ISOLATION LEVEL {person.isolation}".encode())
-            person.connection.execute("SELECT FROM loracomp.list_answers()")  # which takes the snapshot
-            self.done.append(f"{person.name} begins, {person.isolation}")
+            self.begin_transaction(person)
         seldom = [self.take_back, self.pick, self.change, self.delete, self.erase]
         moves = [*[self.correct] * 4, *[self.correct_row] * 4, *seldom]
         (self.correct_row if person.name == "adam" else self.draw.choice(moves))(person)
+
+    def begin_transaction(self, person: Person) -> None:
+        person.isolation, person.began = self.draw.choice(ISOLATION), self.clock
+        person.connection.execute(f"BEGIN ISOLATION LEVEL {person.isolation}".encode())
+        person.connection.execute("SELECT FROM loracomp.list_answers()")  # which takes the snapshot
+        self.done.append(f"{person.name} begins, {person.isolation}")
 
     def send(self, person: Person, statement: str, *values: Any) -> list[Any] | None:
         """The rows that a statement returns; None if it was refused. Whoever it waits for must end first."""
@@ -237,12 +240,22 @@ class Corrections:
 
     def draw_rows(self, person: Person) -> list[int]:
         rows = self.send(
-            person, "SELECT key FROM loracomp.rows_to_correct('urgency', %s)", self.draw.choice((1, 5, 20, 50))
+            person, "SELECT key FROM loracomp.rows_to_correct('urgency', %s)", self.draw.choice((1, 2, 5, 10, 50))
         )
         return [int(row["key"][0]) for row in rows or ()]
 
     def pick(self, person: Person) -> None:
         self.draw_rows(person)
+
+    def pick_at_once(self) -> None:
+        """Two people draw rows, and neither may see what the other has drawn."""
+        self.end_all()
+        for person in self.people[:2]:
+            self.begin_transaction(person)
+        for person in self.people[:2]:
+            self.draw_rows(person)
+            if self.draw.random() < 0.5:
+                self.end(person)
 
     def take_back(self, person: Person) -> None:
         at = self.read_at(person)
@@ -379,7 +392,7 @@ class Corrections:
 
 def moves_of(corrections: Corrections) -> list[Callable[[], None]]:
     c = corrections
-    return [*[c.act] * 12, c.labour, c.labour, c.labour, c.undo, c.add, c.alter, c.pause, c.finish]
+    return [*[c.act] * 12, c.labour, c.labour, c.labour, c.pick_at_once, c.undo, c.add, c.alter, c.pause, c.finish]
 
 
 def corrections(ground: Ground, seed: int, size: float = 1) -> Round:
