@@ -74,14 +74,15 @@ BEGIN
 END
 $lock$;
 
--- Whoever can create functions in loracomp's schemas can get the installer's rights, so nobody else may create anything there.
+-- Whoever can create functions in loracomp's schemas can get the installer's rights, so nobody else may create anything there. A schema of the
+-- same name that was here before, such as a company's own bi, must not become loracomp's, because all of it would be granted to loracomp's roles.
 DO $others$
 DECLARE
     problem text;
 BEGIN
     SELECT o.problem INTO problem FROM (
         SELECT format(
-            'schema %I belongs to %s: run this as that role if it installed loracomp, or else drop the schema',
+            'schema %I belongs to %s: run this as that role if it installed loracomp; otherwise rename the schema, or install in another database',
             n.nspname, n.nspowner::regrole
         ) AS problem, n.nspowner AS holder, 1 AS ordinal
         FROM pg_namespace AS n WHERE n.nspname IN ('loracomp', 'loracomp_parts', 'bi')
@@ -97,6 +98,16 @@ BEGIN
         UNION ALL
         SELECT format('operator %s belongs to %s: drop it', o.oid::regoperator, o.oprowner::regrole), o.oprowner, 3
         FROM pg_operator AS o WHERE o.oprnamespace IN (to_regnamespace('loracomp'), to_regnamespace('bi'))
+        UNION ALL
+        SELECT format(
+            'schema %I has objects that are not loracomp''s, such as %s: rename the schema, or install in another database',
+            n.nspname, min(i.type || ' ' || i.identity)
+        ), 0, 4
+        FROM pg_namespace AS n
+        JOIN pg_depend AS d ON d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid AND d.classid <> 'pg_default_acl'::regclass
+        CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, d.objsubid) AS i
+        WHERE n.nspname IN ('loracomp', 'loracomp_parts', 'bi') AND to_regclass('loracomp.alembic_version') IS NULL
+        GROUP BY n.nspname
     ) AS o
     WHERE o.holder = 0 OR NOT pg_has_role(o.holder, current_user, 'member')
     ORDER BY o.ordinal LIMIT 1;

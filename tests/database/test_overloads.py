@@ -347,7 +347,7 @@ def test_a_schema_of_somebody_else_is_refused(empty_database: str, people: None,
     """A superuser too would make functions where its owner may replace them."""
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute(f"CREATE EXTENSION vector; CREATE SCHEMA {name} AUTHORIZATION {PLANTER}".encode())
-        refusal = f"schema {name} belongs to {PLANTER}: run this as that role if it installed loracomp, or else drop"
+        refusal = f"schema {name} belongs to {PLANTER}: run this as that role if it installed loracomp; otherwise"
         with pytest.raises(RefusedError, match=refusal):
             schema.initialize(empty_database)
         assert refusal in psql(programs, empty_database, script.schema_script()).stderr
@@ -357,6 +357,22 @@ def test_a_schema_of_somebody_else_is_refused(empty_database: str, people: None,
             schema.initialize(empty_database)
         connection.execute(f"REVOKE CREATE ON SCHEMA {name} FROM {PLANTER}".encode())
         schema.initialize(empty_database)
+
+
+@pytest.mark.parametrize("name", ["loracomp", "loracomp_parts", "bi"])
+def test_a_schema_that_was_here_before_is_left_alone(empty_database: str, programs: Path, name: str) -> None:
+    """Otherwise loracomp's roles could read all of it, and whoever removed loracomp would drop it."""
+    refusal = f"schema {name} has objects that are not loracomp's, such as table {name}.sales: rename the schema"
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(
+            f"CREATE EXTENSION vector; CREATE SCHEMA {name}; CREATE TABLE {name}.sales (day date)".encode()
+        )
+        with pytest.raises(RefusedError, match=refusal):
+            schema.initialize(empty_database)
+        assert refusal in psql(programs, empty_database, script.schema_script()).stderr
+        connection.execute(f"ALTER SCHEMA {name} RENAME TO company".encode())
+        schema.initialize(empty_database)
+        assert connection.execute("SELECT relacl FROM pg_class WHERE relname = 'sales'").fetchone() == (None,)
 
 
 def test_a_function_of_somebody_else_in_our_schema_is_refused(database: str, people: None) -> None:
