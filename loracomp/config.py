@@ -33,7 +33,8 @@ OTHERS = ("LORACOMP_TEST_", "LORACOMP_FUZZ")
 
 
 def _default_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "loracomp"
+    # Not among the caches, which people and programs delete: the embedded server's database can't be made again.
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "loracomp"
 
 
 class Settings(BaseSettings):
@@ -54,8 +55,8 @@ class Settings(BaseSettings):
     )
     home: Path = Field(
         default_factory=_default_home,
-        description="Folder of the embedded server and the caches. Defaults to $XDG_CACHE_HOME/loracomp, or "
-        "~/.cache/loracomp.",
+        description="Folder of the embedded server, of models and of training runs. Defaults to "
+        "$XDG_DATA_HOME/loracomp, or ~/.local/share/loracomp.",
     )
     base_model: str | None = Field(
         None, description="Name of the base model to serve. Defaults to the database's default."

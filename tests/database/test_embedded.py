@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from conftest import place_for_a_server
+from loracomp.config import load_settings
 from loracomp.database import embedded
 from loracomp.errors import DatabaseUnavailableError
 
@@ -231,6 +232,17 @@ def test_a_plain_user_starts_and_stops_one_too(tmp_path_factory: pytest.TempPath
     printed = subprocess.check_output([sys.executable, "-c", program, home / "postgres"], text=True)
     assert printed.splitlines()[-1] == "True"
     assert (home / "postgres" / "PG_VERSION").stat().st_uid == nobody.pw_uid
+
+
+def test_a_database_is_not_kept_among_the_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """People and programs delete caches."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LORACOMP_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/alice")
+    monkeypatch.setenv("XDG_DATA_HOME", "")
+    assert embedded.data_folder(load_settings()) == Path("/home/alice/.local/share/loracomp/postgres")
+    monkeypatch.setenv("XDG_DATA_HOME", "/srv/alice")
+    assert embedded.data_folder(load_settings()) == Path("/srv/alice/loracomp/postgres")
 
 
 def test_reset_deletes_a_database_once_it_was_said_twice() -> None:

@@ -29,7 +29,9 @@ def main() -> None:
     database = parser.add_mutually_exclusive_group(required=True)
     database.add_argument("--database", help="URL of the database, as an analyst")
     database.add_argument("--embedded", help="URL of a database on an embedded server, as its owner")
-    parser.add_argument("--home", type=Path, default=Path("~/.cache/loracomp/superset"), help="Superset's own data")
+    parser.add_argument(
+        "--home", type=Path, default=Path("~/.local/share/loracomp/superset"), help="Superset's own data"
+    )
     parser.add_argument("--port", type=int, default=8088, help="on 127.0.0.1")
     options = parser.parse_args()
     home = options.home.expanduser().resolve()

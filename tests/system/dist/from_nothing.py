@@ -198,7 +198,7 @@ def test_the_next_release_upgrades_it_and_it_can_be_removed(place: Place, next_r
     place.run("loracomp ask 'Is ice cold?' --choice yes --choice no")
     place.run("loracomp db stop && pip uninstall --quiet --yes loracomp loracomp-library")
     assert place.run("pip list --format=freeze | grep -c ^loracomp || true").strip() == "0"
-    assert (place.home / ".cache/loracomp/postgres/PG_VERSION").exists()
+    assert (place.home / ".local/share/loracomp/postgres/PG_VERSION").exists()
     place.run("pip install --quiet --no-index --no-deps --find-links dist loracomp-library && "
               f"pip install --quiet --no-index --no-deps {next_release}")  # fmt: skip
     assert before in place.run("loracomp db start && " + answers)
