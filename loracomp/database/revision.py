@@ -15,6 +15,7 @@ from loracomp.errors import SchemaMismatchError
 
 RELEASES = {"1.0": "0001"}
 """The schema revision of each minor release, including this one."""
+_NOT_INSTALLED = "loracomp is not installed in this database: run `loracomp init`"
 
 
 def packed_folder(name: str) -> Path:
@@ -40,10 +41,10 @@ def check_revision(url: str) -> None:
     """Raise SchemaMismatchError unless the database is at this release's revision."""
     with connect(url, application_name="loracomp", vectors=False) as connection:
         found = current_revision(connection)
+    if found is None:
+        raise SchemaMismatchError(_NOT_INSTALLED)
     if found != head():
-        raise SchemaMismatchError(
-            f"the database's schema ({found or 'none'}) is older than this release: run `loracomp init`"
-        )
+        raise SchemaMismatchError(f"the database's schema ({found}) is older than this release: run `loracomp init`")
 
 
 def check_worker(url: str) -> None:
@@ -53,7 +54,7 @@ def check_worker(url: str) -> None:
         if has_revision and has_revision["found"]:
             problem = worker_problem(row_of(connection, QUERIES["oldest_worker"]))
         else:
-            problem = "loracomp is not installed in this database: run `loracomp init`"
+            problem = _NOT_INSTALLED
     if problem:
         raise SchemaMismatchError(problem)
 

@@ -125,7 +125,7 @@ def embed_missing(connection: Connection, encoder: Encoder, task: str | None = N
             if not taken or perf_counter() - counted > COUNTED_EACH_S:
                 left = _count_unembedded(connection, task) - len(failed)
                 counted = perf_counter()
-                progress.update(line, total=done + left)
+                progress.update(line, total=done + left, visible=done + left > 0)
                 if left <= 0:
                     break
             progress.update(line, completed=done)

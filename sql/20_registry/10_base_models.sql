@@ -81,7 +81,11 @@ BEGIN
     SELECT * INTO found_model FROM loracomp.base_model b
     WHERE b.name = find_base_model.name OR (find_base_model.name IS NULL AND b.is_default);
     IF found_model.id IS NULL THEN
-        RAISE EXCEPTION 'base model % is not registered', coalesce(find_base_model.name, '(the default)')
+        IF find_base_model.name IS NULL THEN
+            RAISE EXCEPTION 'no base model is the default'
+                USING ERRCODE = 'no_data_found', HINT = 'loracomp library load brings one, and loracomp model default chooses one';
+        END IF;
+        RAISE EXCEPTION 'base model % is not registered', find_base_model.name
             USING ERRCODE = 'no_data_found', HINT = concat(
                 'loracomp model list shows the existing ones; loracomp model add adds one',
                 loracomp.did_you_mean(find_base_model.name, ARRAY(SELECT b.name FROM loracomp.base_model AS b))

@@ -245,7 +245,7 @@ BEGIN
     IF new.base_model IS NULL THEN
         RAISE EXCEPTION 'base_model is not given and no base model is the default'
             USING ERRCODE = 'not_null_violation', CONSTRAINT = 'base_model_must_be_given_where_none_is_the_default',
-                HINT = 'name a base model, or let an administrator make one the default';
+                HINT = 'let an administrator run loracomp library load, which brings one, or loracomp model default';
     END IF;
     PERFORM loracomp.check_name('base_model', new.base_model, ARRAY(SELECT b.name FROM loracomp.base_model AS b));
     PERFORM loracomp.check_name('policy', new.policy, ARRAY(SELECT p.name FROM loracomp.policy AS p))

@@ -180,7 +180,7 @@ AS $$
         SELECT q.*, q.base_model IN (SELECT w.base_model FROM living AS w) AS is_served FROM loracomp.queue_health AS q
     )
     SELECT 'models', 'fail', 'a default base model and an encoder are set', ARRAY(
-        SELECT 'no base model is the default: loracomp model add SOURCE --default'
+        SELECT 'no base model is the default: loracomp library load brings one, and loracomp model default chooses one'
         WHERE NOT EXISTS (SELECT FROM loracomp.base_model AS b WHERE b.is_default)
         UNION ALL
         SELECT 'no encoder is set: loracomp encoder set SOURCE' WHERE NOT EXISTS (SELECT FROM loracomp.encoder)

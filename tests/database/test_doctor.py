@@ -120,9 +120,7 @@ def test_a_schema_of_another_release(url: str, owner: Connection) -> None:
         "DELETE FROM loracomp.alembic_version",
         f"INSERT INTO loracomp.alembic_version VALUES ('{revision.head()}')",
     ):
-        assert findings(url) == {
-            "schema": ("fail", "the database's schema (none) is older than this release: run `loracomp init`")
-        }
+        assert findings(url) == {"schema": ("fail", "loracomp is not installed in this database: run `loracomp init`")}
 
 
 def test_files_that_differ_from_what_was_applied(url: str, owner: Connection) -> None:
@@ -241,7 +239,7 @@ def test_declared_rows_that_nobody_asks(owner: Connection) -> None:
 
 
 def test_a_database_without_models(url: str, owner: Connection) -> None:
-    missing = "no base model is the default: loracomp model add SOURCE --default"
+    missing = "no base model is the default: loracomp library load brings one, and loracomp model default chooses one"
     no_encoder = "no encoder is set: loracomp encoder set SOURCE"
     assert health(owner)["models"] == ("fail", no_encoder)
     set_default = "UPDATE loracomp.base_model SET is_default = "

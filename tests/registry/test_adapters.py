@@ -534,7 +534,7 @@ def test_an_adapter_without_its_weights_is_neither_activated_nor_loaded(connecti
 
 
 def test_what_does_not_exist_is_named(connection, folder):
-    with pytest.raises(NotFoundError, match=r"base model \(the default\) is not registered: loracomp model list"):
+    with pytest.raises(NotFoundError, match="no base model is the default: loracomp library load brings one"):
         stage_adapter(connection, folder, task="piqa")
     registered(connection)
     with pytest.raises(NotFoundError, match="task piqa does not exist"):
