@@ -1,7 +1,7 @@
 """Requests in the model, each under its own mix: choices are scored in batches, texts generated step by step."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
@@ -20,12 +20,16 @@ from loracomp.errors import JobError
 from loracomp.model.batching import batches, halving_on_out_of_memory, most_positions
 from loracomp.model.cpu import PASS_TOKENS
 from loracomp.model.generation import Ready, Texts
-from loracomp.model.loading import BaseModel
+from loracomp.model.loading import BaseModel, shares_prefixes
+from loracomp.model.prefix import groups_by_start, in_common, read_prefix
 from loracomp.model.scoring import log_likelihoods, normalize
 from loracomp.model.states import prompt_states
 from loracomp.model.text import Generated, Prompt, Text
 from loracomp.model.tokens import Question, check_length, encode_choices, encode_prompt, render
 from loracomp.records import Prediction, Request
+
+ALIKE = 8
+"""Requests are looked at together if at least this many first tokens are the same."""
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +94,7 @@ class Answering:
         self._token_budget = token_budget
         self._positions = most_positions(base.model.config.get_text_config().vocab_size)
         self._pass_tokens = PASS_TOKENS if base.model.device.type == "cpu" else token_budget
+        self._shares_prefixes = shares_prefixes(base)
         self._to_score: list[PendingRequest] = []
         """Requests with choices, in the order in which they were added."""
         self._passes: list[list[PendingRequest]] = []
@@ -201,7 +206,7 @@ class Answering:
         # Requests in the background get their own passes, because each request in a pass makes the others wait longer.
         first = [item for item in self._to_score if not item.background] or self._to_score
         if not self._passes:
-            self._passes = batches(first, self._token_budget, self._pass_tokens, self._positions)
+            self._passes = [*self._divided(first)]
             self._choice_adapters = self._stack_of(item.mix for item in first)
         together = next(batch for batch in self._passes if first[0] in batch)
         self._passes.remove(together)
@@ -287,19 +292,50 @@ class Answering:
     @torch.inference_mode()
     def _score(self, adapters: AdapterStack, items: Sequence[PendingRequest]) -> list[Tensor | JobError]:
         """Score the next part of each item: log-likelihoods [choices] of its choices under its mix."""
-        rows = [item.mix for item in items for _ in range(item.rows)]
-        parts = [item.parts[0] for item in items]
+        model, rows = self._base.model, [item.mix for item in items for _ in range(item.rows)]
         readers = [number for number, item in enumerate(items) if item.request.reads_state]
+        parts, prefix = [item.parts[0] for item in items], None
+        if common := self._common(items):
+            with adapters.composed(rows[:1], common):
+                prefix = read_prefix(model, parts[0].rows[0].prompt[:common])
+            parts = [part.after(common) for part in parts]
         with (
-            adapters.composed(rows, max(item.width for item in items)),
-            prompt_states(self._base.model, parts, readers) as states,
+            adapters.composed(rows, max(item.width for item in items) - common),
+            prompt_states(model, parts, readers, prefix.state if prefix else None) as states,
         ):
-            on_device = log_likelihoods(self._base.model, parts)
+            on_device = log_likelihoods(model, parts, prefix)
         if states:
             for number, state in zip(states, torch.stack([*states.values()]).cpu().numpy(), strict=True):
                 items[number].state = state
         # One copy from the device, which waits for the whole pass.
         return [*torch.split(torch.cat(on_device).cpu(), [len(each) for each in on_device])]
+
+    def _divided(self, items: Sequence[PendingRequest]) -> Iterator[list[PendingRequest]]:
+        """The requests in passes. Those that begin alike under one composition have passes of their own, if that saves
+        time."""
+        others = list(items)
+        if self._shares_prefixes:
+            others = []
+            for common, group in groups_by_start(items, _composition, _first_tokens, ALIKE):
+                if self._saves(common, sum(item.rows for item in group)):
+                    yield from batches(group, self._token_budget, self._pass_tokens, self._positions)
+                else:
+                    others += group
+        yield from batches(others, self._token_budget, self._pass_tokens, self._positions)
+
+    def _common(self, items: Sequence[PendingRequest]) -> int:
+        """Number of first tokens to compute once for all rows of these requests."""
+        if not self._shares_prefixes or len({*map(_composition, items)}) > 1:
+            return 0
+        # Each row keeps its prompt's last token, because the logits after it are needed.
+        rows = [row.prompt[:-1] for item in items for row in item.parts[0].rows]
+        common = in_common(rows)
+        return common if self._saves(common, len(rows)) else 0
+
+    def _saves(self, common: int, rows: int) -> bool:
+        """Whether computing `common` tokens once instead of in each row is worth two more passes: one for these tokens,
+        and one because other requests can't be in the same pass."""
+        return (rows - 1) * common > 2 * self._pass_tokens
 
     def _ready_for(self, texts: Sequence[Text], tokens: int) -> Ready:
         for text in texts:
@@ -312,6 +348,14 @@ class Answering:
 
     def _stack_of(self, mixes: Iterable[Mix]) -> AdapterStack:
         return AdapterStack(self._base.model, mixes)
+
+
+def _composition(item: PendingRequest) -> Hashable:
+    return item.request.composition
+
+
+def _first_tokens(item: PendingRequest) -> Sequence[int]:
+    return item.parts[0].rows[0].prompt[:-1]
 
 
 def _ask_the_same(one: Request, other: Request) -> bool:

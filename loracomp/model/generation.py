@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokeniz
 from loracomp.errors import JobError
 from loracomp.model.batching import batches, most_positions, out_of_memory, unless_out_of_memory
 from loracomp.model.forward import Forward, RowCache, keys_and_values_suffice
+from loracomp.model.prefix import groups_by_start
 from loracomp.model.text import Generated, Prompt, Text, draw, end_tokens
 
 ALIKE = 64
@@ -172,14 +172,12 @@ class Texts:
         if not (self._shares_prefixes and self._has_cache):
             yield 0, list(texts)
             return
-        groups: dict[tuple[Hashable, ...], list[Text]] = {}
-        for text in texts:
-            frequencies = self._forward.frequencies(text.width)
-            groups.setdefault((text.composition, frequencies, *text.read[:ALIKE]), []).append(text)
-        for group in groups.values():
-            # Each text keeps its last token, because the logits after it are needed.
-            read = sorted(text.read[:-1] for text in group)
-            common = alike(read[0], read[-1]) if len(group) > 1 else 0
+
+        def under(text: Text) -> Hashable:
+            return text.composition, self._forward.frequencies(text.width)
+
+        # Each text keeps its last token, because the logits after it are needed.
+        for common, group in groups_by_start(texts, under, lambda text: text.read[:-1], ALIKE):
             yield common if common >= ALIKE else 0, group
 
     def _logits(self, texts: Sequence[Text], cache: Cache | None = None, until: int | None = None) -> Tensor:
@@ -238,11 +236,6 @@ class Texts:
                 self._running[row] = self._running[-1]
                 self._running.pop()
                 self._ready = None
-
-
-def alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """Number of first tokens that are equal."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def generate(

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from loracomp.errors import LoracompError, RefusedError, UsageError
+from loracomp.model.forward import keys_and_values_suffice
 from loracomp.model.longrope import length_limits
 from loracomp.model.scoring import shares_prompts
 from loracomp.model.sources import absolute_source, converted_folder, full_fingerprint, resolve_source
@@ -91,6 +92,12 @@ def load_base_model(
     model.eval().requires_grad_(False)
     known = vars(description) | {"has_chat_template": tokenizer.chat_template is not None}
     return BaseModel(**known, model=model, tokenizer=tokenizer, shares_prompts=shares_prompts(model))
+
+
+def shares_prefixes(base: BaseModel) -> bool:
+    """Whether rows whose choices are scored can continue tokens that were read in another pass. With rotary frequencies
+    that depend on a row's length they can't, because the keys of these tokens depend on it too."""
+    return base.shares_prompts and keys_and_values_suffice(base.model) and not base.length_limits
 
 
 def describe_base_model(source: str, *, revision: str | None = None, cache_dir: Path) -> BaseModelDescription:

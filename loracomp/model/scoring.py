@@ -11,21 +11,26 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from loracomp.model.forward import CACHE
 from loracomp.model.head import head_at, sharpened
 from loracomp.model.longrope import frequencies_of_rows
+from loracomp.model.prefix import Prefix
 from loracomp.model.tokens import Question, Row, ScoredToken, pad_right
 
 
-def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> list[Tensor]:
+def log_likelihoods(
+    model: PreTrainedModel, questions: Sequence[Question], prefix: Prefix | None = None
+) -> list[Tensor]:
     """For each question a tensor [choices]: the sum of log-softmax over each choice's tokens, in nats and float32.
 
     Runs one forward pass. Logits are computed only where tokens are scored, and the scored tokens' logits in float32
     whatever the model's dtype. Differentiable if gradients are enabled; `model` may be wrapped by PEFT. The batch has
-    the rows of all questions, in the order of `questions`.
+    the rows of all questions, in the order of `questions`. All rows continue `prefix`, if there is one.
     """
     device = model.get_input_embeddings().weight.device
     rows = [row for question in questions for row in question.rows]
-    inputs = _inputs(rows, device, model.dtype)
+    inputs = _inputs(rows, device, model.dtype, known=prefix.tokens if prefix else 0)
+    cache = {CACHE: prefix.cache, "use_cache": True} if prefix else {"use_cache": False}
     counts = [len(question.token_counts) for question in questions]
     # Tokens of several choices may be scored at one position (row, column); the logits there are computed only once.
     positions: dict[tuple[int, int], int] = {}
@@ -37,7 +42,7 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
     position, token, choice = torch.tensor(scored, device=device).T
     lengths = [row.length for row in rows]
     with frequencies_of_rows(model, lengths), head_at(model, list(positions)), sharpened(model, position, token):
-        logits = model(**inputs, use_cache=False).logits[0]
+        logits = model(**inputs, **cache).logits[0]
     position, token, choice = position.to(logits.device), token.to(logits.device), choice.to(logits.device)
     # In parts, to avoid a float32 copy of all logits.
     normalizers = torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, 256)])
@@ -46,21 +51,26 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
     return list(scores.split(counts))
 
 
-def _inputs(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The model's inputs; a plain padded batch if no row has more than one branch."""
+def _inputs(rows: Sequence[Row], device: torch.device, dtype: torch.dtype, known: int) -> dict[str, Tensor]:
+    """The model's inputs after `known` tokens; a plain padded batch if no row has more than one branch."""
     if any(len(row.branches) > 1 for row in rows):
-        return _branched(rows, device, dtype)
+        return _branched(rows, device, dtype, known)
     input_ids, attention_mask = pad_right([row.tokens for row in rows], device)
-    return {"input_ids": input_ids, "attention_mask": attention_mask}
+    if not known:
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+    positions = torch.arange(known, known + input_ids.shape[1], device=device).expand_as(input_ids)
+    mask = torch.cat([attention_mask.new_ones(len(rows), known), attention_mask], dim=1)
+    return {"input_ids": input_ids, "position_ids": positions, "attention_mask": mask}
 
 
-def _branched(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The model's inputs [rows, n]; the mask [rows, 1, n, n] keeps branches apart."""
+def _branched(rows: Sequence[Row], device: torch.device, dtype: torch.dtype, known: int) -> dict[str, Tensor]:
+    """The model's inputs [rows, n]; the mask [rows, 1, n, known + n] keeps branches apart."""
     input_ids, _ = pad_right([row.tokens for row in rows], device)
     branch, positions = (each.to(device) for each in _branches_and_positions(rows, input_ids.shape[1]))
     sees = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
-    mask = torch.zeros(sees.shape, dtype=dtype, device=device).masked_fill_(~sees.tril_(), torch.finfo(dtype).min)
-    return {"input_ids": input_ids, "position_ids": positions, "attention_mask": mask[:, None]}
+    sees = torch.cat([sees.new_ones(*sees.shape[:2], known), sees.tril_()], dim=2)
+    mask = torch.zeros(sees.shape, dtype=dtype, device=device).masked_fill_(~sees, torch.finfo(dtype).min)
+    return {"input_ids": input_ids, "position_ids": positions + known, "attention_mask": mask[:, None]}
 
 
 def _branches_and_positions(rows: Sequence[Row], width: int) -> tuple[Tensor, Tensor]:

@@ -79,6 +79,11 @@ class Row:
         """Number of positions whose logits are needed."""
         return len({each.column for each in self.scored})
 
+    def after(self, first: int) -> "Row":
+        """The row without its first tokens, of which there are fewer than its prompt has."""
+        scored = tuple(each._replace(column=each.column - first) for each in self.scored)
+        return Row(self.prompt[first:], self.branches, scored)
+
     def divided(self, most_positions: int) -> Iterator["Row"]:
         """The row several times, each time with at most `most_positions` of the positions to score."""
         columns = sorted({each.column for each in self.scored})
@@ -96,6 +101,10 @@ class Question:
     token_counts: tuple[int, ...]
     character_counts: tuple[int, ...]
     """Number of characters of each choice, without the white space before it; acc_norm divides by it."""
+
+    def after(self, first: int) -> "Question":
+        """The question without the first tokens of its rows (`Row.after`)."""
+        return replace(self, rows=tuple(row.after(first) for row in self.rows))
 
     def parts(self, most_tokens: int, most_positions: int) -> Iterator["Question"]:
         """The question divided into parts. A part has at most `most_tokens` tokens with padding, or a single row; and

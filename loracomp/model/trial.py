@@ -16,7 +16,8 @@ from torch import Tensor
 from loracomp.errors import JobError, LoracompError, RefusedError
 from loracomp.model.batching import unless_out_of_memory
 from loracomp.model.generation import ALIKE, Ready, Texts
-from loracomp.model.loading import BaseModel
+from loracomp.model.loading import BaseModel, shares_prefixes
+from loracomp.model.prefix import read_prefix
 from loracomp.model.scoring import log_likelihoods
 from loracomp.model.text import Prompt, Text
 from loracomp.model.tokens import Question, encode_choices, encode_texts
@@ -151,9 +152,22 @@ def check_scores(base: BaseModel, way: Way = ALONE) -> None:
     for number, (question, scores) in enumerate(zip(questions, found, strict=True)):
         with way.plain(number):
             expected = torch.stack([_plain_score(base, question, choice) for choice in range(len(CHOICES))])
-        difference = float((scores - expected).abs().max())
+        together = [scores]
+        if shares_prefixes(base):
+            together += _after_a_prefix(base, way, number, question)
+        difference = max(float((each - expected).abs().max()) for each in together)
         if not way.allows(difference, base.model.dtype, NATS, MORE_NATS):
             raise _wrong(base, f"scores choices differently in a batch than in a plain pass (by {difference:.3g} nats)")
+
+
+def _after_a_prefix(base: BaseModel, way: Way, number: int, question: Question) -> list[Tensor]:
+    """The scores of the same question twice, in rows that continue the first half of the prompt."""
+    prompt = question.rows[0].prompt
+    common, rest = len(prompt) // 2, question.after(len(prompt) // 2)
+    with way.serving([number], common)():
+        prefix = read_prefix(base.model, prompt[:common])
+    with way.serving([number] * 2 * len(rest.rows), max(len(row.tokens) for row in rest.rows))():
+        return log_likelihoods(base.model, [rest, rest], prefix)
 
 
 def _plain_score(base: BaseModel, question: Question, choice: int) -> Tensor:

@@ -126,6 +126,25 @@ def test_a_batch_of_different_compositions_is_one_pass_and_scores_as_each_alone(
     assert len(library.fetched) == 1
 
 
+def test_what_requests_under_one_composition_begin_with_is_computed_once(base, library, predictor):
+    """Each pass of its own costs something, so few or different requests are scored whole."""
+    ours, other = library.composition(1, 2), library.composition(3)
+    start = "One long instruction that is the same for all of the rows: "
+    requests = [scored(f"{start}{'x' * (i % 5)}{i}\nAnswer:", composition=ours) for i in range(10)]
+    alone = [scored(f"{start}others\nAnswer:", composition=other), scored("Is it so?", composition=ours)]
+    shapes = forwards(base.model)
+    answers = predictor.predict([*requests, *alone])
+    common = len(letter_tokenizer()(start)["input_ids"])
+    assert shapes[0] == (1, common)
+    assert sorted(rows for rows, _ in shapes[1:]) == [1, 1, 10] or sorted(rows for rows, _ in shapes[1:]) == [2, 10]
+    for request, answer in zip([*requests, *alone], answers, strict=True):
+        expected = scores_alone(base, library, request)
+        torch.testing.assert_close(torch.tensor(answer.choice_scores), expected, rtol=1e-5, atol=1e-5)
+    shapes.clear()
+    predictor.predict([replace(request, prompt=request.prompt + "?") for request in requests[:2]])
+    assert [rows for rows, _ in shapes] == [2]
+
+
 def test_a_batch_generates_what_each_would_alone(base, library, predictor):
     """Rows of different lengths, limits and compositions, under one KV cache."""
     requests = [

@@ -18,6 +18,7 @@ from transformers import (
 
 from loracomp.errors import JobError
 from loracomp.model.cpu import ROW_TOKENS
+from loracomp.model.prefix import groups_by_start, in_common, read_prefix
 from loracomp.model.scoring import log_likelihoods, normalize, shares_prompts
 from loracomp.model.tokens import encode_choices
 from model_fixtures import TINY_CONTEXT, letter_tokenizer, tiny_llama
@@ -47,6 +48,32 @@ def test_scores_equal_a_plain_forward_of_each_choice_alone(tiny_model, tokenizer
     for (prompt, choices), got in zip(questions, score(tiny_model, tokenizer, *questions), strict=True):
         expected = [plain_score(tiny_model, ids(tokenizer, prompt), ids(tokenizer, " " + c)) for c in choices]
         torch.testing.assert_close(got, torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("choices", [["yes", "no", "perhaps not"], ["x", "y"]])
+def test_rows_that_continue_a_prefix_score_as_whole_rows(tiny_model, tokenizer, choices):
+    prompts = ["Is it so?\nText: a\nAnswer:", "Is it so?\nText: a longer one\nAnswer:", "Is it so?\nText"]
+    encoded = [encode_choices(tokenizer, prompt, choices, TINY_CONTEXT) for prompt in prompts]
+    common = in_common([question.rows[0].prompt[:-1] for question in encoded])
+    assert common == len(ids(tokenizer, "Is it so?\nTex"))
+    prefix = read_prefix(tiny_model, encoded[0].rows[0].prompt[:common])
+    for _ in range(2):  # a pass leaves the prefix unchanged
+        found = log_likelihoods(tiny_model, [question.after(common) for question in encoded], prefix)
+        torch.testing.assert_close(found, log_likelihoods(tiny_model, encoded), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "common"),
+    [([], 0), ([[1, 2]], 0), ([[1, 2, 3], (1, 2)], 2), ([[1, 2], [1, 3], [1, 2, 4]], 1), ([[], [1]], 0)],
+)
+def test_rows_have_in_common_what_all_begin_with(rows, common):
+    assert in_common(rows) == common
+
+
+def test_items_are_grouped_by_key_and_first_tokens():
+    items = ["a:one two", "b:one two", "a:one three", "a:other", "a:on"]
+    found = groups_by_start(items, key=lambda item: item[0], tokens=lambda item: item[2:], first=3)
+    assert [*found] == [(5, ["a:one two", "a:one three"]), (0, ["b:one two"]), (0, ["a:other"]), (0, ["a:on"])]
 
 
 def test_trailing_white_space_of_the_prompt_is_scored_with_the_choice(tiny_model, tokenizer):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
+from loracomp.model.prefix import read_prefix
 from loracomp.model.scoring import log_likelihoods
 from loracomp.model.states import prompt_states
 from loracomp.model.tokens import encode_choices
@@ -52,6 +53,21 @@ def test_a_state_is_that_of_the_prompt_alone(kind, shared_prompt, tokenizer):
     for number, question in enumerate(asked):
         torch.testing.assert_close(states[number], plain_state(model, question), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(scores, log_likelihoods(model, asked), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_state_after_a_prefix_is_that_of_the_whole_prompt(kind, tokenizer):
+    torch.manual_seed(0)
+    model = MODELS[kind]().eval()
+    asked = [encode_choices(tokenizer, f"Is it {what}?\nAnswer:", ["x", "yes", "no"], TINY_CONTEXT) for what in "ab"]
+    prefix = read_prefix(model, asked[0].rows[0].prompt[:6])
+    with (
+        torch.inference_mode(),
+        prompt_states(model, [each.after(6) for each in asked], [0, 1], prefix.state) as states,
+    ):
+        log_likelihoods(model, [each.after(6) for each in asked], prefix)
+    for number, question in enumerate(asked):
+        torch.testing.assert_close(states[number], plain_state(model, question), rtol=1e-4, atol=1e-4)
 
 
 def test_only_the_wanted_states_are_read_and_the_model_is_as_before(tokenizer):
