@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -24,6 +25,11 @@ pytest_plugins = ["demo_fixtures", "model_fixtures", "people_fixtures", "registr
 _ROOT = Path(__file__).parents[1]
 _FOLDERS = [str(_ROOT / folder) for folder in (".", "packages/lab", "packages/library")]
 os.environ["PYTHONPATH"] = os.pathsep.join([*_FOLDERS, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+# Each run draws the same examples, and none has to be fast, so that a change never fails by chance. LORACOMP_FUZZ draws
+# others.
+hypothesis.settings.register_profile("repeatable", derandomize="LORACOMP_FUZZ" not in os.environ, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 TEMPLATE = "loracomp_template"
 _numbers = count()
@@ -42,7 +48,7 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
         spec.python = f"{forked.programs() / 'script'} worker"
 
 
-LONGEST = ("docs", "demo", "test_worker.py")
+LONGEST = ("docs", "demo", "test_processes.py", "test_worker.py")
 """Groups that take longest. If they came last, one process would work alone at the end."""
 
 
