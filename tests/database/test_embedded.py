@@ -51,7 +51,7 @@ def postmaster(folder: Path) -> int:
 
 def wait_for_the_end_of(process: int) -> None:
     """Wait for the end of a process that need not be our child; a zombie counts as ended."""
-    for _ in range(500):
+    for _ in range(6000):
         state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], text=True, capture_output=True, check=False)
         if state.stdout.strip()[:1] in ("", "Z"):
             return

@@ -185,7 +185,7 @@ def test_two_conversions_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
 
     def write(_, folder):
         (folder / "model.safetensors").write_text("weights")
-        barrier.wait(timeout=10)  # both are done writing before either renames
+        barrier.wait(timeout=60)  # both are done writing before either renames
 
     monkeypatch.setattr(sources, "_write", write)
     threads = [threading.Thread(target=sources._convert, args=(Path("x.gguf"), tmp_path / "made")) for _ in range(2)]

@@ -478,7 +478,7 @@ def test_two_activations_at_once_leave_one_active(connection, database, tmp_path
             activate_adapter(connection, ids[0])
             waiting.start()
             wait_until_blocked(connection, other.info.backend_pid)
-        waiting.join(timeout=10)
+        waiting.join(timeout=60)
     assert (status_of(connection, "piqa@1"), status_of(connection, "piqa@2")) == ("retired", "active")
 
 

@@ -225,7 +225,7 @@ def test_measuring_waits_for_a_worker_where_the_login_may_not_answer_itself(
     with ThreadPoolExecutor(1) as executor:
         ending = executor.submit(report_a_worker_and_end_all)
         (measured,) = run("task", "measure", "rte", "--split", "test")
-        ending.result(30)
+        ending.result(60)
     assert (measured["added"], measured["queued"]) == (2, 0)
     assert said.getvalue().splitlines()[:2] == [
         "2 jobs wait: no worker of toy is running, and this login may not run one: start `loracomp worker` with "

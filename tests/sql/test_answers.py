@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def test_answers_come_in_a_feed_that_misses_nothing(connection: Connection, alic
     alice.execute("UPDATE tickets SET body = 'four' WHERE id = 1")
     answer_all(connection)
     assert [row["answer"] for row in feed(alice, rows[-1]["cursor"])] == ["four"]
-    assert [each.payload for each in alice.notifies(timeout=1, stop_after=3)] == ["public.urgency"] * 3
+    assert [each.payload for each in alice.notifies(timeout=20, stop_after=3)] == ["public.urgency"] * 3
 
 
 def test_a_listener_to_one_declaration_is_not_woken_by_others(connection: Connection, alice: Connection) -> None:
@@ -171,7 +171,8 @@ def test_a_listener_to_one_declaration_is_not_woken_by_others(connection: Connec
     assert answer_all(connection) == ["one"]
     alice.execute("SELECT loracomp.alter_answers('urgency', paused => false)")
     assert answer_all(connection) == ["Ticket: a one"]
-    (woken,) = alice.notifies(timeout=1)
+    alice.execute(f"NOTIFY {channel}, 'over'".encode())
+    (woken,) = takewhile(lambda notice: notice.payload != "over", alice.notifies(timeout=20))
     assert (woken.channel, woken.payload) == (channel, 'public."Other\'s"')
 
 
@@ -333,7 +334,7 @@ def test_the_view_is_read_in_time_while_many_rows_have_changed(connection: Conne
     )
     alice.execute("UPDATE tickets SET body = 'c' WHERE id > 100")
     connection.execute("ANALYZE loracomp.answer_hint, loracomp.answer_row")
-    alice.execute("SET work_mem = '64kB'; SET statement_timeout = '10s'")
+    alice.execute("SET work_mem = '64kB'; SET statement_timeout = '60s'")
     rows = alice.execute("SELECT status, count(*) AS n FROM urgency GROUP BY 1").fetchall()
     assert {row["status"]: row["n"] for row in rows} == {"answered": 100, "stale": 39900}
 
@@ -589,7 +590,7 @@ def test_a_statement_waits_two_seconds_for_locked_hints_in_all(
             " WHEN MATCHED AND n.id = 11 THEN DELETE WHEN MATCHED THEN UPDATE SET t = 'b'"
             " WHEN NOT MATCHED THEN INSERT VALUES (g.id, 'c')"
         )
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 5, "not two for each of the three commands"
     if "scan_request" in locked:
         connection.execute("UPDATE loracomp.declaration SET scanned_at = now() - interval '25 hours'")
     asked = answer_all(connection)
@@ -687,7 +688,7 @@ def test_a_listener_learns_of_a_refused_row(connection: Connection, alice: Conne
     alice.execute("LISTEN loracomp_answers")
     alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, NULL, NULL)")
     assert ask(connection) == {}
-    assert [each.payload for each in alice.notifies(timeout=1, stop_after=1)] == ["public.urgency"]
+    assert [each.payload for each in alice.notifies(timeout=20, stop_after=1)] == ["public.urgency"]
     assert shown(alice) == {1: ("refused", None)}
 
 

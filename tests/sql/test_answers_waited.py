@@ -90,7 +90,7 @@ def test_a_reader_waits_for_rows_that_the_view_shows(connection: Connection, ali
     ],
 )
 def test_waiting_for_nothing_is_refused(alice: Connection, before: str, call: str, says: str) -> None:
-    alice.execute("SET statement_timeout = '10s'")
+    alice.execute("SET statement_timeout = '60s'")
     with pytest.raises(psycopg.Error, match=says):
         alice.execute(f"{before}SELECT loracomp.wait_for_answer({call})".encode())
 

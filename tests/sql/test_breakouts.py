@@ -436,7 +436,7 @@ def test_a_submitter_holds_up_no_worker(database: str, logins: None, write: str)
         with alice.transaction(force_rollback=True):
             alice.execute("SELECT loracomp.cancel_job(%s)", [mine])
             with connect(database, "wendy") as wendy:
-                wendy.execute("SET statement_timeout = '10s'")
+                wendy.execute("SET statement_timeout = '60s'")
                 if write == "record_predictions":
                     written = record(wendy, tokens, [prediction_row(job_id) for job_id in tokens])
                 else:

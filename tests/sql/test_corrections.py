@@ -314,7 +314,7 @@ def test_corrections_that_take_longer_to_queue_than_the_keeper_waits_are_left_ou
     connection.execute(EMBED, {"ids": ids, "n": len(ids)})
     with db.connect(database) as other, other.transaction():
         other.execute("SELECT FROM loracomp.base_model FOR UPDATE")
-        connection.execute("SET statement_timeout = '300ms'")
+        connection.execute("SET statement_timeout = '2s'")
         assert value(connection, "SELECT loracomp.measure_corrections()") == 0
         connection.execute("SET statement_timeout = '20s'")
     assert value(connection, "SELECT measure_at > now() + interval '9 minutes' FROM loracomp.declaration")
@@ -335,7 +335,7 @@ def test_an_example_that_another_correction_is_getting_stays(
     with connect(database, "alice") as other:
         other.execute(f"BEGIN ISOLATION LEVEL {isolation}".encode())
         other.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
-        alice.execute("SET lock_timeout = '1s'")
+        alice.execute("SET lock_timeout = '20s'")
         alice.execute("UPDATE urgency SET correct = NULL WHERE id = 2")
         assert labelled(connection) == [("Ticket: same wrong", "urgent")]
         other.execute("COMMIT")
@@ -374,7 +374,7 @@ def test_two_rows_that_lose_an_example_at_once_leave_none(
     with connect(database, "alice") as other:
         for person in (alice, other):
             person.execute(f"BEGIN ISOLATION LEVEL {isolation}".encode())
-            person.execute("SET LOCAL lock_timeout = '1s'")
+            person.execute("SET LOCAL lock_timeout = '20s'")
             person.execute("SELECT FROM urgency")
         alice.execute("UPDATE urgency SET correct = NULL WHERE id = 1")
         other.execute("UPDATE urgency SET correct = NULL WHERE id = 2")

@@ -324,7 +324,7 @@ def test_erasing_waits_for_an_answer_that_is_being_written_and_takes_it_along(
             answer(worker, job_id, examples, output="SECRET")
             erasing = pool.submit(report, connection, f"erase_jobs('{{{job_id}}}'::bigint[])")
             wait_for_a_lock(worker)
-        assert erasing.result(20)["answers with their traces deleted"] == (1, None)
+        assert erasing.result(60)["answers with their traces deleted"] == (1, None)
     assert "SECRET" not in one(connection, TEXTS)["text"]
 
 

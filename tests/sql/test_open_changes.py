@@ -38,7 +38,7 @@ def test_nobody_waits_for_a_change_that_is_left_open(url: str, change: str) -> N
         with adam.transaction(force_rollback=True):
             adam.execute(f"SELECT loracomp.{OPEN[change]}".encode())
             for person in (bob, wendy):
-                person.execute("SET lock_timeout = '500ms'")
+                person.execute("SET lock_timeout = '20s'")
             add_jobs(bob, "meanwhile", policy="default", base_model=BASE)
             jobs = {job.id: job.lease_token for job in claim(wendy)}
             rows = [prediction_row(job_id, output="a", adapter_sha256=[]) for job_id in jobs]
@@ -53,7 +53,7 @@ def test_routing_goes_on_while_a_change_of_the_index_waits_for_a_reader(url: str
             backup.execute("SELECT FROM loracomp.example_embedding LIMIT 1")
             changed = pool.submit(changing.execute, f"SELECT loracomp.{call}".encode())
             wait_for_a_lock(backup)
-            routing.execute("SET lock_timeout = '500ms'")
+            routing.execute("SET lock_timeout = '20s'")
             for _ in range(10):
                 routing.execute("SELECT FROM loracomp.example_embedding LIMIT 1")
             assert not changed.done()

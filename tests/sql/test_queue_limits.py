@@ -179,7 +179,7 @@ def test_refused_inserts_are_counted(connection: Connection, alice: Connection):
 
 def test_an_open_transaction_keeps_no_other_from_inserting(connection: Connection, alice: Connection, bob: Connection):
     limit(connection, 100)
-    bob.execute("SET statement_timeout = '5s'")
+    bob.execute("SET statement_timeout = '60s'")
     with alice.transaction():
         add_jobs(alice, "a")
         add_jobs(bob, *"abc")

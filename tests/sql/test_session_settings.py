@@ -87,6 +87,9 @@ def test_no_setting_of_a_role_changes_what_a_session_reads(connection: Connectio
         connection.execute(sql.SQL("ALTER ROLE {} RESET {}").format(name, sql.Identifier(setting)))
 
 
+PATIENT = "-c statement_timeout=0 -c transaction_timeout=0"
+
+
 def test_an_upgrade_keeps_grants_whatever_the_database_sets(server: str, template: str):
     name, reader = f"loracomp_odd_{os.getpid()}", f"reader_{os.getpid()}"
     url = create_database(server, name, template)
@@ -99,7 +102,7 @@ def test_an_upgrade_keeps_grants_whatever_the_database_sets(server: str, templat
                     sql.SQL("ALTER DATABASE {} SET {} = {}").format(*map(sql.Identifier, (name, setting)), odd)
                 )
         assert schema.initialize(url, again=True)
-        with psycopg.connect(make_conninfo(url, user=reader)) as session:
+        with psycopg.connect(make_conninfo(url, user=reader, options=PATIENT)) as session:
             assert session.execute("SELECT count(*) FROM bi.queue_health").fetchone() == (0,)
     finally:
         drop_database(server, name)

@@ -390,13 +390,13 @@ def test_no_latency_is_negative(connection: Connection):
 
 def test_waiting_ends_with_the_job(connection: Connection, submitter: Connection):
     (job_id,) = add_jobs(submitter, "a")
-    wait = "SELECT loracomp.wait_for_job(%s, '20s')"
+    wait = "SELECT loracomp.wait_for_job(%s, '50s')"
     waits = "SELECT FROM pg_stat_activity WHERE pid = %s AND state = 'active' AND query LIKE '%%wait_for_job%%'"
     with ThreadPoolExecutor(1) as pool:
         waited = pool.submit(value, submitter, wait, [job_id])
         wait_until(lambda: connection.execute(waits, [submitter.info.backend_pid]).fetchone() is not None)
         answer(connection, job_id)
-        assert waited.result(20) == "succeeded"
+        assert waited.result(60) == "succeeded"
     assert value(submitter, wait, [job_id]) == "succeeded"
 
 
@@ -426,7 +426,7 @@ def test_waiting_for_nothing_is_refused(
 ):
     (job_id,) = add_jobs(submitter, "a")
     submitter.execute("SELECT loracomp.cancel_job(%s)", [job_id]) if "retry" in before else None
-    submitter.execute("SET statement_timeout = '5s'")
+    submitter.execute("SET statement_timeout = '60s'")
     with pytest.raises(psycopg.Error, match=says):
         submitter.execute(f"{before.format(id=job_id)}SELECT loracomp.wait_for_job({job_id}, {timeout})".encode())
 
@@ -468,7 +468,7 @@ def test_cancelling_what_waits_ends_in_no_error_while_workers_end_jobs(connectio
             query = "SELECT loracomp.cancel_jobs(ARRAY(SELECT id FROM loracomp.job WHERE status = 'queued'))"
             cancelling = pool.submit(value, own, query)
             wait_for_a_lock(connection)
-        assert cancelling.result(20) == 1
+        assert cancelling.result(60) == 1
     assert statuses(connection) == {first: "succeeded", second: "cancelled"}
 
 

@@ -18,6 +18,7 @@ from loracomp.web.visits import COOKIE
 from pages_data import PASSWORD, SECRET, Tags, browser, fields, log_in
 from people_data import submit
 from people_fixtures import LOGINS, Scene, login
+from worker_helpers import wait_until
 
 PAGES = ("/", "/answers", "/adapters", "/report", "/jobs?id=1", "/answers/urgency", "/correct/urgency")
 
@@ -125,16 +126,12 @@ def test_a_database_that_asks_for_a_password_is_believed(scene: Scene) -> None:
     def write(text: str) -> None:
         scene.owner.execute(f"COPY (SELECT unnest(string_to_array($a${text}$a$, E'\\n'))) TO $a${path}$a$")
         scene.owner.execute("SELECT pg_reload_conf()")
-        time.sleep(0)
 
     scene.owner.execute(f"ALTER ROLE {role} PASSWORD $a${given}$a$")
     write(f"local all {role} scram-sha-256\n{lines}")
     try:
         client = browser(scene.url)
-        for _ in range(100):  # until the server has read the file
-            if log_in(client, "alice") == 403:
-                break
-            time.sleep(0.05)
+        wait_until(lambda: log_in(client, "alice") == 403)  # the server has read the file
         assert log_in(client, "alice", given + "x") == 403
         assert log_in(client, "alice", given) == 303
         assert client.get(f"/jobs/{scene.alices}").status_code == 200

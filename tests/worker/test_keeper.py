@@ -150,7 +150,10 @@ def test_after_an_outage_workers_have_time_to_renew_leases_that_ended_meanwhile(
     assert job(connection, held[0])["status"] == "running"
 
 
-def test_a_worker_that_takes_over_at_once_waits_for_no_lease(connection: Connection, database: str):
+def test_a_worker_that_takes_over_at_once_waits_for_no_lease(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(keeper, "ELECTED_S", 60.0)  # an outage is half as long
     (job_id,) = add_jobs(connection, "a")
     claim(connection, 1, worker="gone")
     connection.execute("SELECT loracomp.keep_house('gone', '5 seconds')")
