@@ -12,8 +12,9 @@
 --     find_declaration          32_alter.sql
 --   list_corrections            the corrected rows
 
--- Reads nothing. It is written in PL/pgSQL, because an SQL function would need bi.wilson_interval to exist already. Picked rows get no percentage
--- and no interval, because people mostly pick wrong answers, so these rows are no sample of all rows.
+-- Reads nothing. It is written in PL/pgSQL, because an SQL function would need bi.wilson_interval to exist already. Shares are numeric, because a
+-- session may have other numbers written as 7e+01 (extra_float_digits). Picked rows get no percentage and no interval, because people mostly
+-- pick wrong answers, so these rows are no sample of all rows.
 CREATE FUNCTION loracomp.accuracy_of(hits bigint, n bigint, picked_hits bigint, picked bigint) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = loracomp, pg_temp
@@ -23,7 +24,7 @@ BEGIN
         '; ',
         CASE WHEN n > 0 THEN (
             SELECT format(
-                '%s %% (%s to %s, %s %s)', round(100.0 * hits / n), round(100 * w.low), round(100 * w.high), n,
+                '%s %% (%s to %s, %s %s)', round(100.0 * hits / n), round(100 * w.low::numeric), round(100 * w.high::numeric), n,
                 CASE n WHEN 1 THEN 'row' ELSE 'rows' END
             )
             FROM bi.wilson_interval(hits, n) AS w
@@ -132,7 +133,7 @@ AS $$
             WHEN a.scan IS NOT NULL AND NOT loracomp.waits_for_measurements(a) THEN 'scanning all rows'
             WHEN g.measured < g.total THEN format('measuring %s of %s', g.measured, g.total)
                 || coalesce(', about ' || CASE
-                    WHEN g.seconds_left < 120 THEN ceil(g.seconds_left) || ' s' ELSE ceil(g.seconds_left / 60) || ' min'
+                    WHEN g.seconds_left < 120 THEN ceil(g.seconds_left::numeric) || ' s' ELSE ceil(g.seconds_left::numeric / 60) || ' min'
                 END, '')
                 || CASE WHEN a.scan IS NOT NULL THEN '; then all rows are answered again' ELSE '' END
             ELSE 'ready'

@@ -69,7 +69,7 @@ AS $$
     SELECT 'dead rows', 'warn', 'vacuum can remove them', ARRAY(
         SELECT format('%s keeps vacuum from removing them (for %s): end it, '
             'and set idle_in_transaction_session_timeout and statement_timeout', o.holder,
-            coalesce(round(o.seconds) || ' s', o.transactions || ' transactions'))
+            coalesce(round(o.seconds::numeric) || ' s', o.transactions || ' transactions'))
         FROM loracomp.oldest_snapshots() AS o WHERE o.seconds > 300 OR o.transactions > 1000000
         UNION ALL
         SELECT format('this check can''t see what keeps vacuum from removing them: GRANT pg_read_all_stats TO %I', current_user)
@@ -210,7 +210,7 @@ AS $$
         SELECT format('the leases of %s jobs have expired, and no worker has queued the jobs again: start a worker', count(*))
         FROM loracomp.job AS j WHERE j.status = 'running' AND j.lease_expires_at < now() - interval '1 minute' HAVING count(*) > 0
         UNION ALL
-        SELECT format('jobs for base model %s have waited for %s s: start %s', q.base_model, round(q.oldest_due_s),
+        SELECT format('jobs for base model %s have waited for %s s: start %s', q.base_model, round(q.oldest_due_s::numeric),
             CASE WHEN q.is_served THEN 'more workers' ELSE 'a worker that serves it' END)
         FROM queue AS q WHERE q.oldest_due_s > CASE WHEN q.is_served THEN 600 ELSE 60 END
         UNION ALL
