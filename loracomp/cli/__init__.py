@@ -20,6 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_LONGEST = 4000
+"""Number of characters of a longer error that are shown: its beginning and its end."""
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -43,16 +46,21 @@ def main() -> None:
     _open_streams()
     wait_briefly()
     try:
-        from loracomp.cli import commands
+        try:
+            from loracomp.cli import commands
 
-        commands.register(app, wanted=next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
-        app()
+            commands.register(app, wanted=next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
+            app()
+        finally:
+            _write_the_rest()
     except KeyboardInterrupt:  # while modules are imported; a command's own is caught by typer
         sys.exit(130)
     except LoracompError as error:
         _end(str(error), error.exit_code)
     except UnicodeEncodeError as error:  # an argument that the database can't store
         _end(f"{error.object[:60]!a} is not valid UTF-8: send it in that encoding", 2)
+    except BrokenPipeError:  # whoever read stdout has seen enough
+        sys.exit(1)
     except OSError as error:  # a file or folder that can't be read or written; the message names it
         _end(str(error), 1)
 
@@ -66,7 +74,19 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _write_the_rest() -> None:
+    """Write what is still buffered for stdout. Raises OSError if that is impossible, for example on a full disk."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python tries again when the process ends, which would print a stack trace and exit with 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
 def _end(sentence: str, exit_code: int) -> None:
+    if len(sentence) > _LONGEST:  # an argument of any length may stand in it
+        sentence = f"{sentence[: _LONGEST // 2]} ... {sentence[-_LONGEST // 2 :]}"
     _say("error: ", "red", sentence)
     sys.exit(exit_code)
 

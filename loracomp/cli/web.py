@@ -62,4 +62,6 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise UsageError(f"cannot listen on port {port} of {host}: {error.strerror}; name another --port") from None
+        raise UsageError(
+            f"cannot listen on port {port} of {host}: {error.strerror}; name another --port or --host"
+        ) from None

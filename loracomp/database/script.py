@@ -16,7 +16,7 @@ from alembic import command
 from alembic.config import Config
 
 from loracomp import __version__
-from loracomp.database.revision import RELEASES, head, minor, packed_folder
+from loracomp.database.revision import RELEASES, head, packed_folder
 from loracomp.errors import NotFoundError, UsageError
 
 ROLES = ("loracomp_submitter", "loracomp_worker", "loracomp_analyst", "loracomp_admin")
@@ -60,7 +60,7 @@ def schema_script(since: str | None = None, to: str | None = None) -> str:
 
     Raises NotFoundError if this release does not know `since`, and UsageError if `to` is not this release.
     """
-    if to is not None and minor(to) != minor(__version__):
+    if to is not None and to.split(".")[:2] != __version__.split(".")[:2]:
         raise UsageError(
             f"this is loracomp {__version__}, which knows only its own schema: install loracomp {to} for --to"
         )

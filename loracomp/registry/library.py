@@ -47,9 +47,13 @@ def load_library(connection: Connection, folder: Path | None = None, *, settings
     library's base model or has no encoder, it is registered from the source that the library names. An existing task
     keeps its settings, and an adapter that somebody has retired stays retired. Of the settings it uses only the folder
     of downloaded models; the database is that of the connection. Raises RefusedError if the database has
-    another encoder than the library, or if a source doesn't provide the weights that the library was made for.
+    another encoder than the library, if a source doesn't provide the weights that the library was made for, or if a
+    link leads out of the folder.
     """
-    folder = folder or packaged()
+    if folder is None:
+        folder = packaged()
+    else:
+        files.check_links(folder)
     manifest = files.read_manifest(folder)
     base_model = _registered_base_model(connection, manifest.base_model, settings)
     encoder = _ensure_encoder(connection, manifest.encoder)

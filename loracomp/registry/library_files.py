@@ -7,6 +7,7 @@ measurements/<task>.safetensors   scores of some of them under the adapters (`me
 """
 
 import importlib.util
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,6 +104,17 @@ def packaged() -> Path:
     if package is None or package.origin is None:
         raise NotFoundError("the shipped library is not installed: `pip install loracomp-library`")
     return Path(package.origin).parent
+
+
+def check_links(folder: Path) -> None:
+    """Raise RefusedError if a link leads out of the folder, because its author must not choose which other files of
+    this machine are read into the database."""
+    root = os.path.realpath(folder)
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+            raise RefusedError(
+                f"{path} is a link that leads out of the library: put the file itself there, as cp -RL does"
+            )
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -2,17 +2,21 @@
 
 import io
 import json
+import os
 import re
 import socket
+import subprocess
 import sys
 from importlib import import_module
 from itertools import product
+from pathlib import Path
 
 import pytest
 import typer
 from rich.console import Console
 from typer.main import get_command
 
+from forked import programs
 from job_data import REPORT
 from loracomp import cli
 from loracomp.cli import commands, common
@@ -101,5 +105,22 @@ def test_pages_on_a_port_in_use_say_so(job: int, monkeypatch: pytest.MonkeyPatch
         code, out, err = printed(monkeypatch, ["web", "--host", host, "--port", str(port)])
     assert (code, out) == (2, "")
     assert re.fullmatch(
-        rf"error: cannot listen on port {port} of {host}: Address .* in use.*; name another --port\n", err
+        rf"error: cannot listen on port {port} of {host}: Address .* in use.*; name another --port or --host\n", err
     )
+
+
+@pytest.mark.parametrize("command", [["db", "status"], ["sql"], ["--help"]], ids=" ".join)
+def test_what_cannot_be_written_ends_a_command_without_a_stack_trace(command: list[str], tmp_path: Path) -> None:
+    """Whether the buffer of stdout is written while the command runs, or when it ends."""
+    environment = {**os.environ, "LORACOMP_HOME": str(tmp_path)}
+    reads, writes = os.pipe()
+    os.close(reads)
+    for output, told in (
+        (os.open("/dev/full", os.O_WRONLY), "error: [Errno 28] No space left on device\n"),
+        (writes, ""),
+    ):
+        done = subprocess.run(
+            [programs() / "loracomp", *command], env=environment, stdout=output, stderr=subprocess.PIPE, check=False
+        )
+        os.close(output)
+        assert (done.returncode, done.stderr.decode()) == (1, told)

@@ -122,6 +122,8 @@ def test_releases_that_this_program_does_not_have_are_named() -> None:
         script.schema_script("0.9")
     with pytest.raises(UsageError, match=r"knows only its own schema: install loracomp 7\.0 for --to"):
         script.schema_script(to="7.0")
+    with pytest.raises(UsageError, match=r"install loracomp later for --to"):
+        script.schema_script(to="later")
 
 
 def test_this_release_has_its_schemas_revision() -> None:

@@ -258,6 +258,19 @@ def test_broken_files_of_a_library_are_named(connection, library, settings, tmp_
         load_library(connection, library, settings=settings)
 
 
+def test_a_link_must_not_lead_out_of_a_library(connection, library, settings, tmp_path):
+    record = library / "adapters" / "rte" / "training.json"
+    record.rename(tmp_path / "elsewhere.json")
+    record.symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(RefusedError, match=r"training.json is a link that leads out of the library"):
+        load_library(connection, library, settings=settings)
+    assert count(connection, "task") == 0
+    record.unlink()
+    (tmp_path / "elsewhere.json").rename(library / "record.json")
+    record.symlink_to("../../record.json")
+    assert len(load_library(connection, library, settings=settings)) == 2
+
+
 def test_the_shipped_library_is_whole_and_small():
     manifest = read_manifest(packaged())
     trained = {task for task in entry_names() if load_entry(task).training_split}

@@ -28,6 +28,7 @@ def parts() -> dict[str, Part]:
     from corrections import corrections
     from failing import steps
     from histories import histories
+    from libraries import libraries
     from lineages import lineages
     from locks import locks
     from models import models
@@ -37,7 +38,7 @@ def parts() -> dict[str, Part]:
     return {
         "boundaries": boundaries, "locks": locks, "steps": steps,
         "histories": histories, "backlogs": backlogs, "corrections": corrections, "turns": turns, "lineages": lineages,
-        "restores": restores, "models": models,
+        "restores": restores, "libraries": libraries, "models": models,
     }  # fmt: skip
 
 
