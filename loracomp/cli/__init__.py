@@ -59,7 +59,7 @@ def main() -> None:
         _end(str(error), error.exit_code)
     except UnicodeEncodeError as error:  # an argument that the database can't store
         _end(f"{error.object[:60]!a} is not valid UTF-8: send it in that encoding", 2)
-    except BrokenPipeError:  # whoever read stdout has seen enough
+    except BrokenPipeError:  # the program that read stdout has ended, such as head
         sys.exit(1)
     except OSError as error:  # a file or folder that can't be read or written; the message names it
         _end(str(error), 1)

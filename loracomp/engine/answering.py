@@ -20,7 +20,7 @@ from loracomp.errors import JobError
 from loracomp.model.batching import batches, halving_on_out_of_memory, most_positions
 from loracomp.model.cpu import PASS_TOKENS
 from loracomp.model.generation import Ready, Texts
-from loracomp.model.loading import BaseModel, shares_prefixes
+from loracomp.model.loading import BaseModel
 from loracomp.model.prefix import groups_by_start, in_common, read_prefix
 from loracomp.model.scoring import log_likelihoods, normalize
 from loracomp.model.states import prompt_states
@@ -94,7 +94,7 @@ class Answering:
         self._token_budget = token_budget
         self._positions = most_positions(base.model.config.get_text_config().vocab_size)
         self._pass_tokens = PASS_TOKENS if base.model.device.type == "cpu" else token_budget
-        self._shares_prefixes = shares_prefixes(base)
+        self._shares_prefixes = base.shares_prefixes
         self._to_score: list[PendingRequest] = []
         """Requests with choices, in the order in which they were added."""
         self._passes: list[list[PendingRequest]] = []

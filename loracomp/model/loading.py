@@ -48,6 +48,12 @@ class BaseModel(BaseModelDescription):
         """See `longrope.length_limits`."""
         return length_limits(self.model)
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether rows whose choices are scored can continue tokens that were read in another pass. With rotary
+        frequencies that depend on a row's length they can't, because the keys of these tokens depend on it too."""
+        return self.shares_prompts and keys_and_values_suffice(self.model) and not self.length_limits
+
 
 def load_base_model(
     source: str,
@@ -92,12 +98,6 @@ def load_base_model(
     model.eval().requires_grad_(False)
     known = vars(description) | {"has_chat_template": tokenizer.chat_template is not None}
     return BaseModel(**known, model=model, tokenizer=tokenizer, shares_prompts=shares_prompts(model))
-
-
-def shares_prefixes(base: BaseModel) -> bool:
-    """Whether rows whose choices are scored can continue tokens that were read in another pass. With rotary frequencies
-    that depend on a row's length they can't, because the keys of these tokens depend on it too."""
-    return base.shares_prompts and keys_and_values_suffice(base.model) and not base.length_limits
 
 
 def describe_base_model(source: str, *, revision: str | None = None, cache_dir: Path) -> BaseModelDescription:

@@ -45,7 +45,7 @@ class _SharedLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no t
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """The keys and values of each row: those of the prefix, then its own, which are not kept."""
+        """The keys and values that each row attends to: the prefix's, then the row's own. Nothing is stored."""
         return _continued(self.keys, key_states), _continued(self.values, value_states)
 
 

@@ -80,7 +80,7 @@ class Row:
         return len({each.column for each in self.scored})
 
     def after(self, first: int) -> "Row":
-        """The row without its first tokens, of which there are fewer than its prompt has."""
+        """The row without its `first` first tokens, which must be fewer than the prompt's tokens."""
         scored = tuple(each._replace(column=each.column - first) for each in self.scored)
         return Row(self.prompt[first:], self.branches, scored)
 

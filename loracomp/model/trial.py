@@ -16,7 +16,7 @@ from torch import Tensor
 from loracomp.errors import JobError, LoracompError, RefusedError
 from loracomp.model.batching import unless_out_of_memory
 from loracomp.model.generation import ALIKE, Ready, Texts
-from loracomp.model.loading import BaseModel, shares_prefixes
+from loracomp.model.loading import BaseModel
 from loracomp.model.prefix import read_prefix
 from loracomp.model.scoring import log_likelihoods
 from loracomp.model.text import Prompt, Text
@@ -152,18 +152,22 @@ def check_scores(base: BaseModel, way: Way = ALONE) -> None:
     for number, (question, scores) in enumerate(zip(questions, found, strict=True)):
         with way.plain(number):
             expected = torch.stack([_plain_score(base, question, choice) for choice in range(len(CHOICES))])
-        together = [scores]
-        if shares_prefixes(base):
-            together += _after_a_prefix(base, way, number, question)
-        difference = max(float((each - expected).abs().max()) for each in together)
-        if not way.allows(difference, base.model.dtype, NATS, MORE_NATS):
-            raise _wrong(base, f"scores choices differently in a batch than in a plain pass (by {difference:.3g} nats)")
+        for each in (scores, *_after_a_prefix(base, way, number, question)):
+            difference = float((each - expected).abs().max())
+            if not way.allows(difference, base.model.dtype, NATS, MORE_NATS):
+                raise _wrong(
+                    base, f"scores choices differently in a batch than in a plain pass (by {difference:.3g} nats)"
+                )
 
 
 def _after_a_prefix(base: BaseModel, way: Way, number: int, question: Question) -> list[Tensor]:
-    """The scores of the same question twice, in rows that continue the first half of the prompt."""
+    """The scores of the same question twice, in rows that continue the first half of the prompt; none if a worker would
+    not score the question like that."""
     prompt = question.rows[0].prompt
-    common, rest = len(prompt) // 2, question.after(len(prompt) // 2)
+    common = len(prompt) // 2
+    if not (base.shares_prefixes and common):
+        return []
+    rest = question.after(common)
     with way.serving([number], common)():
         prefix = read_prefix(base.model, prompt[:common])
     with way.serving([number] * 2 * len(rest.rows), max(len(row.tokens) for row in rest.rows))():

@@ -5,6 +5,7 @@ import torch
 
 from loracomp.composition.trial import try_adapters
 from loracomp.errors import RefusedError
+from loracomp.model.forward import CACHE
 from loracomp.model.loading import CAUSAL
 from loracomp.model.trial import try_out
 from tiny_models import GENERATED_WRONGLY, OTHERS_REFUSED, SCORED_WRONGLY, as_added, made, tiny
@@ -28,6 +29,19 @@ def test_an_architecture_is_served_as_by_plain_passes_or_refused(kind, dtype):
     with pytest.raises(RefusedError, match=f"{does} differently in a batch.*workers would give wrong answers"):
         try_out(base)
     assert base.model.dtype == dtype
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 1.0])
+def test_a_model_that_continues_tokens_of_an_earlier_pass_wrongly_is_refused(wrong):
+    def spoil(_model, _args, inputs, output):
+        if inputs.get(CACHE) is not None and len(inputs["input_ids"]) > 1:
+            output.logits[..., 0] += 100 * wrong
+
+    base = as_added(tiny("llama"))
+    assert base.shares_prefixes
+    base.model.register_forward_hook(spoil, with_kwargs=True)
+    with pytest.raises(RefusedError, match="scores choices differently in a batch"):
+        try_out(base)
 
 
 def test_modules_that_adapters_cannot_change_are_found_and_the_others_left():

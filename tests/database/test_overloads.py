@@ -361,7 +361,7 @@ def test_a_schema_of_somebody_else_is_refused(empty_database: str, people: None,
 
 @pytest.mark.parametrize("name", ["loracomp", "loracomp_parts", "bi"])
 def test_a_schema_that_was_here_before_is_left_alone(empty_database: str, programs: Path, name: str) -> None:
-    """Otherwise loracomp's roles could read all of it, and whoever removed loracomp would drop it."""
+    """Otherwise loracomp's roles could read all of it, and removing loracomp would drop it."""
     refusal = f"schema {name} has objects that are not loracomp's, such as table {name}.sales: rename the schema"
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute(
