@@ -37,10 +37,11 @@ $$;
 COMMENT ON FUNCTION loracomp.ask_hinted IS 'Makes jobs of rows that triggers have noted, and returns how many rows it has handled.';
 
 -- A table that can't be read may be written to for months. A call looks at the 20,000 oldest hints, and at 20,000 from a random place on, so that
--- repeated calls find every hint that has a newer one for the same row.
+-- repeated calls find every hint that has a newer one for the same row. The settings are here because statistics that were made when all hints were of
+-- one row let a scan of the whole table, for each hint, look as cheap as a look into the index of keys.
 CREATE FUNCTION loracomp.thin_hints(d loracomp.declaration) RETURNS void
 LANGUAGE sql VOLATILE
-SET search_path = loracomp, pg_temp
+SET search_path = loracomp, pg_temp SET enable_seqscan = off SET enable_sort = off
 AS $$
     DELETE FROM loracomp.scan_request AS q
     WHERE q.ctid = ANY (ARRAY(
@@ -64,12 +65,12 @@ AS $$
     WHERE h.ctid = ANY (ARRAY(
         SELECT o.ctid FROM looked_at AS o
         WHERE o.ordinal > 1 OR EXISTS (
-            -- The LIMIT is here because one row may have a million hints, and the plan may have been made when there were few.
+            -- The LIMIT is here because one row may have a million hints. Only the index of keys has this order.
             SELECT FROM (
-                SELECT n.written_in, n.ctid FROM loracomp.answer_hint AS n
-                WHERE n.declaration_id = d.id AND n.key = o.key LIMIT 20
+                SELECT n.declaration_id, n.key, n.written_in, n.ctid FROM loracomp.answer_hint AS n
+                WHERE (n.declaration_id, n.key) >= (d.id, o.key) ORDER BY n.declaration_id, n.key LIMIT 20
             ) AS n
-            WHERE (n.written_in, n.ctid) > (o.written_in, o.ctid)
+            WHERE n.declaration_id = d.id AND n.key = o.key AND (n.written_in, n.ctid) > (o.written_in, o.ctid)
         )
     ));
 $$;
