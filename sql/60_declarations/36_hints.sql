@@ -41,7 +41,7 @@ COMMENT ON FUNCTION loracomp.ask_hinted IS 'Makes jobs of rows that triggers hav
 -- one row let a scan of the whole table, for each hint, look as cheap as a look into the index of keys.
 CREATE FUNCTION loracomp.thin_hints(d loracomp.declaration) RETURNS void
 LANGUAGE sql VOLATILE
-SET search_path = loracomp, pg_temp SET enable_seqscan = off SET enable_sort = off
+SET search_path = loracomp, pg_temp SET enable_seqscan = off SET enable_sort = off SET jit = off
 AS $$
     DELETE FROM loracomp.scan_request AS q
     WHERE q.ctid = ANY (ARRAY(
