@@ -93,7 +93,7 @@ def test_the_sdist_has_what_the_wheel_is_built_of_and_what_people_read(wheel: Pa
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     folders = ("loracomp", "migrations", "sql", "docs", "examples", "deploy")
-    single = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "PKG-INFO", ".gitignore"}
+    single = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "PKG-INFO", ".gitignore"}
     assert packed == files(*folders) | single
 
 

@@ -9,7 +9,7 @@ import typer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 
-from loracomp.cli.common import AsJson, say_or_json
+from loracomp.cli.common import AsJson, remark, say_or_json
 from loracomp.config import load_settings
 from loracomp.database import embedded
 from loracomp.database.connections import Connection, connect, translated_errors
@@ -139,6 +139,8 @@ def restore(
         arguments = ["--single-transaction", f"--dbname={target}", *([f"--use-list={use_list}"] if use_list else [])]
         with guarded(connection, trust or []):
             done = subprocess.run([program, *arguments, str(file)], env=_for_psql(address), check=False)  # noqa: S603
+    if done.returncode:
+        remark("Nothing was restored. If a role does not exist, create it with CREATE ROLE, and restore again.")
     raise typer.Exit(done.returncode)
 
 

@@ -40,6 +40,19 @@ def test_a_dump_is_restored_into_an_empty_database(
     assert again.returncode != 0 and "already exists" in again.stderr
 
 
+def test_a_missing_role_is_to_be_created_before_a_restore(
+    eve: str, server: str, empty_database: str, tmp_path: Path
+) -> None:
+    name = dumped(eve, server, "CREATE TABLE {eve}.yours (id integer)", tmp_path / "dump")
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"ALTER ROLE {name} RENAME TO {name}_away")
+        done = loracomp(empty_database, "restore", str(tmp_path / "dump"))
+        connection.execute(f"ALTER ROLE {name}_away RENAME TO {name}")
+    assert done.returncode == 1
+    assert f'role "{name}" does not exist' in done.stderr
+    assert "Nothing was restored. If a role does not exist, create it with CREATE ROLE" in done.stderr
+
+
 @pytest.fixture
 def eve(server: str) -> Iterator[str]:
     """URL of a database, as a login that only has a schema of its own there; the schema has the login's name."""
