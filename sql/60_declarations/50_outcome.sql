@@ -11,10 +11,10 @@
 
 -- Handled rows of ended_job leave dead tuples, which VACUUM can't remove while any session has an old snapshot. Therefore reading begins at
 -- ended_jobs_from: all transactions before it have ended, and their rows are handled. ended_jobs_from is a sequence, which keeps its value if the
--- transaction is rolled back, whereas deleted rows come back. Therefore it is moved before this call deletes anything. After a restore from another
--- server its value is meaningless, and reading begins at 0. A row that a correction in an open transaction has locked is skipped, and stays in
--- ended_job. There may be hundreds of thousands of such rows, so a call looks at some 10,000 notes that it draws at random and, if there are more,
--- at the 10,000 newest.
+-- transaction is rolled back, whereas deleted rows come back. Therefore it is moved only in a transaction that has not written anything:
+-- purge_jobs calls this repeatedly. After a restore from another server its value is meaningless, and reading begins at 0. A row that a correction
+-- in an open transaction has locked is skipped, and stays in ended_job. There may be hundreds of thousands of such rows, so a call looks at some
+-- 10,000 notes that it draws at random and, if there are more, at the 10,000 newest.
 CREATE FUNCTION loracomp.take_answers() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -39,7 +39,7 @@ BEGIN
     IF noted_from > running_from THEN
         noted_from := 0;
     END IF;
-    IF running_from > noted_from + 100
+    IF running_from > noted_from + 100 AND pg_current_xact_id_if_assigned() IS NULL
         AND NOT EXISTS (SELECT FROM loracomp.ended_job AS e WHERE e.written_in >= noted_from AND e.written_in < running_from)
     THEN
         PERFORM setval('loracomp.ended_jobs_from', running_from);

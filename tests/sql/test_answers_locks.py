@@ -265,6 +265,18 @@ def test_a_row_that_was_locked_while_its_job_was_purged_is_asked_again(
     assert {*shown(alice).values()} == {("answered", "not urgent")}
 
 
+def test_answers_are_taken_after_a_purge_that_was_rolled_back(connection: Connection, alice: Connection) -> None:
+    """A purge takes answers itself, and what it has deleted comes back with its rollback."""
+    jobs = keep_and_claim(connection)
+    for _ in range(150):
+        connection.execute("SELECT pg_current_xact_id()")
+    record(connection, tokens(jobs), [{"job_id": job.id, "output": "urgent"} for job in jobs])
+    with connection.transaction(force_rollback=True):
+        connection.execute("SELECT loracomp.purge_jobs('90 days')")
+    keep(connection)
+    assert {*shown(alice).values()} == {("answered", "urgent")}
+
+
 def test_erasing_and_purging_wait_for_each_other(connection: Connection, alice: Connection, database: str) -> None:
     """Both need the rows of the answers, and a lock that keeps reports from being refreshed meanwhile."""
     jobs = keep_and_claim(connection)
