@@ -21,12 +21,12 @@ from loracomp.model.batching import batches, halving_on_out_of_memory, most_posi
 from loracomp.model.cpu import PASS_TOKENS
 from loracomp.model.generation import Ready, Texts
 from loracomp.model.loading import BaseModel
-from loracomp.model.prefix import Prefix, groups_by_start, in_common, read_prefix
+from loracomp.model.prefix import groups_by_start, in_common, read_prefix
 from loracomp.model.scoring import log_likelihoods, normalize
 from loracomp.model.states import prompt_states
 from loracomp.model.text import Generated, Prompt, Text
 from loracomp.model.tokens import Question, check_length, encode_choices, encode_prompt, render
-from loracomp.records import Composition, Prediction, Request
+from loracomp.records import Prediction, Request
 
 ALIKE = 8
 """Requests are looked at together if at least this many first tokens are the same."""
@@ -79,20 +79,6 @@ class PendingRequest:
         return sum(row.positions for row in self.parts[0].rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """First tokens of requests, as the model has read them under the requests' composition."""
-
-    composition: Composition
-    tokens: tuple[int, ...]
-    prefix: Prefix
-
-    def of(self, item: PendingRequest) -> bool:
-        """Whether all rows of this request begin so, and have further tokens in their prompt."""
-        starts = (tuple(row.prompt[:-1][: len(self.tokens)]) for row in item.parts[0].rows)
-        return item.request.composition == self.composition and all(start == self.tokens for start in starts)
-
-
 class Answering:
     """`add` takes a request at any time; each `step` continues some requests, and gives an outcome to those that end.
 
@@ -115,8 +101,6 @@ class Answering:
         """The requests of `_to_score` that come first, divided into passes; emptied when a request is added."""
         self._encoded_last: tuple[Request, Question] | None = None
         """The request that was tokenised last. A measurement asks the same under each of its adapters."""
-        self._read_last: Beginning | None = None
-        """The beginning that was read last. The rows of a table come in many passes, and begin alike in all of them."""
         self._scored_last = False
         """Whether the last step was a pass that scores choices."""
         self._choice_adapters = self._stack_of([])
@@ -189,8 +173,8 @@ class Answering:
         elif self._texts:
             for text in self._texts.step():
                 text.item.outcome = _written(text.item, text.result())
-        if not self:  # a worker that waits for jobs keeps no text of a job that may be erased
-            self._encoded_last = self._read_last = None
+        if not self:
+            self._encoded_last = None  # a worker that waits for jobs keeps no text of a job that may be erased
 
     def _encode(self, request: Request) -> Question | Prompt:
         tokenizer, limit = self._base.tokenizer, self._base.context_length
@@ -298,8 +282,6 @@ class Answering:
         run = partial(self._some, items)
         scores = dict(zip(items, halving_on_out_of_memory(run, items), strict=True))
         spoilt = [item for item, own in scores.items() if isinstance(own, Tensor) and not own.isfinite().all()]
-        if spoilt:
-            self._read_last = None
         return scores | {item: run([item])[0] for item in spoilt}
 
     def _some(self, items: Sequence[PendingRequest], some: Sequence[PendingRequest]) -> list[Tensor | JobError]:
@@ -312,11 +294,13 @@ class Answering:
         """Score the next part of each item: log-likelihoods [choices] of its choices under its mix."""
         model, rows = self._base.model, [item.mix for item in items for _ in range(item.rows)]
         readers = [number for number, item in enumerate(items) if item.request.reads_state]
-        parts, prefix = [item.parts[0] for item in items], self._prefix(adapters, items)
-        known = prefix.tokens if prefix else 0
-        parts = [part.after(known) for part in parts]
+        parts, prefix = [item.parts[0] for item in items], None
+        if common := self._common(items):
+            with adapters.composed(rows[:1], common):
+                prefix = read_prefix(model, parts[0].rows[0].prompt[:common])
+            parts = [part.after(common) for part in parts]
         with (
-            adapters.composed(rows, max(item.width for item in items) - known),
+            adapters.composed(rows, max(item.width for item in items) - common),
             prompt_states(model, parts, readers, prefix.state if prefix else None) as states,
         ):
             on_device = log_likelihoods(model, parts, prefix)
@@ -333,30 +317,20 @@ class Answering:
         if self._shares_prefixes:
             others = []
             for common, group in groups_by_start(items, _composition, _first_tokens, ALIKE):
-                rows, read = sum(item.rows for item in group), self._have_read(group)
-                if rows * read.tokens > self._pass_tokens if read else self._saves(common, rows):
+                if self._saves(common, sum(item.rows for item in group)):
                     yield from batches(group, self._token_budget, self._pass_tokens, self._positions)
                 else:
                     others += group
         yield from batches(others, self._token_budget, self._pass_tokens, self._positions)
 
-    def _prefix(self, adapters: AdapterStack, items: Sequence[PendingRequest]) -> Prefix | None:
-        """The first tokens of all rows of these requests, if it saves time to compute them once."""
+    def _common(self, items: Sequence[PendingRequest]) -> int:
+        """Number of first tokens to compute once for all rows of these requests."""
         if not self._shares_prefixes or len({*map(_composition, items)}) > 1:
-            return None
+            return 0
         # Each row keeps its prompt's last token, because the logits after it are needed.
         rows = [row.prompt[:-1] for item in items for row in item.parts[0].rows]
-        common, read = in_common(rows), self._have_read(items)
-        if not self._saves(common - (read.tokens if read else 0), len(rows)):
-            return read
-        with adapters.composed([items[0].mix], common):
-            prefix = read_prefix(self._base.model, rows[0][:common])
-        self._read_last = Beginning(items[0].request.composition, tuple(rows[0][:common]), prefix)
-        return prefix
-
-    def _have_read(self, items: Iterable[PendingRequest]) -> Prefix | None:
-        """The first tokens that were read last, if all rows of these requests begin with them."""
-        return self._read_last.prefix if self._read_last and all(map(self._read_last.of, items)) else None
+        common = in_common(rows)
+        return common if self._saves(common, len(rows)) else 0
 
     def _saves(self, common: int, rows: int) -> bool:
         """Whether computing `common` tokens once instead of in each row is worth two more passes: one for these tokens,

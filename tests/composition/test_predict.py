@@ -1,7 +1,6 @@
 """The predict step on a tiny model, against merging and running each request alone; once on the real one."""
 
 import math
-import random
 import weakref
 from dataclasses import dataclass, replace
 from itertools import chain, combinations, pairwise
@@ -144,39 +143,6 @@ def test_what_requests_under_one_composition_begin_with_is_computed_once(base, l
     shapes.clear()
     predictor.predict([replace(request, prompt=request.prompt + "?") for request in requests[:2]])
     assert [rows for rows, _ in shapes] == [2]
-
-
-def test_the_rows_of_a_table_that_come_in_many_passes_continue_what_the_first_pass_has_read(base, library, predictor):
-    """Until nothing is waiting, because the texts that a job had may be erased then."""
-    ours, other = library.composition(1, 2), library.composition(3)
-    start = "One long instruction that is the same for all of the rows: "
-    common = len(letter_tokenizer()(start)["input_ids"])
-    draw = random.Random(1)
-    both = [ours, other]
-    mixes = dict(zip(both, predictor.compose(both, predictor.load(both, library.fetch)), strict=True))
-    answering = predictor.begin()
-    shapes = forwards(base.model)
-
-    def ask(number, composition, **options):
-        texts = [f"{start}{i}{draw.random()}{'x' * draw.randrange(9)}\nAnswer:" for i in range(number)]
-        requests = [scored(text, composition=composition) for text in texts]
-        return [(each, answering.add(each, mixes[composition], **options)) for each in requests]
-
-    asked = ask(1, other, background=True)  # so that something is waiting
-    for number in (10, 10, 3, 1, 12):
-        asked += ask(number, ours)
-        answering.step()
-    while answering:
-        answering.step()
-    assert shapes[0] == (1, common) and shapes.count((1, common)) == 1
-    assert max(tokens for _, tokens in shapes[1:-1]) < common < shapes[-1][1]
-    for request, pending in asked:
-        expected = scores_alone(base, library, request)
-        torch.testing.assert_close(torch.tensor(pending.outcome.choice_scores), expected, rtol=1e-5, atol=1e-5)
-    ask(10, ours)
-    while answering:
-        answering.step()
-    assert shapes.count((1, common)) == 2
 
 
 def test_a_batch_generates_what_each_would_alone(base, library, predictor):
