@@ -16,14 +16,14 @@ LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    IF given NOT BETWEEN low AND high THEN
+    IF (given BETWEEN low AND high) IS NOT TRUE THEN -- also if it is null, which would mean no limit
         RAISE EXCEPTION '% must be between % and %, and is %', argument, low, high, given
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_range IS 'True if a value is in a range; otherwise raises an error that names the argument.';
+COMMENT ON FUNCTION loracomp.check_range IS 'True if a value is in a range; otherwise, also for null, raises an error that names the argument.';
 
 -- Reads no table. The statement's snapshot stays open during the wait and keeps vacuum from removing dead tuples, so the wait is limited.
 CREATE FUNCTION loracomp.check_wait(timeout interval) RETURNS void

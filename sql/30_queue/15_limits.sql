@@ -9,15 +9,11 @@
 
 -- Sets the limit; jobs that already wait are not affected. null: no limit.
 CREATE FUNCTION loracomp.set_queue_limits(per_submitter bigint) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
+BEGIN ATOMIC
     UPDATE loracomp.queue_limit AS l SET per_submitter = set_queue_limits.per_submitter;
-    PERFORM setval(c.oid, 0) FROM pg_class AS c
-    WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND starts_with(c.relname, 'admitted_');
-END
-$$;
+END;
 COMMENT ON FUNCTION loracomp.set_queue_limits IS 'Sets how many jobs of each submitter may wait; null: any number.';
 
 -- Refuses the whole INSERT if it exceeds the limit. Administrators' jobs are not limited. Concurrent statements don't see each other's jobs,
@@ -54,14 +50,15 @@ FOR EACH STATEMENT EXECUTE FUNCTION loracomp.admit_jobs();
 
 -- newest is the highest id of the jobs that were just inserted, or null if an ended job was queued again. Counting for each INSERT would be
 -- slow, so a sequence stores an id: each new job uses at least one id, so jobs up to that id are admitted without counting. Running jobs
--- that are queued again get no new id, so they may exceed the limit until the next count.
+-- that are queued again get no new id, so they may exceed the limit until the next count. Each limit has a sequence of its own, because an open
+-- transaction may still see the limit before a change, and what it counts says nothing about the new one. drop_counters drops the old ones.
 CREATE FUNCTION loracomp.is_within_limit(submitter name, newest bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     most CONSTANT bigint := (SELECT l.per_submitter FROM loracomp.queue_limit AS l);
-    memory CONSTANT regclass := loracomp.make_counter('loracomp_parts.admitted_' || md5(submitter));
+    memory CONSTANT regclass := loracomp.make_counter('loracomp_parts.admitted_' || md5(most || ' jobs of ' || submitter));
     waiting bigint;
 BEGIN
     IF most IS NULL OR newest <= pg_sequence_last_value(memory) THEN

@@ -47,8 +47,8 @@ COMMENT ON FUNCTION loracomp.make_counter IS 'The sequence of this name, made if
 -- A counter that another transaction has just made can't be seen before that transaction ends. Nobody waits for that: after 10 ms, this transaction
 -- makes another counter, with a number after its name, and all transactions that don't see the first one use that one as soon as they see it. So a
 -- submitter has at most as many turns as it had transactions open when it began to use a priority. The number is random, so that it is hardly ever one
--- of another open transaction. drop_counters drops numbered counters. There is no advisory lock, because any login could hold it. The name is null,
--- and so is the counter, if the job's base model is gone.
+-- of another open transaction. There is no advisory lock, because any login could hold it. The name is null, and so is the counter, if the job's
+-- base model is gone.
 CREATE FUNCTION loracomp.add_counter(name text) RETURNS regclass
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = loracomp, pg_temp
@@ -213,21 +213,24 @@ COMMENT ON FUNCTION loracomp.pick_jobs IS
 'Locks up to batch_size due jobs of a base model, fairly among submitters: either everyday jobs or background jobs.';
 
 -- A submitter whose role is gone inserts no more jobs, so its counters are not needed if none of its jobs is waiting or running. The counters of a
--- base model that was deleted are not needed either, because it has no jobs. A session of a dropped role may still be open and use a counter; such
--- a counter is left for another call.
+-- base model that was deleted are not needed either, because it has no jobs, and those of a limit that holds no longer are used by nobody who can
+-- see that. A session that can't, or of a dropped role, may still be open and use a counter; such a counter is left for another call.
 CREATE FUNCTION loracomp.drop_counters() RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET lock_timeout = '100ms'
 AS $$
 DECLARE
+    prefixes CONSTANT text[] := ARRAY['', 'retries of '] || ARRAY(
+        SELECT l.per_submitter || ' jobs of ' FROM loracomp.queue_limit AS l WHERE l.per_submitter IS NOT NULL
+    );
     unused regclass[] := ARRAY(
         SELECT c.oid FROM pg_class AS c
         WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relkind = 'S' AND c.relname ~ '^(place|admitted)_'
-            AND right(c.relname, 32) NOT IN (
+            AND substring(c.relname, '_([0-9a-f]{32})') NOT IN (
                 SELECT md5(p.prefix || r.rolname)
                 FROM (SELECT a.rolname FROM pg_roles AS a UNION ALL VALUES ('')) AS r
-                CROSS JOIN (VALUES (''), ('retries of ')) AS p (prefix)
+                CROSS JOIN unnest(prefixes) AS p (prefix)
             )
         ORDER BY random() LIMIT 200 -- so that counters of jobs that wait for long don't keep other counters from being dropped
     );
@@ -237,10 +240,10 @@ BEGIN
     IF unused <> '{}' THEN
         unused := ARRAY(
             SELECT u.counter FROM unnest(unused) AS u (counter) JOIN pg_class AS c ON c.oid = u.counter
-            WHERE right(c.relname, 32) NOT IN (
+            WHERE substring(c.relname, '_([0-9a-f]{32})') NOT IN (
                 SELECT md5(p.prefix || j.submitted_by)
                 FROM (SELECT DISTINCT w.submitted_by FROM loracomp.job AS w WHERE w.finished_at IS NULL) AS j
-                CROSS JOIN (VALUES (''), ('retries of ')) AS p (prefix)
+                CROSS JOIN unnest(prefixes) AS p (prefix)
             )
         );
     END IF;
@@ -263,5 +266,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.drop_counters IS
-'Drops counters of base models that were deleted, and of submitters whose role is gone and who have no jobs left to answer; returns how '
-'many, some hundreds at most. For purge_jobs.';
+'Drops counters of base models that were deleted, of former limits, and of submitters whose role is gone and who have no jobs left to '
+'answer; returns how many, some hundreds at most. For purge_jobs.';

@@ -48,7 +48,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
     SELECT loracomp.check_range('running_s', report_worker.running_s, 0, 1e9),
-        loracomp.check_range('looked_s', report_worker.looked_s, 0, 1e9),
+        loracomp.check_range('looked_s', coalesce(report_worker.looked_s, 0), 0, 1e9),
         loracomp.check_range('silent_after_s', report_worker.silent_after_s, 0, 86400);
     DELETE FROM loracomp.worker AS w
     WHERE w.name IN (

@@ -30,7 +30,7 @@ DECLARE
     chosen integer[];
     drawn bigint[];
 BEGIN
-    PERFORM loracomp.check_range('rows', measure_task.rows, 1, 1000000);
+    PERFORM loracomp.check_range('rows', coalesce(measure_task.rows, 1), 1, 1000000); -- null: all of them
     PERFORM loracomp.check_range('adapters', measure_task.adapters, 1, 1000);
     likely := loracomp.likely_tasks(target, model.id, measure_task.adapters);
     chosen := ARRAY(

@@ -110,8 +110,9 @@ COMMENT ON FUNCTION loracomp.fixed_filter IS
 'The filter with its values as Postgres writes them with ISO dates and UTC. Raises if the type of a column doesn''t have such a value.';
 
 -- Reads only the catalog. The view compares other columns by their text with its reader's settings. A type whose output function is not immutable
--- writes its text by these settings, except enums, whose text depends only on the catalog. Numbers with fractions in arrays and intervals depend on
--- settings too, although their output functions are called immutable.
+-- writes its text by these settings, except enums, whose text depends only on the catalog. Some types depend on settings although their output
+-- functions are called immutable: intervals, and all that contain numbers of floating point, such as points. What an extension's own function
+-- depends on can't be known; citext has a function of Postgres.
 CREATE FUNCTION loracomp.check_filter_types(source regclass, filter jsonb) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -125,8 +126,12 @@ BEGIN
     JOIN pg_type AS t ON t.oid = a.atttypid
     LEFT JOIN pg_type AS e ON e.oid = t.typelem AND t.typoutput = 'array_out'::regproc
     JOIN pg_proc AS p ON p.oid = coalesce(e.typoutput, t.typoutput)
-    WHERE f.type IS NULL AND p.oid <> 'enum_out'::regproc
-        AND (p.provolatile <> 'i' OR p.oid = ANY ('{float4out,float8out,interval_out}'::regproc[]))
+    JOIN pg_language AS l ON l.oid = p.prolang
+    WHERE f.type IS NULL AND p.oid <> 'enum_out'::regproc AND (
+        p.provolatile <> 'i' OR l.lanname <> 'internal' OR p.oid = ANY (
+            '{float4out,float8out,interval_out,point_out,line_out,lseg_out,box_out,path_out,poly_out,circle_out}'::regproc[]
+        )
+    )
     ORDER BY a.attnum LIMIT 1;
     IF col.attname IS NOT NULL THEN
         RAISE EXCEPTION 'filter, column %: a filter can''t compare values of type %, because their text depends on the settings of the session',

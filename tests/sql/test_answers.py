@@ -664,7 +664,9 @@ def test_a_filter_means_the_same_to_its_view_and_to_the_keeper(connection: Conne
         alice.execute("""SELECT loracomp.create_answers('other', 'notes', '{t}', filter => '{"day": "x"}')""")
 
 
-@pytest.mark.parametrize("type_", ["regclass", "money", "daterange", "timestamptz[]", "real[]", "interval[]"])
+@pytest.mark.parametrize(
+    "type_", ["regclass", "money", "daterange", "timestamptz[]", "real[]", "interval[]", "point", "box[]", "vector"]
+)
 def test_no_filter_compares_what_each_session_writes_in_its_way(alice: Connection, type_: str) -> None:
     alice.execute(f"CREATE TABLE notes (id integer PRIMARY KEY, t text, odd {type_})".encode())
     with pytest.raises(errors.WrongObjectType, match=r"filter, column odd: .* depends on the settings of the session"):

@@ -216,6 +216,27 @@ def test_what_a_function_inserts_with_its_owners_rights_counts_as_its_owners(
         connection.execute("DROP FUNCTION public.enqueue")
 
 
+@pytest.mark.parametrize("who_is_open", ["submitter", "administrator"])
+def test_a_lower_limit_holds_whatever_was_inserted_under_the_old_one_meanwhile(
+    connection: Connection, alice: Connection, database: str, who_is_open: str
+):
+    limit(connection, 1000)
+    with db.connect(make_conninfo(database, user=login("alice"))) as older:
+        if who_is_open == "submitter":
+            with older.transaction():
+                older.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                older.execute("SELECT FROM loracomp.job")
+                limit(connection, 3)
+                add_jobs(older, "by the old limit")
+        else:
+            with connection.transaction():
+                limit(connection, 3)
+                add_jobs(older, "by the old limit")
+    add_jobs(alice, "a", "b")
+    with pytest.raises(errors.ConfigurationLimitExceeded, match="at most 3 of your jobs"):
+        add_jobs(alice, "c")
+
+
 def test_a_limit_that_makes_no_sense_is_refused_and_changes_are_audited(connection: Connection, alice: Connection):
     with pytest.raises(errors.CheckViolation, match="per_submitter_must_be_between"):
         limit(connection, 0)

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psycopg
 import pytest
@@ -85,6 +86,55 @@ def test_no_setting_of_a_role_changes_what_a_session_reads(connection: Connectio
         connection.execute(sql.SQL("ALTER ROLE {} SET {} = {}").format(name, sql.Identifier(setting), value))
         assert read() == usual, f"{setting} = {value}"
         connection.execute(sql.SQL("ALTER ROLE {} RESET {}").format(name, sql.Identifier(setting)))
+
+
+VALUES = {
+    '"char"': "x", "bigint": "-7", "bit": "1", "bit varying": "101", "boolean": "t", "character": "x",
+    "character varying": "a b", "cid": "7", "cidr": "10.0.0.0/8", "inet": "::1", "int2vector": "1 2", "integer": "-7",
+    "json": '{"a": 0.123456789}', "jsonb": '{"a": 0.123456789}', "jsonpath": "$.a ? (@ > 0.123456789)",
+    "macaddr": "08:00:2b:01:02:03", "macaddr8": "08:00:2b:01:02:03:04:05", "name": "a b", "numeric": "0.123456789",
+    "oid": "7", "oidvector": "1 2", "pg_lsn": "0/7", "pg_snapshot": "10:20:10,14", "refcursor": "a b", "smallint": "-7",
+    "text": "a b", "tid": "(1,2)", "time with time zone": "12:34:56.789+05:45",
+    "time without time zone": "12:34:56.789",
+    "tsquery": "a & b", "tsvector": "'a':1 'b':2A", "txid_snapshot": "10:20:10,14",
+    "uuid": "00000000-0000-0000-0000-000000000001", "xid": "7", "xid8": "7",
+}  # fmt: skip
+"""A value of each type of Postgres that a filter may compare as text, alone or in an array."""
+TYPES = """
+SELECT t.oid::regtype::text AS name, coalesce(e.oid, t.oid)::regtype::text AS element, e.oid IS NOT NULL AS is_array
+FROM pg_type AS t LEFT JOIN pg_type AS e ON e.oid = t.typelem AND t.typoutput = 'array_out'::regproc
+WHERE t.typtype = 'b' AND coalesce(e.typtype, 'b') = 'b' AND t.typnamespace = 'pg_catalog'::regnamespace
+    -- bytea is refused otherwise, not every server has xml, and of the others no values can be written.
+    AND coalesce(e.typname, t.typname) !~ '^(bytea|xml|gtsvector|pg_(brin|dependencies|mcv|ndistinct|node).*)$'
+ORDER BY t.oid
+"""
+COMPARED_AS_TEXT = """
+SELECT loracomp.check_filter_types('odd', f.filter)
+FROM (SELECT jsonb_build_object(%s::text, 'x') AS filter) AS f, loracomp.filter_values('odd', f.filter) AS v
+WHERE v.type IS NULL
+"""
+
+
+def test_no_setting_changes_a_text_that_a_filter_compares(connection: Connection):
+    """Tried with every type of Postgres that a column may have."""
+    types = connection.execute(TYPES).fetchall()
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(each["name"]), sql.SQL(each["name"])) for each in types
+    )
+    connection.execute(sql.SQL("CREATE TEMP TABLE odd ({})").format(columns))
+    texts = list[sql.Composable]()
+    for each in types:
+        with suppress(psycopg.errors.WrongObjectType):
+            if connection.execute(COMPARED_AS_TEXT, [each["name"]]).fetchall():
+                one = sql.SQL("{}::{}").format(VALUES[each["element"]], sql.SQL(each["element"]))
+                texts.append(sql.SQL("concat(ARRAY[{}])" if each["is_array"] else "concat({})").format(one))
+    assert len(texts) > 50
+    read = sql.SQL("SELECT ARRAY[{}] AS texts").format(sql.SQL(", ").join(texts))
+    usual = connection.execute(read).fetchone()
+    for setting, value in [(row["name"], row["value"]) for row in connection.execute(ODD_VALUES)]:
+        connection.execute("SELECT set_config(%s, %s, false)", [setting, value])
+        assert connection.execute(read).fetchone() == usual, f"{setting} = {value}"
+        connection.execute(sql.SQL("RESET {}").format(sql.Identifier(setting)))
 
 
 PATIENT = "-c statement_timeout=0 -c transaction_timeout=0"

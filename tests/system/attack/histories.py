@@ -687,8 +687,13 @@ class History:
         keep(self.owner)
 
     def purge(self) -> None:
-        self.done.append("jobs are purged")
-        self.owner.execute("SELECT loracomp.purge_jobs('0 seconds', force => true)")
+        """Often it is undone, as when it is cancelled, and others' transactions have come and gone since answers."""
+        is_undone = self.draw.random() < 0.5
+        for _ in range(self.draw.choice((0, 150))):
+            self.owner.execute("SELECT pg_current_xact_id()")
+        self.done.append(f"jobs are purged{' in a transaction that is rolled back' if is_undone else ''}")
+        with self.owner.transaction(force_rollback=is_undone):
+            self.owner.execute("SELECT loracomp.purge_jobs('0 seconds', force => true)")
 
     def read_feed(self, who: str = "alice") -> None:
         """Go on where the last reading ended; nothing comes out of order."""

@@ -3,10 +3,10 @@
 Alice and Adam submit, schedule, move, cancel and retry jobs of several kinds; workers, some of which know fewer kinds,
 answer, fail, release and lose theirs. Every so often Bob has one job: new, scheduled, failed once, or lost with its
 worker, several times over. At most one turn of each other submitter comes before it, whatever they add meanwhile, what
-the statistics say, which advisory locks a login holds, and whether a claim looks from the start of the queue. Ids are
-used up by the million, as INSERTs do that are rolled back, and the ranges that this makes come and go. In the end each
-job has ended once, each of Bob's keys still means its job, and nothing of Alice's is left in the database when she is
-erased.
+the statistics say, which advisory locks a login holds, and whether a claim looks from the start of the queue. The limit
+of the queue is changed while transactions are open that have seen another. Ids are used up by the million, as INSERTs
+do that are rolled back, and the ranges that this makes come and go. In the end each job has ended once, each of Bob's
+keys still means its job, and nothing of Alice's is left in the database when she is erased.
 """
 
 import random
@@ -45,6 +45,8 @@ SELECT %(text)s || i, ARRAY['yes', %(text)s], jsonb_build_object('country', %(te
     now() + %(later)s, %(max_attempts)s, 60, %(text)s || %(number)s || '.' || i
 FROM generate_series(1, %(count)s) AS i
 """
+SUBMIT_ONE = "INSERT INTO loracomp.job (prompt) VALUES (%s)"
+WAITING = "SELECT count(*) AS jobs FROM loracomp.job WHERE submitted_by = %s AND status = 'queued'"
 ASK = """
 SELECT loracomp.submit_job(
     %(prompt)s, choices => '{yes,no}', idempotency_key => %(key)s, run_at => now() + %(later)s
@@ -221,6 +223,32 @@ class Turns:
         uneven = self.owner.execute(UNEVEN, [ids]).fetchall()
         assert not uneven, f"jobs that have taken another number of places: {uneven}"
 
+    def limit(self) -> None:
+        """A lower limit holds for the next INSERT, whatever was inserted under the old one while it was changed."""
+        (row,) = self.owner.execute(WAITING, [login("alice")])
+        older, is_changed_first = connect(self.url, "alice"), self.draw.random() < 0.5
+        self.owner.execute("SELECT loracomp.set_queue_limits(%s)", [row["jobs"] + self.draw.choice((2, 1000, 10**8))])
+        with older, older.transaction():
+            if is_changed_first:
+                older.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                older.execute("SELECT FROM loracomp.job LIMIT 1")
+            with self.owner.transaction():
+                self.owner.execute("SELECT loracomp.set_queue_limits(%s)", [max(1, row["jobs"])])
+                if not is_changed_first:
+                    older.execute(SUBMIT_ONE, [SECRET])
+            if is_changed_first:
+                older.execute(SUBMIT_ONE, [SECRET])
+        try:
+            for _ in range(2):  # the second is one more if no job waited before
+                self.people["alice"].execute(SUBMIT_ONE, [SECRET])
+        except psycopg.errors.ConfigurationLimitExceeded:
+            self.counts["limits"] += 1
+        else:
+            raise AssertionError(f"alice may have {max(1, row['jobs'])} jobs waiting and has more")
+        finally:
+            self.owner.execute("SELECT loracomp.set_queue_limits(NULL)")
+        self.done.append("the limit of the queue changes")
+
     def mislead(self) -> None:
         """Statistics may be of a queue that was empty, or of one that was much longer."""
         pages, rows = self.draw.choice(((0, 0), (1000, 0), (1000, 1), (1000, 1000), (10, 1e6)))
@@ -361,6 +389,7 @@ def moves_of(turns: Turns) -> list[Callable[[], None]]:
         t.end,
         t.time_passes,
         t.use_up_ids,
+        t.limit,
         t.mislead,
         t.probe,
         t.probe,
