@@ -282,7 +282,8 @@ class Answering:
         run = partial(self._some, items)
         scores = dict(zip(items, halving_on_out_of_memory(run, items), strict=True))
         spoilt = [item for item, own in scores.items() if isinstance(own, Tensor) and not own.isfinite().all()]
-        return scores | {item: run([item])[0] for item in spoilt}
+        # Memory may run out here too, because the pass has adapters of its own, beside those of the pass before.
+        return scores | {item: halving_on_out_of_memory(run, [item])[0] for item in spoilt}
 
     def _some(self, items: Sequence[PendingRequest], some: Sequence[PendingRequest]) -> list[Tensor | JobError]:
         # After memory ran out or an adapter overflowed, some items are run with only the adapters that they use.

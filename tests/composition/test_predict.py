@@ -642,6 +642,21 @@ def small_machine(model, most_tokens, device):
     model.model.embed_tokens.register_forward_hook(allocate)
 
 
+def test_memory_that_runs_out_while_a_spoilt_request_is_scored_alone_fails_that_request_alone(base, library, predictor):
+    """It is scored a second time because the adapter of another request may overflow."""
+    fine = scored(choices=("yes", "n"))
+    expected = predictor.predict([fine])[0]
+
+    def allocate(_module, args, _output):
+        if len(args[0]) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1024.00 TiB.")
+
+    base.model.model.embed_tokens.register_forward_hook(allocate)
+    spoilt, answer = predictor.predict([scored(composition=library.composition(HUGE)), fine])
+    assert (spoilt.code, spoilt.retry) == ("out_of_memory", True)
+    assert answer.choice_scores == pytest.approx(expected.choice_scores, rel=1e-5)
+
+
 def test_another_error_is_not_taken_for_lack_of_memory(base, predictor):
     def fail(*_):
         raise RuntimeError("device-side assert")
