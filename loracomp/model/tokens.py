@@ -174,11 +174,11 @@ def encode_choices(
     choice is tokenised alone.
 
     The choices are branches of one row, or of several rows if one row would be longer than ROW_TOKENS and longer than
-    twice the prompt, or longer than BRANCHED_TOKENS. Without `shared_prompt`, for models that can't branch
-    (`shares_prompts`), each choice has its own row. A choice of one token needs no branch. Choices share a row only if
-    prompt and choice together are on the same side of each of `length_limits` (`longrope.length_limits`), because the
-    prompt's keys depend on that. After a prompt that a chat template has `rendered`, a choice follows without a space,
-    because it is the whole reply.
+    twice the prompt, or longer than BRANCHED_TOKENS or the context. Without `shared_prompt`, for models that can't
+    branch (`shares_prompts`), each choice has its own row. A choice of one token needs no branch. Choices share a row
+    only if prompt and choice together are on the same side of each of `length_limits` (`longrope.length_limits`),
+    because the prompt's keys depend on that. After a prompt that a chat template has `rendered`, a choice follows
+    without a space, because it is the whole reply.
 
     Raises JobError 'prompt_too_long', which gives the number of tokens and the limit (or of characters, if these are so
     many that they are not tokenised), and 'prompt_blank' or 'choice_blank' if the prompt, or a choice, has only white
@@ -211,7 +211,8 @@ def encode_choices(
     # Minus 1, because the last token is only predicted and never an input.
     longest = len(start) + max(map(len, continuations)) - 1
     check_length(longest, context_length, "prompt and its longest choice")
-    limit = min(max(ROW_TOKENS, 2 * len(start)), BRANCHED_TOKENS) if shared_prompt else 0
+    # Some models have buffers of as many columns as their context is long, whatever the positions in a row are.
+    limit = min(max(ROW_TOKENS, 2 * len(start)), BRANCHED_TOKENS, context_length) if shared_prompt else 0
     alike: dict[int, dict[int, list[int]]] = {}
     for number, ids in enumerate(continuations):
         alike.setdefault(frequencies_of(len(start) + len(ids) - 1, length_limits), {})[number] = ids

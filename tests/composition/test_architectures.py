@@ -7,7 +7,10 @@ from loracomp.composition.trial import try_adapters
 from loracomp.errors import RefusedError
 from loracomp.model.forward import CACHE
 from loracomp.model.loading import CAUSAL
+from loracomp.model.scoring import log_likelihoods
+from loracomp.model.tokens import encode_choices
 from loracomp.model.trial import try_out
+from model_fixtures import TINY_CONTEXT
 from tiny_models import GENERATED_WRONGLY, OTHERS_REFUSED, SCORED_WRONGLY, as_added, made, tiny
 
 FIT = "biogpt deepseek_v3 phi3 xglm"
@@ -42,6 +45,19 @@ def test_a_model_that_continues_tokens_of_an_earlier_pass_wrongly_is_refused(wro
     base.model.register_forward_hook(spoil, with_kwargs=True)
     with pytest.raises(RefusedError, match="scores choices differently in a batch"):
         try_out(base)
+
+
+def test_choices_that_together_are_longer_than_the_context_are_scored_in_several_rows():
+    """BigBird has a buffer of as many columns as its context, whatever the positions."""
+    base = as_added(tiny("big_bird"))
+    assert base.shares_prompts
+    choices = [f"the answer that has the number {number}" for number in range(12)]
+    shared, alone = (
+        encode_choices(base.tokenizer, "Which is it?", choices, TINY_CONTEXT, shared_prompt=shared)
+        for shared in (True, False)
+    )
+    got, expected = (log_likelihoods(base.model, [question])[0] for question in (shared, alone))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_modules_that_adapters_cannot_change_are_found_and_the_others_left():

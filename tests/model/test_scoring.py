@@ -112,9 +112,12 @@ def test_one_token_choices_score_as_if_each_had_its_row(tiny_model, tokenizer):
 def test_choices_branch_off_one_prompt_until_the_row_is_long_enough(tokenizer):
     few = encode_choices(tokenizer, "A:", ["one", "two", "three"], TINY_CONTEXT)
     assert [len(row.branches) for row in few.rows] == [3]
-    many = encode_choices(tokenizer, "A:", [f"{i:050}" for i in range(30)], TINY_CONTEXT)
+    many = encode_choices(tokenizer, "A:", [f"{i:050}" for i in range(30)], 2 * ROW_TOKENS)
     assert [len(row.branches) for row in many.rows] == [10, 10, 10]
     assert max(len(row.tokens) for row in many.rows) <= ROW_TOKENS
+    fewer = encode_choices(tokenizer, "A:", [f"{i:050}" for i in range(30)], TINY_CONTEXT)
+    assert [len(row.branches) for row in fewer.rows] == [5] * 6
+    assert max(len(row.tokens) for row in fewer.rows) <= TINY_CONTEXT
     alone = encode_choices(tokenizer, "A:", ["one", "two", "three"], TINY_CONTEXT, shared_prompt=False)
     assert [len(row.branches) for row in alone.rows] == [1, 1, 1]
 
