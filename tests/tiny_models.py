@@ -14,7 +14,7 @@ SIZES = {
     "num_key_value_heads",
     4: "num_attention_heads n_head n_heads decoder_attention_heads encoder_attention_heads num_experts "
     "num_local_experts n_routed_experts moe_num_experts mamba_n_heads",
-    8: "head_dim qk_nope_head_dim qk_rope_head_dim v_head_dim sliding_window mamba_d_state state_size rotary_dim "
+    8: "head_dim qk_nope_head_dim qk_rope_head_dim v_head_dim mamba_d_state state_size rotary_dim "
     "hidden_size_per_layer_input",
     16: "q_lora_rank kv_lora_rank qk_head_dim mamba_d_head",
     24: "moe_intermediate_size shared_expert_intermediate_size",
@@ -31,6 +31,9 @@ LATENT = """
 """
 """Multi-head latent attention, whose keys and values have as many heads as its queries."""
 OWN = {kind: {"num_key_value_heads": 4} for kind in LATENT.split()}
+OWN["gpt_neo"] = {"attention_types": [[["global", "local"], 1]]}
+WINDOWS = ("window", "window_size", "window_len")
+"""Ends of the names of a sliding window's size. It is small, because these models read few tokens."""
 SCORED_WRONGLY = "camembert data2vec-text roberta xlm-roberta"
 GENERATED_WRONGLY = "bart bigbird_pegasus blenderbot marian mbart pegasus plbart roformer whisper"
 OTHERS_REFUSED = """
@@ -42,11 +45,13 @@ LARGEST = 3_000_000
 """Parameters of a model that is small enough; the others have parts that these settings don't name."""
 
 
-def tiny(kind):
+def tiny(kind, window=8):
     config_class = CONFIG_MAPPING[kind]
     default = config_class()
     known = {*default.to_dict(), *getattr(default, "attribute_map", {})}
-    config = config_class(**{name: value for name, value in SETTINGS.items() if name in known} | OWN.get(kind, {}))
+    windows = {name: window for name in known if name.endswith(WINDOWS) and not name.startswith("use_")}
+    sizes = {name: size for name, size in SETTINGS.items() if name in known}
+    config = config_class(**sizes | windows | OWN.get(kind, {}))
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
     if size > LARGEST:
@@ -55,10 +60,10 @@ def tiny(kind):
     return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
 
 
-def made(kind):
+def made(kind, window=8):
     """Make a tiny model that runs; returns None if these settings are not enough for it."""
     try:
-        model = tiny(kind)
+        model = tiny(kind, window)
         model(input_ids=torch.tensor([[2, 3, 4, 5]]), use_cache=False)
     except Exception:  # settings that don't fit each other raise anything
         return None

@@ -90,12 +90,14 @@ def _branches_and_positions(rows: Sequence[Row], width: int) -> tuple[Tensor, Te
 def shares_prompts(model: PreTrainedModel) -> bool:
     """Whether the model can score several choices as branches of one prompt that don't affect each other.
 
-    Tried out with a few tokens: models with a sliding window, a recurrent state or ALiBi can't, and need one row for
-    each choice.
+    Models with a sliding window, a recurrent state or ALiBi can't, and need one row for each choice. Tried out with a
+    few tokens, because a worker asks it at each start. So few don't leave a window, which is why its settings are
+    looked at; `trial.try_out` finds a window whose settings have other names.
     """
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or "position_ids" not in signature(model.forward).parameters:
+    # Only GPT-Neo has a list of attention_layers; its "local" layers slide.
+    kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
+    if not kinds <= {"full_attention", "global"} or "position_ids" not in signature(model.forward).parameters:
         return False
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return False

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from loracomp.errors import JobError, LoracompError, RefusedError
 from loracomp.model.batching import unless_out_of_memory
+from loracomp.model.cpu import ROW_TOKENS
 from loracomp.model.generation import ALIKE, Ready, Texts
 from loracomp.model.loading import BaseModel
 from loracomp.model.prefix import read_prefix
 from loracomp.model.scoring import log_likelihoods
 from loracomp.model.text import Prompt, Text
-from loracomp.model.tokens import Question, encode_choices, encode_texts
+from loracomp.model.tokens import Question, Row, ScoredToken, encode_choices, encode_texts
 
 PROMPTS = ("A cup of tea", "A cup of tea with milk and a little sugar", "A cup of tea")
 CHOICES = ("is hot", "sleeps", "and another one")
@@ -65,6 +66,7 @@ def try_out(base: BaseModel) -> None:
         _check_logits(base)
     with _refused(base, "cannot score choices in a batch"):
         _in_doubt_exactly(base, check_scores)
+        _in_doubt_exactly(base, _check_long_row)
     with _refused(base, "cannot generate in a batch"):
         _in_doubt_exactly(base, check_texts)
 
@@ -153,11 +155,31 @@ def check_scores(base: BaseModel, way: Way = ALONE) -> None:
         with way.plain(number):
             expected = torch.stack([_plain_score(base, question, choice) for choice in range(len(CHOICES))])
         for each in (scores, *_after_a_prefix(base, way, number, question)):
-            difference = float((each - expected).abs().max())
-            if not way.allows(difference, base.model.dtype, NATS, MORE_NATS):
-                raise _wrong(
-                    base, f"scores choices differently in a batch than in a plain pass (by {difference:.3g} nats)"
-                )
+            _compare(base, way, each, expected)
+
+
+def _compare(base: BaseModel, way: Way, scores: Tensor, expected: Tensor) -> None:
+    """Raise RefusedError unless scores in a batch are those of plain passes, except for rounding."""
+    difference = float((scores - expected).abs().max())
+    if not way.allows(difference, base.model.dtype, NATS, MORE_NATS):
+        raise _wrong(base, f"scores choices differently in a batch than in a plain pass (by {difference:.3g} nats)")
+
+
+def _check_long_row(base: BaseModel) -> None:
+    """Raise RefusedError unless the last branch of a row sees the prompt even if it is as far away as branches get.
+
+    A layer with a sliding window doesn't. `shares_prompts` looks for one in the model's settings, whose names it may
+    not know, and the other rows of the trial are shorter than any window.
+    """
+    if not base.shares_prompts:
+        return
+    prompt, choice = encode_texts(base.tokenizer, [PROMPTS[1], CHOICES[-1]])
+    between = (prompt * ROW_TOKENS)[: max(0, min(ROW_TOKENS, base.context_length) - len(prompt) - len(choice))]
+    columns = (len(prompt) - 1, *range(len(prompt) + len(between), len(prompt) + len(between) + len(choice) - 1))
+    scored = tuple(ScoredToken(column, token, 0) for column, token in zip(columns, choice, strict=True))
+    row = Row(tuple(prompt), (tuple(between), tuple(choice[:-1])), scored)
+    question = Question((row,), len(prompt), (len(choice),), (len(CHOICES[-1]),))
+    _compare(base, ALONE, log_likelihoods(base.model, [question])[0], _plain_score(base, question, 0))
 
 
 def _after_a_prefix(base: BaseModel, way: Way, number: int, question: Question) -> list[Tensor]:

@@ -1,5 +1,7 @@
 """Every causal architecture of transformers, as a tiny random model: it is served as by plain passes, or refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -45,6 +47,15 @@ def test_a_model_that_continues_tokens_of_an_earlier_pass_wrongly_is_refused(wro
     base.model.register_forward_hook(spoil, with_kwargs=True)
     with pytest.raises(RefusedError, match="scores choices differently in a batch"):
         try_out(base)
+
+
+def test_a_model_with_a_sliding_window_that_its_settings_do_not_show_is_refused():
+    """Only a row that is nearly as long as rows get reaches beyond this window."""
+    base = as_added(tiny("gpt_neo", window=TINY_CONTEXT - 32))
+    assert not base.shares_prompts
+    try_out(base)
+    with pytest.raises(RefusedError, match="scores choices differently in a batch"):
+        try_out(replace(base, shares_prompts=True))
 
 
 def test_choices_that_together_are_longer_than_the_context_are_scored_in_several_rows():

@@ -10,6 +10,8 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -168,6 +170,11 @@ def test_a_model_shares_prompts_only_where_branches_cannot_see_each_other(tiny_m
         Gemma2ForCausalLM(
             Gemma2Config(**small, **heads, num_key_value_heads=2, head_dim=8)
         ),  # every other layer slides
+        GPTNeoForCausalLM(  # likewise, by other names
+            GPTNeoConfig(
+                vocab_size=80, hidden_size=16, num_heads=2, num_layers=2, attention_types=[[["global", "local"], 1]]
+            )
+        ),
     ]
     assert [shares_prompts(model.eval()) for model in unfit] == [False] * len(unfit)
 

@@ -42,11 +42,14 @@ CLOSE = {torch.float32: 2e-3, torch.bfloat16: 0.6, torch.float16: 0.15}
 ADAPTERS = 3
 OVERFLOWING = ADAPTERS
 """Id of an adapter whose factors are finite, and the sums that they make are not."""
+MADE_UP = "the suite says that memory ran out"
 LARGE = {torch.float32: 3e38, torch.bfloat16: 3e38, torch.float16: 6e4}
 NORMALIZATIONS = ("none", "characters", "tokens")
 WORDS = ("a", "tea is", "Is it so?", "e" * 90, "x y z " * 30, "0", "line\nline\n", "q", "Answer: ", "<eos>", "\u00fc")
 CHOICES = ("yes", "no", "x", "perhaps not", "es", "tea is hot", "tea is", "0", "z" * 20, "<eos>", "e\u00fcs", "\u00fc")
 """Some are the same as others, or nothing, to a tokenizer that drops what it doesn't know."""
+MANY_CHOICES = tuple(f"the answer of {number}, which is it?" for number in range(12))
+"""Together longer than the context, each short enough for every prompt."""
 PLAIN_CHOICES = ("yes", "no", "x", "perhaps not", "es", "tea is hot")
 
 
@@ -57,7 +60,8 @@ def models(_: Ground, seed: int, size: float = 1) -> Round:
     dtype = draw.choice(DTYPES)
     told = Round()
     told.counts.update(architectures=1, rounds=1)
-    if (model := made(kind)) is None:
+    # A small window is smaller than any row, a large one only than rows of many choices.
+    if (model := made(kind, window=draw.choice((8, TINY_CONTEXT // 2)))) is None:
         told.counts["not made"] += 1
         return told
     tokenizer = draw.choice((letter_tokenizer, sentence_pieces))()
@@ -119,11 +123,15 @@ def compared(base: BaseModel, modules: dict[str, tuple[int, int]], draw: random.
     with pytest.MonkeyPatch.context() as patch:
         # Sometimes a question is scored in several passes.
         patch.setattr(batching, "LOGITS_BYTES", 4 * base.model.config.vocab_size * draw.choice((4, 40, 10_000)))
-        given = Fetching(base, lambda ids: [(*adapters, large)[id_] for id_ in ids]).predict(asked)
+        with little_memory(base.model, share := draw.choice((0, 0, 0, 0.05)), draw.random()):
+            given = Fetching(base, lambda ids: [(*adapters, large)[id_] for id_ in ids]).predict(asked)
     answers = {id(each): answer for each, answer in zip(asked, given, strict=True)}
     found = []
     with peft_twin(base.model, adapters) as twin:
         for each in asked:
+            if share and isinstance(answers[id(each)], JobError) and answers[id(each)].code == "out_of_memory":
+                told.counts["out of memory"] += 1
+                continue
             told.counts["answers compared"] += 1
             found += [f"{line}; {each}"[:700] for line in differences(base, twin, each, answers[id(each)])]
         for job, measured in plans:
@@ -132,6 +140,22 @@ def compared(base: BaseModel, modules: dict[str, tuple[int, int]], draw: random.
             predictions = [answers[id(each)] for each in own]
             found += [f"{line}; {measured}" for line in wrongly_measured(base, twin, job, measured, own, predictions)]
     return found
+
+
+@contextmanager
+def little_memory(model: torch.nn.Module, share: float, seed: float) -> Iterator[None]:
+    """Within this context, memory runs out in this share of the model's passes."""
+    draw = random.Random(seed)
+
+    def run_out(*_: Any) -> None:
+        if draw.random() < share:
+            raise draw.choice((torch.OutOfMemoryError(MADE_UP), MemoryError(MADE_UP)))
+
+    handle = model.register_forward_pre_hook(run_out)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def overflowing(shapes: dict[str, tuple[int, int]], size: float) -> LoraFactors:
@@ -204,7 +228,7 @@ def request(base: BaseModel, draw: random.Random, adapters: Sequence[Any]) -> Re
         weights=tuple(draw.uniform(0.2, 1) for _ in ids), strategy="cat",
     )  # fmt: skip
     if draw.random() < 0.5:
-        choices = tuple(draw.sample(CHOICES, draw.randint(2, 5)))
+        choices = draw.choice((MANY_CHOICES, *[tuple(draw.sample(CHOICES, draw.randint(2, 5)))] * 3))
         normalization = draw.choice(NORMALIZATIONS)
         return Request(prompt, choices, None, normalization=normalization, composition=mix)
     return Request(prompt=prompt, choices=None, max_new_tokens=draw.choice((1, 2, 9, 30)), composition=mix)
