@@ -1,5 +1,6 @@
 -- Looks a declaration's table up in the catalog, and writes SQL that reads it. These functions only read the catalog.
 --   primary_key_of      numbers of the columns of a table's primary key
+--   parts_of            partitions of a table
 --   numbers_of          numbers of columns, by their names
 --   source_names        names of a table and of some of its columns
 --   with_current_names  a declaration with the current names of its table and columns
@@ -21,6 +22,20 @@ BEGIN ATOMIC
     );
 END;
 COMMENT ON FUNCTION loracomp.primary_key_of IS 'The numbers of the columns of a table''s primary key; empty for a table without one.';
+
+-- pg_partition_tree would lock each partition, and so wait for whoever has locked one. Other tables that inherit from this one are left out.
+CREATE FUNCTION loracomp.parts_of(source regclass) RETURNS TABLE (part regclass)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH RECURSIVE found AS (
+        SELECT i.inhrelid FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhparent
+        WHERE i.inhparent = parts_of.source AND c.relkind = 'p'
+        UNION ALL
+        SELECT i.inhrelid FROM found AS f JOIN pg_inherits AS i ON i.inhparent = f.inhrelid
+    )
+    SELECT f.inhrelid FROM found AS f;
+END;
+COMMENT ON FUNCTION loracomp.parts_of IS 'The partitions of a table, also those of its partitions; none if it is not partitioned. Locks nothing.';
 
 CREATE FUNCTION loracomp.numbers_of(source regclass, names text[]) RETURNS smallint[]
 LANGUAGE sql STABLE

@@ -91,15 +91,14 @@ $$;
 COMMENT ON FUNCTION loracomp.certainty_in_words IS
 'In words, what a declaration''s corrected rows show about its latest setup; null if nothing is promised. With `counted`, uncorrected rows are counted too.';
 
--- Reads only the catalog and statistics. Before the first ANALYZE reltuples is unknown, so the count of live tuples is used too.
+-- Reads only the catalog and statistics, and locks nothing, because everybody's queue_health and the workers' metrics call it. Before the first
+-- ANALYZE reltuples is unknown, so the count of live tuples is used too.
 CREATE FUNCTION loracomp.estimated_rows(source regclass) RETURNS bigint
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
     SELECT coalesce(sum(greatest(c.reltuples::bigint, pg_stat_get_live_tuples(c.oid))), 0)::bigint FROM pg_class AS c
-    WHERE c.relkind = 'r' AND c.oid IN (
-        SELECT estimated_rows.source UNION SELECT p.relid FROM pg_partition_tree(estimated_rows.source) AS p
-    );
+    WHERE c.relkind = 'r' AND c.oid IN (SELECT estimated_rows.source UNION SELECT p.part FROM loracomp.parts_of(estimated_rows.source) AS p);
 $$;
 COMMENT ON FUNCTION loracomp.estimated_rows IS 'Estimated number of rows of a table with its partitions.';
 

@@ -459,3 +459,38 @@ def tokens(jobs: tuple[Job, ...]) -> dict[int, int]:
 def expire(connection: Connection) -> None:
     """Leases of jobs whose answers could not be recorded because their submitter was cancelling them."""
     connection.execute("UPDATE loracomp.job SET lease_expires_at = now() - interval '1 s' WHERE status = 'running'")
+
+
+FOR_EVERYBODY = {
+    "bob": ("SELECT * FROM loracomp.queue_health", "SELECT * FROM loracomp.list_answers()"),
+    "wendy": ("SELECT * FROM loracomp.database_metrics()", "SELECT loracomp.rows_wait()"),
+    "adam": (
+        "SELECT * FROM loracomp.worker_demand()",
+        "SELECT * FROM loracomp.list_answers()",
+        "SELECT * FROM loracomp.check_health()",
+    ),
+}
+
+
+@pytest.mark.parametrize("locked", ["parts", "first_part", "last_part"])
+def test_a_locked_partition_holds_up_nobody_who_asks_how_much_waits(
+    connection: Connection, alice: Connection, database: str, locked: str
+) -> None:
+    alice.execute("CREATE TABLE parts (id integer PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    alice.execute("CREATE TABLE first_part PARTITION OF parts FOR VALUES FROM (0) TO (10)")
+    alice.execute("CREATE TABLE other_parts PARTITION OF parts FOR VALUES FROM (10) TO (30) PARTITION BY RANGE (id)")
+    alice.execute("CREATE TABLE last_part PARTITION OF other_parts FOR VALUES FROM (10) TO (30)")
+    alice.execute("INSERT INTO parts SELECT i, 'late' FROM generate_series(1, 25) AS i")
+    alice.execute("ANALYZE parts")
+    alice.execute("SELECT loracomp.create_answers('partly', 'parts', '{body}', choices => '{late,early}')")
+    with alice.transaction():
+        alice.execute(f"LOCK TABLE {locked} IN ACCESS EXCLUSIVE MODE".encode())
+        for name, queries in FOR_EVERYBODY.items():
+            with connect(database, name) as other:
+                other.execute("SET statement_timeout = '20s'")
+                for query in queries:
+                    other.execute(query.encode())
+        (listed,) = alice.execute("SELECT state, rows FROM loracomp.list_answers('partly')")
+    assert dict(listed) == {"state": "scanning all rows", "rows": 25}
+    answer_all(connection)
+    assert set(shown(alice, "partly").values()) == {("answered", "late")}

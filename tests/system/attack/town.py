@@ -93,6 +93,18 @@ AFTERWARDS = (
     "SELECT loracomp.purge_jobs('0 seconds', force => true)",
 )
 """Calls that administrators make."""
+WATCHING = {
+    "bob": ("SELECT * FROM loracomp.queue_health", "SELECT * FROM loracomp.list_answers()"),
+    "walter": ("SELECT * FROM loracomp.database_metrics()",),
+    "adam": (
+        "SELECT * FROM loracomp.check_health()",
+        "SELECT * FROM loracomp.worker_demand()",
+        "SELECT * FROM loracomp.list_answers()",
+        "SELECT * FROM loracomp.list_measurements()",
+        "SELECT * FROM loracomp.worker_status",
+    ),
+}
+"""Calls by which people and monitoring see how the queue is doing."""
 UNEVEN = """
 SELECT format('job %%s has status %%s and %%s answers', j.id, j.status, (
     SELECT count(*) FROM loracomp.prediction AS p WHERE p.job_id = j.id)) AS what
@@ -378,6 +390,14 @@ class Town:
         found += [f"a call of the worker raised: {line}" for line in self.watch.raised()]
         if self.walter.ended:
             found.append(f"the worker ended: {self.walter.ended}")
+        return found
+
+    def is_watched(self) -> list[str]:
+        """Check that nobody waits who looks at the queue; returns what raised or was cancelled."""
+        found = []
+        for name, statements in WATCHING.items():
+            with connect(self.url, name, f"-c statement_timeout={LATE_S:.0f}s") as watcher:
+                found += [f"{name}: {line}" for each in statements for line in raised(watcher, sql.SQL(each))]
         return found
 
     def is_whole(self) -> list[str]:
