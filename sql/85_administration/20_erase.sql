@@ -11,17 +11,26 @@
 
 -- Deletes an example with its embedding and measurements. Jobs that were made from it (to test policies, or to measure) contain its
 -- text, so they are deleted with their answers. Traces keep the example's id and similarity, and the audit keeps its id. The result names
--- adapters that may have been trained on it; they are not changed.
+-- adapters that may have been trained on it; they are not changed. It first locks what an open correction may have locked, in the order of a
+-- correction, and then what purge_jobs and others wait for.
 CREATE FUNCTION loracomp.erase_example(example_id bigint) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET lock_timeout = '10s'
 AS $$
 #variable_conflict use_column
 DECLARE
     before CONSTANT text := loracomp.give_reason('erase_example');
     old loracomp.example;
 BEGIN
-    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- as purge_jobs does
+    BEGIN
+        PERFORM FROM loracomp.answer_row AS r WHERE r.example_id = erase_example.example_id ORDER BY r.key FOR UPDATE;
+        PERFORM FROM loracomp.example AS e WHERE e.id = erase_example.example_id FOR UPDATE;
+    EXCEPTION WHEN lock_not_available THEN
+        RAISE EXCEPTION 'an open transaction has locked example %, as a correction does, so nothing was erased', erase_example.example_id
+            USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
+    END;
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the jobs, as purge_jobs does
     DELETE FROM loracomp.example AS e WHERE e.id = erase_example.example_id RETURNING e.* INTO old;
     IF old.id IS NULL THEN
         RAISE EXCEPTION 'there is no example %', erase_example.example_id USING ERRCODE = 'no_data_found';
@@ -113,7 +122,7 @@ BEGIN
             USING HINT = 'bi.jobs_by_day lists the roles that have jobs';
     END IF;
     -- Lock the declarations, so that no more jobs are inserted for their rows.
-    PERFORM FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter ORDER BY a.id FOR UPDATE;
+    PERFORM FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter ORDER BY a.id FOR NO KEY UPDATE;
     own_tasks := ARRAY(
         SELECT a.task_id FROM loracomp.declaration AS a WHERE a.owner = erase_submitter.submitter AND a.task_id IS NOT NULL
     );

@@ -88,7 +88,7 @@ OWNERS_ALONE = """
     succeed_jobs check_server check_objects check_work check_worker_name
     find_task check_setting check_columns fill_defaults place_job hint_job notify is_within_limit
     left_to_limit refuse_job
-    return_places make_levels add_counter drop_counters check_parts lock_embeddings view_definition
+    return_places make_levels add_counter drop_counters check_parts parts_of lock_embeddings view_definition
     audit_job_update audit_job_delete audit_row keep_audit_event recount_days
     content_hash has_learnt_from draw_examples likely_tasks queue_measurements active_adapters
     expected_gains
