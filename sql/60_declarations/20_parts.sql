@@ -21,9 +21,10 @@
 -- the statement that fired them, and convert only key columns, whose types are built in (key_forms).
 
 -- Reads only the catalog. The SQL reads the transition tables old_row and new_row; $1 is the transaction. Returns null if the key no longer has
--- the declared columns: all rows must then be read. An updated row counts if a column of the prompt, the filter or the key has changed. If one
--- of these columns is virtual, a change of any column counts, because transition tables have no values of virtual columns. Rows are compared as
--- bytes, because comparing values may run a user's code.
+-- the declared columns, or if the transaction is older than the declaration and can't see it: all rows must then be read. An updated row counts if
+-- a column of the prompt, the filter or the key has changed. A change of any column counts if one of these columns is virtual, because transition
+-- tables have no values of virtual columns, and unless the isolation level is READ COMMITTED, because the transaction may not see that
+-- alter_answers has added a column. Rows are compared as bytes, because comparing values may run a user's code.
 CREATE FUNCTION loracomp.hint_statement(declaration_id integer, operation text) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -52,7 +53,7 @@ BEGIN
     SELECT string_agg(format('s.%I', a.attname), ', ') INTO image
     FROM loracomp.declaration AS d JOIN pg_attribute AS a ON a.attrelid = d.source
     WHERE d.id = hint_statement.declaration_id AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' AND (
-        a.attnum = ANY (d.columns || d.key_columns) OR EXISTS (
+        a.attnum = ANY (d.columns || d.key_columns) OR current_setting('transaction_isolation') <> 'read committed' OR EXISTS (
             SELECT FROM pg_attribute AS v WHERE v.attrelid = d.source AND v.attnum = ANY (d.columns) AND v.attgenerated = 'v'
         )
     );
@@ -82,7 +83,7 @@ DECLARE
 BEGIN
     statement := loracomp.hint_statement(tg_argv[0]::integer, tg_op);
     IF statement IS NULL THEN
-        INSERT INTO loracomp.scan_request (declaration_id) SELECT a.id FROM loracomp.declaration AS a WHERE a.id = tg_argv[0]::integer;
+        INSERT INTO loracomp.scan_request (declaration_id) VALUES (tg_argv[0]::integer);
     ELSE
         EXECUTE statement USING pg_current_xact_id()::text::bigint;
     END IF;

@@ -39,12 +39,12 @@ BEGIN
         RAISE EXCEPTION 'no view of a declaration of yours is missing' USING ERRCODE = 'no_data_found', HINT = 'call loracomp.alter_key';
     END IF;
     d := loracomp.with_current_names(d);
-    PERFORM loracomp.check_source(d.source, d.prompt, d.filter);
+    d.filter := (loracomp.check_source(d.source, d.prompt, d.filter)).filter; -- with its values as the new type is written
     IF NOT has_schema_privilege(d.owner, schema::text, 'create') OR to_regclass(format('%I.%I', schema, name)) IS NOT NULL THEN
         RAISE EXCEPTION '% may not create view % in schema %', d.owner, name, schema USING ERRCODE = 'insufficient_privilege';
     END IF;
     made := loracomp.make_view(d, schema, name);
-    UPDATE loracomp.declaration AS a SET view = made, view_definition = loracomp.view_definition(made) WHERE a.id = d.id;
+    UPDATE loracomp.declaration AS a SET view = made, view_definition = loracomp.view_definition(made), filter = d.filter WHERE a.id = d.id;
     PERFORM loracomp.begin_scan(d.id);
     -- A row keeps its answer only if its key is the same text after the conversion that ALTER TABLE has made in this session, which may depend on
     -- TimeZone; the scan finds the other rows. format_type is called with -1, because with null it would write bpchar as character, which holds a

@@ -3,7 +3,7 @@
 --     check_wait            10_values/10_values.sql
 
 -- It reads the declaration's view with the caller's rights, so whoever may read the view may wait. As in wait_for_job, each turn of the loop
--- takes a new snapshot. A row that this transaction has written gets its job only after COMMIT; whether it has written this row is not known here.
+-- takes a new snapshot. The key is converted without the column's length, which would make a longer key the key of another row. A row that this transaction has written gets its job only after COMMIT; whether it has written this row is not known here.
 CREATE FUNCTION loracomp.wait_for_answer(name regclass, key text, timeout interval DEFAULT '30 seconds')
 RETURNS TABLE (status text, answer text, confidence double precision, reason text)
 LANGUAGE plpgsql VOLATILE
@@ -25,7 +25,7 @@ BEGIN
     LOOP
         EXECUTE format(
             'SELECT v.status, v.answer, v.confidence, v.reason FROM %s AS v WHERE v.%I = CAST($1 AS %s)', wait_for_answer.name,
-            key_column.attname, format_type(key_column.atttypid, key_column.atttypmod)
+            key_column.attname, CASE key_column.atttypid WHEN 'name'::regtype THEN 'text' ELSE format_type(key_column.atttypid, -1) END
         ) INTO status, answer, confidence, reason USING wait_for_answer.key;
         IF status IS NULL THEN
             RAISE EXCEPTION '% has no row %', wait_for_answer.name, wait_for_answer.key USING ERRCODE = 'no_data_found';
