@@ -45,18 +45,24 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.find_declaration IS 'The declaration of a view. Raises unless the caller may change it.';
 
-CREATE FUNCTION loracomp.lock_declaration(name regclass) RETURNS loracomp.declaration
+-- A correction locks the declaration FOR KEY SHARE.
+CREATE FUNCTION loracomp.lock_declaration(name regclass, waits_for_corrections boolean DEFAULT FALSE)
+RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     PERFORM loracomp.find_declaration(lock_declaration.name); -- nobody else may lock it
-    PERFORM FROM loracomp.declaration AS a WHERE a.view = lock_declaration.name FOR UPDATE;
+    IF waits_for_corrections THEN
+        PERFORM FROM loracomp.declaration AS a WHERE a.view = lock_declaration.name FOR UPDATE;
+    ELSE
+        PERFORM FROM loracomp.declaration AS a WHERE a.view = lock_declaration.name FOR NO KEY UPDATE;
+    END IF;
     RETURN (SELECT loracomp.find_declaration(lock_declaration.name));
 END
 $$;
 COMMENT ON FUNCTION loracomp.lock_declaration IS
-'The declaration of a view, locked until the transaction ends. Raises unless the caller may change it.';
+'The declaration of a view, locked until the transaction ends, against corrections too if asked. Raises unless the caller may change it.';
 
 -- Null leaves a setting as it is, except that choices replace a length and a length replaces choices, because a job has only one of them. Rows
 -- whose prompt, choices, descriptions or length change are asked again, and rows that no longer pass the filter lose their answers. Policy,
@@ -81,7 +87,10 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d loracomp.declaration := loracomp.with_current_names(loracomp.lock_declaration(alter_answers.name));
+    d loracomp.declaration := loracomp.with_current_names(loracomp.lock_declaration(
+        alter_answers.name,
+        waits_for_corrections => num_nonnulls(alter_answers.prompt, alter_answers.choices, alter_answers.max_new_tokens) > 0
+    ));
     before CONSTANT loracomp.declaration := d;
     checked loracomp.declaration;
     is_another boolean;
@@ -94,6 +103,10 @@ BEGIN
         d.filter := checked.filter;
         d.columns := checked.columns;
         d.names := checked.names;
+        -- Open transactions may have changed a column without a hint, because it was not among the columns. Wait for them, as create_answers does.
+        IF NOT d.columns <@ before.columns THEN
+            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
+        END IF;
     END IF;
     IF alter_answers.descriptions IS NULL AND alter_answers.choices <> d.choices AND d.descriptions IS NOT NULL THEN
         RAISE EXCEPTION 'descriptions must be given with other choices, because the present ones describe the present choices'

@@ -52,7 +52,8 @@ BEGIN
     END IF;
     EXECUTE format(
         'UPDATE %s SET correct = $1 WHERE %I = CAST($2 AS %s)', correct_answer.name, key_column.attname,
-        format_type(key_column.atttypid, key_column.atttypmod)
+        -- Not with the column's length, because a key that is cut would be the key of another row. A name would be cut, too.
+        CASE key_column.atttypid WHEN 'name'::regtype THEN 'text' ELSE format_type(key_column.atttypid, -1) END
     ) USING correct_answer.answer, correct_answer.key;
     GET DIAGNOSTICS corrected = ROW_COUNT;
     IF corrected = 0 THEN
@@ -144,12 +145,14 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d CONSTANT loracomp.declaration := (SELECT a FROM loracomp.declaration AS a WHERE a.id = write_correction.declaration_id);
+    d loracomp.declaration;
     fault text;
     labelled bigint;
     corrected_job bigint; -- the audit names the row by its job, because a key may be a person's text
     before text;
 BEGIN
+    -- alter_answers waits for open corrections if it changes what they are about, because it has to see all of them.
+    SELECT a.* INTO d FROM loracomp.declaration AS a WHERE a.id = write_correction.declaration_id FOR KEY SHARE;
     IF changes_others THEN
         RAISE EXCEPTION 'only the column correct of % can be updated', d.view
             USING ERRCODE = 'feature_not_supported', HINT = 'to change the prompt, update the table itself';
