@@ -98,7 +98,8 @@ OWNERS_ALONE = """
     jobs_on changed_days roll_up reports close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on jobs_by_day_on
     answers_by_tag_on
-    prompt_pieces prompt_margins key_forms primary_key_of numbers_of source_names with_current_names key_columns_of
+    prompt_pieces prompt_margins key_forms primary_key_of parts_of numbers_of source_names with_current_names
+    key_columns_of
     source_sql key_array key_columns key_values filter_values fixed_filter filter_condition hint_statement
     make_answers_view make_parts add_triggers drop_parts threshold rows_to_look_at first_look certainty
     certainty_in_words rows_to_draw lost_promises
