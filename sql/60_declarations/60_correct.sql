@@ -89,7 +89,11 @@ BEGIN
     WHERE r.declaration_id = d.id AND r.key = correct_row.key AND r.correct IS NOT DISTINCT FROM correct_row.seen
         AND (correct_row.job_id IS NULL OR r.job_id = correct_row.job_id)
     FOR UPDATE;
-    IF NOT found THEN
+    IF NOT found AND NOT EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id AND r.key = correct_row.key) THEN
+        RAISE EXCEPTION 'no answered row has the key %', left(array_to_string(correct_row.key, ', ', 'null'), 200)
+            USING ERRCODE = 'no_data_found', HINT = 'the row may have been deleted; keys must be written as list_corrections and list_answer_rows '
+                'write them, for example 1 and not 01';
+    ELSIF NOT found THEN
         RAISE EXCEPTION 'this row was corrected, answered again or deleted meanwhile'
             USING ERRCODE = 'no_data_found', HINT = 'look at it again';
     END IF;

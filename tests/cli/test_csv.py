@@ -110,7 +110,7 @@ def test_standard_input_is_read_as_a_file_is(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode("utf-8-sig")), encoding=encoding))
     with pytest.raises(RefusedError, match="1 lines were left out"):
         answers.import_answers("kinds", "-")
-    assert "line 4 is left out: this row was corrected, answered again or deleted" in capsys.readouterr().err
+    assert "line 4 is left out: no answered row has the key \u00fc" in capsys.readouterr().err
     assert one(alice, "SELECT count(correct) AS n FROM kinds") == {"n": 1}
 
 
@@ -128,6 +128,24 @@ def test_a_line_that_cannot_be_used_is_named_and_the_others_are_used(
     assert one(alice, "SELECT jsonb_object_agg(shop, correct) AS said FROM kinds WHERE correct <> ''") == {
         "said": {"a": "good"}
     }
+
+
+def test_a_key_that_no_row_has_is_said_to_be_unknown(
+    alice: Connection, connection: Connection, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    alice.execute("CREATE TABLE cups (id integer PRIMARY KEY, t text)")
+    alice.execute("SELECT loracomp.create_answers('heat', 'cups', '{t}', choices => '{hot,cold}')")
+    alice.execute("INSERT INTO cups VALUES (1, 'tea')")
+    keep(connection)
+    file = tmp_path / "corrections.csv"
+    file.write_text("id,correct\n01,hot\n99,hot\n1,hot\n")
+    with pytest.raises(RefusedError, match="2 lines were left out"):
+        answers.import_answers("heat", str(file))
+    told = " ".join(capsys.readouterr().err.split())
+    for line, key in ((2, "01"), (3, "99")):
+        assert f"line {line} is left out: no answered row has the key {key}" in told
+    assert "meanwhile" not in told
+    assert one(alice, "SELECT id, correct FROM heat") == {"id": 1, "correct": "hot"}
 
 
 def test_a_line_with_too_few_or_too_many_fields_is_left_out(
