@@ -5,12 +5,14 @@
 -- Reads only. A corrected row is answered without its own label, so its answer is what the other corrections say. If this answer differs from the
 -- correction, and is at least as confident as right answers with this choice are on average, the correction may be wrong, as in confident
 -- learning (Northcutt, Jiang and Chuang, 2021). The audit knows who has corrected a row, and whether the row had a correction before, but not
--- which one.
+-- which one. There may be many thousands of corrections, also before the first ANALYZE, so a nested loop is never tried.
 CREATE FUNCTION loracomp.rows_to_review(name regclass, n integer DEFAULT 50) RETURNS TABLE (
     key text[], prompt text, correct text, answer text, confidence double precision, people text[], job_id bigint
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET enable_nestloop = off
+SET jit = off
 AS $$
 DECLARE
     d CONSTANT loracomp.declaration := loracomp.find_declaration(rows_to_review.name);
@@ -28,10 +30,13 @@ BEGIN
         SELECT (e.after ->> 'job_id')::bigint AS job_id, e.actor::text AS actor, e.reason, e.id FROM loracomp.audit_event AS e
         WHERE e.entity = 'declaration' AND e.entity_id = d.id AND e.reason IN ('corrected', 'corrected otherwise')
     ),
+    asked AS (
+        SELECT c.key, unnest(c.earlier_jobs || c.job_id) AS job_id FROM corrected AS c
+    ),
     step AS (
         SELECT
-            c.key, v.actor, v.reason = 'corrected otherwise' AND v.actor <> lag(v.actor) OVER (PARTITION BY c.key ORDER BY v.id) AS differs
-        FROM corrected AS c JOIN event AS v ON v.job_id = ANY (c.earlier_jobs || c.job_id)
+            a.key, v.actor, v.reason = 'corrected otherwise' AND v.actor <> lag(v.actor) OVER (PARTITION BY a.key ORDER BY v.id) AS differs
+        FROM asked AS a JOIN event AS v ON v.job_id = a.job_id
     ),
     disputed AS (
         SELECT s.key, array_agg(DISTINCT s.actor) AS people FROM step AS s GROUP BY s.key HAVING bool_or(s.differs)

@@ -778,6 +778,14 @@ def test_a_correction_that_the_others_contradict_is_to_be_reviewed(connection: C
     assert review(alice) == {}
 
 
+def test_thousands_of_corrections_are_reviewed_at_once(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [1001, 4000])
+    answer_all(connection, "urgent")
+    alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id > 1000")
+    alice.execute("SET statement_timeout = '500ms'")  # it takes a hundredth of a second
+    assert review(alice) == {}
+
+
 def test_two_people_who_disagree_about_a_row_are_named(
     connection: Connection, database: str, alice: Connection
 ) -> None:
