@@ -40,12 +40,18 @@ class ResidentAdapters:
         self._device = device
         self.cache: ByteLimitedCache[int, PackedAdapter] = ByteLimitedCache(budget_bytes, "adapters")
 
-    def get(self, adapter_ids: Iterable[int], fetch: Fetch) -> Loaded:
-        """The adapters with these ids; one call of `fetch` brings all that are not cached."""
-        found = {id_: self.cache.get(id_) for id_ in adapter_ids}
-        missing = [id_ for id_, adapter in found.items() if adapter is None]
-        loaded = self._load(missing, fetch) if missing else {}
-        return {id_: adapter or loaded[id_] for id_, adapter in found.items()}
+    def get(self, used: Iterable[tuple[int, str]], fetch: Fetch) -> Loaded:
+        """The adapters with these ids and sha256; one call of `fetch` brings all that are not cached.
+
+        A cached adapter with another sha256 is fetched again, because the id means another file if the database was
+        restored from another backup meanwhile. Whether the fetched one has that sha256 is left to `Composer.compose`.
+        """
+        needed: dict[int, set[str]] = {}
+        for id_, sha256 in used:
+            needed.setdefault(id_, set()).add(sha256)
+        cached = {id_: adapter for id_ in needed if (adapter := self.cache.get(id_)) is not None}
+        missing = [id_ for id_, sha256 in needed.items() if id_ not in cached or sha256 != {cached[id_].sha256}]
+        return {**cached, **(self._load(missing, fetch) if missing else {})}
 
     def _load(self, adapter_ids: Sequence[int], fetch: Fetch) -> Loaded:
         fetched = self._fetched(adapter_ids, fetch)

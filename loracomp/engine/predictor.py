@@ -38,7 +38,8 @@ class Predictor:
 
     def load(self, compositions: Sequence[Composition], fetch: Fetch) -> Loaded:
         """The adapters of compositions, on the device; one call of `fetch` reads all that are not there yet."""
-        return self._adapters.get({id_: None for each in compositions for id_ in each.adapter_ids}, fetch)
+        used = {pair: None for each in compositions for pair in zip(each.adapter_ids, each.adapter_sha256, strict=True)}
+        return self._adapters.get(used, fetch)
 
     def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Mix | JobError]:
         """See `Composer.compose`."""

@@ -674,7 +674,7 @@ def test_compositions_and_adapters_stay_between_batches(library, predictor):
 
 
 def test_what_a_strategy_keeps_holds_no_adapter_in_memory(base, library):
-    adapters = ResidentAdapters(1 << 20).get([1, 2], library.fetch)
+    adapters = ResidentAdapters(1 << 20).get(((id_, f"{id_:064x}") for id_ in (1, 2)), library.fetch)
     factors = weakref.ref(next(iter(adapters[1].stored.values())).A)
     composer = Composer(base, cache_bytes=1 << 20)
     assert isinstance(composer.compose([library.composition(1, 2, strategy="ties")], adapters)[0], Mix)

@@ -1,6 +1,7 @@
 """Adapters in memory: what is loaded, when, and what goes first."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,6 +31,11 @@ class Registry:
         return [random_adapter(SHAPES, seed=id_) for id_ in adapter_ids]
 
 
+def pairs(*ids):
+    """The ids, each with the sha256 of the adapter that has it."""
+    return [(id_, f"{id_:064x}") for id_ in ids]
+
+
 @pytest.fixture
 def registry():
     return Registry()
@@ -37,35 +43,46 @@ def registry():
 
 def test_missing_adapters_come_in_one_round_trip_and_stay(registry):
     resident = ResidentAdapters(budget_bytes=10 * BYTES)
-    assert list(resident.get([1, 2, 3], registry.fetch)) == [1, 2, 3]
-    assert [adapter.id for adapter in resident.get([2, 4, 1], registry.fetch).values()] == [2, 4, 1]
+    assert list(resident.get(pairs(1, 2, 3), registry.fetch)) == [1, 2, 3]
+    found = resident.get(pairs(2, 4, 1), registry.fetch)
+    assert [found[id_].id for id_ in (2, 4, 1)] == [2, 4, 1]
     assert registry.calls == [[1, 2, 3], [4]]
     assert resident.get([], registry.fetch) == {}
 
 
+def test_an_id_that_means_another_adapter_than_before_is_fetched_again():
+    """As after the database was restored from another backup; a job that was composed before may come in beside."""
+    before, after = (replace(random_adapter(SHAPES, seed=seed), id=1) for seed in (1, 2))
+    resident, stored = ResidentAdapters(budget_bytes=10 * BYTES), [before]
+    resident.get([(1, before.sha256)], lambda _: stored)
+    stored[:] = [after]
+    for used in ([after], [before, after], [after, before]):
+        assert resident.get([(1, each.sha256) for each in used], lambda _: stored)[1].sha256 == after.sha256
+
+
 def test_the_least_recently_used_goes_first(registry):
     resident = ResidentAdapters(budget_bytes=2 * BYTES)
-    resident.get([1, 2], registry.fetch)
-    resident.get([1], registry.fetch)
-    resident.get([3], registry.fetch)  # 2 goes
-    resident.get([1], registry.fetch)
-    resident.get([2], registry.fetch)
+    resident.get(pairs(1, 2), registry.fetch)
+    resident.get(pairs(1), registry.fetch)
+    resident.get(pairs(3), registry.fetch)  # 2 goes
+    resident.get(pairs(1), registry.fetch)
+    resident.get(pairs(2), registry.fetch)
     assert registry.calls == [[1, 2], [3], [2]]
 
 
 def test_a_batch_may_use_more_than_the_budget(registry):
     resident = ResidentAdapters(budget_bytes=BYTES)
-    assert list(resident.get([1, 2, 3], registry.fetch)) == [1, 2, 3]
+    assert list(resident.get(pairs(1, 2, 3), registry.fetch)) == [1, 2, 3]
     assert resident.cache.nbytes == BYTES
 
 
 def test_one_corrupt_adapter_costs_the_others_nothing(registry):
     resident = ResidentAdapters(budget_bytes=10 * BYTES)
-    found = resident.get([1, 13, 2], registry.fetch)
+    found = resident.get(pairs(1, 13, 2), registry.fetch)
     assert isinstance(found[13], JobError)
     assert (found[1].id, found[2].id) == (1, 2)
     registry.calls.clear()
-    resident.get([1, 13, 2], registry.fetch)
+    resident.get(pairs(1, 13, 2), registry.fetch)
     assert registry.calls == [[13]]  # asked for again: it may have been mended
 
 
@@ -84,8 +101,8 @@ def test_where_memory_runs_out_the_others_leave_it_and_what_is_too_large_fails_i
         return all(torch.equal(one[shape].A, other[shape].A) for shape in one)
 
     monkeypatch.setattr(composer, "move", onto_a_small_device)
-    resident.get([0, 1, 2], registry.fetch)
-    found = resident.get([3, 7, 4], registry.fetch)
+    resident.get(pairs(0, 1, 2), registry.fetch)
+    found = resident.get(pairs(3, 7, 4), registry.fetch)
     assert (found[3].id, found[4].id) == (3, 4)
     assert (found[7].code, found[7].retry) == ("out_of_memory", True)
     assert resident.cache.nbytes <= 3 * BYTES
@@ -107,7 +124,7 @@ def test_of_a_library_of_a_thousand_what_is_in_use_is_resident_and_no_more():
     resident = ResidentAdapters(budget_bytes=50 * sum(files.values()))
     for batch in range(40):
         used = {id_ for _ in range(32) for id_ in draw.sample(range(1000), 4)}
-        found = resident.get(used, fetch)
+        found = resident.get(pairs(*used), fetch)
         assert found.keys() == used
         assert len(calls) == batch + 1
         in_use = sum(files[id_ % 3] for id_ in used)

@@ -123,8 +123,11 @@ def compared(base: BaseModel, modules: dict[str, tuple[int, int]], draw: random.
     with pytest.MonkeyPatch.context() as patch:
         # Sometimes a question is scored in several passes.
         patch.setattr(batching, "LOGITS_BYTES", 4 * base.model.config.vocab_size * draw.choice((4, 40, 10_000)))
+        predictor = Fetching(base, lambda ids: [(*adapters, large)[id_] for id_ in ids])
+        if draw.random() < 0.3:
+            load_others(predictor, adapters)
         with little_memory(base.model, share := draw.choice((0, 0, 0, 0.05)), draw.random()):
-            given = Fetching(base, lambda ids: [(*adapters, large)[id_] for id_ in ids]).predict(asked)
+            given = predictor.predict(asked)
     answers = {id(each): answer for each, answer in zip(asked, given, strict=True)}
     found = []
     with peft_twin(base.model, adapters) as twin:
@@ -140,6 +143,18 @@ def compared(base: BaseModel, modules: dict[str, tuple[int, int]], draw: random.
             predictions = [answers[id(each)] for each in own]
             found += [f"{line}; {measured}" for line in wrongly_measured(base, twin, job, measured, own, predictions)]
     return found
+
+
+def load_others(predictor: Fetching, adapters: Sequence[LoraFactors]) -> None:
+    """Load other adapters under the same ids, as before the database was restored from another backup."""
+    others = [
+        replace(adapters[number - 1], id=number, sha256=f"{number + 100:064x}") for number in range(len(adapters))
+    ]
+    composition = Composition(
+        adapter_ids=tuple(each.id for each in others), adapter_sha256=tuple(each.sha256 for each in others),
+        weights=(1.0,) * len(others), strategy="cat",
+    )  # fmt: skip
+    predictor.load([composition], lambda ids: [others[id_] for id_ in ids])
 
 
 @contextmanager
