@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
@@ -536,6 +537,32 @@ class History:
         self.alter_filter()
         self.note(self.rows)
 
+    def write_across_a_change(self) -> None:
+        """A transaction that is older than another filter or declaration marks the rows before it or after it."""
+        change = self.draw.choice((self.refilter, self.refilter, self.declare_anew))
+        mark, writes_first = self.draw.randrange(len(self.marks)), self.draw.random() < 0.5
+        isolation = self.draw.choice(("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"))
+        with connect(self.url, "alice") as older, ThreadPoolExecutor(1) as pool:
+            for setting, value in self.sessions["alice"].items():
+                older.execute("SELECT set_config(%s, %s, false)", [setting, value])
+            with older.transaction():
+                older.execute(sql.SQL("SET TRANSACTION ISOLATION LEVEL {}").format(sql.SQL(isolation)))
+                older.execute("SELECT FROM loracomp.policy")
+                self.done.append(
+                    f"{isolation}, open since then: marks {'before' if writes_first else 'after'} a change"
+                )
+                if writes_first:
+                    self.mark_in(older, mark)
+                changed = pool.submit(change)
+                wait([changed], timeout=0.3 if writes_first else 30)
+                if not writes_first:
+                    self.mark_in(older, mark)
+            changed.result(30)
+        self.note({key: Row(row.body, mark) for key, row in self.rows.items()})
+
+    def mark_in(self, session: Connection, mark: int) -> None:
+        session.execute(self.written("UPDATE {table} SET {mark} = %s::text::{mark_kind}"), [self.marks[mark]])
+
     def alter_filter(self) -> None:
         self.write("SELECT loracomp.alter_answers({name}, filter => %s::jsonb)", self.filter(), name=self.name)
 
@@ -603,8 +630,11 @@ class History:
 
     def declare_again(self) -> None:
         if self.draw.random() < 0.3:
-            self.write("SELECT loracomp.drop_answers({name})", name=self.name)
-            self.declare()
+            self.declare_anew()
+
+    def declare_anew(self) -> None:
+        self.write("SELECT loracomp.drop_answers({name})", name=self.name)
+        self.declare()
 
     def correct(self) -> None:
         """Some rows that are answered, drawn by us or not."""
@@ -931,7 +961,7 @@ def moves_of(history: History) -> list[Callable[[], None]]:
         h.set_session, h.set_database, h.analyze,
         h.reword, h.switch, h.refilter, h.refilter, h.alter_key, h.again, h.pause, h.declare_again, h.correct,
         h.correct, h.take_back, h.work, h.work, h.work, h.keep, h.purge, h.read_feed, h.settle, h.restore,
-        h.let_stranger_come, h.write_while_locked, *[h.alter_key] * (6 * h.is_converted),
+        h.let_stranger_come, h.write_while_locked, h.write_across_a_change, *[h.alter_key] * (6 * h.is_converted),
     ]  # fmt: skip
 
 
