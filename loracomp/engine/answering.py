@@ -99,6 +99,8 @@ class Answering:
         """Requests with choices, in the order in which they were added."""
         self._passes: list[list[PendingRequest]] = []
         """The requests of `_to_score` that come first, divided into passes; emptied when a request is added."""
+        self._last_passes: dict[str | None, int] = {}
+        """For each submitter the number of the last pass that scored a request of theirs; forgotten when all ended."""
         self._encoded_last: tuple[Request, Question] | None = None
         """The request that was tokenised last. A measurement asks the same under each of its adapters."""
         self._scored_last = False
@@ -164,7 +166,8 @@ class Answering:
     def step(self) -> None:
         """Run a pass that scores choices, or add a token to each text; if both are waiting, they take turns.
 
-        A scoring pass contains the request that came first, and others that fit beside it. A request that is too large
+        A scoring pass contains the request that came first of the submitter who has waited longest since their last
+        pass, and others that fit beside it. A request that is too large
         for one pass is scored in several passes; after each of them it goes behind the others, so that they get a turn.
         """
         self._scored_last = bool(self._to_score) and not (self._scored_last and self._texts)
@@ -174,6 +177,7 @@ class Answering:
             for text in self._texts.step():
                 text.item.outcome = _written(text.item, text.result())
         if not self:
+            self._last_passes.clear()
             self._encoded_last = None  # a worker that waits for jobs keeps no text of a job that may be erased
 
     def _encode(self, request: Request) -> Question | Prompt:
@@ -208,8 +212,12 @@ class Answering:
         if not self._passes:
             self._passes = [*self._divided(first)]
             self._choice_adapters = self._stack_of(item.mix for item in first)
-        together = next(batch for batch in self._passes if first[0] in batch)
+        # The queue lets submitters take turns too, but a worker holds many jobs, and a pass may take half a minute.
+        next_item = min(first, key=lambda item: self._last_passes.get(item.request.submitted_by, 0))
+        together = next(batch for batch in self._passes if next_item in batch)
         self._passes.remove(together)
+        number = 1 + max(self._last_passes.values(), default=0)
+        self._last_passes |= {item.request.submitted_by: number for item in together}
         for item, scores in self._scores(together).items():
             _note_scores(item, scores)
         scored = [item for item in together if item.outcome is None and not item.parts]

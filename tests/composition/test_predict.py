@@ -713,6 +713,18 @@ def test_the_real_model_answers_and_adapters_change_its_answers(smollm2):
     assert (torch.tensor(mixed.choice_scores) - expected).norm() <= 1e-5 * expected.norm()
 
 
+def test_submitters_take_turns_however_many_requests_of_one_came_before(base, library):
+    answering = Fetching(base, library.fetch, token_budget=1).begin()  # each request gets its own pass
+    many = [answering.add(scored(f"{number}", submitted_by="ann"), Mix()) for number in range(3)]
+    answering.step()
+    late = [answering.add(scored("late", submitted_by=name), Mix()) for name in ("bert", "carol")]
+    order = []
+    while answering:
+        answering.step()
+        order += [each for each in (*many[1:], *late) if each.outcome and each not in order]
+    assert order == [*late, *many[1:]]
+
+
 def test_requests_in_the_background_wait_for_the_others_and_share_no_pass_with_them(library, predictor):
     requests = [scored(f"Is {n} even?\nAnswer:") for n in range(4)]
     mixes = predictor.compose([each.composition for each in requests], predictor.load([], library.fetch))
