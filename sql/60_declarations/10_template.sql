@@ -3,7 +3,7 @@
 --   prompt_margins      how much of a prompt stands around the columns
 --   key_forms           SQL that writes a key column as text and reads it back
 
--- {column} names a column exactly as it is written in the catalog; {{ and }} stand for braces.
+-- {column} names a column exactly as it is written in the catalog; {{ and }} stand for braces. All text between two columns is one piece.
 CREATE FUNCTION loracomp.prompt_pieces(prompt text)
 RETURNS TABLE (ordinal bigint, literal text, col text)
 LANGUAGE plpgsql IMMUTABLE
@@ -13,11 +13,11 @@ BEGIN
     RETURN QUERY
     SELECT
         t.ordinal,
-        CASE WHEN t.piece IN ('{{', '}}') THEN left(t.piece, 1) WHEN t.piece !~ '^[{]' THEN t.piece END,
+        CASE WHEN t.piece !~ '^[{][^{]' THEN replace(replace(t.piece, '{{', '{'), '}}', '}') END,
         CASE WHEN t.piece ~ '^[{][^{]' THEN substr(t.piece, 2, length(t.piece) - 2) END
     FROM (
         SELECT m.ordinal, m.parts[1] AS piece
-        FROM regexp_matches(prompt, '[{][{]|[}][}]|[{][^{}]+[}]|[^{}]+|.', 'g') WITH ORDINALITY AS m (parts, ordinal)
+        FROM regexp_matches(prompt, '[{][^{}]+[}]|(?:[^{}]|[{][{]|[}][}])+|.', 'g') WITH ORDINALITY AS m (parts, ordinal)
     ) AS t;
     IF regexp_replace(prompt, '[{][{]|[}][}]|[{][^{}]+[}]', '', 'g') ~ '[{}]' THEN
         RAISE EXCEPTION 'prompt % has a single brace that is not part of a {column}', left(prompt, 200)

@@ -151,7 +151,10 @@ DECLARE
     prompt text;
     named text;
 BEGIN
-    SELECT string_agg(coalesce(v.value, quote_literal(t.literal)), ' || ' ORDER BY t.ordinal), string_agg(v.value, ' || ')
+    -- An array, because a chain of || would make a copy of the text before each column.
+    SELECT
+        format('array_to_string(ARRAY[%s], '''')', string_agg(coalesce(v.value, quote_literal(t.literal)), ', ' ORDER BY t.ordinal)),
+        format('array_to_string(ARRAY[%s], '''')', string_agg(v.value, ', '))
     INTO prompt, named
     FROM loracomp.prompt_pieces(d.prompt) AS t CROSS JOIN LATERAL (SELECT 'concat(s.' || quote_ident(t.col) || ')') AS v (value);
     RETURN format(
@@ -187,19 +190,19 @@ END;
 COMMENT ON FUNCTION loracomp.passes_sql IS 'SQL for whether the row s, whose key is k, can have an answer and passes a declaration''s filter.';
 
 -- It doesn't read the values, because a compressed value may be a hundred times as long as its stored form. Postgres knows the length of texts
--- only. For other types the stored size counts twice, and virtual columns are left out.
+-- only. For other types the stored size counts twice, and virtual columns are left out. The text between the columns counts for each row.
 CREATE FUNCTION loracomp.text_size_sql(d loracomp.declaration) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT concat_ws(' + ', '0', string_agg(
+    SELECT concat_ws(' + ', coalesce(sum(octet_length(t.literal)), 0), string_agg(
         format(
             CASE WHEN a.atttypid = ANY ('{text,varchar,bpchar}'::regtype[])
                     THEN 'coalesce(octet_length(s.%I)::pg_catalog.int8, 0)'
                 ELSE 'coalesce(pg_column_size(s.%I)::pg_catalog.int8, 0) * 2'
             END, t.col
         ), ' + '
-    ))
+    ) FILTER (WHERE a.attname IS NOT NULL))
     FROM loracomp.prompt_pieces((d).prompt) AS t
-    JOIN pg_attribute AS a ON a.attrelid = (d).source AND a.attname = t.col AND a.attgenerated <> 'v';
+    LEFT JOIN pg_attribute AS a ON a.attrelid = (d).source AND a.attname = t.col AND a.attgenerated <> 'v';
 END;
-COMMENT ON FUNCTION loracomp.text_size_sql IS 'SQL for the approximate number of bytes that the columns of the row s add to its prompt.';
+COMMENT ON FUNCTION loracomp.text_size_sql IS 'SQL for the approximate number of bytes of the prompt of the row s.';

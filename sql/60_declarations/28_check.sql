@@ -9,7 +9,8 @@
 --   check_certain       raises if a promise can't be kept
 --   check_request       raises if jobs with these choices, tags and so on would be refused
 
--- Returns the declaration as far as its table decides it: owner, prompt, filter, and the numbers and names of columns.
+-- Returns the declaration as far as its table decides it: owner, prompt, filter, and the numbers and names of columns. The prompt is copied into each
+-- job, whose prompt may have 1,000,000 characters; so it may have a tenth of them, which leaves most to the row, and lets a page have ten rows.
 CREATE FUNCTION loracomp.check_source(source regclass, prompt text, filter jsonb) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -50,10 +51,18 @@ BEGIN
             USING ERRCODE = 'feature_not_supported', HINT = 'a key can have numbers, texts, uuid, boolean, dates and timestamps; its collations '
                 'must be deterministic, and no column may have the name of another column of the view, such as answer or status';
     END IF;
+    IF char_length(check_source.prompt) > 100000 THEN
+        RAISE EXCEPTION 'prompt must be at most 100000 characters, and has %', char_length(check_source.prompt)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'it is copied into the prompt of each row, which may have 1000000 characters; '
+                'put text that differs between rows into a column, or train an adapter on many examples';
+    END IF;
     named := ARRAY(SELECT p.col FROM loracomp.prompt_pieces(check_source.prompt) AS p WHERE p.col IS NOT NULL ORDER BY p.ordinal);
     IF named = '{}' THEN
         RAISE EXCEPTION 'prompt names no column'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'write the name of a column in braces, such as {subject}';
+    ELSIF cardinality(named) > 1000 THEN -- the statement that reads a row has an expression for each
+        RAISE EXCEPTION 'prompt must name at most 1000 columns, and names %', cardinality(named)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'put them together in a generated column';
     END IF;
     IF jsonb_typeof(check_source.filter) IS DISTINCT FROM 'object' THEN
         RAISE EXCEPTION 'filter must be a JSON object' USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"status": ["open", "new"]}';

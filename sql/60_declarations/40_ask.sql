@@ -10,11 +10,12 @@
 --       ask_scanned             a page of a full scan: 37_scan.sql
 --         each: read_rows       22_read.sql
 --         each: ask_page        asks as many of these rows as can be asked together
---           first_jobs          the first of the rows, which have at most 2,000 earlier jobs together
+--           first_jobs          the first of the rows, as many as the limits of a page allow
 --           ask_together
 --             request_hash      tells whether a row must be asked again; first_answer_of calls it too
 --
--- A page has at most 200 rows, a megabyte of text and 2,000 earlier jobs, which are deleted with their rows. A call begins no new declaration
+-- A page has at most 200 rows, a megabyte of text, a million characters of choices and descriptions, of which each job has a copy, and 2,000
+-- earlier jobs, which are deleted with their rows. A call begins no new declaration
 -- after 0.2 s, and no new page of a declaration after 0.2 s that were spent on it. If reading a table's rows takes more than a second, for example
 -- because of a virtual column, the declaration is left out for five times as long; if the keeper's timeout ends it, for ten minutes.
 
@@ -152,9 +153,12 @@ AS $$
             WHERE o.declaration_id = d.id AND o.key = ARRAY(SELECT jsonb_array_elements_text(f.found -> 'key')) LIMIT 1
         ) AS r ON TRUE
     ) AS t
-    WHERE t.ordinal = 1 OR (t.jobs > 2000) IS NOT TRUE;
+    WHERE t.ordinal = 1 OR (t.jobs > 2000) IS NOT TRUE AND t.ordinal * (
+        coalesce(loracomp.texts_length(d.choices), 0) + coalesce(loracomp.texts_length(d.descriptions), 0)
+    ) <= 1000000;
 $$;
-COMMENT ON FUNCTION loracomp.first_jobs IS 'The first of these rows, at least one, which have at most 2,000 earlier jobs together.';
+COMMENT ON FUNCTION loracomp.first_jobs IS 'The first of these rows, at least one, which have at most 2,000 earlier jobs together, and whose jobs have at most 1,000,000 characters of choices '
+'and descriptions together.';
 
 -- If a page can't be asked, its first half is tried, and so on down to a single row; the other rows wait for the next call. If a job without that
 -- row's text would be accepted, the text is at fault, and the row is refused. If the queue is full, as many rows are tried as there is room for,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from psycopg import errors
 
-from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, keep, shown, tidy
+from answers_data import ADD_TICKETS, TICKETS, URGENCY, answer_all, as_alice, ask, keep, shown, tidy
 from job_data import add_jobs, claim, prediction_row, record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
@@ -531,3 +531,47 @@ def test_hints_of_a_declaration_in_trouble_stay_few(connection: Connection, alic
             break
     assert value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 20001
     assert value(connection, "SELECT count(*) FROM loracomp.answer_hint WHERE key = '{1}'") == 1
+
+
+# Long prompts and choices
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fault"),
+    [
+        ("'{{ x' || repeat('{{ x', 24999) || '{body}'", "prompt must be at most 100000 characters, and has 100006"),
+        ("repeat('{body}', 1001)", "prompt must name at most 1000 columns, and names 1001"),
+    ],
+)
+def test_a_prompt_that_is_slow_to_fill_in_is_refused(alice: Connection, prompt: str, fault: str) -> None:
+    alice.execute(URGENCY)
+    for statement in (
+        f"SELECT loracomp.create_answers('long', 'tickets', {prompt}, '{{a,b}}')",
+        f"SELECT loracomp.alter_answers('urgency', {prompt})",
+    ):
+        with pytest.raises(errors.InvalidParameterValue, match=fault):
+            alice.execute(statement.encode())
+
+
+@pytest.mark.parametrize("prompt", ["repeat('{{ x', 24998) || '{body}'", "repeat('{body}', 1000)"])
+def test_the_longest_prompts_are_filled_in(connection: Connection, alice: Connection, prompt: str) -> None:
+    alice.execute(URGENCY)
+    alice.execute(ADD_TICKETS, [5, 30])
+    alice.execute("UPDATE tickets SET body = 'wrong'")
+    alice.execute(f"SELECT loracomp.alter_answers('urgency', {prompt})".encode())
+    connection.execute("SET statement_timeout = '5s'")
+    prompts = answer_all(connection, "urgent")
+    (filled,) = alice.execute(f"SELECT replace(replace({prompt}, '{{{{', '{{'), '{{body}}', 'wrong') AS p".encode())
+    assert set(prompts) == {filled["p"]} and len(prompts) >= 30
+    assert {status for status, _ in shown(alice).values()} == {"answered"}
+
+
+def test_a_page_with_long_choices_has_few_rows(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [5, 40])
+    choices = "SELECT array_agg(i || repeat('c', 990)) FROM generate_series(100, 450) AS i"
+    alice.execute(f"SELECT loracomp.create_answers('long', 'tickets', '{{body}}', ({choices}))".encode())
+    d = "(SELECT a FROM loracomp.declaration AS a WHERE a.view = 'long'::regclass)"
+    rows = "(SELECT jsonb_agg(jsonb_build_object('key', ARRAY[i])) FROM generate_series(1, 40) AS i)"
+    assert value(connection, f"SELECT jsonb_array_length(loracomp.first_jobs({d}, {rows}))") == 2
+    answer_all(connection, "100" + "c" * 990)
+    assert {status for status, _ in shown(alice, "long").values()} == {"answered"}

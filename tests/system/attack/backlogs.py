@@ -8,6 +8,7 @@ import json
 import random
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
@@ -29,6 +30,8 @@ PAGE = 200
 MORE_CALLS = 30
 DISTURBED = 4
 """How often others' tables are changed between two calls of the keeper."""
+LONG_CHOICES = [f"{number:03}{'c' * 997}" for number in range(1000)]
+LONG_PROMPTS = ("{body}", "{body}", "{{ x" * 20_000 + "{body}", "{body}" * 999, "{{ x" * 1_000_000 + "{body}")
 SLOW_S = 10.0
 """Seconds after which a query of the view is too slow. It takes a tenth of a second for 20,000 rows."""
 ADD: LiteralString = """
@@ -69,12 +72,18 @@ class Backlog:
         self.done.append(f"bob declares his rows: {about}, passing {self.passing}")
 
     def declare(self, name: str) -> None:
-        """Alice declares a table, which may be gone or spoilt."""
+        """Alice declares a table, which may be gone or spoilt; sometimes with long choices, or a prompt that is as
+        long as may be, or longer."""
         table, view = sql.Identifier("public", name), sql.Identifier("public", f"view of {name}")
         names = {"view": sql.Literal(view.as_string()), "source": sql.Literal(table.as_string()), "name": view}
-        statement = sql.SQL(MADE_AGAIN).format(table=table, choices=sql.Literal(None), **names)
+        choices = self.draw.choice((None, None, LONG_CHOICES))
+        statement = sql.SQL(MADE_AGAIN).format(table=table, choices=sql.Literal(choices), **names)
         self.people["alice"].execute(statement)
-        self.done.append(f"alice declares {name}")
+        self.done.append(f"alice declares {name} with {len(choices or ())} long choices")
+        prompt = self.draw.choice(LONG_PROMPTS)
+        with suppress(psycopg.Error):  # it may be too long
+            self.people["alice"].execute("SELECT loracomp.alter_answers(%s, %s)", [view.as_string(), prompt])
+            self.done.append(f"alice gives {name} a prompt of {len(prompt)} characters")
 
     def disturb(self) -> None:
         """Alice writes to a table or changes it; it may be gone, or the statement may not fit it any more."""
