@@ -267,7 +267,7 @@ def test_the_public_interface_calls_none(installed: str) -> None:
                 call_all(person, functions)
             alice.execute("SELECT loracomp.drop_answers('urgency')")
             for query in ("check_health", "refresh_reports"):
-                owner.execute(QUERIES[query], {"older_than": None})
+                owner.execute(QUERIES[query], {"older_than": "0"})
             alice.execute("INSERT INTO loracomp.job (prompt) VALUES ('by INSERT')")
             owner.execute("UPDATE loracomp.policy SET name = 'default' WHERE name = 'default'")
             owner.execute("INSERT INTO loracomp.adapter_part SELECT max(id), 1000, 'x' FROM loracomp.adapter")
