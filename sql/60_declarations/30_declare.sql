@@ -6,6 +6,7 @@
 --     answers_channel                 notify_answers and list_answers call it too
 --     view_definition                 alter_answers, bring_view_back and answers_since call it too
 --     add_own_task                    70_learn.sql
+--     parts_hash                      37_scan.sql
 
 -- By number, because a view's name can change, may need quotes, and may be too long for a channel.
 CREATE FUNCTION loracomp.answers_channel(declaration_id integer) RETURNS text
@@ -155,11 +156,11 @@ BEGIN
     -- The row is inserted last, because its view must be unique, and two sessions that inserted first would wait for each other.
     INSERT INTO loracomp.declaration (
         id, view, view_definition, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, descriptions,
-        max_new_tokens, policy, priority, tags, certain, certain_of, task_id, scan, is_first_scan, backfill
+        max_new_tokens, policy, priority, tags, certain, certain_of, task_id, scan, is_first_scan, backfill, parts
     ) OVERRIDING SYSTEM VALUE VALUES (
         d.id, d.view, loracomp.view_definition(d.view), d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
         d.descriptions, d.max_new_tokens, d.policy, d.priority, d.tags, d.certain, d.certain_of, d.task_id, 'rows', TRUE,
-        create_answers.backfill IS NOT FALSE
+        create_answers.backfill IS NOT FALSE, loracomp.parts_hash(d.source)
     );
     PERFORM loracomp.notify('loracomp_keep', '');
     RETURN d.view;

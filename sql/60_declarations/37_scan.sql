@@ -1,6 +1,8 @@
 -- Full scans of a table, page by page, find rows that were there before the declaration, and rows that the triggers missed.
 --   ask_scanned         asks the rows of the next page
 --     must_scan         whether a scan must begin
+--     parts_are_due     whether the table's partitions must be compared with those of the last scan
+--     parts_hash        tells whether they are the same
 --     begin_scan        begins it; alter_answers and bring_view_back call it too
 --     scan_is_due       whether the next page may be read
 --       waits_for_measurements      35_measuring.sql
@@ -18,8 +20,8 @@ END;
 COMMENT ON FUNCTION loracomp.scan_is_due IS 'Whether the next page of a declaration''s scan may be read.';
 
 -- Reads only. A scan that is under way is finished first, because it might never end if each new request started it again. A scan runs at least
--- once a day, because triggers don't see what logical replication or ALTER TABLE writes, or a partition that is attached. A scanned_at that is
--- more than a day ahead was written before the server's clock went back.
+-- once a day, because triggers don't see what logical replication or ALTER TABLE writes, how an unlogged table is emptied after a crash, or
+-- what is written while they are disabled. A scanned_at that is more than a day ahead was written before the server's clock went back.
 CREATE FUNCTION loracomp.must_scan(d loracomp.declaration) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -34,6 +36,29 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.must_scan IS 'Whether a full scan of a declaration''s table must begin.';
 
+-- Reads nothing, because due_declarations calls it for each declaration, and a table may have thousands of partitions. They are compared once a
+-- minute, on the time of this declaration alone.
+CREATE FUNCTION loracomp.parts_are_due(d loracomp.declaration) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT (d).parts IS NOT NULL AND (d).scan IS NULL
+        AND (d).parts_at NOT BETWEEN now() - interval '1 minute' AND now() + interval '1 minute';
+END;
+COMMENT ON FUNCTION loracomp.parts_are_due IS 'Whether the partitions of a declaration''s table must be compared with those that its last scan has seen.';
+
+-- Reads only the catalog, and locks nothing. A partition that was detached and attached again counts as another one, because rows may have been
+-- written meanwhile; it is told by the transaction that attached it.
+CREATE FUNCTION loracomp.parts_hash(source regclass) RETURNS bigint
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT (
+        SELECT coalesce(bit_xor(hashoidextended(i.inhrelid, i.xmin::text::bigint)), 0)
+        FROM loracomp.parts_of(parts_hash.source) AS p JOIN pg_inherits AS i ON i.inhrelid = p.part
+    )
+    FROM pg_class AS c WHERE c.oid = parts_hash.source AND c.relkind = 'p';
+END;
+COMMENT ON FUNCTION loracomp.parts_hash IS 'Hash of a table''s partitions; null if the table is not partitioned.';
+
 CREATE FUNCTION loracomp.begin_scan(declaration_id integer) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -42,7 +67,8 @@ DECLARE
     d loracomp.declaration;
 BEGIN
     UPDATE loracomp.declaration AS a
-    SET scan = 'rows', scan_position = NULL, scan_rows = 0, scan_job = NULL, waits_until = '-infinity', scanned_at = now()
+    SET scan = 'rows', scan_position = NULL, scan_rows = 0, scan_job = NULL, waits_until = '-infinity', scanned_at = now(),
+        parts = loracomp.parts_hash(a.source), parts_at = now()
     WHERE a.id = begin_scan.declaration_id RETURNING a.* INTO d;
     DELETE FROM loracomp.scan_request AS q
     WHERE q.declaration_id = d.id AND q.not_before < pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
@@ -52,7 +78,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.begin_scan IS 'Begins a full scan of a declaration''s table, or begins it anew.';
 
--- A scan reads the table in key order, and then the answers, because the rows of some answers may be gone.
+-- A scan reads the table in key order, and then the answers, because the rows of some answers may be gone. No trigger fires when a partition is
+-- attached, detached or dropped, so a scan begins if there are others than before.
 CREATE FUNCTION loracomp.ask_scanned(d loracomp.declaration) RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -63,6 +90,12 @@ DECLARE
 BEGIN
     IF loracomp.must_scan(d) THEN
         d := loracomp.begin_scan(d.id);
+    ELSIF loracomp.parts_are_due(d) THEN
+        IF loracomp.parts_hash(d.source) <> d.parts THEN
+            d := loracomp.begin_scan(d.id);
+        ELSE
+            UPDATE loracomp.declaration AS a SET parts_at = now() WHERE a.id = d.id;
+        END IF;
     END IF;
     IF NOT loracomp.scan_is_due(d) THEN
         RETURN 0;

@@ -68,7 +68,7 @@ AS $$
             JOIN pg_attribute AS t ON t.attrelid = a.source AND t.attnum = n.number AND t.attname <> n.name
         )
         OR NOT a.paused AND (
-            loracomp.scan_is_due(a) OR loracomp.must_scan(a) OR loracomp.must_ask_corrected(a)
+            loracomp.scan_is_due(a) OR loracomp.must_scan(a) OR loracomp.parts_are_due(a) OR loracomp.must_ask_corrected(a)
         )
     );
 $$;

@@ -966,18 +966,59 @@ def test_a_view_stands_in_any_schema(connection: Connection, alice: Connection) 
         alice.execute("""SELECT loracomp.create_answers('loracomp.says', '"My schema".notes', '{t}')""")
 
 
-def test_a_new_partition_is_found_by_the_daily_look(connection: Connection, alice: Connection) -> None:
-    alice.execute("DROP TABLE tickets")
-    alice.execute("CREATE TABLE tickets (id bigint PRIMARY KEY, subject text, body text) PARTITION BY RANGE (id)")
+A_MINUTE_LATER = "UPDATE loracomp.declaration SET parts_at = now() - interval '61 seconds'"
+
+
+def test_a_partition_that_comes_or_goes_is_noticed_within_a_minute(connection: Connection, alice: Connection) -> None:
+    alice.execute(PARTED)
+    for at in (0, 10):
+        alice.execute(PARTITION.format(at, at + 10).encode())
+    alice.execute("INSERT INTO notes SELECT i, 'row ' || i FROM unnest('{1,10}'::int[]) AS i")
+    alice.execute("SELECT loracomp.create_answers('says', 'notes', '{t}')")
+    assert answer_all(connection) == ["row 1", "row 10"]
+    connection.execute(A_MINUTE_LATER)
+    assert answer_all(connection) == []
+    assert value(connection, "SELECT parts_at > now() - interval '1 minute' AND scan IS NULL FROM loracomp.declaration")
+    feed = "SELECT array_agg(key) FROM loracomp.answers_since('says')"
+
+    alice.execute("DROP TABLE notes_0")
+    assert answer_all(connection) == []
+    assert value(alice, feed) is None, "another answer is held back until the keeper has found that the row is gone"
+    connection.execute(A_MINUTE_LATER)
+    assert answer_all(connection) == []
+    assert value(alice, feed) == [["10"]]
+    assert value(alice, "SELECT rows FROM loracomp.list_answers()") == 1
+
+    alice.execute("CREATE TABLE more (LIKE notes INCLUDING ALL); INSERT INTO more VALUES (1, 'one')")
+    alice.execute("ALTER TABLE notes ATTACH PARTITION more FOR VALUES FROM (0) TO (10)")
+    connection.execute(A_MINUTE_LATER)
+    assert answer_all(connection) == ["one"]
+    alice.execute("UPDATE more SET t = 'two'")
+    assert answer_all(connection) == ["two"], "a statement may name a partition"
+
+    alice.execute("ALTER TABLE notes DETACH PARTITION more; INSERT INTO more VALUES (2, 'new')")
+    assert answer_all(connection) == []
+    alice.execute("ALTER TABLE notes ATTACH PARTITION more FOR VALUES FROM (0) TO (10)")
+    connection.execute(A_MINUTE_LATER)
+    assert answer_all(connection) == ["new"], "it was written while the partition was detached"
+
+
+def test_a_part_of_a_partition_is_noticed_and_other_tables_are_not_looked_at(
+    connection: Connection, alice: Connection
+) -> None:
     alice.execute(URGENCY)
+    alice.execute(PARTED)
+    alice.execute(PARTITION.format(0, 10).encode() + b" PARTITION BY RANGE (id)")
+    alice.execute("CREATE TABLE few PARTITION OF notes_0 FOR VALUES FROM (0) TO (5); INSERT INTO notes VALUES (1, 'a')")
+    alice.execute("SELECT loracomp.create_answers('says', 'notes', '{t}')")
+    assert answer_all(connection) == ["a"]
+    alice.execute("DROP TABLE few")
+    connection.execute(A_MINUTE_LATER)
+    due = "SELECT array_agg(a.view::text) FROM loracomp.due_declarations() JOIN loracomp.declaration AS a USING (id)"
+    assert value(connection, due) == ["says"]
     assert answer_all(connection) == []
-    alice.execute("CREATE TABLE first (LIKE tickets INCLUDING ALL); INSERT INTO first VALUES (1, 'a', 'one')")
-    alice.execute("ALTER TABLE tickets ATTACH PARTITION first FOR VALUES FROM (0) TO (10)")
-    assert answer_all(connection) == []
-    connection.execute("UPDATE loracomp.declaration SET scanned_at = now() - interval '25 hours'")
-    assert answer_all(connection) == ["Ticket: a one"]
-    alice.execute("UPDATE first SET body = 'two'")
-    assert answer_all(connection) == ["Ticket: a two"], "a statement may name a partition"
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_row") == 0
+    assert value(connection, due) is None
 
 
 def test_the_view_looks_rows_up_by_key_and_pages_keep_the_queue_short(

@@ -109,7 +109,7 @@ OWNERS_ALONE = """
     lock_declaration may_alter_answers forget_answers unfinished_jobs accuracy_of
     measuring waits_for_measurements
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
-    check_filter_types notify_answers
+    check_filter_types notify_answers parts_are_due parts_hash
     ask_corrected due_declarations ask_or_mark ask_page first_jobs ask_together follow_source forget_some copy_outcomes
     clear_answers ask_again oldest_writer clear_corrections add_own_task note_ended
     request_hash first_answer_of estimated_rows rows_to_scan rows_without_job

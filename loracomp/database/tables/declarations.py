@@ -108,6 +108,12 @@ declaration = Table(
         default="'-infinity'",
     ),
     required("scanned_at", TIME, "When the last scan began.", default="now()"),
+    optional(
+        "parts",
+        BigInteger,
+        "Hash of the partitions that the table had when the last scan began; null: it is not partitioned.",
+    ),
+    required("parts_at", TIME, "When the keeper last compared the table's partitions with these.", default="now()"),
     required("hints_from", BigInteger, "All hints of transactions before this one are handled.", default="0"),
     required("measure_at", TIME, "No correction is measured before this time.", default="'-infinity'"),
     references("declaration_task_must_exist", "task_id", "loracomp.task.id", ondelete="SET NULL"),

@@ -428,6 +428,45 @@ class History:
         if self.draw.random() < 0.3:
             self.write("TRUNCATE {table}", after={})
 
+    def change_parts(self) -> None:
+        """A partition is detached, with or without a look of the keeper; then it or an empty one is attached."""
+        if not self.partitioned:
+            return
+        part, bounds = (
+            ("part_a", "IN ('a')") if "LIST" in self.partitioned else ("part_0", "WITH (MODULUS 2, REMAINDER 0)")
+        )
+        found = self.owner.execute(
+            self.written(f"SELECT array_position(%s::text[]::{{kind}}[], {{k}}) AS k, {{p}} AS p FROM public.{part}"),  # type: ignore[arg-type]
+            [[*self.values]],
+        )
+        inside = {(row["k"] - 1, row["p"]) for row in found}
+        before = self.rows
+        outside = {key: row for key, row in before.items() if key not in inside}
+        self.write("ALTER TABLE {table} DETACH PARTITION {part}", after=outside, part=sql.Identifier("public", part))
+        if self.draw.random() < 0.5:
+            self.look_at_parts()
+            self.fits()
+        if self.draw.random() < 0.5:
+            self.write("TRUNCATE {part}", after=outside, part=sql.Identifier("public", part))
+            before = outside
+            self.keep()
+        self.write(
+            "ALTER TABLE {table} ATTACH PARTITION {part} FOR VALUES {bounds}", after=before,
+            part=sql.Identifier("public", part), bounds=sql.SQL(bounds),  # type: ignore[arg-type]
+        )  # fmt: skip
+        if self.draw.random() < 0.3:
+            self.write("DROP TABLE {part}", after=outside, part=sql.Identifier("public", part))
+            self.write(
+                "CREATE TABLE {part} PARTITION OF {table} FOR VALUES {bounds}",
+                part=sql.Identifier("public", part), bounds=sql.SQL(bounds),  # type: ignore[arg-type]
+            )  # fmt: skip
+        self.counts["parts"] += 1
+
+    def look_at_parts(self) -> None:
+        """As the keeper does each minute."""
+        self.owner.execute("UPDATE loracomp.declaration SET parts_at = '-infinity'")
+        self.keep()
+
     def roll_back(self) -> None:
         """A transaction, or the part of one after a savepoint, is undone."""
         before = dict(self.rows)
@@ -830,7 +869,7 @@ class History:
         if self.is_paused:
             self.pause()
         self.done.append("workers finish")
-        self.owner.execute("UPDATE loracomp.declaration SET retry_at = '-infinity'")
+        self.owner.execute("UPDATE loracomp.declaration SET retry_at = '-infinity', parts_at = '-infinity'")
         deadline = time.monotonic() + 20
         while True:
             self.owner.execute(
@@ -954,7 +993,7 @@ def moves_of(history: History) -> list[Callable[[], None]]:
     h = history
     rows = [
         h.insert, h.upsert, h.copy, h.merge, h.move_by_cte, h.update, h.mark_all, h.move_keys, h.spell_again, h.delete,
-        h.truncate,
+        h.truncate, h.change_parts,
     ]  # fmt: skip
     return [
         *rows, *rows, h.roll_back, h.rename, h.rename, h.rename_with_a_brace, h.set_session,
