@@ -211,7 +211,7 @@ def encode_choices(
     # Minus 1, because the last token is only predicted and never an input.
     longest = len(start) + max(map(len, continuations)) - 1
     check_length(longest, context_length, "prompt and its longest choice")
-    # Some models have buffers of as many columns as their context is long, whatever the positions in a row are.
+    # GPT-Neo and BigBird can't run a row that is longer than their context, even if its positions stay within it.
     limit = min(max(ROW_TOKENS, 2 * len(start)), BRANCHED_TOKENS, context_length) if shared_prompt else 0
     alike: dict[int, dict[int, list[int]]] = {}
     for number, ids in enumerate(continuations):

@@ -28,8 +28,8 @@ $$;
 COMMENT ON FUNCTION loracomp.notify_answers IS 'Notifies listeners that these declarations have new answers or refusals.';
 
 -- The view reads the filter's values as the keeper does: fixed_filter has written them with these settings. It leaves out rows that row security
--- hides from the reader. If the declaration has its view already, the view keeps its oid, its grants
--- and its column names. Otherwise no existing view is replaced, because it might be somebody else's.
+-- hides from the reader. If the declaration has its view already, the view keeps its oid, its grants and its column names. Otherwise no existing
+-- view is replaced, because it might be somebody else's.
 CREATE FUNCTION loracomp.make_view(d loracomp.declaration, schema name, name name) RETURNS regclass
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -14,9 +14,8 @@
 --           ask_together
 --             request_hash      tells whether a row must be asked again; first_answer_of calls it too
 --
--- A page has at most 200 rows, a megabyte of text, a million characters of choices and descriptions, of which each job has a copy, and 2,000
--- earlier jobs, which are deleted with their rows. A call begins no new declaration
--- after 0.2 s, and no new page of a declaration after 0.2 s that were spent on it. If reading a table's rows takes more than a second, for example
+-- A page has at most 200 rows and a megabyte of text. Its jobs have at most a million characters of choices and descriptions together, because each
+-- job has its own copy. Its rows have at most 2,000 earlier jobs, which are deleted with their rows. A call begins no new declaration after 0.2 s, and no new page of a declaration after 0.2 s that were spent on it. If reading a table's rows takes more than a second, for example
 -- because of a virtual column, the declaration is left out for five times as long; if the keeper's timeout ends it, for ten minutes.
 
 CREATE FUNCTION loracomp.ask_rows() RETURNS integer

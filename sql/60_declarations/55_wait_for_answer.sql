@@ -3,7 +3,8 @@
 --     check_wait            10_values/10_values.sql
 
 -- It reads the declaration's view with the caller's rights, so whoever may read the view may wait. As in wait_for_job, each turn of the loop
--- takes a new snapshot. The key is converted without the column's length, which would make a longer key the key of another row. A row that this transaction has written gets its job only after COMMIT; whether it has written this row is not known here.
+-- takes a new snapshot. The key is converted without the column's length, which would make a longer key the key of another row. A row that this
+-- transaction has written gets its job only after COMMIT; whether it has written this row is not known here.
 CREATE FUNCTION loracomp.wait_for_answer(name regclass, key text, timeout interval DEFAULT '30 seconds')
 RETURNS TABLE (status text, answer text, confidence double precision, reason text)
 LANGUAGE plpgsql VOLATILE
