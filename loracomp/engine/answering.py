@@ -166,9 +166,9 @@ class Answering:
     def step(self) -> None:
         """Run a pass that scores choices, or add a token to each text; if both are waiting, they take turns.
 
-        Submitters take turns: a scoring pass contains the first request of the submitter whose last pass is longest ago,
-        and others that fit beside it. A request that is too large for one pass is scored in several passes; after each
-        of them it goes behind the others, so that they get a turn.
+        Submitters take turns: a scoring pass contains the first request of the submitter whose last pass is longest
+        ago, and others that fit beside it. A request that is too large for one pass is scored in several passes; after
+        each of them it goes behind the others, so that they get a turn.
         """
         self._scored_last = bool(self._to_score) and not (self._scored_last and self._texts)
         if self._scored_last:
@@ -290,7 +290,7 @@ class Answering:
         run = partial(self._some, items)
         scores = dict(zip(items, halving_on_out_of_memory(run, items), strict=True))
         spoilt = [item for item, own in scores.items() if isinstance(own, Tensor) and not own.isfinite().all()]
-        # These passes load adapters again while those of the first pass are still there, so memory may run out here too.
+        # These passes load adapters again while those of the first pass are still there: memory may run out here too.
         return scores | {item: halving_on_out_of_memory(run, [item])[0] for item in spoilt}
 
     def _some(self, items: Sequence[PendingRequest], some: Sequence[PendingRequest]) -> list[Tensor | JobError]:
