@@ -233,7 +233,10 @@ def list_answers(as_json: AsJson = False) -> None:
 def correct_answer(
     name: Name,
     key: Annotated[
-        str | None, typer.Argument(help="Key of the row. Without it, the command lists rows to correct.")
+        str | None,
+        typer.Argument(
+            help="Key of the row; put -- before a key such as -5. Without a key, the command lists rows to correct."
+        ),
     ] = None,
     answer: Annotated[str | None, typer.Argument(help="The right answer.")] = None,
     *,

@@ -37,10 +37,10 @@ def written_corrections(connection: Connection, name: str) -> str:
 def import_corrections(connection: Connection, name: str, lines: Iterable[str]) -> Imported:
     """Correct the rows of a CSV file one after another; a line without a correction changes nothing.
 
-    A line that can't be used is named in a warning, and the others are used. Raises UsageError unless the file has
-    each column of the key, and the column correct, once.
+    A line that can't be used is named in a warning, and the others are used. Raises UsageError, and corrects nothing,
+    unless the file is CSV and has each column of the key, and the column correct, once.
     """
-    rows = _read(lines)
+    rows = iter(list(_read(lines)))
     _, header = next(rows, (0, []))
     columns = _key_columns(connection, name)
     named = (*columns, "correct")

@@ -140,7 +140,10 @@ def restore(
         with guarded(connection, trust or []):
             done = subprocess.run([program, *arguments, str(file)], env=_for_psql(address), check=False)  # noqa: S603
     if done.returncode:
-        remark("Nothing was restored. If a role does not exist, create it with CREATE ROLE, and restore again.")
+        remark(
+            "Nothing was restored. If a role does not exist, create it with CREATE ROLE, and restore again. If "
+            "something exists already, restore into an empty database."
+        )
     raise typer.Exit(done.returncode)
 
 

@@ -20,7 +20,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.constraint_in_words IS
-'The name of a constraint of loracomp.job as a sentence, such as: top_p must be between 0 0001 and 1.';
+'The name of a constraint of loracomp.job as a sentence, such as: top_p must be between 0.0001 and 1.';
 
 -- Inserts one job, or finds the existing one if its idempotency key was used before. If the job is refused, it returns the reason
 -- instead of raising.

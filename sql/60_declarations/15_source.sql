@@ -4,6 +4,8 @@
 --   numbers_of          numbers of columns, by their names
 --   source_names        names of a table and of some of its columns
 --   with_current_names  a declaration with the current names of its table and columns
+--   with_all_columns    the same; raises if a column was dropped
+--   check_same_owner    refuses a table that was given away
 --   key_columns_of      the columns of a declaration's key
 --   SQL expressions about a row of the table, which the statement calls s:
 --     source_sql        the table, for FROM
@@ -105,6 +107,41 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.with_current_names IS 'A declaration with the current names of its table and columns.';
+
+-- follow_source and corrections call it.
+CREATE FUNCTION loracomp.with_all_columns(d loracomp.declaration) RETURNS loracomp.declaration
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    dropped text;
+BEGIN
+    d := loracomp.with_current_names(d);
+    SELECT string_agg(quote_ident(o.name), ', ') INTO dropped
+    FROM unnest(d.names, loracomp.source_names(d.source, d.columns || d.key_columns)) AS o (name, found) WHERE o.found IS NULL;
+    IF dropped IS NOT NULL THEN
+        RAISE EXCEPTION 'column % was dropped: give another prompt by alter_answers', dropped USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.with_all_columns IS
+'A declaration with the current names of its table and columns. Raises if one of the columns was dropped.';
+
+CREATE FUNCTION loracomp.check_same_owner(d loracomp.declaration) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    owner CONSTANT name := (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = d.source);
+BEGIN
+    IF owner <> d.owner THEN
+        RAISE EXCEPTION 'table % belongs to % now, who may drop this declaration and make another', d.names[1], owner
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_same_owner IS 'Raises if a declaration''s table belongs to another role than when it was declared.';
 
 CREATE FUNCTION loracomp.key_columns_of(d loracomp.declaration)
 RETURNS TABLE (ordinal bigint, name name, written text, read text)

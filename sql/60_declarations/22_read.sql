@@ -6,6 +6,7 @@
 --     read_prompts        reads these rows; the fault of a row that can't be read says why
 --       prompts_statement
 --   read_as_owner         runs SQL with the rights of the table's owner; each of these functions calls it
+--     check_same_owner    15_source.sql
 --
 -- Keys and rows are passed as JSON arrays of objects: {"key": ["17"]}. The declaration must have
 -- its current names (with_current_names).
@@ -20,6 +21,7 @@ AS $$
 DECLARE
     result jsonb;
 BEGIN
+    PERFORM loracomp.check_same_owner(d);
     IF (SELECT count(*) FROM loracomp.key_columns_of(d)) < cardinality(d.key_columns) THEN
         RAISE EXCEPTION 'a column of the key of % was dropped, or has a type that keys can''t have', d.names[1]
             USING ERRCODE = 'wrong_object_type';

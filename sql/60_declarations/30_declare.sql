@@ -75,8 +75,8 @@ COMMENT ON FUNCTION loracomp.make_view IS
 'Makes a declaration''s view with its trigger, for the owner of the table, or replaces the definition of the view that it has.';
 
 -- Reads only the catalog. The definition must be the same text in every session, so the settings that decide how Postgres writes names and the
--- filter's values are fixed.
-CREATE FUNCTION loracomp.view_definition(view regclass) RETURNS text
+-- filter's values are fixed. It must also stay the same when the table is renamed, so the table has no name in it.
+CREATE FUNCTION loracomp.view_definition(view regclass, source regclass) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 SET datestyle = 'ISO'
@@ -86,9 +86,15 @@ SET extra_float_digits = 1
 SET quote_all_identifiers = off
 SET standard_conforming_strings = on
 AS $$
-    SELECT concat(pg_get_viewdef(c.oid), ' WITH ', c.reloptions) FROM pg_class AS c WHERE c.oid = view_definition.view;
+    SELECT concat(
+        replace(
+            replace(pg_get_viewdef(c.oid), format('%s s', source), '(the source) s'), format('%L::regclass', source), '(the source)::regclass'
+        ),
+        ' WITH ', c.reloptions
+    )
+    FROM pg_class AS c WHERE c.oid = view_definition.view;
 $$;
-COMMENT ON FUNCTION loracomp.view_definition IS 'Definition and options of a view, to tell whether its owner has changed them.';
+COMMENT ON FUNCTION loracomp.view_definition IS 'Definition and options of a view over a declared table, to tell whether its owner has changed them.';
 
 CREATE FUNCTION loracomp.create_answers(
     name text,
@@ -158,7 +164,7 @@ BEGIN
         id, view, view_definition, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, descriptions,
         max_new_tokens, policy, priority, tags, certain, certain_of, task_id, scan, is_first_scan, backfill, parts
     ) OVERRIDING SYSTEM VALUE VALUES (
-        d.id, d.view, loracomp.view_definition(d.view), d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
+        d.id, d.view, loracomp.view_definition(d.view, d.source), d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
         d.descriptions, d.max_new_tokens, d.policy, d.priority, d.tags, d.certain, d.certain_of, d.task_id, 'rows', TRUE,
         create_answers.backfill IS NOT FALSE, loracomp.parts_hash(d.source)
     );

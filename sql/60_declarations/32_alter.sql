@@ -54,6 +54,11 @@ AS $$
 BEGIN
     PERFORM loracomp.find_declaration(lock_declaration.name); -- nobody else may lock it
     IF waits_for_corrections THEN
+        IF current_setting('transaction_isolation') <> 'read committed' THEN
+            RAISE EXCEPTION 'a transaction with isolation level % can''t see the corrections that others have just made',
+                current_setting('transaction_isolation')
+                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'change the declaration with isolation level read committed';
+        END IF;
         PERFORM FROM loracomp.declaration AS a WHERE a.view = lock_declaration.name FOR UPDATE;
     ELSE
         PERFORM FROM loracomp.declaration AS a WHERE a.view = lock_declaration.name FOR NO KEY UPDATE;
@@ -62,7 +67,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.lock_declaration IS
-'The declaration of a view, locked until the transaction ends, against corrections too if asked. Raises unless the caller may change it.';
+'The declaration of a view, locked until the transaction ends, against corrections too if asked. Raises unless the caller may change it, and '
+'if the transaction can''t see the corrections that the lock has waited for.';
 
 -- Null leaves a setting as it is, except that choices replace a length and a length replaces choices, because a job has only one of them. Rows
 -- whose prompt, choices, descriptions or length change are asked again, and rows that no longer pass the filter lose their answers. Policy,
@@ -134,7 +140,7 @@ BEGIN
     IF alter_answers.filter IS NOT NULL THEN
         PERFORM loracomp.make_view(d, n.nspname, c.relname)
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = d.view;
-        UPDATE loracomp.declaration AS a SET view_definition = loracomp.view_definition(a.view) WHERE a.id = d.id;
+        UPDATE loracomp.declaration AS a SET view_definition = loracomp.view_definition(a.view, a.source) WHERE a.id = d.id;
     END IF;
     IF alter_answers.again OR num_nonnulls(
         alter_answers.prompt, alter_answers.choices, alter_answers.descriptions, alter_answers.max_new_tokens, alter_answers.filter

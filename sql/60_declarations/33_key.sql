@@ -1,7 +1,7 @@
 -- Changes the type of a key column of a declared table, for example from integer to bigint.
 --   alter_key
 --     view_grants         reads who has which privilege on a view
---     is_changed_view     whether the owner has changed a view
+--     check_view          refuses a view that its owner has changed, or whose table was given away
 --     bring_view_back     makes a declaration's view again
 
 -- Reads only the catalog. It returns column numbers, because column names may differ after the view is made again.
@@ -44,7 +44,7 @@ BEGIN
         RAISE EXCEPTION '% may not create view % in schema %', d.owner, name, schema USING ERRCODE = 'insufficient_privilege';
     END IF;
     made := loracomp.make_view(d, schema, name);
-    UPDATE loracomp.declaration AS a SET view = made, view_definition = loracomp.view_definition(made), filter = d.filter WHERE a.id = d.id;
+    UPDATE loracomp.declaration AS a SET view = made, view_definition = loracomp.view_definition(made, d.source), filter = d.filter WHERE a.id = d.id;
     PERFORM loracomp.begin_scan(d.id);
     -- A row keeps its answer only if its key is the same text after the conversion that ALTER TABLE has made in this session, which may depend on
     -- TimeZone; the scan finds the other rows. format_type is called with -1, because with null it would write bpchar as character, which holds a
@@ -69,16 +69,23 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.bring_view_back IS 'Makes the view of a declaration again. For alter_key.';
 
-CREATE FUNCTION loracomp.is_changed_view(view regclass) RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER
+CREATE FUNCTION loracomp.check_view(view regclass) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
-    SELECT EXISTS (
-        SELECT FROM loracomp.declaration AS a
-        WHERE a.view = is_changed_view.view AND loracomp.view_definition(a.view) IS DISTINCT FROM a.view_definition
-    );
+DECLARE
+    d CONSTANT loracomp.declaration := loracomp.find_declaration(check_view.view);
+BEGIN
+    PERFORM loracomp.check_same_owner(d);
+    IF loracomp.view_definition(d.view, d.source) <> d.view_definition THEN
+        RAISE EXCEPTION 'view % was changed since it was declared, and would be made again without the change', d.view
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = 'give the declaration''s filter to loracomp.alter_answers, which makes the view again';
+    END IF;
+END
 $$;
-COMMENT ON FUNCTION loracomp.is_changed_view IS 'Whether the owner has changed the view of a declaration. For alter_key.';
+COMMENT ON FUNCTION loracomp.check_view IS
+'Raises if the owner has changed the view of a declaration, or if its table belongs to another role now. For alter_key.';
 
 -- It runs with the caller's rights, because ALTER TABLE may run code of the table's owner; the caller must own the table. Postgres doesn't change
 -- the type of a column that a view uses, so the views of the table's declarations are dropped and made again.
@@ -111,11 +118,7 @@ BEGIN
         RAISE EXCEPTION 'type must not be null: give the column''s new type, for example bigint' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOR each IN SELECT v.* FROM jsonb_to_recordset(views) AS v (view oid, schema name, name name) LOOP
-        IF loracomp.is_changed_view(each.view) THEN
-            RAISE EXCEPTION 'view % was changed since it was declared, and would be made again without the change', each.view::regclass
-                USING ERRCODE = 'object_not_in_prerequisite_state',
-                    HINT = 'give the declaration''s filter to loracomp.alter_answers, which makes the view again';
-        END IF;
+        PERFORM loracomp.check_view(each.view);
         EXECUTE format('DROP VIEW %I.%I', each.schema, each.name);
     END LOOP;
     EXECUTE format('ALTER TABLE %s ALTER %I TYPE %s', alter_key.source, key_column, alter_key.type);

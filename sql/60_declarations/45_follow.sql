@@ -1,6 +1,7 @@
 -- Checks what has happened to a declared table since the last call: renamed, dropped, given away, restored.
 --   follow_source       called before rows are asked
 --     forget_some       removes a declaration whose table or view was dropped
+--     check_same_owner, with_all_columns     15_source.sql
 --     check_owner, check_text, check_parent  28_check.sql
 --     check_code        25_code.sql
 
@@ -15,22 +16,13 @@ DECLARE
     owner CONSTANT name := (
         SELECT pg_get_userbyid(s.relowner) FROM pg_class AS s JOIN pg_class AS v ON v.oid = d.view WHERE s.oid = d.source
     );
-    found_names text[];
 BEGIN
     IF owner IS NULL THEN
         RETURN loracomp.forget_some(d);
     END IF;
-    IF owner <> d.owner THEN
-        RAISE EXCEPTION 'table % belongs to % now, who may drop this declaration and make another', d.names[1], owner;
-    END IF;
+    PERFORM loracomp.check_same_owner(d);
     PERFORM loracomp.check_owner(owner), loracomp.check_code(d.source, waits => FALSE);
-    d := loracomp.with_current_names(d);
-    found_names := loracomp.source_names(d.source, d.columns || d.key_columns);
-    IF num_nulls(VARIADIC found_names) > 0 THEN
-        RAISE EXCEPTION 'column % was dropped: give another prompt by alter_answers', (
-            SELECT string_agg(quote_ident(o.name), ', ') FROM unnest(d.names, found_names) AS o (name, found) WHERE o.found IS NULL
-        );
-    END IF;
+    d := loracomp.with_all_columns(d);
     PERFORM loracomp.check_text(d.source, d.columns), loracomp.check_parent(d.source);
     IF loracomp.primary_key_of(d.source) <> d.key_columns THEN
         RAISE EXCEPTION 'table % no longer has the primary key (%): add it again, or drop this declaration and make another',

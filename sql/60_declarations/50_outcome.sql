@@ -196,12 +196,12 @@ BEGIN
     IF d.id IS NULL THEN
         RAISE EXCEPTION '% is not a declaration that you may read', name USING ERRCODE = 'insufficient_privilege', HINT = 'GRANT SELECT on it';
     END IF;
-    IF NOT pg_has_role(loracomp.caller(), d.owner, 'usage') THEN
+    IF pg_has_role(loracomp.caller(), to_regrole(quote_ident(d.owner)), 'usage') IS NOT TRUE THEN -- the role may have been dropped
         IF (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = d.source) THEN
             RAISE EXCEPTION 'table % has row security, which this feed does not apply', d.source
                 USING ERRCODE = 'insufficient_privilege', HINT = format('read the view %s, which applies it', d.view);
         END IF;
-        IF loracomp.view_definition(d.view) <> d.view_definition THEN
+        IF loracomp.view_definition(d.view, d.source) <> d.view_definition THEN
             RAISE EXCEPTION '% was changed since it was declared, and this feed does not know which rows it shows now', d.view
                 USING ERRCODE = 'insufficient_privilege',
                     HINT = 'read the view, or let its owner make it again by loracomp.alter_answers with its filter';

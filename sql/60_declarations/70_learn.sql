@@ -36,11 +36,12 @@ LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
     SELECT loracomp.read_rows(
-        loracomp.with_current_names(d), jsonb_build_array(jsonb_build_object('key', prompt_of.key))
+        loracomp.with_all_columns(d), jsonb_build_array(jsonb_build_object('key', prompt_of.key))
     ) #>> '{0,prompt}';
 $$;
 COMMENT ON FUNCTION loracomp.prompt_of IS
-'The prompt of a row as the table is now; null if the row is gone, does not pass the filter, or is refused because of its prompt.';
+'The prompt of a row as the table is now; null if the row is gone, does not pass the filter, or is refused because of its prompt. Raises '
+'if a column of the prompt was dropped.';
 
 -- Rows with the same prompt and label share an example. It is not added by add_example, because that locks the task, and corrections of other
 -- rows would wait until this one is committed. Returns null if there is no correction, or if the row is refused because of its prompt.

@@ -173,9 +173,10 @@ def test_what_is_no_file_of_corrections_is_refused(alice: Connection, tmp_path: 
     file.write_bytes(b"shop,at,correct\n\xff,x,good\n")
     with pytest.raises(UsageError, match="not a CSV file in UTF-8"):
         answers.import_answers("kinds", str(file))
-    file.write_text('shop,at,correct\na,"x,good\nb,y,good\n')
+    file.write_text('shop,at,correct\na,2026-03-04T05:06:07,good\nb,"y,good\n')
     with pytest.raises(UsageError, match="after line 3: not a CSV file in UTF-8: unexpected end of data"):
         answers.import_answers("kinds", str(file))
+    assert one(alice, "SELECT count(correct) AS n FROM kinds") == {"n": 0}
     file.write_bytes(b"")
     with pytest.raises(UsageError, match="the file has no column shop, at, correct"):
         answers.import_answers("kinds", str(file))

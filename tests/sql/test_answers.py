@@ -372,6 +372,8 @@ def test_a_renamed_column_is_followed_and_a_dropped_one_pauses(connection: Conne
     alice.execute('UPDATE "My tickets" SET looked = 0')
     assert answer_all(connection) == []
     assert "subject was dropped" in value(alice, "SELECT state FROM loracomp.list_answers()")
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="column subject was dropped: give another prompt"):
+        alice.execute("SELECT loracomp.correct_answer('urgency', 2, 'not urgent')")
     alice.execute("SELECT loracomp.alter_answers('urgency', prompt => $$It is {the $body$ 'text'}$$)")
     assert sorted(answer_all(connection)) == ["It is one", "It is three", "It is two"]
     alice.execute('ALTER TABLE "My tickets" RENAME "the $body$ \'text\'" TO "b {x}"')

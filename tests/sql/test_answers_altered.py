@@ -323,7 +323,8 @@ def test_a_view_that_its_owner_has_changed_is_not_made_again_without_saying_so(
     with pytest.raises(errors.ObjectNotInPrerequisiteState, match="says was changed since it was declared"):
         alice.execute("SELECT loracomp.alter_key('notes', 'id', 'bigint')")
     alice.execute("SELECT loracomp.alter_answers('says', filter => '{}')")
-    alice.execute("SELECT loracomp.alter_key('notes', 'id', 'bigint')")
+    alice.execute("ALTER TABLE notes RENAME TO remarks")
+    alice.execute("SELECT loracomp.alter_key('remarks', 'id', 'bigint')")
 
 
 def test_a_new_owner_of_the_table_sees_its_declaration(
@@ -331,7 +332,8 @@ def test_a_new_owner_of_the_table_sees_its_declaration(
 ) -> None:
     alice.execute(URGENCY)
     answer_all(connection)
-    connection.execute(f"ALTER TABLE public.tickets OWNER TO {login('bob')}".encode())
+    for kind, name in (("TABLE", "tickets"), ("VIEW", "urgency")):
+        connection.execute(f"ALTER {kind} public.{name} OWNER TO {login('bob')}".encode())
     try:
         connection.execute("INSERT INTO public.tickets VALUES (5, 'a', 'urgent')")
         keep(connection)
@@ -339,6 +341,13 @@ def test_a_new_owner_of_the_table_sees_its_declaration(
             state = value(bob, "SELECT state FROM loracomp.list_answers()")
             assert f"belongs to {login('bob')} now, who may drop this declaration and make another" in state
             assert value(bob, "SELECT count(*) FROM loracomp.list_answer_rows('urgency')") == 4
+            for call in (
+                "SELECT * FROM loracomp.answers_since('urgency')",
+                "SELECT loracomp.alter_key('tickets', 'id', 'numeric')",
+                "SELECT loracomp.correct_row('urgency', '{1}', 'urgent')",
+            ):
+                with pytest.raises(errors.ObjectNotInPrerequisiteState, match=r"belongs to .* now, who may drop this"):
+                    bob.execute(call.encode())
             bob.execute("SELECT loracomp.drop_answers('urgency')")
         assert value(connection, "SELECT count(*) FROM loracomp.declaration") == 0
     finally:

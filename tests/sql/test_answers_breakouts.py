@@ -329,6 +329,9 @@ def test_the_feed_is_closed_to_others_while_its_view_is_changed(
     alice.execute(URGENCY)
     answer_all(connection)
     alice.execute(f"GRANT SELECT ON urgency TO {login('bob')}".encode())
+    alice.execute('''ALTER TABLE tickets RENAME TO "an 'odd' %s name"''')
+    assert value(bob, feed) == 2
+    alice.execute("""ALTER TABLE "an 'odd' %s name" RENAME TO tickets""")
     assert value(bob, feed) == 2
     alice.execute(NARROWED[change].encode())
     with pytest.raises(errors.InsufficientPrivilege, match="was changed since it was declared"):

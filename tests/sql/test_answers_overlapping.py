@@ -93,6 +93,20 @@ def test_a_correction_that_is_open_is_kept_for_another_prompt(
     ]  # fmt: skip
 
 
+def test_another_prompt_is_refused_where_corrections_may_be_overlooked(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    answer_all(connection)
+    alice.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM tickets")
+    with connect(database, "alice") as other:
+        other.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 2")
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="can't see the corrections that others have just"):
+        alice.execute("SELECT loracomp.alter_answers('urgency', prompt => 'T {subject}')")
+    alice.execute("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ")
+    alice.execute("SELECT loracomp.alter_answers('urgency', priority => 3)")
+    alice.execute("COMMIT")
+
+
 def test_an_open_correction_holds_up_no_pause(connection: Connection, alice: Connection, database: str) -> None:
     with connect(database, "alice") as other, other.transaction():
         other.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 2")

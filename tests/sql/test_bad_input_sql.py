@@ -68,8 +68,8 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
         ({"temperature": -0.1}, "temperature_must_be_between_0_and_100"),
         ({"temperature": float("nan")}, "temperature_must_be_between_0_and_100"),
         ({"temperature": float("inf")}, "temperature_must_be_between_0_and_100"),
-        ({"top_p": 0}, "top_p_must_be_between_0_0001_and_1"),
-        ({"top_p": float("nan")}, "top_p_must_be_between_0_0001_and_1"),
+        ({"top_p": 0}, "top_p_must_be_between_0.0001_and_1"),
+        ({"top_p": float("nan")}, "top_p_must_be_between_0.0001_and_1"),
         ({"seed": -1}, "seed_must_not_be_negative"),
         *(
             ({"choices": ["a", "b"], **drawn}, "choices_are_scored_not_drawn_leave_out_temperature_top_p_seed")
@@ -202,17 +202,18 @@ def test_the_message_names_the_field_and_the_way_out(connection: Connection):
     ("columns", "constraint"),
     [
         ({"name": " "}, "policy_name_must_not_be_blank"),
+        ({"name": "two\nlines"}, "policy_name_must_not_contain_control_characters"),
         ({"name": "default"}, "policy_pkey"),
         *(({"k": value}, "k_must_be_between_1_and_200") for value in (0, 201)),
         *(
-            ({"routing_temperature": value}, "routing_temperature_must_be_between_0_0001_and_100")
+            ({"routing_temperature": value}, "routing_temperature_must_be_between_0.0001_and_100")
             for value in (0, -1, 101, NAN, INFINITE)
         ),
         *(
-            ({"routing_top_p": value}, "routing_top_p_must_be_between_0_0001_and_1")
+            ({"routing_top_p": value}, "routing_top_p_must_be_between_0.0001_and_1")
             for value in (0, -1, 1.1, NAN, INFINITE)
         ),
-        *(({"density": value}, "density_must_be_between_0_0001_and_1") for value in (0, -1, 1.1, NAN, INFINITE)),
+        *(({"density": value}, "density_must_be_between_0.0001_and_1") for value in (0, -1, 1.1, NAN, INFINITE)),
         *(
             ({"min_similarity": value}, "min_similarity_must_be_between_minus_1_and_1")
             for value in (-1.1, 1.1, NAN, -INFINITE)

@@ -23,7 +23,7 @@ EXECUTE = {
         wait_for_answer check_wait try_prompts estimate_answers rows_for_a_person
         rows_to_review count_corrections
         rows_to_correct correct_row list_answer_rows list_corrections alter_key view_grants
-        bring_view_back is_changed_view
+        bring_view_back check_view
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
@@ -70,7 +70,7 @@ EXECUTE = {
         wait_for_answer check_wait try_prompts estimate_answers rows_for_a_person
         rows_to_review count_corrections
         rows_to_correct correct_row list_answer_rows list_corrections alter_key view_grants
-        bring_view_back is_changed_view
+        bring_view_back check_view
         count_rows_waiting
     """,
 }
@@ -109,7 +109,7 @@ OWNERS_ALONE = """
     lock_declaration may_alter_answers forget_answers unfinished_jobs accuracy_of
     measuring waits_for_measurements
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
-    check_filter_types notify_answers parts_are_due parts_hash
+    check_filter_types notify_answers parts_are_due parts_hash with_all_columns check_same_owner
     ask_corrected due_declarations ask_or_mark ask_page first_jobs ask_together follow_source forget_some copy_outcomes
     clear_answers ask_again oldest_writer clear_corrections add_own_task note_ended
     request_hash first_answer_of estimated_rows rows_to_scan rows_without_job

@@ -1,6 +1,5 @@
 """The schema, and functions that make the columns and constraints of its tables."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -195,8 +194,8 @@ def one_of(column: str, values: str, name: str) -> CheckConstraint:
 def between(column: str, lowest: float, highest: float) -> CheckConstraint:
     """A constraint that a number is in this range. It uses BETWEEN, because NaN and infinity would pass `> 0`."""
     words = f"between {lowest} and {highest}"
-    name = f"{column} must be {words}".replace("-", "minus_")
-    return CheckConstraint(f"{column} BETWEEN {lowest} AND {highest}", name=re.sub(r"\W", "_", name), comment=words)
+    name = f"{column} must be {words}".replace("-", "minus_").replace(" ", "_")
+    return CheckConstraint(f"{column} BETWEEN {lowest} AND {highest}", name=name, comment=words)
 
 
 def at_most_characters(column: str, most: int) -> CheckConstraint:
@@ -207,6 +206,11 @@ def at_most_characters(column: str, most: int) -> CheckConstraint:
 def short_name(column: str, what: str) -> CheckConstraint:
     """A constraint on a name's length. Reports have several names in a key, and an index entry takes 2,704 bytes."""
     return check(f"{what}_must_be_at_most_{NAME_BYTES}_bytes", f"octet_length({column}) <= {NAME_BYTES}")
+
+
+def one_line(column: str, what: str) -> CheckConstraint:
+    """A constraint that a name has no line breaks or other control characters, so that messages and tables show it."""
+    return check(f"{what}_must_not_contain_control_characters", f"{column} !~ '[[:cntrl:]]'")
 
 
 def listing(column: str, most: int, *, with_nulls: bool = False) -> CheckConstraint:

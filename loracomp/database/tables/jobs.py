@@ -227,7 +227,7 @@ job = Table(
         "AND cardinality(stop) <= 16)",
     ),
     check("temperature_must_be_between_0_and_100", "temperature BETWEEN 0 AND 100"),
-    check("top_p_must_be_between_0_0001_and_1", "top_p BETWEEN 0.0001 AND 1"),
+    check("top_p_must_be_between_0.0001_and_1", "top_p BETWEEN 0.0001 AND 1"),
     check("seed_must_not_be_negative", "seed >= 0"),
     check(
         "choices_are_scored_not_drawn_leave_out_temperature_top_p_seed",
@@ -261,7 +261,7 @@ job = Table(
     ),
     # Postgres orders NaN above all numbers, so `1 >= ALL` excludes it.
     check(
-        "weights_must_be_between_0_000001_and_1",
+        "weights_must_be_between_0.000001_and_1",
         "weights IS NULL OR (num_nulls(VARIADIC weights) = 0 AND 0.000001 <= ALL (weights) AND 1 >= ALL (weights))",
     ),
     check("system_text_must_not_be_blank", "NOT loracomp.is_blank(system_text)"),

@@ -28,6 +28,7 @@ from loracomp.database.tables.columns import (
     created_at,
     index,
     metadata,
+    one_line,
     one_of,
     optional,
     references,
@@ -63,6 +64,7 @@ base_model = Table(
     UniqueConstraint("name", name="base_model_name_is_taken"),
     check("base_model_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
     short_name("name", "base_model_name"),
+    one_line("name", "base_model_name"),
     shallow("modules"),
     check("fingerprint_must_be_a_sha256", "fingerprint ~ '^[0-9a-f]{64}$'"),
     check("context_length_must_be_positive", "context_length BETWEEN 1 AND 100000000"),
@@ -127,8 +129,8 @@ task = Table(
     UniqueConstraint("name", name="task_name_is_taken"),
     check("task_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
     short_name("name", "task_name"),
+    one_line("name", "task_name"),
     # A library has a folder for each task's adapter.
-    check("task_name_must_not_contain_control_characters", "name !~ '[[:cntrl:]]'"),
     check("task_name_must_have_no_empty_part_and_no_part_of_dots", "name !~ '(^|/)[.]*(/|$)'"),
     comment="Tasks, such as piqa, with training examples and adapters.",
 )
@@ -233,6 +235,7 @@ adapter = Table(
     UniqueConstraint("base_model_id", "name", "version", name="adapter_version_is_taken"),
     one_of("status", "staged active retired", "adapter_status_must_be_staged_active_or_retired"),
     check("adapter_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
+    one_line("name", "adapter_name"),
     check("adapter_version_must_be_positive", "version >= 1"),
     check("rank_must_be_positive", "rank BETWEEN 1 AND 65536"),
     check("alpha_must_be_positive_and_finite", "alpha BETWEEN 1e-6 AND 1e6"),
