@@ -141,7 +141,12 @@ class Answering:
             return pending
         if isinstance(pending.encoded, Prompt):
             self._texts.add(
-                pending.encoded, item=pending, composition=request.composition, wanted=wanted, background=background
+                pending.encoded,
+                item=pending,
+                composition=request.composition,
+                wanted=wanted,
+                background=background,
+                submitter=request.submitted_by,
             )
         else:
             pending.parts = list(pending.question.parts(self._token_budget, self._positions))
@@ -168,7 +173,7 @@ class Answering:
 
         Submitters take turns: a scoring pass contains the first request of the submitter whose last pass is longest
         ago, and others that fit beside it. A request that is too large for one pass is scored in several passes; after
-        each of them it goes behind the others, so that they get a turn.
+        each of them it goes behind the others, so that they get a turn. For texts, see `Texts`.
         """
         self._scored_last = bool(self._to_score) and not (self._scored_last and self._texts)
         if self._scored_last:

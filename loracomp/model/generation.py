@@ -1,6 +1,6 @@
 """Generation, greedy or sampled: texts join and leave a running batch at every step, each under its own adapters."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -21,6 +21,9 @@ ALIKE = 64
 REGAINED = 8
 """After memory ran out, the budget of tokens grows again with each text that ends: by one token for every 8 tokens of
 the text."""
+TURN = 64
+"""Tokens that a text gets before it may have to wait for other submitters' texts. Reading its tokens again, which it
+must when it joins again, costs about as much as a few of them."""
 Ready = Callable[[], AbstractContextManager[None]]
 """Makes a context for one forward pass, in which each row goes through the model with its own adapters."""
 Stack = Callable[[Sequence[Text], int], Ready]
@@ -45,7 +48,8 @@ class Texts:
         pass_tokens: int = 16384,
         shares_prefixes: bool = False,
     ) -> None:
-        """`token_budget` limits the number of running texts times the length that the longest may grow to.
+        """`token_budget` limits the number of running texts times the length that the longest may grow to. Within it,
+        submitters take turns.
 
         `pass_tokens`: see `batches`. `shares_prefixes`: compute the first tokens that prompts under the same
         composition, which join together, have in common only once.
@@ -60,6 +64,8 @@ class Texts:
         self._end_tokens = end_tokens(model, tokenizer)
         self._has_cache = keys_and_values_suffice(model)
         self._waiting: deque[Text] = deque()
+        self._last_joined: dict[str | None, int] = {}
+        """For each submitter the number of the last text of theirs that has joined; forgotten when all have ended."""
         self._running: list[Text] = []
         """The text of each row of the cache."""
         self._cache = RowCache()
@@ -80,12 +86,16 @@ class Texts:
         """Add a token to each text that there is room for; returns the texts that ended or are no longer wanted."""
         ended = self._remove_ended()
         self._put_back([text for text in self._running if self._keys_are_stale(text)])
+        self._give_way()
         joining = self._joining()
         if self._running:
             self._advance()
         for common, together in self._passes(joining):
             self._begin(common, together)
-        return ended + self._remove_ended()
+        ended += self._remove_ended()
+        if not self:
+            self._last_joined.clear()
+        return ended
 
     def _remove_ended(self) -> list[Text]:
         ended = [text for text in (*self._running, *self._waiting) if text.ended]
@@ -99,19 +109,49 @@ class Texts:
         return self._forward.frequencies(text.width) != self._forward.frequencies(text.width - 1)
 
     def _joining(self) -> list[Text]:
-        """The first waiting texts, as many as there is room for; at least one if none is running.
-
-        Texts of background jobs come after all others.
-        """
+        """The next waiting texts, as many as there is room for; at least one if none is running."""
         joining: list[Text] = []
-        longest = max((text.longest for text in self._running), default=0)
-        self._waiting = deque(sorted(self._waiting, key=lambda text: text.background))
         while self._waiting:
-            longest, rows = max(longest, self._waiting[0].longest), len(self._running) + len(joining) + 1
-            if rows > 1 and rows * longest > self._budget:
+            together = [*self._running, *joining]
+            text = self._next(together)
+            if not self._fit([*together, text]):
                 break
-            joining.append(self._waiting.popleft())
+            self._waiting.remove(text)
+            joining.append(text)
+            self._last_joined[text.submitter] = 1 + max(self._last_joined.values(), default=0)
         return joining
+
+    def _next(self, running: Sequence[Text]) -> Text:
+        """The waiting text that joins next: of the submitter who has the fewest texts running, or among several the one
+        whose last text joined longest ago. Texts of background jobs come after all others.
+        """
+        counts, last = Counter(text.submitter for text in running), self._last_joined
+        return min(
+            self._waiting, key=lambda text: (text.background, counts[text.submitter], last.get(text.submitter, 0))
+        )
+
+    def _fit(self, texts: Sequence[Text]) -> bool:
+        return len(texts) == 1 or len(texts) * max(text.longest for text in texts) <= self._budget
+
+    def _give_way(self) -> None:
+        """Let texts that had their turn wait again, if a submitter who has none running needs their room.
+
+        The submitter with the most running texts gives way first.
+        """
+        if not self._waiting:
+            return
+        staying, leaving, text = list(self._running), list[Text](), self._next(self._running)
+        if text.submitter in {other.submitter for other in staying}:
+            return
+        while not self._fit([*staying, text]):
+            counts = Counter(other.submitter for other in staying)
+            had_turn = [other for other in staying if other.had_turn(TURN) and other.background >= text.background]
+            if not had_turn:
+                return
+            leaving.append(max(had_turn, key=lambda other: (other.background, counts[other.submitter], other.longest)))
+            staying.remove(leaving[-1])
+        self._stop_running(leaving)
+        self._waiting.extend(leaving)
 
     def _advance(self) -> None:
         """Add a token to each running text, by one pass."""
@@ -142,6 +182,8 @@ class Texts:
         else:
             self._running += texts
             self._ready = None
+            for text in texts:
+                text.joined_at = len(text.tokens)
             self._take(texts, logits)
 
     def _joined(self, texts: Sequence[Text], common: int, cache: Cache | None) -> Tensor:

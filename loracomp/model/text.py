@@ -58,17 +58,22 @@ class Text:
         composition: Hashable = None,
         wanted: Callable[[], bool] = lambda: True,
         background: bool = False,
+        submitter: str | None = None,
     ) -> None:
         """`item` is for the caller's use. Texts with equal `composition` run under the same adapters and weights.
 
-        The text ends as soon as `wanted` returns False. One in the background joins after all others.
+        The text ends as soon as `wanted` returns False. One in the background joins after all others. Submitters take
+        turns.
         """
         self.prompt = prompt
         self.item = item
         self.composition = composition
         self.wanted = wanted
         self.background = background
+        self.submitter = submitter
         self.tokens: list[int] = []
+        self.joined_at = 0
+        """Number of tokens that it had when it joined the running texts."""
         self.finite = True
         self.error: JobError | None = None
         """Why generation can't go on."""
@@ -108,6 +113,10 @@ class Text:
         if self._looked_at != len(self.tokens):
             self._looked_at, self._has_ended = len(self.tokens), bool(self.prompt.stop) and self._has_stop()
         return self._has_ended
+
+    def had_turn(self, tokens: int) -> bool:
+        """Whether it has got this many tokens since it joined the running texts."""
+        return len(self.tokens) - self.joined_at >= tokens
 
     def result(self) -> Generated | JobError | None:
         """The finished text, or the error that ended it; None if the text is no longer wanted."""

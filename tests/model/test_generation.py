@@ -1,5 +1,7 @@
 """Texts that join and leave a running batch: each comes out as it does alone, and what is alike is computed once."""
 
+import random
+from collections import Counter
 from contextlib import nullcontext
 
 import pytest
@@ -174,6 +176,46 @@ def test_texts_in_the_background_join_after_the_others(model, tokenizer):
     while texts:
         ended += texts.step()
     assert ended == [*new, *old]
+
+
+def test_a_text_waits_for_no_more_than_a_turn_of_another_submitters_texts(model, tokenizer, monkeypatch):
+    monkeypatch.setattr("loracomp.model.generation.TURN", 4)
+    texts = Texts(model, tokenizer, token_budget=3 * 65)
+    asked = [prompt(n, length=5, new=60 - n) for n in range(6)]
+    anns = [texts.add(each, submitter="ann") for each in asked]
+    texts.step()
+    bobs = texts.add(prompt(7, length=5, new=9), submitter="bob")
+    steps = 0
+    while not bobs.tokens:
+        texts.step()
+        steps += 1
+    assert steps <= 5
+    while texts:
+        ended = texts.step()
+        assert not (bobs in ended and {*anns} & {*ended})
+    assert [text.result() for text in anns] == [alone(model, tokenizer, each) for each in asked]
+    assert bobs.result() == alone(model, tokenizer, prompt(7, length=5, new=9))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_submitters_take_turns_and_their_texts_come_out_as_alone(model, tokenizer, monkeypatch, seed):
+    draw, turn = random.Random(seed), 3
+    monkeypatch.setattr("loracomp.model.generation.TURN", turn)
+    texts = Texts(model, tokenizer, token_budget=draw.choice((20, 50, 100)))
+    asked = [prompt(n, length=draw.randint(1, 9), new=draw.choice((1, 5, 15))) for n in range(16)]
+    added, waited = {}, Counter()
+    while texts or asked:
+        for _ in range(min(draw.choice((0, 1, 8)), len(asked))):
+            each, submitter = asked.pop(), draw.choice(("ann", "ann", "ann", "bob", "carl"))
+            added[texts.add(each, submitter=submitter, background=draw.random() < 0.2)] = each
+        before = {text: len(text.tokens) for text in added}
+        texts.step()
+        for submitter in ("ann", "bob", "carl"):
+            own = [text for text in added if text.submitter == submitter and not text.background and not text.ended]
+            served = any(len(text.tokens) > count for text, count in before.items() if text.submitter == submitter)
+            waited[submitter] = 0 if served or not own else waited[submitter] + 1
+        assert max(waited.values()) <= 3 * (turn + 2), waited
+    assert [text.result() for text in added] == [alone(model, tokenizer, each) for each in added.values()]
 
 
 @pytest.mark.parametrize("most", [4, 1])

@@ -25,7 +25,7 @@ from loracomp.composition.strategies import LoraFactors
 from loracomp.composition.trial import try_adapters
 from loracomp.engine.measuring import MeasurementPlan
 from loracomp.errors import JobError, RefusedError
-from loracomp.model import batching
+from loracomp.model import batching, generation
 from loracomp.model.loading import CAUSAL, BaseModel, quiet_transformers
 from loracomp.model.sources import full_fingerprint, resolve_source
 from loracomp.model.trial import try_out
@@ -123,7 +123,10 @@ def compared(base: BaseModel, modules: dict[str, tuple[int, int]], draw: random.
     with pytest.MonkeyPatch.context() as patch:
         # Sometimes a question is scored in several passes.
         patch.setattr(batching, "LOGITS_BYTES", 4 * base.model.config.vocab_size * draw.choice((4, 40, 10_000)))
-        predictor = Fetching(base, lambda ids: [(*adapters, large)[id_] for id_ in ids])
+        # Sometimes texts wait for other submitters', and go on later.
+        patch.setattr(generation, "TURN", draw.choice((2, generation.TURN)))
+        budget = draw.choice((2 * TINY_CONTEXT, 16384))
+        predictor = Fetching(base, lambda ids: [(*adapters, large)[id_] for id_ in ids], token_budget=budget)
         if draw.random() < 0.3:
             load_others(predictor, adapters)
         with little_memory(base.model, share := draw.choice((0, 0, 0, 0.05)), draw.random()):
@@ -245,8 +248,10 @@ def request(base: BaseModel, draw: random.Random, adapters: Sequence[Any]) -> Re
     if draw.random() < 0.5:
         choices = draw.choice((MANY_CHOICES, *[tuple(draw.sample(CHOICES, draw.randint(2, 5)))] * 3))
         normalization = draw.choice(NORMALIZATIONS)
-        return Request(prompt, choices, None, normalization=normalization, composition=mix)
-    return Request(prompt=prompt, choices=None, max_new_tokens=draw.choice((1, 2, 9, 30)), composition=mix)
+        asked = Request(prompt, choices, None, normalization=normalization, composition=mix)
+    else:
+        asked = Request(prompt=prompt, choices=None, max_new_tokens=draw.choice((1, 2, 9, 30)), composition=mix)
+    return replace(asked, submitted_by=draw.choice(("ann", "ann", "bob", "carl")))
 
 
 @torch.inference_mode()
