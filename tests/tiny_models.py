@@ -32,12 +32,13 @@ LATENT = """
 """Multi-head latent attention, whose keys and values have as many heads as its queries."""
 OWN = {kind: {"num_key_value_heads": 4} for kind in LATENT.split()}
 OWN["gpt_neo"] = {"attention_types": [[["global", "local"], 1]]}
+OWN["dory"] = {"num_hidden_layers": 4, "n_input_layers": 1, "n_output_layers": 1}
 WINDOWS = ("window", "window_size", "window_len")
 """Ends of the names of a sliding window's size. It is small, because these models read few tokens."""
 SCORED_WRONGLY = "camembert data2vec-text roberta xlm-roberta"
 GENERATED_WRONGLY = "bart bigbird_pegasus blenderbot marian mbart pegasus plbart roformer whisper"
 OTHERS_REFUSED = """
-    blenderbot-small cpmant dory mvp openai-gpt prophetnet roberta-prelayernorm rwkv trocr
+    blenderbot-small cpmant mvp openai-gpt prophetnet roberta-prelayernorm rwkv trocr
     xlm xlm-roberta-xl xlnet xlstm
 """
 """Architectures that are refused, because they would be served otherwise than by plain passes."""

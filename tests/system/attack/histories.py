@@ -69,7 +69,7 @@ OTHER_VALUES: dict[str, tuple[str, ...]] = {
     "real": ("0.1", "1e-40", "Infinity", "3.4028235e+38"),
     "interval": ("1 day", "1 year 2 mons", "-01:00:00", "178000000 years"),
     "jsonb": ("{}", '"a"', "[1, 2]", "null"),
-    "text[]": ("{}", "{a,b}", '{"a,b"}', "{NULL}"),
+    "text[]": ("{}", "{a,b}", '{"a,b"}', '{"NULL"}'),
     "inet": ("10.0.0.1", "::1", "10.0.0.0/8", "127.0.0.1"),
 }
 """Values of types that only a filter's column may have, as they are written in a session without settings."""
