@@ -51,7 +51,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION loracomp.admit_jobs();
 -- newest is the highest id of the jobs that were just inserted, or null if an ended job was queued again. Counting for each INSERT would be
 -- slow, so a sequence stores an id: each new job uses at least one id, so jobs up to that id are admitted without counting. Running jobs
 -- that are queued again get no new id, so they may exceed the limit until the next count. Each limit has a sequence of its own, because an open
--- transaction may still see the limit before a change, and what it counts says nothing about the new one. drop_counters drops the old ones.
+-- transaction may still see the limit before a change, and what it counts says nothing about the new one. drop_counters drops the old ones. A
+-- transaction of another isolation level than READ COMMITTED may not see jobs of others that wait, so no id is stored after its count.
 CREATE FUNCTION loracomp.is_within_limit(submitter name, newest bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -65,7 +66,7 @@ BEGIN
         RETURN TRUE;
     END IF;
     waiting := loracomp.count_queued(submitter, most + 1);
-    IF waiting <= most THEN
+    IF waiting <= most AND current_setting('transaction_isolation') = 'read committed' THEN
         PERFORM setval(memory, coalesce(newest + most - waiting, 0));
     END IF;
     RETURN waiting <= most;

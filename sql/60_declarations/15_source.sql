@@ -1,4 +1,5 @@
 -- Looks a declaration's table up in the catalog, and writes SQL that reads it. These functions only read the catalog.
+--   identity_of         server, database and oid of a table
 --   primary_key_of      numbers of the columns of a table's primary key
 --   parts_of            partitions of a table
 --   numbers_of          numbers of columns, by their names
@@ -15,12 +16,24 @@
 --     filter_condition  whether a row passes the filter
 --       filter_values   the values that a filter allows; fixed_filter calls it too
 
+-- The oid alone doesn't tell that a database was restored: servers give the same oids to objects that are made in the same order, so a table often
+-- gets its oid again when a restored database is dumped and restored.
+CREATE FUNCTION loracomp.identity_of(source regclass) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT concat_ws('/', s.system_identifier, d.oid, source::oid)
+    FROM pg_control_system() AS s JOIN pg_database AS d ON d.datname = current_database();
+END;
+COMMENT ON FUNCTION loracomp.identity_of IS
+'Server, database and oid of a table. Another one means that the database was restored from a dump, copied, or upgraded by pg_upgrade.';
+
+-- An index that isn't valid enforces nothing. ALTER TABLE ONLY makes one on a partitioned table.
 CREATE FUNCTION loracomp.primary_key_of(source regclass) RETURNS smallint[]
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT ARRAY(
         SELECT unnest((i.indkey::smallint[])[0:i.indnkeyatts - 1])
-        FROM pg_index AS i WHERE i.indrelid = primary_key_of.source AND i.indisprimary
+        FROM pg_index AS i WHERE i.indrelid = primary_key_of.source AND i.indisprimary AND i.indisvalid
     );
 END;
 COMMENT ON FUNCTION loracomp.primary_key_of IS 'The numbers of the columns of a table''s primary key; empty for a table without one.';
@@ -74,7 +87,7 @@ DECLARE
     before CONSTANT text[] := d.names;
     odd text;
 BEGIN
-    IF d.source_oid <> d.source THEN
+    IF d.source_identity <> loracomp.identity_of(d.source) THEN
         d.columns := loracomp.numbers_of(d.source, before[2 : cardinality(d.columns) + 1]);
         d.key_columns := loracomp.numbers_of(d.source, before[cardinality(d.columns) + 2 :]);
     END IF;

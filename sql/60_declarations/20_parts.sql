@@ -38,7 +38,7 @@ BEGIN
     CROSS JOIN LATERAL unnest(d.key_columns) WITH ORDINALITY AS k (number, ordinal)
     JOIN pg_attribute AS a ON a.attrelid = d.source AND a.attnum = k.number
     CROSS JOIN LATERAL loracomp.key_forms(a.atttypid) AS f
-    WHERE d.id = hint_statement.declaration_id AND d.source_oid = d.source -- a restored table's columns may have other numbers
+    WHERE d.id = hint_statement.declaration_id AND d.source_identity = loracomp.identity_of(d.source) -- a restored table's columns may have other numbers
     GROUP BY d.id HAVING count(*) = cardinality(d.key_columns);
     IF key IS NULL OR operation = 'TRUNCATE' THEN
         RETURN NULL;

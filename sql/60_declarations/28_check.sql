@@ -80,7 +80,7 @@ BEGIN
                 ))
             );
     END IF;
-    PERFORM loracomp.check_text(check_source.source, d.columns);
+    PERFORM loracomp.check_text(check_source.source, d.columns), loracomp.check_enum_values(check_source.source, check_source.filter);
     d.source := check_source.source;
     d.prompt := check_source.prompt;
     d.filter := loracomp.fixed_filter(check_source.source, check_source.filter);
@@ -117,6 +117,34 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.fixed_filter IS
 'The filter with its values as Postgres writes them with ISO dates and UTC. Raises if the type of a column doesn''t have such a value.';
+
+-- Reads only the catalog. Enums, and arrays of them, are compared as text. If one of their values is renamed, no row would pass the filter any
+-- more. Other types are left out, because reading a value may run a user's code.
+CREATE FUNCTION loracomp.check_enum_values(source regclass, filter jsonb) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    col name;
+    type oid;
+    unknown text;
+BEGIN
+    SELECT a.attname, t.oid, v.value INTO col, type, unknown
+    FROM loracomp.filter_values(check_enum_values.source, check_enum_values.filter) AS f
+    JOIN pg_attribute AS a ON a.attrelid = check_enum_values.source AND a.attname = f.key
+    JOIN pg_type AS c ON c.oid = a.atttypid
+    JOIN pg_type AS t ON t.oid = coalesce(nullif(c.typbasetype, 0), c.oid)
+    JOIN pg_type AS e ON e.oid = CASE t.typoutput WHEN 'array_out'::regproc THEN t.typelem ELSE t.oid END AND e.typtype = 'e'
+    CROSS JOIN LATERAL unnest(f.allowed) AS v (value)
+    WHERE NOT pg_input_is_valid(v.value, format_type(t.oid, NULL))
+    ORDER BY a.attnum, v.value LIMIT 1;
+    IF col IS NOT NULL THEN
+        RAISE EXCEPTION 'filter, column %: type % has no value %: give another filter', quote_ident(col), format_type(type, NULL), left(unknown, 100)
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_enum_values IS 'Raises if a filter has a value that the enum of its column doesn''t have.';
 
 -- Reads only the catalog. The view compares other columns by their text with its reader's settings. A type whose output function is not immutable
 -- writes its text by these settings, except enums, whose text depends only on the catalog. Some types depend on settings although their output

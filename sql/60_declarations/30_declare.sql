@@ -161,10 +161,10 @@ BEGIN
     END IF;
     -- The row is inserted last, because its view must be unique, and two sessions that inserted first would wait for each other.
     INSERT INTO loracomp.declaration (
-        id, view, view_definition, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, descriptions,
+        id, view, view_definition, source, source_identity, owner, prompt, columns, key_columns, names, filter, choices, descriptions,
         max_new_tokens, policy, priority, tags, certain, certain_of, task_id, scan, is_first_scan, backfill, parts
     ) OVERRIDING SYSTEM VALUE VALUES (
-        d.id, d.view, loracomp.view_definition(d.view, d.source), d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
+        d.id, d.view, loracomp.view_definition(d.view, d.source), d.source, loracomp.identity_of(d.source), d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
         d.descriptions, d.max_new_tokens, d.policy, d.priority, d.tags, d.certain, d.certain_of, d.task_id, 'rows', TRUE,
         create_answers.backfill IS NOT FALSE, loracomp.parts_hash(d.source)
     );

@@ -1,7 +1,9 @@
 -- Changes and drops declarations.
 --   alter_answers
+--     with_other_source
+--       check_source                  28_check.sql
 --     lock_declaration
---     check_source, check_certain, check_request     28_check.sql
+--     check_certain, check_request    28_check.sql
 --     make_view                       30_declare.sql
 --     begin_scan                      37_scan.sql
 --     label_again                     70_learn.sql
@@ -70,6 +72,35 @@ COMMENT ON FUNCTION loracomp.lock_declaration IS
 'The declaration of a view, locked until the transaction ends, against corrections too if asked. Raises unless the caller may change it, and '
 'if the transaction can''t see the corrections that the lock has waited for.';
 
+-- Open transactions may have changed a column without a hint, because it was not among the columns. This waits for them, as create_answers does.
+-- alter_answers calls it before it locks the declaration, because others lock in the same order: they write to the table, and then correct a row.
+CREATE FUNCTION loracomp.with_other_source(name regclass, prompt text, filter jsonb) RETURNS loracomp.declaration
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d loracomp.declaration := loracomp.with_current_names(loracomp.find_declaration(with_other_source.name));
+    before CONSTANT smallint[] := d.columns;
+    checked loracomp.declaration;
+BEGIN
+    IF num_nonnulls(with_other_source.prompt, with_other_source.filter) > 0 THEN
+        checked := loracomp.check_source(
+            d.source, coalesce(with_other_source.prompt, d.prompt), coalesce(with_other_source.filter, d.filter)
+        );
+        d.prompt := checked.prompt;
+        d.filter := checked.filter;
+        d.columns := checked.columns;
+        d.names := checked.names;
+        IF NOT d.columns <@ before THEN
+            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
+        END IF;
+    END IF;
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.with_other_source IS
+'A declaration with another prompt or filter, which is checked; null leaves it as it is. Locks the table if a column is added.';
+
 -- Null leaves a setting as it is, except that choices replace a length and a length replaces choices, because a job has only one of them. Rows
 -- whose prompt, choices, descriptions or length change are asked again, and rows that no longer pass the filter lose their answers. Policy,
 -- priority and tags apply to jobs that are made from now on. If `certain` is 0, nothing is promised any more. Only the table's owner may change the
@@ -93,27 +124,16 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d loracomp.declaration := loracomp.with_current_names(loracomp.lock_declaration(
+    before loracomp.declaration;
+    d loracomp.declaration;
+    is_another boolean;
+BEGIN
+    PERFORM loracomp.with_other_source(alter_answers.name, alter_answers.prompt, alter_answers.filter); -- locks the table first
+    before := loracomp.with_current_names(loracomp.lock_declaration(
         alter_answers.name,
         waits_for_corrections => num_nonnulls(alter_answers.prompt, alter_answers.choices, alter_answers.max_new_tokens) > 0
     ));
-    before CONSTANT loracomp.declaration := d;
-    checked loracomp.declaration;
-    is_another boolean;
-BEGIN
-    IF num_nonnulls(alter_answers.prompt, alter_answers.filter) > 0 THEN
-        checked := loracomp.check_source(
-            d.source, coalesce(alter_answers.prompt, d.prompt), coalesce(alter_answers.filter, d.filter)
-        );
-        d.prompt := checked.prompt;
-        d.filter := checked.filter;
-        d.columns := checked.columns;
-        d.names := checked.names;
-        -- Open transactions may have changed a column without a hint, because it was not among the columns. Wait for them, as create_answers does.
-        IF NOT d.columns <@ before.columns THEN
-            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
-        END IF;
-    END IF;
+    d := loracomp.with_other_source(alter_answers.name, alter_answers.prompt, alter_answers.filter);
     IF alter_answers.descriptions IS NULL AND alter_answers.choices <> d.choices AND d.descriptions IS NOT NULL THEN
         RAISE EXCEPTION 'descriptions must be given with other choices, because the present ones describe the present choices'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'descriptions => ''{}'' leaves the choices without descriptions';

@@ -60,7 +60,7 @@ AS $$
         EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from)
         OR EXISTS (SELECT FROM loracomp.withdrawn_example AS w WHERE w.declaration_id = a.id)
         OR a.trouble IS NOT NULL -- it may be over
-        OR a.source_oid <> a.source -- restored from a dump
+        OR a.source_identity <> loracomp.identity_of(a.source) -- restored from a dump
         OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
         OR EXISTS (
             SELECT FROM unnest(a.columns || a.key_columns, a.names[2 :]) AS n (number, name)

@@ -2,7 +2,7 @@
 --   follow_source       called before rows are asked
 --     forget_some       removes a declaration whose table or view was dropped
 --     check_same_owner, with_all_columns     15_source.sql
---     check_owner, check_text, check_parent  28_check.sql
+--     check_owner, check_text, check_parent, check_enum_values  28_check.sql
 --     check_code        25_code.sql
 
 -- If a table or a column is renamed, its answers stay. After a dump and restore, columns may have other numbers, and rows have other transaction
@@ -23,12 +23,13 @@ BEGIN
     PERFORM loracomp.check_same_owner(d);
     PERFORM loracomp.check_owner(owner), loracomp.check_code(d.source, waits => FALSE);
     d := loracomp.with_all_columns(d);
-    PERFORM loracomp.check_text(d.source, d.columns), loracomp.check_parent(d.source);
+    PERFORM loracomp.check_text(d.source, d.columns), loracomp.check_parent(d.source),
+        loracomp.check_enum_values(d.source, d.filter);
     IF loracomp.primary_key_of(d.source) <> d.key_columns THEN
         RAISE EXCEPTION 'table % no longer has the primary key (%): add it again, or drop this declaration and make another',
             d.names[1], array_to_string(d.names[cardinality(d.columns) + 2 :], ', ');
     END IF;
-    IF d.source_oid <> d.source THEN
+    IF d.source_identity <> loracomp.identity_of(d.source) THEN
         UPDATE loracomp.answer_row AS r SET changed_in = 0
         WHERE r.ctid = ANY (ARRAY(
             SELECT o.ctid FROM loracomp.answer_row AS o WHERE o.declaration_id = d.id AND o.changed_in > 0 LIMIT 2000
@@ -39,12 +40,12 @@ BEGIN
         UPDATE loracomp.scan_request AS q SET not_before = 0 WHERE q.declaration_id = d.id;
         -- pg_dump reads sequences later than tables, so take_answers may have handled notes meanwhile that the dump still has.
         PERFORM setval('loracomp.ended_jobs_from', 0);
-        d.source_oid := d.source;
+        d.source_identity := loracomp.identity_of(d.source);
         d.hints_from := 0;
     END IF;
     IF d <> before THEN
         UPDATE loracomp.declaration AS a SET
-            source_oid = d.source_oid, columns = d.columns, key_columns = d.key_columns, names = d.names, prompt = d.prompt,
+            source_identity = d.source_identity, columns = d.columns, key_columns = d.key_columns, names = d.names, prompt = d.prompt,
             filter = d.filter, hints_from = d.hints_from
         WHERE a.id = d.id;
     END IF;

@@ -185,7 +185,7 @@ DECLARE
     d loracomp.declaration;
     last bigint;
     last_key text[];
-    of_source bigint;
+    of_source text;
     is_restored boolean;
     ended bigint;
     keys jsonb;
@@ -210,7 +210,7 @@ BEGIN
     BEGIN
         last := (since::jsonb -> 0)::bigint;
         last_key := ARRAY(SELECT jsonb_array_elements_text(since::jsonb -> 1));
-        of_source := (since::jsonb -> 2)::bigint;
+        of_source := since::jsonb ->> 2;
         IF since IS NOT NULL AND num_nulls(last, of_source) > 0 THEN
             RAISE data_exception; -- other JSON, such as {}
         END IF;
@@ -219,9 +219,9 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'give the cursor of the last row that you have, or null for all';
     END;
     -- After a restore, transaction ids are those of another server until the keeper has seen the table.
-    is_restored := d.source_oid <> d.source;
+    is_restored := d.source_identity <> loracomp.identity_of(d.source);
     ended := CASE WHEN is_restored THEN 9223372036854775807 ELSE loracomp.oldest_writer() END;
-    IF since IS NULL OR of_source <> d.source_oid::bigint
+    IF since IS NULL OR of_source <> d.source_identity
         OR last >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint AND NOT is_restored
     THEN
         last := 0;
@@ -242,7 +242,7 @@ BEGIN
     SELECT
         r.key, r.status, r.answer, r.confidence, r.reason,
         CASE WHEN r.corrections IS NULL THEN r.answered_by ELSE format('%s corrections', r.corrections) END, r.answered_at,
-        jsonb_build_array(r.changed_in, r.key, d.source_oid::bigint)::text
+        jsonb_build_array(r.changed_in, r.key, d.source_identity)::text
     FROM loracomp.answer_row AS r
     WHERE r.declaration_id = d.id AND r.status NOT IN ('waiting', 'skipped') AND r.changed_in < ended
         AND (r.changed_in, r.key) > (last, last_key)

@@ -687,6 +687,41 @@ def test_a_filter_compares_enums_and_arrays_of_texts(connection: Connection, ali
     assert answer_all(connection) == ["one"]
 
 
+@pytest.mark.parametrize(("column", "allowed"), [("mood", "good"), ("moods", "{bad,good}")])
+def test_a_value_of_an_enum_that_a_filter_names_is_renamed(
+    connection: Connection, alice: Connection, column: str, allowed: str
+) -> None:
+    alice.execute("CREATE TYPE mood AS ENUM ('good', 'bad')")
+    alice.execute("CREATE TABLE notes (id integer PRIMARY KEY, t text, mood mood, moods mood[])")
+    alice.execute("INSERT INTO notes VALUES (1, 'one', 'good', '{bad,good}')")
+    with pytest.raises(errors.InvalidParameterValue, match=f"filter, column {column}: type public.mood.* has no value"):
+        alice.execute(
+            "SELECT loracomp.create_answers('says', 'notes', '{t}', filter => %s)",
+            [f'{{"{column}": "{allowed.replace("good", "dog")}"}}'],
+        )
+    wanted = [f'{{"{column}": "{allowed}"}}']
+    alice.execute("SELECT loracomp.create_answers('says', 'notes', '{t}', filter => %s)", wanted)
+    assert answer_all(connection) == ["one"]
+    alice.execute("UPDATE says SET correct = 'two'")
+    alice.execute("ALTER TYPE mood RENAME VALUE 'good' TO 'fine'")
+    alice.execute("INSERT INTO notes VALUES (2, 'two', 'fine', '{bad,fine}')")
+    connection.execute("UPDATE loracomp.declaration SET scanned_at = now() - interval '2 days'")
+    keep(connection)
+    assert "has no value" in value(alice, "SELECT state FROM loracomp.list_answers()")
+    alice.execute("SELECT loracomp.alter_answers('says', filter => %s)", [wanted[0].replace("good", "fine")])
+    assert answer_all(connection) == ["two"]
+    assert shown(alice, "says") == {1: ("answered", "one"), 2: ("answered", "two")}
+    assert value(alice, "SELECT correct FROM says WHERE id = 1") == "two"
+
+
+def test_a_primary_key_that_its_partitions_do_not_have_is_none(alice: Connection) -> None:
+    alice.execute("CREATE TABLE notes (id integer NOT NULL, t text) PARTITION BY RANGE (id)")
+    alice.execute("CREATE TABLE notes_1 PARTITION OF notes FOR VALUES FROM (0) TO (10)")
+    alice.execute("ALTER TABLE ONLY notes ADD PRIMARY KEY (id)")
+    with pytest.raises(errors.InvalidTableDefinition, match="notes has no primary key"):
+        alice.execute("SELECT loracomp.create_answers('says', 'notes', '{t}')")
+
+
 def test_a_listener_learns_of_a_refused_row(connection: Connection, alice: Connection) -> None:
     alice.execute(URGENCY)
     alice.execute("LISTEN loracomp_answers")
@@ -753,7 +788,7 @@ def test_init_after_a_restore_renews_what_a_declaration_is_read_with(
     settings = f"SELECT proconfig FROM pg_proc WHERE oid = '{part}'::regproc"
     now = value(connection, settings)
     connection.execute(f"ALTER FUNCTION {part} RESET bytea_output".encode())  # as an earlier release's would be
-    connection.execute("UPDATE loracomp.declaration SET source_oid = 1")
+    connection.execute("UPDATE loracomp.declaration SET source_identity = 'another'")
     schema.initialize(database, again=True)
     assert value(connection, settings) == now
 

@@ -350,7 +350,7 @@ def test_a_restored_declaration_with_many_answers_goes_on(connection: Connection
         "INSERT INTO loracomp.answer_row (declaration_id, key, status, prompt_hash, changed_in)"
         " SELECT d.id, ARRAY[i::text], 'refused', '', i FROM loracomp.declaration d, generate_series(1001, 6000) AS i"
     )
-    connection.execute("UPDATE loracomp.declaration SET source_oid = 1")
+    connection.execute("UPDATE loracomp.declaration SET source_identity = 'another'")
     assert in_one_call(connection, "n_tup_upd", "answer_row") < 3000
     alice.execute(ADD_TICKETS, [7, 7])
     work(connection)
@@ -366,14 +366,31 @@ def test_the_feed_of_a_paused_declaration_has_all_answers_after_a_restore(
     work(connection)
     alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
     connection.execute("UPDATE loracomp.answer_row SET changed_in = changed_in + 1000000000")
-    connection.execute("UPDATE loracomp.declaration SET source_oid = 1")
+    connection.execute("UPDATE loracomp.declaration SET source_identity = 'another'")
     feed = "SELECT key, cursor FROM loracomp.answers_since('urgency', %s, 4)"
     first = alice.execute(feed, [None]).fetchall()
     second = alice.execute(feed, [first[-1]["cursor"]]).fetchall()
     assert sorted(row["key"][0] for row in [*first, *second]) == ["1", "2", "3", "4", "5", "6"]
     keep(connection)
-    assert value(connection, "SELECT source_oid::oid = source::oid FROM loracomp.declaration")
+    assert value(connection, "SELECT source_identity = loracomp.identity_of(source) FROM loracomp.declaration")
     assert len(alice.execute(feed, [second[-1]["cursor"]]).fetchall()) == 4, "it begins again"
+
+
+def test_a_restored_table_is_known_though_it_has_got_its_oid_again(connection: Connection, alice: Connection) -> None:
+    """As often happens when a restored database is dumped and restored: only the server is another."""
+    work(connection)
+    connection.execute(
+        "UPDATE loracomp.declaration SET source_identity = regexp_replace(source_identity, '^[0-9]+', '1'),"
+        " hints_from = 1000000000"
+    )
+    connection.execute("UPDATE loracomp.answer_row SET changed_in = changed_in + 1000000000")
+    alice.execute("UPDATE tickets SET body = 'another' WHERE id = 1")
+    assert value(alice, "SELECT count(*) FROM loracomp.answers_since('urgency')") == 6
+    for _ in range(2):  # the first may end with what it has found out about the restore
+        work(connection)
+    assert {*shown(alice).values()} == {("answered", "urgent")}
+    assert "another" in value(alice, "SELECT prompt FROM loracomp.list_answer_rows('urgency') WHERE key = '{1}'")
+    assert value(alice, "SELECT count(*) FROM loracomp.answers_since('urgency')") == 6
 
 
 def test_answers_that_were_not_taken_before_a_dump_are_taken_after_the_restore(
@@ -383,7 +400,7 @@ def test_answers_that_were_not_taken_before_a_dump_are_taken_after_the_restore(
     jobs = keep_and_claim(connection)
     record(connection, tokens(jobs), [{"job_id": job.id, "output": "urgent"} for job in jobs])
     connection.execute("UPDATE loracomp.ended_job SET written_in = 3")
-    connection.execute("UPDATE loracomp.declaration SET source_oid = 1")
+    connection.execute("UPDATE loracomp.declaration SET source_identity = 'another'")
     connection.execute("SELECT setval('loracomp.ended_jobs_from', pg_current_xact_id()::text::bigint)")
     for _ in range(2):  # the first may end with what it has found out about the restore
         keep(connection)

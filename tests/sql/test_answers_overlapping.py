@@ -107,6 +107,25 @@ def test_another_prompt_is_refused_where_corrections_may_be_overlooked(
     alice.execute("COMMIT")
 
 
+def test_whoever_writes_to_the_table_can_correct_while_a_column_is_added(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute(f"GRANT SELECT, UPDATE ON urgency, tickets TO {login('bob')}".encode())
+    with connect(database, "bob") as bob, ThreadPoolExecutor(1) as pool:
+        with bob.transaction():
+            bob.execute("UPDATE tickets SET seen = 7 WHERE id = 1")
+            change = "prompt => 'Ticket: {body} {seen}'"
+            altered = pool.submit(alice.execute, f"SELECT loracomp.alter_answers('urgency', {change})".encode())
+            wait_for_a_lock(connection)
+            bob.execute("SET LOCAL statement_timeout = '20s'")
+            bob.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 2")
+        altered.result(60)
+    answer_all(connection)
+    assert alice.execute("SELECT id, correct FROM urgency ORDER BY id").fetchall() == [
+        {"id": 1, "correct": None}, {"id": 2, "correct": "not urgent"},
+    ]  # fmt: skip
+
+
 def test_an_open_correction_holds_up_no_pause(connection: Connection, alice: Connection, database: str) -> None:
     with connect(database, "alice") as other, other.transaction():
         other.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 2")

@@ -237,6 +237,21 @@ def test_a_lower_limit_holds_whatever_was_inserted_under_the_old_one_meanwhile(
         add_jobs(alice, "c")
 
 
+def test_a_transaction_that_does_not_see_others_jobs_makes_no_room_for_them(
+    connection: Connection, database: str, alice: Connection
+):
+    limit(connection, 3)
+    with db.connect(make_conninfo(database, user=login("alice"))) as older, older.transaction():
+        older.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        older.execute("SELECT FROM loracomp.job")
+        add_jobs(alice, "a", "b", "c")
+        for _ in range(3):
+            with older.transaction(force_rollback=True):
+                add_jobs(older, "unseen")
+            with pytest.raises(errors.ConfigurationLimitExceeded):
+                add_jobs(alice, "d")
+
+
 def test_a_limit_that_makes_no_sense_is_refused_and_changes_are_audited(connection: Connection, alice: Connection):
     with pytest.raises(errors.CheckViolation, match="per_submitter_must_be_between"):
         limit(connection, 0)

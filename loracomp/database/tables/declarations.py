@@ -14,7 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, OID, REGCLASS
+from sqlalchemy.dialects.postgresql import JSONB, REGCLASS
 
 from loracomp.database.tables.columns import (
     APPENDED_TO,
@@ -47,10 +47,10 @@ declaration = Table(
     ),
     required("source", REGCLASS, "Table whose rows are answered."),
     required(
-        "source_oid",
-        OID,
-        "Oid of the table. If it differs from source, the database was restored from a dump, and the columns may have "
-        "other numbers than before.",
+        "source_identity",
+        Text,
+        "Server, database and oid of the table (identity_of). If they are others now, the database was restored from a "
+        "dump, and columns and transactions may have other numbers than before.",
     ),
     required(
         "owner",

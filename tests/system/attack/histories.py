@@ -549,15 +549,17 @@ class History:
     def analyze(self) -> None:
         self.write("ANALYZE {table}")
 
+    def alter(self, what: LiteralString, *values: Any) -> None:
+        """Ask another question, which loracomp refuses with any other isolation level, such as the session's."""
+        with self.alice.transaction():
+            self.alice.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            self.write("SELECT loracomp.alter_answers({name}, " + what + ")", *values, name=self.name)
+
     def reword(self) -> None:
         self.settle()
         before = self.word
         self.word = self.draw.choice(("Memo", "Note"))  # perhaps the word that it was
-        self.write(
-            "SELECT loracomp.alter_answers({name}, prompt => %s)",
-            self.prompt(),
-            name=self.name,
-        )
+        self.alter("prompt => %s", self.prompt())
         if self.word != before and self.looks_at_changes():
             assert "answered" not in {status for status, _ in self.shown().values()}, "these answer the old prompt"
 
@@ -566,10 +568,7 @@ class History:
         self.settle()
         self.choices = ["x", "y", "z"] if self.choices is None else None
         length = 8 if self.choices is None else None
-        self.write(
-            "SELECT loracomp.alter_answers({name}, choices => %s, max_new_tokens => %s)",
-            self.choices, length, name=self.name,
-        )  # fmt: skip
+        self.alter("choices => %s, max_new_tokens => %s", self.choices, length)
 
     def refilter(self) -> None:
         self.passing = {*self.draw.sample(range(len(self.marks)), self.draw.randint(1, len(self.marks)))}
