@@ -186,6 +186,9 @@ BEGIN
         ORDER BY a.confidence NULLS FIRST, a.key LIMIT $1',
         d.id
     ) USING rows_for_a_person.n;
+    IF NOT found AND EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id AND r.status = 'waiting') THEN
+        RAISE NOTICE 'rows wait for their answers, and may need a person then';
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION loracomp.rows_for_a_person IS

@@ -6,6 +6,7 @@
 --     certainty_in_words
 --       certainty               65_certain.sql
 --       rows_to_draw            how many more rows must be drawn and corrected, in words
+--       lower_promise           a lower promise that is kept already, in words
 --     rows_to_scan              how many rows a scan will still ask; rows_without_job calls it too
 --       estimated_rows          estimates a table's rows
 --   list_answer_rows            a page of a declaration's rows
@@ -60,6 +61,26 @@ $$;
 COMMENT ON FUNCTION loracomp.rows_to_draw IS
 'In words, how many more rows must be drawn and corrected before a declaration, or one of its choices, can have a threshold, and whether it has so many.';
 
+-- With fewer promises to choose from, there are fewer chances to find one that holds by luck alone. Uncorrected rows are counted.
+CREATE FUNCTION loracomp.lower_promise(d loracomp.declaration, choice text) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT format('; with certain => %s, %s of %s rows would be certain now', p.share, n.certain, n.rows)
+    FROM unnest('{0.95,0.9,0.85,0.8}'::double precision[]) AS p (share)
+    CROSS JOIN LATERAL loracomp.certainty(jsonb_populate_record(d, jsonb_build_object('certain', p.share))) AS c
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS rows, count(*) FILTER (WHERE r.confidence > c.threshold) AS certain
+        FROM loracomp.answer_row AS r
+        WHERE r.declaration_id = d.id AND r.status = 'answered' AND r.correct IS NULL AND (c.choice IS NULL OR r.answer = c.choice)
+    ) AS n
+    WHERE p.share < d.certain AND c.is_latest AND c.choice IS NOT DISTINCT FROM lower_promise.choice
+        AND c.threshold IS NOT NULL AND c.is_lost IS NOT TRUE AND n.certain > 0
+    ORDER BY p.share DESC LIMIT 1;
+$$;
+COMMENT ON FUNCTION loracomp.lower_promise IS
+'In words, the highest of four lower promises that makes rows of a declaration certain, and how many; null if none does.';
+
 -- The number of rows below the threshold is counted only if somebody waits for it, because there may be millions.
 CREATE FUNCTION loracomp.certainty_in_words(d loracomp.declaration, counted boolean) RETURNS text
 LANGUAGE sql STABLE
@@ -79,8 +100,11 @@ AS $$
                 )
                 WHEN c.left_out > 0 AND c.rows >= loracomp.first_look(d.certain)
                     THEN format('not yet known: %s rows that were drawn are not corrected', c.left_out)
-                ELSE loracomp.rows_to_draw(
-                    d, c.choice, greatest(2 * loracomp.rows_to_look_at(c.rows), loracomp.first_look(d.certain)) - c.rows, ' more', counted
+                ELSE concat(
+                    loracomp.rows_to_draw(
+                        d, c.choice, greatest(2 * loracomp.rows_to_look_at(c.rows), loracomp.first_look(d.certain)) - c.rows, ' more', counted
+                    ),
+                    CASE WHEN counted THEN loracomp.lower_promise(d, c.choice) END
                 )
             END
         ), '; ' ORDER BY c.choice

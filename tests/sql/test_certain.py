@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from math import comb
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from psycopg import errors
 
-from answers_data import ADD_TICKETS, TICKETS, answer_all, as_alice, tidy, work
+from answers_data import ADD_TICKETS, TICKETS, answer_all, as_alice, keep, tidy, work
 from job_data import BASE
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
@@ -114,18 +115,21 @@ def made_up(random: np.random.Generator, rows: int) -> tuple[NDArray[np.float64]
 
 def test_of_a_thousand_declarations_at_most_one_in_twenty_breaks_its_promise(connection: Connection) -> None:
     random = np.random.default_rng(11)
-    broken = promised = 0
+    broken: Counter[float] = Counter()
+    promised: Counter[float] = Counter()
     for _ in range(1000):
         drawn = int(random.choice([64, 128, 256]))
         confidences, probabilities = made_up(random, 20_000)
         chosen = np.sort(random.choice(20_000, drawn, replace=False))
         are_right = random.random(drawn) < probabilities[chosen]
-        found = value(connection, THRESHOLD, [confidences[chosen].tolist(), are_right.tolist(), 0.95])
-        if found is not None:
-            promised += 1
-            broken += probabilities[confidences > found].mean() < 0.95
-    assert promised >= 100
-    assert broken <= 50, (broken, promised)
+        for share in (0.95, 0.9, 0.85, 0.8):  # whoever can't have 0.95 takes what the list names instead
+            found = value(connection, THRESHOLD, [confidences[chosen].tolist(), are_right.tolist(), share])
+            if found is not None:
+                promised[share] += 1
+                broken[share] += int(probabilities[confidences > found].mean() < share)
+                break
+    assert promised[0.95] >= 100 and promised.total() >= 500
+    assert broken.total() <= 50, (broken, promised)
 
 
 def test_a_threshold_is_based_on_64_128_256_and_so_on_rows(connection: Connection) -> None:
@@ -157,6 +161,23 @@ def test_answers_become_certain_once_enough_drawn_rows_are_corrected(connection:
         " ORDER BY p.confidence"
     )
     assert [(row["key"], row["certain"]) for row in to_see] == [(["300"], False), (["299"], False), (["298"], False)]
+
+
+def test_the_list_names_a_lower_promise_that_is_kept_already(connection: Connection, alice: Connection) -> None:
+    connection.execute(CONFIDENT, [0])
+    drawn = "key[1]::int % 4 = 0 AND key[1]::int <= 256"
+    connection.execute(f"UPDATE loracomp.answer_row SET draw_number = key[1]::int WHERE {drawn}".encode())
+    right = "CASE WHEN id IN (160, 200, 240) THEN 'not urgent' ELSE 'urgent' END"
+    alice.execute(f"UPDATE urgency SET correct = {right} WHERE id % 4 = 0 AND id <= 256".encode())
+    hint = re.fullmatch(
+        "not yet known: about 64 more rows that are drawn and corrected;"
+        r" with certain => (0\.\d+), (\d+) of 236 rows would be certain now",
+        listed(alice),
+    )
+    assert hint and hint[1] == "0.9", listed(alice)
+    alice.execute("SELECT loracomp.alter_answers('urgency', certain => %s)", [float(hint[1])])
+    to_see = value(alice, "SELECT count(*) FROM loracomp.rows_for_a_person('urgency', 1000)")
+    assert 236 - to_see == int(hint[2])
 
 
 def test_the_list_says_that_a_table_has_too_few_rows(connection: Connection, alice: Connection) -> None:
@@ -358,7 +379,10 @@ def test_a_promise_can_be_changed_and_withdrawn(connection: Connection, alice: C
     alice.execute(CORRECT, [[], 64])
     alice.execute("SELECT loracomp.alter_answers('urgency', certain => 0.98)")
     assert certain(alice) == (None, 0)
-    assert listed(alice) == "not yet known: about 192 more rows that are drawn and corrected"
+    assert listed(alice) == (
+        "not yet known: about 192 more rows that are drawn and corrected;"
+        " with certain => 0.95, 236 of 236 rows would be certain now"
+    )
     alice.execute("SELECT loracomp.alter_answers('urgency', certain => 0)")
     assert certain(alice) == (None, 0) and listed(alice) is None
 
@@ -401,3 +425,12 @@ def test_rows_without_an_answer_come_first_for_a_person(connection: Connection, 
     assert certain(alice) == (None, 0)
     rows: list[dict[str, Any]] = alice.execute("SELECT * FROM loracomp.rows_for_a_person('urgency', 2)").fetchall()
     assert [(row["key"], row["status"]) for row in rows] == [(["5"], "refused"), (["300"], "answered")]
+
+
+def test_while_all_rows_wait_somebody_is_told_so(connection: Connection, alice: Connection) -> None:
+    notices: list[str | None] = []
+    alice.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
+    keep(connection)
+    assert alice.execute("SELECT FROM loracomp.rows_for_a_person('urgency')").rowcount == 0
+    assert notices == ["rows wait for their answers, and may need a person then"]

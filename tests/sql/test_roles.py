@@ -102,7 +102,7 @@ OWNERS_ALONE = """
     key_columns_of
     source_sql key_array key_columns key_values filter_values fixed_filter filter_condition hint_statement
     make_answers_view make_parts add_triggers drop_parts threshold rows_to_look_at first_look certainty
-    certainty_in_words rows_to_draw lost_promises
+    certainty_in_words lower_promise rows_to_draw lost_promises
     read_as_owner next_keys first_hidden read_rows first_megabyte read_prompts prompts_statement passes_sql
     text_size_sql check_code check_source check_parent check_text check_owner check_certain check_request make_view
     answers_channel find_declaration
