@@ -17,6 +17,7 @@ from loracomp.registry.tasks import add_task
 from loracomp_lab.convert import EVERYTHING, convert_adapter
 from model_fixtures import letter_tokenizer, tiny_llama
 from registry_data import logits_of, logits_with, quiet_peft
+from tiny_models import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 reads it
 Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
@@ -43,7 +44,7 @@ def trained(folder, config, change=lambda model: None, model=None):
     generator = torch.Generator().manual_seed(3)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_magnitude" not in name:
-            parameter.data = parameter.data + torch.randn(parameter.shape, generator=generator) * 0.1
+            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.1  # in place: tied ones share data
     change(model)
     with quiet_peft():
         model.save_pretrained(folder)
@@ -162,6 +163,45 @@ def test_trained_tokens_are_as_many_ranks_of_the_embedding(make, config, tmp_pat
     assert {module for module in report if "proj" not in module} == tokens | {EVERYTHING}
     assert all(report[module].relative_error < 1e-5 for module in report)  # three tokens: rank 3
     torch.testing.assert_close(logits_with(tmp_path / "out", make()), logits, rtol=1e-4, atol=1e-4)
+
+
+TIED = {"gpt2": ["wte"], "gemma": ["embed_tokens"], "opt": ["embed_tokens"], "llama": ["embed_tokens", "q_proj"]}
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+@pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`:UserWarning")  # PEFT doesn't know wte
+@pytest.mark.parametrize("settings", [{}, {"ensure_weight_tying": True}], ids=["one", "both"])
+@pytest.mark.parametrize("kind", TIED)
+def test_a_change_of_tied_embeddings_is_merged_once(kind, settings, tmp_path):
+    def make():
+        return tied_llama() if kind == "llama" else tiny(kind)
+
+    base = loaded(make(), tmp_path / "base")
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=TIED[kind], task_type="CAUSAL_LM", **settings)
+    logits = trained(tmp_path / "tied", config, scale_up, make())
+    report = convert_adapter(tmp_path / "tied", tmp_path / "out", base, rank=8, any_base=True)
+    assert report[-1].relative_error < 1e-5
+    torch.testing.assert_close(logits_with(tmp_path / "out", make()), logits, rtol=1e-3, atol=1e-3)
+    assert (logits_of(make()) - logits).abs().max() > 0.1
+
+
+def scale_up(model):
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data *= 3
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Model with `tie_word_embeddings=True`:UserWarning")
+def test_an_adapter_that_merging_changes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("loracomp_lab.convert._untie", lambda base: None)  # merging then adds both changes to both
+    base = loaded(tied_llama(), tmp_path / "base")
+    config = LoraConfig(**LORA | {"target_modules": ["embed_tokens"]}, ensure_weight_tying=True)
+    trained(tmp_path / "tied", config, scale_up, tied_llama())
+    with pytest.raises(RefusedError, match=r"it gives logits that differ by \S+ from those of the adapter itself"):
+        convert_adapter(tmp_path / "tied", tmp_path / "out", base, rank=8, any_base=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_fewer_ranks_than_trained_tokens_lose_some(tmp_path):

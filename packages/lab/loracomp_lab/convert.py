@@ -22,6 +22,10 @@ from loracomp.model.loading import BaseModel, quiet_transformers
 from loracomp.registry.adapter_files import check_new, read_folder, write_folder
 
 EVERYTHING = "(everything)"
+WRONG = 0.01
+"""Largest error of the logits of the merged adapter, as a share of the adapter's effect on them."""
+ROUNDING = 2e-5
+"""Largest rounding of these logits, as a share of their size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +49,14 @@ def convert_adapter(
 
     `base` must be loaded in float32; the adapter is merged into it, so it can't be used afterwards. The rounding of the
     base model's weights limits the accuracy to about 1e-7 of the weights' norm. Raises RefusedError if `read_folder`
-    refuses the folder, if PEFT can't load or merge the adapter, if the adapter's change contains NaN, or if the adapter
-    changes nothing that LoRA can express; UsageError if the output folder is not empty or the rank is below 1.
+    refuses the folder, if PEFT can't load or merge the adapter, if merging changes its logits, if its change contains
+    NaN, or if it changes nothing that LoRA can express; UsageError if the output folder is not empty or the rank is
+    below 1.
     """
     if rank < 1:
         raise UsageError(f"rank is {rank}; it must be 1 or more")
     check_new(output)
     config, training, weights = read_folder(folder, base, any_base=any_base)
-    if not _reaches_both(config):
-        _untie_head(base)
     before = {name: parameter.detach().clone() for name, parameter in _parameters(base).items()}
     _merge(folder, base)
     changes = {
@@ -89,38 +92,59 @@ def _parameters(base: BaseModel) -> dict[str, nn.Parameter]:
     return dict(base.model.named_parameters(remove_duplicate=False))
 
 
-def _reaches_both(config: Mapping[str, Any]) -> bool:
-    """Return whether PEFT adapts the output head too when the head is tied to the embedding.
+def _untie(base: BaseModel) -> None:
+    """Give modules that share a parameter, such as an embedding and the output head, a copy each.
 
-    PEFT does so if the config asks for it, and always for adapters of single tokens.
+    PEFT may change one of them only, or both of them, but would merge every change into what they share.
     """
-    single_tokens = config.get("trainable_token_indices") or config.get("peft_type") == "TRAINABLE_TOKENS"
-    return bool(config.get("ensure_weight_tying") or single_tokens)
-
-
-def _untie_head(base: BaseModel) -> None:
-    """Give the output head its own copy of the weight that it shares with the embedding.
-
-    PEFT adapts only one of two tied modules, but would merge the change into both.
-    """
-    head = base.model.get_output_embeddings()
-    if head.weight is base.model.get_input_embeddings().weight:
-        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-        base.model.config.tie_word_embeddings = False
+    known = set()
+    for module in base.model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter in known:
+                setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+            known.add(parameter)
+    base.model.config.tie_word_embeddings = False
 
 
 def _merge(folder: Path, base: BaseModel) -> None:
+    """Merge the adapter into the base model. Raises RefusedError if this gives other logits than the adapter itself."""
     from peft import PeftModel  # noqa: PLC0415  seconds, and for conversions only
 
+    plain = _logits(base)
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers has deprecated
-            PeftModel.from_pretrained(base.model, folder).merge_and_unload()
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")  # `_untie` follows
+            adapted = PeftModel.from_pretrained(base.model, folder)
+            loaded = _logits(base)
+            _untie(base)
+            adapted.merge_and_unload()
     except Exception as error:  # PEFT's adapter kinds raise many types of exception
         first_line = str(error).strip().partition("\n")[0]
         raise RefusedError(
             f"adapter {folder}: PEFT cannot merge it into {base.name}: {type(error).__name__}: {first_line}"
         ) from error
+    wrong = _distance(loaded, _logits(base))
+    if wrong > WRONG * _distance(plain, loaded) + ROUNDING * _distance(loaded, torch.zeros_like(loaded)):
+        raise RefusedError(
+            f"adapter {folder}: merged into {base.name} by PEFT, it gives logits that differ by {wrong:.2g} from those "
+            "of the adapter itself, so LoRA made from it would be another adapter"
+        )
+
+
+def _logits(base: BaseModel) -> Tensor:
+    """Return the logits [tokens, vocabulary] of tokens from the whole vocabulary, in short rows."""
+    size = base.model.get_input_embeddings().weight.shape[0]
+    tokens = torch.linspace(0, size - 1, 64).long().view(-1, 4).to(base.model.device)
+    with torch.inference_mode():
+        logits: Tensor = base.model(input_ids=tokens, use_cache=False).logits
+    return logits.flatten(0, 1)
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference in a token's logits; of the tokens, the median, because rounding can make a
+    mixture of experts choose others in a few of them."""
+    return float((one - other).abs().amax(-1).median())
 
 
 def _nearest(module: str, change: Tensor, rank: int) -> tuple[Factors, Converted]:
