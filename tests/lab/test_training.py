@@ -512,3 +512,32 @@ def test_a_task_with_too_few_examples_to_train_on_says_what_to_do(connection, tr
     free_text.write_text("".join(json.dumps({"prompt": f"a {n}", "label": "b"}) + "\n" for n in range(16)))
     with pytest.raises(UsageError, match=r"row letters/free.jsonl#\d+ has no choices: .* can't learn free text"):
         train_command("letters", "--data", str(free_text), *output, "--base-model", folders[0])
+
+
+@pytest.mark.parametrize("name", ["alpha", "learning_rate", "warmup", "epochs", "phrased", "lm_weight", "unlikelihood"])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_settings_of_infinity_and_nan_are_refused(name, value):
+    with pytest.raises(UsageError, match=f"training settings: {name}"):
+        training_config(**{name: value})
+
+
+def test_more_passes_than_anybody_needs_are_refused():
+    with pytest.raises(UsageError, match=r"epochs: .*1000"):
+        training_config(epochs=1e9)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_a_training_whose_factors_are_not_finite_writes_nothing_and_can_be_corrected(folders, tmp_path):
+    few = {"max_rows": 16, "epochs": 2, "held_out": 0}
+    with pytest.raises(RefusedError, match="the training went wrong: its factors are NaN or infinite"):
+        fit(folders, tmp_path / "out", lm_weight=1e300, **few)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert fit(folders, tmp_path / "out", **few)["steps"] == 2
+
+
+def test_after_a_mistyped_module_the_corrected_command_runs(folders, tmp_path):
+    few = {"max_rows": 16, "epochs": 1, "held_out": 0}
+    with pytest.raises(UsageError, match="target_modules: model has no q_proj,v_proj"):
+        fit(folders, tmp_path / "out", target_modules=("q_proj,v_proj",), **few)
+    assert not (tmp_path / "out").exists()
+    assert fit(folders, tmp_path / "out", target_modules=("q_proj", "v_proj"), **few)["steps"] == 1

@@ -14,10 +14,10 @@ ENOUGH_ROWS = 640
 class TrainingConfig(BaseModel):
     """Settings for training one LoRA adapter. The same settings, data and seed give the same adapter."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(8, ge=1, le=512, description="Rank r of the factors. Defaults to 8.")
-    alpha: float = Field(16.0, gt=0, description="lora_alpha: B A is multiplied by alpha/rank. Defaults to 16.")
+    alpha: float = Field(16.0, gt=0, le=1e6, description="lora_alpha: B A is multiplied by alpha/rank. Defaults to 16.")
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "v_proj"),
         min_length=1,
@@ -32,8 +32,9 @@ class TrainingConfig(BaseModel):
     epochs: float | None = Field(
         None,
         gt=0,
-        description="Number of passes over the rows, which may be a fraction. Defaults to 1; if the task has fewer "
-        f"than {ENOUGH_ROWS} rows, to as many passes as it takes to see {ENOUGH_ROWS} rows.",
+        le=1000,
+        description="Number of passes over the rows, up to 1000, which may be a fraction. Defaults to 1; if the task "
+        f"has fewer than {ENOUGH_ROWS} rows, to as many passes as it takes to see {ENOUGH_ROWS} rows.",
     )
     max_rows: int | None = Field(
         None, ge=1, description="Maximum number of rows to train on, drawn by seed. Defaults to all."

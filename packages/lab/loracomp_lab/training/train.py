@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 
-from loracomp.errors import UsageError
+from loracomp.errors import RefusedError, UsageError
 from loracomp.model.loading import BaseModel, quiet_transformers
 from loracomp.model.scoring import log_likelihoods, normalize
 from loracomp_lab.catalogue import Phrased
@@ -46,7 +46,8 @@ def train_adapter(
     and the seconds of the last run. Factors are float32 during training, whatever the base model's dtype. If the
     process was killed, another call continues from the last checkpoint; if the training had finished, it only returns
     the record. Training changes `base`: load a fresh one for anything else. Raises UsageError if `output` contains
-    another training run, if a row has no choices, or if `start_from` has other settings.
+    another training run, if a row has no choices, or if `start_from` has other settings; RefusedError if the trained
+    factors are not finite.
     """
     started = time.monotonic()
     start = read_start(start_from, base, config) if start_from else None
@@ -58,10 +59,12 @@ def train_adapter(
     model = with_factors(base, config)
     if start:
         load_start(model, start)
+    _begin(output, plan)
     order = training_order(rows.epochs, config)
     trainer = _trainer(model, order, config, output, source.task)
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=_last_checkpoint(output))
+    _check_finite(model, output)
     measured = {
         "rows_seen": len(order),
         "steps": trainer.state.global_step,
@@ -133,8 +136,8 @@ def _kept_aside(source: Source, rows: Rows, start: Start | None) -> list[str]:
 
 
 def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the record if the training in this folder is finished; otherwise write the plan into the folder and return
-    None."""
+    """Return the record if the training in this folder is finished, or else None. Raises UsageError if the folder
+    contains another training."""
     for file in (output / RECORD, output / CHECKPOINTS / RECORD):
         if file.exists():
             found: dict[str, Any] = json.loads(file.read_text())
@@ -143,9 +146,28 @@ def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
                 return None
             shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
             return found
+    return None
+
+
+def _begin(output: Path, plan: dict[str, Any]) -> None:
+    """Write the plan into the folder. Settings must have been checked before, because later calls must have the same
+    plan."""
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     _write_json(output / CHECKPOINTS / RECORD, plan)
-    return None
+
+
+def _check_finite(model: PeftModel, output: Path) -> None:
+    """Raise RefusedError if a trained factor is NaN or infinite, and remove the checkpoints, which may be so too.
+
+    A loss of NaN or infinity makes factors so, too: its gradient does. Trainer hides such losses in its log.
+    """
+    factors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if not all(bool(factor.isfinite().all()) for factor in factors.values()):
+        shutil.rmtree(output / CHECKPOINTS)
+        raise RefusedError(
+            "the training went wrong: its factors are NaN or infinite, so nothing was written; give a smaller "
+            "learning_rate, alpha, lm_weight or unlikelihood"
+        )
 
 
 def _check_same(found: dict[str, Any], plan: dict[str, Any], output: Path) -> None:
