@@ -34,6 +34,7 @@ class Generated:
     """The text after a prompt, cut before the first stop string and before the end-of-text token."""
 
     text: str
+    """It ends with a whole character: if max_new_tokens ended it within one, that character is left out."""
     tokens: int
     """Number of generated tokens, including the stop string's tokens, but not the end-of-text token."""
     finite: bool
@@ -124,7 +125,7 @@ class Text:
             return self.error
         at_end = bool(self.tokens) and self.tokens[-1] in self._end_tokens
         tokens = self.tokens[:-1] if at_end else self.tokens
-        text = self._decoded(tokens)
+        text = self._decoded(tokens) if at_end else self._whole(tokens)
         found = [at for stop in self.prompt.stop if (at := text.find(stop)) >= 0]
         reason = "no_tokens" if not tokens else "stop" if found else "end_of_text" if at_end else "length"
         return Generated(text[: min(found, default=len(text))], len(tokens), self.finite, reason)
@@ -142,7 +143,20 @@ class Text:
         count = enough
         while len(self._decoded(self.tokens[-count:-1])) < enough and count < len(self.tokens):
             count *= 2
-        return all(_any_in(stops, self._decoded(tokens)) for tokens in (self.tokens[-count:], self.tokens))
+        return all(_any_in(stops, self._whole(tokens)) for tokens in (self.tokens[-count:], self.tokens))
+
+    def _whole(self, tokens: list[int]) -> str:
+        """Return the decoded tokens without a last character of which they have only a part.
+
+        Such a part is decoded as U+FFFD. So is a U+FFFD that the model wrote, but that one has the tokens that it is
+        encoded as, which are at most its three bytes.
+        """
+        text = self._decoded(tokens)
+        if not text.endswith("\ufffd"):
+            return text
+        if self._tokenizer.encode(text[-SPARE:], add_special_tokens=False)[-3:] == tokens[-3:]:
+            return text
+        return text.rstrip("\ufffd")
 
     def _decoded(self, tokens: list[int]) -> str:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -18,6 +18,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """A token for each byte, two long ones, and one that is not a part of the text."""
     vocabulary = [*BYTES, "ab" * 20, "ENDab" * 5, "<pad>"]
     made = Tokenizer(BPE(vocab=dict(zip(vocabulary, count(), strict=False)), merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>")
 
@@ -46,6 +47,31 @@ def encoded(text: str) -> str:
     """The text's bytes, each as the character that stands for it in the vocabulary."""
     ((pieces, _),) = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
     return pieces
+
+
+@pytest.mark.parametrize("stops", [[], ["\ufffd"]])
+@pytest.mark.parametrize("character", ["é", "日", "😀"])
+def test_a_text_never_ends_within_a_character(
+    tokenizer: PreTrainedTokenizerFast, character: str, stops: list[str]
+) -> None:
+    of = tokenizer.get_vocab()
+    tokens = [of[each] for each in encoded("a" + character)]
+    for cut in range(1, len(tokens) + 1):
+        text = Text(Prompt([], len(tokens), stops), tokenizer, [])
+        for token in tokens[:cut]:
+            text.tokens.append(token)
+            assert text.ended == (text.tokens == tokens)
+        expected = "a" + (character if cut == len(tokens) else "")
+        assert (text.result().text, text.result().finish_reason) == (expected, "length")
+
+
+def test_a_written_replacement_character_is_kept(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = [tokenizer.get_vocab()[each] for each in encoded("so \ufffd")]
+    for stops, expected in (([], "so \ufffd"), (["\ufffd"], "so ")):
+        text = Text(Prompt([], len(tokens), stops), tokenizer, [])
+        text.tokens = tokens
+        assert text.ended
+        assert text.result().text == expected
 
 
 def test_looking_for_a_stop_costs_no_more_in_a_long_text(
