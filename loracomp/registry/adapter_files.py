@@ -29,6 +29,9 @@ COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")
 CONVERT = "`loracomp adapter convert` writes the nearest plain LoRA"
 LONGEST_REASON = 1000
 """Maximum number of characters of a reason that are shown, because names in files can be of any length."""
+MOST_BYTES = {CONFIG: 2**28, TRAINING: 2**28, WEIGHTS: 2**34}
+"""Maximum size of a file that is read. It is far more than an adapter needs, and what JSONB can hold; a sparse file may
+claim any size."""
 KNOWN_KEYS = {
     "lora_magnitude_vector": "DoRA (use_dora)",
     ".bias": "biases (bias, lora_bias)",
@@ -132,7 +135,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RefusedError(f"there is no {path.name}: name a folder that PEFT's save_pretrained wrote")
     try:
-        value = orjson.loads(path.read_bytes())
+        value = orjson.loads(_content(path))
         text = orjson.dumps(value)  # which refuses JSON that is nested too deep for other readers
     except (OSError, ValueError, TypeError) as error:
         raise RefusedError(f"{path.name} cannot be read: {error}") from None
@@ -147,7 +150,7 @@ def _read_weights(folder: Path) -> bytes:
     path = folder / WEIGHTS
     if path.is_file():
         try:
-            return path.read_bytes()
+            return _content(path)
         except OSError as error:
             raise RefusedError(f"{WEIGHTS} cannot be read: {error}") from None
     if pickles := sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern)):
@@ -156,6 +159,17 @@ def _read_weights(folder: Path) -> bytes:
             "(save_pretrained with safe_serialization=True)"
         )
     raise RefusedError(f"there is no {WEIGHTS}")
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a file. Raises OSError, or RefusedError if they are too many."""
+    size, most = path.stat().st_size, MOST_BYTES[path.name]
+    if size > most:
+        raise RefusedError(f"{path.name} has {size:,} bytes; at most {most:,} are read: name the folder of an adapter")
+    try:
+        return path.read_bytes()
+    except MemoryError:
+        raise RefusedError(f"{path.name} has {size:,} bytes, which is more than this machine has free memory") from None
 
 
 def _check_training(training: Mapping[str, Any]) -> None:

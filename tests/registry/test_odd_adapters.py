@@ -247,6 +247,28 @@ def test_a_file_that_cannot_be_read_is_refused(folder, file, monkeypatch):
     assert read(folder) is None
 
 
+@pytest.mark.parametrize("file", [CONFIG, WEIGHTS, TRAINING])
+def test_a_sparse_file_of_any_size_is_refused_unread(folder, file):
+    (folder / file).touch()
+    os.truncate(folder / file, 300 * 2**30)
+    with pytest.raises(RefusedError, match=rf"{file} has 322,122,547,200 bytes; at most [\d,]+ are read"):
+        read_adapter(folder, TINY)
+
+
+@pytest.mark.parametrize("file", [CONFIG, WEIGHTS])
+def test_a_file_that_memory_is_too_small_for_is_refused(folder, file, monkeypatch):
+    actual = Path.read_bytes
+
+    def fill(path: Path) -> bytes:
+        if path.name == file:
+            raise MemoryError
+        return actual(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fill)
+    with pytest.raises(RefusedError, match=rf"{file} has [\d,]+ bytes, which is more than this machine has free"):
+        read_adapter(folder, TINY)
+
+
 def test_a_link_to_a_sound_folder_is_taken(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     assert read(tmp_path / "link")
