@@ -19,7 +19,7 @@ DECLARE
     longest CONSTANT interval := '60 seconds';
 BEGIN
     PERFORM loracomp.check_range('lease', extract(EPOCH FROM keep_house.lease), 0, extract(EPOCH FROM longest));
-    PERFORM loracomp.check_range('grace', extract(EPOCH FROM keep_house.grace), 0, 86400);
+    PERFORM loracomp.check_range('grace', extract(EPOCH FROM keep_house.grace), 0, 3600); -- the longest LORACOMP_LEASE_S
     -- Read first: INSERT locks the row even where it changes nothing, and every worker asks every few seconds.
     IF EXISTS (
         SELECT FROM loracomp.keeper AS k

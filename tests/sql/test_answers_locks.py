@@ -469,6 +469,14 @@ def in_one_call(connection: Connection, what: str, table: str) -> int:
         return value(connection, f"SELECT {what} FROM pg_stat_xact_user_tables WHERE relname = '{table}'")
 
 
+def test_a_page_reads_its_own_rows_however_many_have_answers(connection: Connection, alice: Connection) -> None:
+    """Before the first ANALYZE, when Postgres can't tell which index finds a single row."""
+    alice.execute(ADD_TICKETS, [7, 3000])
+    work(connection)
+    alice.execute("UPDATE tickets SET body = body || '!' WHERE id <= 200")
+    assert in_one_call(connection, "seq_tup_read + idx_tup_fetch", "answer_row") < 5_000
+
+
 def tokens(jobs: tuple[Job, ...]) -> dict[int, int]:
     return {job.id: job.lease_token for job in jobs}
 

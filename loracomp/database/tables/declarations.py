@@ -198,9 +198,11 @@ answer_row = Table(
         "declaration_id",
         "example_id IS NOT NULL AND job_id IS NOT NULL AND NOT uses_corrections",
     ),
-    index("answer_row_feed", "declaration_id changed_in"),
+    # All rows are in these two. They have conditions so that Postgres doesn't look a single row up in them, which would
+    # read all rows of the declaration: before the first ANALYZE it takes them for as good as the primary key.
+    index("answer_row_feed", "declaration_id changed_in", "changed_in IS NOT NULL"),
     # list_answers counts in it, without the rows themselves.
-    index("answer_row_progress", "declaration_id status answered_at"),
+    index("answer_row_progress", "declaration_id status answered_at", "status IS NOT NULL"),
     index("answer_row_drawn", "declaration_id draw_number", "draw_number IS NOT NULL"),
     comment="Answers to the rows of declared tables. Each declaration's view shows its own.",
     postgresql_with={"fillfactor": "80"},
