@@ -250,6 +250,9 @@ def test_tables_for_people(run, data, engine, monkeypatch):
     assert any(re.fullmatch(r"all, mean +12 +[\d.]+ +[\d.]+ *", line) for line in accuracy)
     assert re.fullmatch(r"policy +against base *", differences[1]) and len(differences) == 4
     assert re.fullmatch(r"default +[-+][\d.]+, [-+][\d.]+ to [-+][\d.]+, p [\d.e-]+ *", differences[3])
+    run("evaluate", "small", "--tasks", "rte", "--policies", "base", "--rows", "8")
+    said = " ".join(CliRunner().invoke(cli.app, ["evaluate", "small"], catch_exceptions=False).stderr.split())
+    assert "not all policies were asked the same rows (default 6 of 8 rows of rte), so compare" in said
     narrow = seen_on_a_terminal(42)
     assert narrow.count("Accuracy in %") == 2 and max(map(len, narrow.split("\n\n")[0].splitlines())) <= 42
 

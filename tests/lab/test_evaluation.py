@@ -15,7 +15,7 @@ from evaluation_data import add_rows, answer_all, claim, right_on, start
 from loracomp.database import connections as db
 from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
 from loracomp_lab.accuracy import Outcome, accuracies, differences, mcnemar_p, wilson_interval
-from loracomp_lab.evaluation import REFERENCES, read_results, show_evaluation
+from loracomp_lab.evaluation import REFERENCES, lacking_rows, read_results, show_evaluation
 from people_data import one, submit
 from routing_data import add_adapter, add_base_model
 
@@ -89,6 +89,19 @@ def test_again_it_adds_what_is_missing_and_fewer_rows_are_among_more(connection:
     ]
     assert start(connection, "tea", "base")[0] == {"task": "tea", "policy": "base", "jobs": 10, "added": 5}
     assert [row["added"] for row in start(connection, "tea ore", "base", rows_a_task=1)] == [0, 1]
+
+
+def test_policies_that_lack_rows_of_others_are_found(connection: db.Connection) -> None:
+    start(connection, "tea tin", "base", rows_a_task=3)
+    assert lacking_rows(connection, "e") == []
+    start(connection, "tea", "cat default", rows_a_task=5)
+    assert [tuple(row.values()) for row in lacking_rows(connection, "e")] == [
+        ("tea", "base", 3, 5),
+        ("tin", "cat", 0, 3),
+        ("tin", "default", 0, 3),
+    ]
+    start(connection, "tea tin", "base cat default", rows_a_task=5)
+    assert lacking_rows(connection, "e") == []
 
 
 def test_rows_are_drawn_by_seed(connection: db.Connection) -> None:

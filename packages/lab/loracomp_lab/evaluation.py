@@ -51,8 +51,9 @@ def start_evaluation(
 ) -> Rows:
     """Insert the missing jobs of an evaluation; returns a row (task, policy, jobs, added) for each task and policy.
 
-    All policies get the same rows. The jobs run in the background (priority -1). With `exclude_own` a job may use
-    neither its row's task nor adapters that were trained on that task; policies with router own_task are not affected.
+    All policies named here get the same rows; `lacking_rows` finds those of earlier calls that got fewer. The jobs run
+    in the background (priority -1). With `exclude_own` a job may use neither its row's task nor adapters that were
+    trained on that task; policies with router own_task are not affected.
 
     Raises NotFoundError for an unknown base model and for tasks without rows in the split, RefusedError for an unknown
     policy, and UsageError if the evaluation exists with other settings.
@@ -98,6 +99,12 @@ def show_evaluation(connection: Connection, name: str) -> dict[str, Any]:
     if not rows:
         raise NotFoundError(f"there is no evaluation {name}: start it with --tasks and --policies")
     return rows[0]
+
+
+def lacking_rows(connection: Connection, name: str) -> Rows:
+    """Return a row (task, policy, asked, of) for each policy that was asked fewer of a task's rows than the evaluation
+    has."""
+    return rows_of(connection, _STATEMENTS["lacking_rows"], {"name": name})
 
 
 def read_results(connection: Connection, name: str) -> dict[str, Rows]:

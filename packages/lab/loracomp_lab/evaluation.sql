@@ -83,6 +83,21 @@ FROM loracomp.job AS j
 WHERE j.example_id IS NOT NULL AND j.tags ->> 'evaluation' = %(name)s
 GROUP BY 1, 2, 3, 4, 5, 6
 
+-- name: lacking_rows
+-- Calls with other policies, tasks or numbers of rows add to an evaluation, so that its policies may have been asked different rows.
+WITH asked AS MATERIALIZED (
+    SELECT DISTINCT j.task, j.policy, j.example_id
+    FROM loracomp.job AS j
+    WHERE j.example_id IS NOT NULL AND j.tags ->> 'evaluation' = %(name)s
+)
+SELECT t.task, p.policy, count(a.example_id) AS asked, t.of
+FROM (SELECT task, count(DISTINCT example_id) AS of FROM asked GROUP BY task) AS t
+CROSS JOIN (SELECT DISTINCT policy FROM asked) AS p
+LEFT JOIN asked AS a ON (a.task, a.policy) = (t.task, p.policy)
+GROUP BY t.task, p.policy, t.of
+HAVING count(a.example_id) < t.of
+ORDER BY t.task, p.policy
+
 -- name: evaluation_outcomes
 SELECT j.task, t.family, j.policy, j.example_id, j.is_correct AS is_right
 FROM loracomp.job AS j JOIN loracomp.task AS t ON t.name = j.task

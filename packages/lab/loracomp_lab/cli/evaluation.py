@@ -96,5 +96,11 @@ def _show(connection: Connection, name: str, csv: Path | None, as_json: bool) ->
         own = ", own tasks kept out" if state["exclude_own"] else ""
         answered = f"{state['succeeded']} of {state['jobs']} jobs answered"
         remark(f"{name}: {state['split']} rows on {state['base_model']}{own}; {answered}")
+    if lacking := evaluation.lacking_rows(connection, name):
+        found = (f"{row['policy']} {row['asked']} of {row['of']} rows of {row['task']}" for row in lacking)
+        remark(
+            f"not all policies were asked the same rows ({', '.join(found)}), so compare only their pairs; to ask the "
+            "others too, run it again with all --tasks, all --policies and the largest --rows that were given"
+        )
     if state["failed"]:
         remark(f"{state['failed']} jobs failed: bi.prediction says why, loracomp.retry_job tries one again")
