@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import unicodedata
 
 import pytest
 import typer
@@ -11,6 +12,8 @@ from loracomp import cli
 
 TEXT = "\x1b[31mé\u202e\U0001f600[/b]\x9b2J"
 """A text that colours a terminal, is not ASCII, contains what looks like markup, and turns the direction of a line."""
+NAME = "".join(each for each in TEXT if unicodedata.category(each) != "Cc")
+"""The same as the name of a policy, which must not contain control characters."""
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 SHOWN = {
     "answers list": [],
@@ -22,7 +25,7 @@ SHOWN = {
     "explain --svg": ["{job}", "--svg"],
     "model list": [],
     "policy list": [],
-    "policy show": [TEXT],
+    "policy show": [NAME],
     "refresh": [],
     "report": [],
     "sql": [],

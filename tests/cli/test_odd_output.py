@@ -23,7 +23,7 @@ from loracomp.cli import commands, common
 from loracomp.database import connections as db
 from loracomp.database.queries import QUERIES
 from people_data import answer, claim, load, submit
-from printed import ENCODINGS, OBEYED, SHOWN, TEXT, arguments_of, printed
+from printed import ENCODINGS, NAME, OBEYED, SHOWN, TEXT, arguments_of, printed
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def job(connection: db.Connection, database: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("LORACOMP_DATABASE_URL", database)
     examples = load(connection)
     answer(connection, submit(connection, TEXT), examples, output=TEXT)
-    connection.execute("SELECT loracomp.set_policy(%s, '{}')", [TEXT])
+    connection.execute("SELECT loracomp.set_policy(%s, '{}')", [NAME])
     connection.execute("UPDATE loracomp.policy SET description = %s", [TEXT])
     connection.execute("UPDATE loracomp.task SET description = %s", [TEXT])
     connection.execute(QUERIES["report_worker"], REPORT | {"name": TEXT})

@@ -31,8 +31,6 @@ DYNAMIC = {
     "loracomp.bring_view_back(oid,name,name,name,regtype)",
     "loracomp.create_answers(text,regclass,text,text[],text[],integer,text,integer,jsonb,boolean,jsonb,"
     "double precision,text[])",
-    "loracomp.alter_answers(regclass,text,text[],text[],integer,text,integer,jsonb,jsonb,boolean,boolean,"
-    "double precision,text[])",
     "loracomp.list_corrections(regclass)",
     "loracomp.rows_for_a_person(regclass,integer)",
     "loracomp.list_answer_rows(regclass,text[],integer)",
