@@ -64,8 +64,7 @@ class Texts:
         self._end_tokens = end_tokens(model, tokenizer)
         self._has_cache = keys_and_values_suffice(model)
         self._waiting: deque[Text] = deque()
-        self._last_joined: dict[str | None, int] = {}
-        """For each submitter the number of the last text of theirs that has joined; forgotten when all have ended."""
+        """Submitters whose last text joined long ago come first."""
         self._running: list[Text] = []
         """The text of each row of the cache."""
         self._cache = RowCache()
@@ -92,10 +91,7 @@ class Texts:
             self._advance()
         for common, together in self._passes(joining):
             self._begin(common, together)
-        ended += self._remove_ended()
-        if not self:
-            self._last_joined.clear()
-        return ended
+        return ended + self._remove_ended()
 
     def _remove_ended(self) -> list[Text]:
         ended = [text for text in (*self._running, *self._waiting) if text.ended]
@@ -118,17 +114,17 @@ class Texts:
                 break
             self._waiting.remove(text)
             joining.append(text)
-            self._last_joined[text.submitter] = 1 + max(self._last_joined.values(), default=0)
+            # The submitter's other texts go behind those of others.
+            self._waiting = deque(sorted(self._waiting, key=lambda other: other.submitter == joining[-1].submitter))
         return joining
 
     def _next(self, running: Sequence[Text]) -> Text:
-        """The waiting text that joins next: of the submitter who has the fewest texts running, or among several the one
-        whose last text joined longest ago. Texts of background jobs come after all others.
+        """The waiting text that joins next: the first of the submitter who has the fewest texts running.
+
+        Texts of background jobs come after all others.
         """
-        counts, last = Counter(text.submitter for text in running), self._last_joined
-        return min(
-            self._waiting, key=lambda text: (text.background, counts[text.submitter], last.get(text.submitter, 0))
-        )
+        counts = Counter(text.submitter for text in running)
+        return min(self._waiting, key=lambda text: (text.background, counts[text.submitter]))
 
     def _fit(self, texts: Sequence[Text]) -> bool:
         return len(texts) == 1 or len(texts) * max(text.longest for text in texts) <= self._budget

@@ -146,10 +146,10 @@ class Text:
         return all(_any_in(stops, self._whole(tokens)) for tokens in (self.tokens[-count:], self.tokens))
 
     def _whole(self, tokens: list[int]) -> str:
-        """Return the decoded tokens without a last character of which they have only a part.
+        """Decode tokens, but leave out a last character that is incomplete.
 
-        Such a part is decoded as U+FFFD. So is a U+FFFD that the model wrote, but that one has the tokens that it is
-        encoded as, which are at most its three bytes.
+        An incomplete character is decoded as U+FFFD. So is a U+FFFD that the model wrote, but that one has the tokens
+        that it is encoded as, which are at most its three bytes.
         """
         text = self._decoded(tokens)
         if not text.endswith("\ufffd"):

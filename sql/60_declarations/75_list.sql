@@ -61,7 +61,7 @@ $$;
 COMMENT ON FUNCTION loracomp.rows_to_draw IS
 'In words, how many more rows must be drawn and corrected before a declaration, or one of its choices, can have a threshold, and whether it has so many.';
 
--- With fewer promises to choose from, there are fewer chances to find one that holds by luck alone. Uncorrected rows are counted.
+-- Only four promises are tried: the more are tried, the likelier is one that seems to be kept by luck alone.
 CREATE FUNCTION loracomp.lower_promise(d loracomp.declaration, choice text) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp

@@ -128,6 +128,7 @@ def test_of_a_thousand_declarations_at_most_one_in_twenty_breaks_its_promise(con
                 promised[share] += 1
                 broken[share] += int(probabilities[confidences > found].mean() < share)
                 break
+    print(f"promised: {promised}, broken: {broken}")  # docs/answers.md has these numbers; pytest -rP shows them
     assert promised[0.95] >= 100 and promised.total() >= 500
     assert broken.total() <= 50, (broken, promised)
 

@@ -85,6 +85,12 @@ def test_another_worker_takes_over_from_one_that_is_gone(
         wait_until(lambda: elected(connection) == "two")
 
 
+def test_nobody_delays_the_rescue_of_jobs_for_longer_than_a_lease_may_be(connection: Connection) -> None:
+    """It would last for that long after the login that asked for it has been closed."""
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="grace must be between 0 and 3600"):
+        connection.execute("SELECT loracomp.keep_house('thief', '0 s', '3601 seconds')")
+
+
 def test_another_worker_takes_over_after_the_servers_clock_went_back(connection: Connection, database: str):
     """Also if the worker that was elected before is gone."""
     connection.execute("SELECT loracomp.keep_house('gone', '5 seconds')")

@@ -51,9 +51,9 @@ def start_evaluation(
 ) -> Rows:
     """Insert the missing jobs of an evaluation; returns a row (task, policy, jobs, added) for each task and policy.
 
-    All policies named here get the same rows; `lacking_rows` finds those of earlier calls that got fewer. The jobs run
-    in the background (priority -1). With `exclude_own` a job may use neither its row's task nor adapters that were
-    trained on that task; policies with router own_task are not affected.
+    All policies named here get the same rows. Those of an earlier call may have got fewer; `lacking_rows` finds them.
+    The jobs run in the background (priority -1). With `exclude_own` a job may use neither its row's task nor adapters
+    that were trained on that task; policies with router own_task are not affected.
 
     Raises NotFoundError for an unknown base model and for tasks without rows in the split, RefusedError for an unknown
     policy, and UsageError if the evaluation exists with other settings.
