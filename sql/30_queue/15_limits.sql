@@ -52,7 +52,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION loracomp.admit_jobs();
 -- slow, so a sequence stores an id: each new job uses at least one id, so jobs up to that id are admitted without counting. Running jobs
 -- that are queued again get no new id, so they may exceed the limit until the next count. Each limit has a sequence of its own, because an open
 -- transaction may still see the limit before a change, and what it counts says nothing about the new one. drop_counters drops the old ones. A
--- transaction of another isolation level than READ COMMITTED may not see jobs of others that wait, so no id is stored after its count.
+-- transaction of another isolation level than READ COMMITTED may not see jobs of others that wait, and one that has updated jobs may have
+-- cancelled some, which wait again if it is rolled back. What these count holds for themselves, so no id is stored for others.
 CREATE FUNCTION loracomp.is_within_limit(submitter name, newest bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -66,8 +67,13 @@ BEGIN
         RETURN TRUE;
     END IF;
     waiting := loracomp.count_queued(submitter, most + 1);
-    IF waiting <= most AND current_setting('transaction_isolation') = 'read committed' THEN
-        PERFORM setval(memory, coalesce(newest + most - waiting, 0));
+    IF newest IS NULL THEN
+        PERFORM setval(memory, 0);
+    ELSIF
+        waiting <= most AND current_setting('transaction_isolation') = 'read committed'
+        AND pg_stat_get_xact_tuples_updated('loracomp.job'::regclass) = 0
+    THEN
+        PERFORM setval(memory, newest + most - waiting);
     END IF;
     RETURN waiting <= most;
 END

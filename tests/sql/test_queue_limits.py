@@ -252,6 +252,23 @@ def test_a_transaction_that_does_not_see_others_jobs_makes_no_room_for_them(
                 add_jobs(alice, "d")
 
 
+def test_cancelling_in_a_transaction_that_is_rolled_back_makes_no_room(connection: Connection, alice: Connection):
+    limit(connection, 3)
+    add_jobs(alice, "a", "b", "c")
+    for _ in range(3):
+        with alice.transaction(force_rollback=True):
+            alice.execute("SELECT loracomp.cancel_jobs(ids => ARRAY(SELECT id FROM loracomp.job))")
+            add_jobs(alice, "instead")
+        with pytest.raises(errors.ConfigurationLimitExceeded):
+            add_jobs(alice, "d")
+    with alice.transaction():
+        alice.execute("SELECT loracomp.cancel_jobs(ids => ARRAY(SELECT id FROM loracomp.job))")
+        add_jobs(alice, "instead")
+    add_jobs(alice, "e", "f")
+    with pytest.raises(errors.ConfigurationLimitExceeded):
+        add_jobs(alice, "g")
+
+
 def test_a_limit_that_makes_no_sense_is_refused_and_changes_are_audited(connection: Connection, alice: Connection):
     with pytest.raises(errors.CheckViolation, match="per_submitter_must_be_between"):
         limit(connection, 0)

@@ -13,6 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -21,6 +22,7 @@ from unittest.mock import patch
 import psycopg
 from psycopg import sql
 
+from corrections import ISOLATION
 from job_data import add_base_model, claim, ended, keep, record_predictions
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -46,6 +48,11 @@ SELECT %(text)s || i, ARRAY['yes', %(text)s], jsonb_build_object('country', %(te
 FROM generate_series(1, %(count)s) AS i
 """
 SUBMIT_ONE = "INSERT INTO loracomp.job (prompt) VALUES (%s)"
+UNDONE = (
+    f"INSERT INTO loracomp.job (prompt) SELECT '{SECRET}' FROM generate_series(1, %s)",
+    "SELECT loracomp.cancel_jobs(ids => ARRAY(SELECT id FROM loracomp.job WHERE status = 'queued' LIMIT %s))",
+)
+"""What is rolled back under a limit."""
 WAITING = "SELECT count(*) AS jobs FROM loracomp.job WHERE submitted_by = %s AND status = 'queued'"
 ASK = """
 SELECT loracomp.submit_job(
@@ -249,6 +256,28 @@ class Turns:
             self.owner.execute("SELECT loracomp.set_queue_limits(NULL)")
         self.done.append("the limit of the queue changes")
 
+    def undo(self) -> None:
+        """What a transaction did that is rolled back, under any isolation level, makes no room under a limit."""
+        alice = self.people["alice"]
+        alice.execute(UNDONE[0].encode(), [5])
+        (row,) = self.owner.execute(WAITING, [login("alice")])
+        most = row["jobs"] + self.draw.choice((0, 0, 3))
+        self.owner.execute("SELECT loracomp.set_queue_limits(%s)", [most])
+        for _ in range(self.draw.randint(2, 5)):
+            with suppress(psycopg.errors.ConfigurationLimitExceeded), alice.transaction(force_rollback=True):
+                alice.execute(f"SET TRANSACTION ISOLATION LEVEL {self.draw.choice(ISOLATION)}".encode())
+                for _ in range(self.draw.randint(2, 4)):
+                    with alice.transaction(force_rollback=self.draw.random() < 0.3):
+                        alice.execute(self.draw.choice(UNDONE).encode(), [self.draw.choice((1, 5, 50))])
+            with suppress(psycopg.errors.ConfigurationLimitExceeded):
+                for _ in range(most - row["jobs"] + 2):
+                    alice.execute(SUBMIT_ONE, [SECRET])
+            (row,) = self.owner.execute(WAITING, [login("alice")])
+            assert row["jobs"] <= most, f"alice may have {most} jobs waiting and has {row['jobs']}"
+        self.owner.execute("SELECT loracomp.set_queue_limits(NULL)")
+        self.counts["limits"] += 1
+        self.done.append("what is rolled back under a limit makes no room")
+
     def mislead(self) -> None:
         """Statistics may be of a queue that was empty, or of one that was much longer."""
         pages, rows = self.draw.choice(((0, 0), (1000, 0), (1000, 1), (1000, 1000), (10, 1e6)))
@@ -390,6 +419,7 @@ def moves_of(turns: Turns) -> list[Callable[[], None]]:
         t.time_passes,
         t.use_up_ids,
         t.limit,
+        t.undo,
         t.mislead,
         t.probe,
         t.probe,
