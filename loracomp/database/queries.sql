@@ -509,8 +509,9 @@ ORDER BY r.job_id
 -- pages and reports
 
 -- name: begin_page
--- The settings apply until the transaction ends. JIT is off, because compiling these queries takes longer than running them.
-SELECT set_config('statement_timeout', '10s', true), set_config('jit', 'off', true)
+-- The settings apply until the transaction ends. A page soon gives up a lock that somebody holds, because all visitors share the threads in which
+-- pages are made. JIT is off, because compiling these queries takes longer than running them.
+SELECT set_config('statement_timeout', '10s', true), set_config('lock_timeout', '1s', true), set_config('jit', 'off', true)
 
 -- name: queues
 SELECT * FROM loracomp.queue_health ORDER BY base_model

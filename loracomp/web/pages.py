@@ -154,7 +154,8 @@ def declarations(visit: Visit) -> Response:
     """Show the declarations that the visitor's role may change."""
     with visit.database() as connection:
         declared = rows_of(connection, QUERIES["list_answers"], {"name": None, "counted": True})
-    return visit.show("answers.html", declarations=declared)
+    paths = [{**each, "path": quote(each["name"], safe="")} for each in declared]
+    return visit.show("answers.html", declarations=paths)
 
 
 def rows(visit: Visit) -> Response:

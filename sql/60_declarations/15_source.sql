@@ -7,6 +7,8 @@
 --   with_current_names  a declaration with the current names of its table and columns
 --   with_all_columns    the same; raises if a column was dropped
 --   check_same_owner    refuses a table that was given away
+--   source_has_changed  whether follow_source has something to do or to refuse; due_declarations calls it
+--   prompt_columns      numbers of the columns that a prompt names
 --   key_columns_of      the columns of a declaration's key
 --   SQL expressions about a row of the table, which the statement calls s:
 --     source_sql        the table, for FROM
@@ -15,6 +17,7 @@
 --     key_values        the values of these columns, from an array of texts
 --     filter_condition  whether a row passes the filter
 --       filter_values   the values that a filter allows; fixed_filter calls it too
+--       base_type       the type under a domain; check_enum_values calls it too
 
 -- The oid alone doesn't tell that a database was restored: servers give the same oids to objects that are made in the same order, so a table often
 -- gets its oid again when a restored database is dumped and restored.
@@ -156,6 +159,40 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.check_same_owner IS 'Raises if a declaration''s table belongs to another role than when it was declared.';
 
+-- Reads only the catalog. Of what follow_source refuses, this notices what nobody writes a row for, because it may go on for a day: statements that
+-- name the table of which this one has become a part fire no trigger here. A renamed column is noted at once, because after a dump and restore
+-- it is found by its name.
+CREATE FUNCTION loracomp.source_has_changed(d loracomp.declaration) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT NOT EXISTS (SELECT FROM pg_class AS v WHERE v.oid = (d).view)
+        OR NOT EXISTS (
+            SELECT FROM pg_class AS c
+            WHERE c.oid = (d).source AND pg_get_userbyid(c.relowner) = (d).owner AND NOT c.relforcerowsecurity
+        )
+        OR (d).source_identity <> loracomp.identity_of((d).source) -- restored from a dump
+        OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = (d).source)
+        OR loracomp.primary_key_of((d).source) <> (d).key_columns
+        OR EXISTS (
+            SELECT FROM unnest((d).columns || (d).key_columns, (d).names[2 :]) AS n (number, name)
+            LEFT JOIN pg_attribute AS t ON t.attrelid = (d).source AND t.attnum = n.number AND NOT t.attisdropped
+            WHERE t.attname IS DISTINCT FROM n.name
+        );
+END;
+COMMENT ON FUNCTION loracomp.source_has_changed IS
+'Whether a declaration''s table was renamed, dropped, given away, restored or attached, or has lost a column or its key.';
+
+CREATE FUNCTION loracomp.prompt_columns(d loracomp.declaration) RETURNS smallint[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT ARRAY(
+        SELECT (d).columns[array_position((d).names[2 :], p.col)]
+        FROM loracomp.prompt_pieces((d).prompt) AS p WHERE p.col IS NOT NULL ORDER BY p.ordinal
+    );
+END;
+COMMENT ON FUNCTION loracomp.prompt_columns IS
+'The numbers of the columns that a declaration''s prompt names. A column that was dropped and added again has another one.';
+
 CREATE FUNCTION loracomp.key_columns_of(d loracomp.declaration)
 RETURNS TABLE (ordinal bigint, name name, written text, read text)
 LANGUAGE sql STABLE
@@ -200,6 +237,18 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.key_values IS 'SQL for the values of the key''s columns, as a list; `key` is SQL for the key as an array of texts.';
 
+CREATE FUNCTION loracomp.base_type(type oid) RETURNS oid
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH RECURSIVE found AS (
+        SELECT t.oid, t.typbasetype FROM pg_type AS t WHERE t.oid = base_type.type
+        UNION ALL
+        SELECT t.oid, t.typbasetype FROM found AS f JOIN pg_type AS t ON t.oid = f.typbasetype
+    )
+    SELECT f.oid FROM found AS f WHERE f.typbasetype = 0;
+END;
+COMMENT ON FUNCTION loracomp.base_type IS 'The type under a domain, and under the domains under it; another type itself.';
+
 CREATE FUNCTION loracomp.filter_values(source regclass, filter jsonb)
 RETURNS TABLE (key text, value jsonb, allowed text[], type name)
 LANGUAGE sql STABLE
@@ -209,8 +258,7 @@ BEGIN ATOMIC
         t.typname
     FROM jsonb_each(filter_values.filter) AS f
     LEFT JOIN pg_attribute AS a ON a.attrelid = filter_values.source AND a.attname = f.key
-    LEFT JOIN pg_type AS c ON c.oid = a.atttypid
-    LEFT JOIN pg_type AS t ON t.oid = coalesce(nullif(c.typbasetype, 0), c.oid) -- a domain is compared as the type under it
+    LEFT JOIN pg_type AS t ON t.oid = loracomp.base_type(a.atttypid) -- a domain is compared as the type under it
         AND (EXISTS (SELECT FROM loracomp.key_forms(t.oid)) OR t.oid = ANY ('{float4,float8,interval}'::regtype[]));
 END;
 COMMENT ON FUNCTION loracomp.filter_values IS

@@ -70,7 +70,9 @@ $$;
 COMMENT ON FUNCTION loracomp.hint_statement IS 'SQL by which a declaration''s trigger notes the rows that an INSERT, UPDATE or DELETE has written.';
 
 -- The application's statement must not fail and must not wait long. If hints can't be written, a full scan is requested instead. If that fails
--- too, for example while loracomp is being upgraded, the daily scan finds the rows; an upgrade also ends with a scan.
+-- too, for example while loracomp is being upgraded, the daily scan finds the rows; an upgrade also ends with a scan. The triggers may be on
+-- another table than the declaration's: on a copy that pg_restore has made, or on a partition that was detached. Then nothing is noted. Nor
+-- is anything if there is no declaration, unless the transaction may be older than the declaration.
 CREATE OR REPLACE FUNCTION loracomp_parts.hint() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -78,9 +80,15 @@ SET plan_cache_mode = force_generic_plan
 SET lock_timeout = '300ms' -- MERGE fires three triggers, and each waits for two tables at most
 AS $$
 DECLARE
+    source CONSTANT regclass := (SELECT d.source FROM loracomp.declaration AS d WHERE d.id = tg_argv[0]::integer);
     statement text;
     noted bigint;
 BEGIN
+    IF source <> tg_relid AND source IS DISTINCT FROM pg_partition_root(tg_relid)
+        OR source IS NULL AND current_setting('transaction_isolation') = 'read committed'
+    THEN
+        RETURN NULL;
+    END IF;
     statement := loracomp.hint_statement(tg_argv[0]::integer, tg_op);
     IF statement IS NULL THEN
         INSERT INTO loracomp.scan_request (declaration_id) VALUES (tg_argv[0]::integer);
@@ -235,7 +243,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.add_triggers IS 'Makes the triggers that a declaration''s table and its partitions still lack.';
 
--- It works even if the table or the view is gone.
+-- It works even if the table or the view is gone. Triggers on another owner's table, which pg_restore may have copied, are left: dropping them would
+-- wait for whoever uses that table, and they do nothing.
 CREATE FUNCTION loracomp.drop_parts(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -247,8 +256,10 @@ BEGIN
     FOR statement IN
         SELECT format('DROP VIEW %s', c.oid::regclass) FROM pg_class AS c WHERE c.oid = d.view
         UNION ALL
-        SELECT format('DROP TRIGGER %I ON %s', g.tgname, g.tgrelid::regclass) FROM pg_trigger AS g
+        SELECT format('DROP TRIGGER %I ON %s', g.tgname, g.tgrelid::regclass)
+        FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid
         WHERE g.tgfoid = 'loracomp_parts.hint'::regproc AND starts_with(g.tgname, format('loracomp_%s_', d.id))
+            AND (c.oid = d.source OR pg_get_userbyid(c.relowner) = d.owner)
     LOOP
         EXECUTE statement;
     END LOOP;

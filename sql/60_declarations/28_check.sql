@@ -132,9 +132,9 @@ BEGIN
     SELECT a.attname, t.oid, v.value INTO col, type, unknown
     FROM loracomp.filter_values(check_enum_values.source, check_enum_values.filter) AS f
     JOIN pg_attribute AS a ON a.attrelid = check_enum_values.source AND a.attname = f.key
-    JOIN pg_type AS c ON c.oid = a.atttypid
-    JOIN pg_type AS t ON t.oid = coalesce(nullif(c.typbasetype, 0), c.oid)
-    JOIN pg_type AS e ON e.oid = CASE t.typoutput WHEN 'array_out'::regproc THEN t.typelem ELSE t.oid END AND e.typtype = 'e'
+    JOIN pg_type AS t ON t.oid = loracomp.base_type(a.atttypid)
+    JOIN pg_type AS e ON e.typtype = 'e'
+        AND e.oid = CASE t.typoutput WHEN 'array_out'::regproc THEN loracomp.base_type(t.typelem) ELSE t.oid END
     CROSS JOIN LATERAL unnest(f.allowed) AS v (value)
     WHERE NOT pg_input_is_valid(v.value, format_type(t.oid, NULL))
     ORDER BY a.attnum, v.value LIMIT 1;

@@ -5,6 +5,7 @@
 --     make_view                       alter_answers and bring_view_back call it too
 --     answers_channel                 notify_answers and list_answers call it too
 --     view_definition                 alter_answers, bring_view_back and answers_since call it too
+--     lock_source                     alter_answers calls it too
 --     add_own_task                    70_learn.sql
 --     parts_hash                      37_scan.sql
 
@@ -96,6 +97,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.view_definition IS 'Definition and options of a view over a declared table, to tell whether its owner has changed them.';
 
+-- Until it has the lock, others who want to write wait behind this call.
+CREATE FUNCTION loracomp.lock_source(d loracomp.declaration) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET lock_timeout = '10s'
+AS $$
+BEGIN
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
+EXCEPTION WHEN lock_not_available THEN
+    RAISE EXCEPTION 'a transaction that is open has written to table %', d.names[1]
+        USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
+END
+$$;
+COMMENT ON FUNCTION loracomp.lock_source IS
+'Waits until all transactions that have written to a declaration''s table have ended, and keeps others from writing. Raises after ten seconds.';
+
 CREATE FUNCTION loracomp.create_answers(
     name text,
     source regclass,
@@ -151,7 +168,7 @@ BEGIN
     PERFORM loracomp.check_certain(d);
     PERFORM loracomp.check_request(d);
     d.id := nextval(pg_get_serial_sequence('loracomp.declaration', 'id'));
-    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
+    PERFORM loracomp.lock_source(d);
     PERFORM loracomp.make_parts(d);
     d.view := loracomp.make_view(d, schema, parts[cardinality(parts)]);
     d.task_id := loracomp.add_own_task(d);

@@ -2,9 +2,11 @@
 --   alter_answers
 --     with_other_source
 --       check_source                  28_check.sql
+--       lock_source                   30_declare.sql
 --     lock_declaration
 --     check_certain, check_request    28_check.sql
---     make_view                       30_declare.sql
+--     replace_view
+--       make_view                     30_declare.sql
 --     begin_scan                      37_scan.sql
 --     label_again                     70_learn.sql
 --     first_answer_of                 60_correct.sql
@@ -92,7 +94,7 @@ BEGIN
         d.columns := checked.columns;
         d.names := checked.names;
         IF NOT d.columns <@ before THEN
-            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
+            PERFORM loracomp.lock_source(d);
         END IF;
     END IF;
     RETURN d;
@@ -100,6 +102,23 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.with_other_source IS
 'A declaration with another prompt or filter, which is checked; null leaves it as it is. Locks the table if a column is added.';
+
+-- The view must not be in use while it is replaced. Other readers wait behind this call, and if the table is locked for a new column, writers too.
+CREATE FUNCTION loracomp.replace_view(d loracomp.declaration) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET lock_timeout = '2s'
+AS $$
+BEGIN
+    PERFORM loracomp.make_view(d, n.nspname, c.relname)
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = d.view;
+    UPDATE loracomp.declaration AS a SET view_definition = loracomp.view_definition(a.view, a.source) WHERE a.id = d.id;
+EXCEPTION WHEN lock_not_available THEN
+    RAISE EXCEPTION 'a transaction that is open has read view %, which another filter replaces', d.view
+        USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
+END
+$$;
+COMMENT ON FUNCTION loracomp.replace_view IS 'Replaces the definition of a declaration''s view. Raises if it must wait for a reader for two seconds.';
 
 -- Null leaves a setting as it is, except that choices replace a length and a length replaces choices, because a job has only one of them. Rows
 -- whose prompt, choices, descriptions or length change are asked again, and rows that no longer pass the filter lose their answers. Policy,
@@ -158,9 +177,7 @@ BEGIN
         backfill = a.backfill OR coalesce(alter_answers.again, FALSE), trouble = NULL, retry_at = '-infinity'
     WHERE a.id = d.id;
     IF alter_answers.filter IS NOT NULL THEN
-        PERFORM loracomp.make_view(d, n.nspname, c.relname)
-        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = d.view;
-        UPDATE loracomp.declaration AS a SET view_definition = loracomp.view_definition(a.view, a.source) WHERE a.id = d.id;
+        PERFORM loracomp.replace_view(d);
     END IF;
     IF alter_answers.again OR num_nonnulls(
         alter_answers.prompt, alter_answers.choices, alter_answers.descriptions, alter_answers.max_new_tokens, alter_answers.filter
@@ -171,8 +188,8 @@ BEGIN
     IF alter_answers.prompt IS NOT NULL OR d.choices IS DISTINCT FROM before.choices THEN
         PERFORM loracomp.label_again(before, d);
     END IF;
-    is_another := (d.prompt, d.choices, d.descriptions, d.max_new_tokens)
-        IS DISTINCT FROM (before.prompt, before.choices, before.descriptions, before.max_new_tokens);
+    is_another := (d.prompt, loracomp.prompt_columns(d), d.choices, d.descriptions, d.max_new_tokens) IS DISTINCT FROM
+        (before.prompt, loracomp.prompt_columns(before), before.choices, before.descriptions, before.max_new_tokens);
     IF is_another OR alter_answers.again THEN
         UPDATE loracomp.declaration AS a SET stale_to_job = (SELECT s.last_value FROM loracomp.job_id_seq AS s) WHERE a.id = d.id;
     END IF;

@@ -47,8 +47,7 @@ COMMENT ON FUNCTION loracomp.ask_rows IS
 'Makes jobs of new and changed rows of declarations, and deletes the examples of withdrawn corrections; returns how many it has handled. For the '
 'keeper.';
 
--- Reads only. Owners take turns, so that nobody waits long because another owner has many tables or many rows. A renamed column is noted at once,
--- because after a dump and restore it is found by its name. A retry_at that is more than ten minutes ahead was written before the server's clock
+-- Reads only. Owners take turns, so that nobody waits long because another owner has many tables or many rows. A retry_at that is more than ten minutes ahead was written before the server's clock
 -- went back, so it doesn't count. The same holds for measure_at.
 CREATE FUNCTION loracomp.due_declarations() RETURNS TABLE (id integer, turn bigint)
 LANGUAGE sql VOLATILE
@@ -60,12 +59,7 @@ AS $$
         EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from)
         OR EXISTS (SELECT FROM loracomp.withdrawn_example AS w WHERE w.declaration_id = a.id)
         OR a.trouble IS NOT NULL -- it may be over
-        OR a.source_identity <> loracomp.identity_of(a.source) -- restored from a dump
-        OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
-        OR EXISTS (
-            SELECT FROM unnest(a.columns || a.key_columns, a.names[2 :]) AS n (number, name)
-            JOIN pg_attribute AS t ON t.attrelid = a.source AND t.attnum = n.number AND t.attname <> n.name
-        )
+        OR loracomp.source_has_changed(a)
         OR NOT a.paused AND (
             loracomp.scan_is_due(a) OR loracomp.must_scan(a) OR loracomp.parts_are_due(a) OR loracomp.must_ask_corrected(a)
         )

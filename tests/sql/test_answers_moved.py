@@ -1,0 +1,155 @@
+"""A declared table that becomes another's part, is copied with its triggers, or whose columns and types are replaced."""
+
+from collections.abc import Iterator
+
+import pytest
+from psycopg import errors
+
+from answers_data import TICKETS, URGENCY, answer_all, as_alice, keep, shown, tidy
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database.connections import Connection
+from people_fixtures import connect, login, value
+
+STOPPED = {
+    "attached": (
+        "CREATE TABLE all_tickets (LIKE tickets) PARTITION BY RANGE (id);"
+        "ALTER TABLE all_tickets ATTACH PARTITION tickets DEFAULT",
+        "is part of another table",
+    ),
+    "inherits": (
+        "CREATE TABLE all_tickets (LIKE tickets); ALTER TABLE tickets INHERIT all_tickets",
+        "is part of another",
+    ),
+    "without a key": ("ALTER TABLE tickets DROP CONSTRAINT tickets_pkey", "no longer has the primary key"),
+    "forced policies": ("ALTER TABLE tickets FORCE ROW LEVEL SECURITY", "forces its policies on its owner"),
+    "dropped column": ("ALTER TABLE tickets DROP COLUMN body", "column body was dropped"),
+}
+DOMAINS = {
+    "boolean": ("true", "true", "f"),
+    "numeric": ("2.50", "2.5", "3"),
+    "timestamptz": ("2026-01-01 00:00+00", "2026-01-01T00:00:00Z", "2026-01-02"),
+    "mood": ("open", "open", "done"),
+}
+
+
+@pytest.fixture
+def alice(connection: Connection, database: str, logins: None) -> Iterator[Connection]:
+    """She has two tickets, which are answered."""
+    with as_alice(database) as opened:
+        opened.execute(TICKETS)
+        opened.execute("INSERT INTO tickets VALUES (1, 'calm', 'urgent'), (2, 'calm', 'urgent')")
+        opened.execute(URGENCY)
+        answer_all(connection)
+        yield opened
+    tidy(connection)
+
+
+@pytest.mark.parametrize("what", STOPPED)
+def test_what_stops_a_declaration_is_told_before_a_row_is_written(
+    connection: Connection, alice: Connection, what: str
+) -> None:
+    change, state = STOPPED[what]
+    alice.execute(change.encode())
+    keep(connection)
+    assert state in value(alice, "SELECT state FROM loracomp.list_answers()")
+
+
+def test_a_new_owner_is_told_before_a_row_is_written(connection: Connection, alice: Connection) -> None:
+    connection.execute(f"ALTER TABLE public.tickets OWNER TO {login('bob')}".encode())
+    keep(connection)
+    state = value(connection, "SELECT state FROM loracomp.list_answers()")
+    assert f"belongs to {login('bob')} now" in state
+    connection.execute(f"ALTER TABLE public.tickets OWNER TO {login('alice')}".encode())
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_the_triggers_of_a_copied_table_concern_no_declaration(
+    connection: Connection, alice: Connection, database: str, isolation: str
+) -> None:
+    declared = value(connection, "SELECT id FROM loracomp.declaration")
+    copies = connection.execute(
+        "SELECT replace(pg_get_triggerdef(oid), ' tickets ', ' copy ') AS text FROM pg_trigger"
+        " WHERE tgrelid = 'public.tickets'::regclass"
+    ).fetchall()
+    connection.execute("CREATE TABLE public.copy (LIKE public.tickets INCLUDING ALL)")
+    for copy in copies:
+        connection.execute(copy["text"].replace(" public.tickets ", " public.copy ").encode())
+    connection.execute(f"ALTER TABLE public.copy OWNER TO {login('bob')}".encode())
+    written = (
+        "INSERT INTO public.copy VALUES (1, 'a', 'b'), (7, 'a', 'b'); UPDATE public.copy SET body = 'c';"
+        " DELETE FROM public.copy"
+    )
+    try:
+        with connect(database, "bob") as bob:
+            bob.execute(written.encode())
+            assert value(connection, "SELECT count(*) FROM loracomp.scan_request") == 0
+            assert value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 0
+            bob.execute(f"BEGIN ISOLATION LEVEL {isolation}; {written}".encode())
+            alice.execute("SET statement_timeout = '5s'")
+            alice.execute("SELECT loracomp.drop_answers('urgency')")
+            bob.execute("COMMIT")
+            bob.execute(written.encode())
+        assert value(connection, "SELECT count(*) FROM loracomp.scan_request") == 0
+        assert value(connection, f"SELECT count(*) FROM pg_trigger WHERE tgname ~ 'loracomp_{declared}_'") == len(
+            copies
+        )
+    finally:
+        connection.execute("DROP TABLE public.copy")
+
+
+@pytest.mark.parametrize("type", DOMAINS)
+@pytest.mark.parametrize("kind", ["inner", "middle"])
+def test_a_filter_compares_domains_over_domains_by_the_type_under_them(
+    connection: Connection, alice: Connection, type: str, kind: str
+) -> None:
+    held, asked, other = DOMAINS[type]
+    alice.execute("CREATE TYPE mood AS ENUM ('open', 'done')")
+    alice.execute(
+        f"CREATE DOMAIN inner_one AS {type}; CREATE DOMAIN middle_one AS inner_one;"
+        f"CREATE TABLE notes (id integer PRIMARY KEY, is_so {kind}_one);"
+        f"INSERT INTO notes VALUES (1, '{held}'), (2, '{other}')".encode()
+    )
+    filter = f'{{"is_so": "{asked}"}}' if type != "boolean" else '{"is_so": true}'
+    alice.execute("SELECT loracomp.create_answers('so', 'notes', 'Is it {id}?', filter => %s)", [filter])
+    answer_all(connection)
+    assert shown(alice, "so") == {1: ("answered", "1?")}
+    if type == "mood":
+        alice.execute("ALTER TYPE mood RENAME VALUE 'open' TO 'new'; UPDATE notes SET id = 3 WHERE id = 2")
+        keep(connection)
+        assert "no value open" in value(alice, "SELECT state FROM loracomp.list_answers('so')")
+
+
+def test_renamed_values_of_arrays_of_domains_stop_a_declaration(connection: Connection, alice: Connection) -> None:
+    alice.execute(
+        "CREATE TYPE mood AS ENUM ('open', 'done'); CREATE DOMAIN inner_one AS mood; CREATE DOMAIN one AS inner_one;"
+        "CREATE TABLE notes (id integer PRIMARY KEY, moods one[]); INSERT INTO notes VALUES (1, '{open}')"
+    )
+    alice.execute("SELECT loracomp.create_answers('so', 'notes', 'Is it {id}?', filter => '{\"moods\": \"{open}\"}')")
+    answer_all(connection)
+    alice.execute("ALTER TYPE mood RENAME VALUE 'open' TO 'new'; INSERT INTO notes VALUES (2, '{new}')")
+    keep(connection)
+    assert "no value {open}" in value(alice, "SELECT state FROM loracomp.list_answers('so')")
+
+
+def test_answers_to_a_column_that_was_dropped_are_stale_though_the_prompt_is_the_same(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute("ALTER TABLE tickets DROP COLUMN body, ADD COLUMN body text; UPDATE tickets SET body = 'calm'")
+    keep(connection)
+    assert "body was dropped" in value(alice, "SELECT state FROM loracomp.list_answers()")
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => 'Ticket: {subject} {body}', paused => true)")
+    assert shown(alice) == {1: ("stale", "urgent"), 2: ("stale", "urgent")}
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => false)")
+    answer_all(connection)
+    assert shown(alice) == {1: ("answered", "calm"), 2: ("answered", "calm")}
+
+
+def test_whoever_has_read_the_view_holds_up_no_writer_for_long(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute(f"GRANT SELECT ON urgency TO {login('bob')}".encode())
+    with connect(database, "bob") as bob, bob.transaction():
+        bob.execute("SELECT FROM urgency")
+        with pytest.raises(errors.LockNotAvailable, match="has read view public.urgency"):
+            alice.execute("SELECT loracomp.alter_answers('urgency', filter => '{\"seen\": 0}')")
+    alice.execute("SELECT loracomp.alter_answers('urgency', filter => '{\"seen\": 0}')")
