@@ -174,7 +174,7 @@ BEGIN ATOMIC
         OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = (d).source)
         OR loracomp.primary_key_of((d).source) <> (d).key_columns
         OR EXISTS (
-            SELECT FROM unnest((d).columns || (d).key_columns, (d).names[2 :]) AS n (number, name)
+            SELECT FROM unnest((d).columns || (d).key_columns, (d).names[2:]) AS n (number, name)
             LEFT JOIN pg_attribute AS t ON t.attrelid = (d).source AND t.attnum = n.number AND NOT t.attisdropped
             WHERE t.attname IS DISTINCT FROM n.name
         );
@@ -186,7 +186,7 @@ CREATE FUNCTION loracomp.prompt_columns(d loracomp.declaration) RETURNS smallint
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT ARRAY(
-        SELECT (d).columns[array_position((d).names[2 :], p.col)]
+        SELECT (d).columns[array_position((d).names[2:], p.col)]
         FROM loracomp.prompt_pieces((d).prompt) AS p WHERE p.col IS NOT NULL ORDER BY p.ordinal
     );
 END;

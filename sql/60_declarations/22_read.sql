@@ -7,11 +7,15 @@
 --       prompts_statement
 --   read_as_owner         runs SQL with the rights of the table's owner; each of these functions calls it
 --     check_same_owner    15_source.sql
+--     check_code          25_code.sql
 --
 -- Keys and rows are passed as JSON arrays of objects: {"key": ["17"]}. The declaration must have
 -- its current names (with_current_names).
 
--- Any side effect of the statement, such as a changed setting, is undone.
+-- Any side effect of the statement, such as a changed setting, is undone, and the lock of check_code is released. Reading may run the owner's code,
+-- which could call loracomp's functions with the rights of this session. So whoever may have other rights than the owner has the table checked
+-- first: administrators and members of the owner's role. The keeper has checked it before. Other readers would run the same code by reading the
+-- view, and the lock would make them wait for each other and for autovacuum.
 CREATE FUNCTION loracomp.read_as_owner(
     d loracomp.declaration, statement text, argument jsonb DEFAULT NULL
 ) RETURNS jsonb
@@ -25,6 +29,9 @@ BEGIN
     IF (SELECT count(*) FROM loracomp.key_columns_of(d)) < cardinality(d.key_columns) THEN
         RAISE EXCEPTION 'a column of the key of % was dropped, or has a type that keys can''t have', d.names[1]
             USING ERRCODE = 'wrong_object_type';
+    END IF;
+    IF loracomp.caller() <> d.owner AND loracomp.may_alter_answers(d) THEN
+        PERFORM loracomp.check_code(d.source);
     END IF;
     EXECUTE format('SELECT loracomp_parts.read_%s($1, $2)', d.id) INTO result USING statement, argument;
     RAISE EXCEPTION USING ERRCODE = 'LC001';

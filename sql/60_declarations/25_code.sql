@@ -1,5 +1,5 @@
 -- Keeps code of a table's owner from running in a worker's session.
---   check_code          refuses tables with such code; check_source, follow_source and corrections call it
+--   check_code          refuses tables with such code; check_source, follow_source and read_as_owner call it
 
 -- To plan a query, Postgres may call functions that the table's indexes, statistics and constraints name; and if row security is forced on the
 -- owner, it calls functions in the policies. Such a function would run in a worker's session and could change its settings. The lock is the one

@@ -80,6 +80,12 @@ BEGIN
                 ))
             );
     END IF;
+    SELECT k.name INTO col FROM jsonb_object_keys(check_source.filter) AS k (name)
+    JOIN pg_attribute AS a ON a.attrelid = check_source.source AND a.attname = k.name AND a.attgenerated = 'v' LIMIT 1;
+    IF col IS NOT NULL THEN -- if its expression fails for one row, the view would raise for all, with the row's text
+        RAISE EXCEPTION 'filter, column %: a filter can''t compare a virtual column', quote_ident(col)
+            USING ERRCODE = 'wrong_object_type', HINT = 'use a stored generated column: GENERATED ALWAYS AS (...) STORED';
+    END IF;
     PERFORM loracomp.check_text(check_source.source, d.columns), loracomp.check_enum_values(check_source.source, check_source.filter);
     d.source := check_source.source;
     d.prompt := check_source.prompt;
@@ -239,10 +245,10 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = '0.95 means: 95 % of the answers that are called certain are right';
     ELSIF d.certain IS NOT NULL AND d.choices IS NULL THEN
         RAISE EXCEPTION 'certain is for answers that are chosen, because generated texts have no confidence'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'give choices, or leave certain out';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'give choices, or leave certain out; alter_answers takes a promise back with certain => 0';
     ELSIF d.certain_of IS NOT NULL AND (d.certain IS NULL OR NOT d.certain_of <@ d.choices OR d.certain_of = '{}') THEN
         RAISE EXCEPTION 'certain_of must be some of the choices, and needs certain'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'without certain_of, the promise holds for all answers together';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'without certain_of ({} in alter_answers), the promise holds for all answers together';
     END IF;
 END
 $$;

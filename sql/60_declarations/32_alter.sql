@@ -166,7 +166,7 @@ BEGIN
     d.priority := coalesce(alter_answers.priority, d.priority);
     d.tags := coalesce(alter_answers.tags, d.tags);
     d.certain := nullif(coalesce(alter_answers.certain, d.certain), 0);
-    d.certain_of := CASE WHEN d.certain IS NOT NULL THEN nullif(coalesce(alter_answers.certain_of, d.certain_of), '{}') END;
+    d.certain_of := nullif(coalesce(alter_answers.certain_of, CASE WHEN d.certain IS NOT NULL THEN d.certain_of END), '{}');
     PERFORM loracomp.check_certain(d);
     PERFORM loracomp.check_request(d);
     UPDATE loracomp.declaration AS a SET

@@ -170,8 +170,7 @@ COMMENT ON FUNCTION loracomp.oldest_writer IS 'The oldest transaction that may s
 -- from starts from the beginning: the table's oid tells, which the keeper notes after a restore (follow_source).
 -- The feed ends before the first row that the view doesn't show, because it was deleted or doesn't pass the filter, and goes on when the keeper has
 -- deleted that row's answer. If it left the row out and went on, and the row passed the filter again before the keeper came, nobody would get its
--- answer. Reading the table may run the owner's code, so an administrator has check_code look first, as in correct_row. Other readers would run the
--- same code by reading the view; the lock of check_code would make them wait for each other and for autovacuum.
+-- answer.
 CREATE FUNCTION loracomp.answers_since(name regclass, since text DEFAULT NULL, most integer DEFAULT 1000)
 RETURNS TABLE (
     key text[], status text, answer text, confidence double precision, reason text, answered_by text,
@@ -226,9 +225,6 @@ BEGIN
     THEN
         last := 0;
         last_key := '{}';
-    END IF;
-    IF loracomp.caller_is_admin() AND loracomp.caller() <> d.owner THEN
-        PERFORM loracomp.check_code(d.source);
     END IF;
     keys := (
         SELECT jsonb_agg(to_jsonb(f)) FROM (

@@ -79,12 +79,6 @@ AS $$
 DECLARE
     d CONSTANT loracomp.declaration := loracomp.find_declaration(correct_row.name);
 BEGIN
-    -- Reading the row may run the owner's code, which then could call loracomp's functions with the rights of this session. Members of the
-    -- owner's role are checked too, because they may have other rights than the owner. For the owner it is not checked, because the lock of
-    -- check_code would hold up all other rows.
-    IF loracomp.caller() <> d.owner THEN
-        PERFORM loracomp.check_code(d.source);
-    END IF;
     PERFORM FROM loracomp.answer_row AS r -- locked, because a correction may just be being committed
     WHERE r.declaration_id = d.id AND r.key = correct_row.key AND r.correct IS NOT DISTINCT FROM correct_row.seen
         AND (correct_row.job_id IS NULL OR r.job_id = correct_row.job_id)
@@ -172,7 +166,10 @@ BEGIN
     IF NOT found OR num_nonnulls(before, write_correction.correct) = 0 THEN
         RETURN found;
     END IF;
-    labelled := loracomp.label_row(d, write_correction.key, write_correction.correct);
+    IF write_correction.correct IS NOT NULL THEN
+        SELECT loracomp.label_prompt(d, p.prompt, write_correction.correct) INTO labelled
+        FROM loracomp.prompts_of(d, ARRAY[jsonb_build_object('key', write_correction.key)]) AS p;
+    END IF;
     IF labelled IS NULL AND write_correction.correct IS NOT NULL THEN
         RAISE EXCEPTION 'this row has no prompt that can be answered, so it can''t be corrected' USING ERRCODE = 'no_data_found', HINT = 'the view has the reason';
     END IF;

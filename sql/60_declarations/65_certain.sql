@@ -73,7 +73,7 @@ COMMENT ON FUNCTION loracomp.first_look IS
 CREATE FUNCTION loracomp.certainty(d loracomp.declaration)
 RETURNS TABLE (
     setup bigint, choice text, rows bigint, left_out bigint, threshold double precision, above bigint,
-    right_above bigint, is_lost boolean, is_latest boolean
+    right_above bigint, is_lost boolean, is_main boolean
 )
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
@@ -90,7 +90,9 @@ AS $$
             AND (d.certain_of IS NULL OR r.answer = ANY (d.certain_of))
     ),
     corrected AS MATERIALIZED (
-        SELECT a.setup, a.choice, count(*) AS rows, loracomp.rows_to_look_at(count(*)) AS looked_at, max(a.answered_at) AS latest
+        SELECT
+            a.setup, a.choice, count(*) AS rows, loracomp.rows_to_look_at(count(*)) AS looked_at, max(a.answered_at) AS latest,
+            sum(count(*)) OVER (PARTITION BY a.setup) AS of_setup
         FROM answered AS a WHERE a.is_corrected AND a.setup IS NOT NULL GROUP BY a.setup, a.choice
     ),
     ordered AS MATERIALIZED (
@@ -114,7 +116,7 @@ AS $$
     SELECT
         c.setup, c.choice, c.rows, f.left_out, f.threshold, t.above, t.right_above,
         t.lately - t.right_lately > (1 - d.certain) * t.lately + 3 * sqrt(d.certain * (1 - d.certain) * t.lately),
-        c.setup = first_value(c.setup) OVER (ORDER BY c.latest DESC)
+        c.setup = first_value(c.setup) OVER (ORDER BY c.of_setup DESC, c.latest DESC)
     FROM corrected AS c
     LEFT JOIN found AS f ON f.setup = c.setup AND f.choice IS NOT DISTINCT FROM c.choice
     LEFT JOIN (
@@ -128,7 +130,7 @@ $$;
 COMMENT ON FUNCTION loracomp.certainty IS
 'For each setup of a declaration, and for each choice of certain_of: how many rows were drawn, corrected and answered, how many of the rows that '
 'are looked at are not corrected, the threshold, how many corrected rows are above it and how many of these are right, whether the latest rows '
-'contradict it, and whether the latest answer has this setup.';
+'contradict it, and whether most of the corrected rows have this setup.';
 
 -- Reads only. Anybody may have many declarations, so it looks at some of them, drawn at random, for about half a second.
 CREATE FUNCTION loracomp.lost_promises() RETURNS integer[]
@@ -142,7 +144,7 @@ DECLARE
 BEGIN
     FOR d IN SELECT a.* FROM loracomp.declaration AS a WHERE a.certain IS NOT NULL ORDER BY random() LOOP
         EXIT WHEN clock_timestamp() > end_at;
-        IF EXISTS (SELECT FROM loracomp.certainty(d) AS c WHERE c.is_latest AND c.is_lost) THEN
+        IF EXISTS (SELECT FROM loracomp.certainty(d) AS c WHERE c.is_main AND c.is_lost) THEN
             lost := lost || d.id;
         END IF;
     END LOOP;

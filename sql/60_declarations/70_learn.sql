@@ -1,11 +1,11 @@
 -- Corrections become labelled examples, which help to answer later jobs of the declaration.
 --   add_own_task                adds the declaration's own task; create_answers calls it
---   label_row                   adds the example of a corrected row
+--   prompts_of                  the prompts of rows; write_correction calls it too
+--   label_prompt                adds the example of a corrected row; write_correction calls it too
 --     add_own_task
---     prompt_of                 the row's prompt
 --   label_again                 does this for all corrected rows, after the prompt or the choices have changed
 --     correction_fault          60_correct.sql
---     prompt_of
+--     prompts_of, label_prompt
 --   clear_corrections           clears corrections whose example is erased: 85_administration/20_erase.sql
 --   measure_corrections         a step of the keeper: measures corrections if there are eight or more
 --     has_unmeasured
@@ -31,43 +31,45 @@ COMMENT ON FUNCTION loracomp.add_own_task IS
 'Adds the task whose labelled examples are a declaration''s corrections, and which only jobs of its owner may use; returns its id.';
 
 -- Reads only.
-CREATE FUNCTION loracomp.prompt_of(d loracomp.declaration, key text[]) RETURNS text
-LANGUAGE sql VOLATILE
-SET search_path = loracomp, pg_temp
-AS $$
-    SELECT loracomp.read_rows(
-        loracomp.with_all_columns(d), jsonb_build_array(jsonb_build_object('key', prompt_of.key))
-    ) #>> '{0,prompt}';
-$$;
-COMMENT ON FUNCTION loracomp.prompt_of IS
-'The prompt of a row as the table is now; null if the row is gone, does not pass the filter, or is refused because of its prompt. Raises '
-'if a column of the prompt was dropped.';
-
--- Rows with the same prompt and label share an example. It is not added by add_example, because that locks the task, and corrections of other
--- rows would wait until this one is committed. Returns null if there is no correction, or if the row is refused because of its prompt.
-CREATE FUNCTION loracomp.label_row(d loracomp.declaration, key text[], correct text) RETURNS bigint
+CREATE FUNCTION loracomp.prompts_of(d loracomp.declaration, keys jsonb[]) RETURNS TABLE (key text[], prompt text)
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    row_prompt text;
-    labelled bigint;
-    hash bytea;
+    page jsonb;
 BEGIN
-    IF label_row.correct IS NOT NULL THEN
-        row_prompt := loracomp.prompt_of(d, label_row.key);
-    END IF;
-    IF row_prompt IS NULL THEN
+    d := loracomp.with_all_columns(d);
+    WHILE keys <> '{}' LOOP
+        page := loracomp.read_rows(d, to_jsonb(keys[: 200]));
+        RETURN QUERY SELECT f.key, f.prompt FROM jsonb_to_recordset(page) AS f (key text[], prompt text);
+        keys := keys[jsonb_array_length(page) + 1 :];
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION loracomp.prompts_of IS
+'The prompts of rows as the table is now; null for a row that is gone, does not pass the filter, or is refused because of its prompt. Raises if a '
+'column of the prompt was dropped.';
+
+-- Rows with the same prompt and label share an example. It is not added by add_example, because that locks the task, and corrections of other
+-- rows would wait until this one is committed. Returns null if there is no correction, or if the row is refused because of its prompt.
+CREATE FUNCTION loracomp.label_prompt(d loracomp.declaration, prompt text, correct text) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    hash CONSTANT bytea := loracomp.content_hash(prompt, correct, d.choices);
+    labelled bigint;
+BEGIN
+    IF num_nulls(prompt, correct) > 0 THEN
         RETURN NULL;
     END IF;
     IF d.task_id IS NULL THEN -- an administrator has deleted it
         d.task_id := loracomp.add_own_task(d);
         UPDATE loracomp.declaration AS a SET task_id = d.task_id WHERE a.id = d.id;
     END IF;
-    hash := loracomp.content_hash(row_prompt, correct, d.choices);
     LOOP -- the keeper may just be deleting the example of another row with this prompt
         INSERT INTO loracomp.example (task_id, split, prompt, choices, label, content_hash)
-        VALUES (d.task_id, 'train', row_prompt, d.choices, correct, hash)
+        VALUES (d.task_id, 'train', label_prompt.prompt, d.choices, correct, hash)
         ON CONFLICT (task_id, content_hash) DO NOTHING;
         SELECT e.id INTO labelled FROM loracomp.example AS e WHERE e.task_id = d.task_id AND e.content_hash = hash FOR KEY SHARE;
         IF found THEN
@@ -76,7 +78,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION loracomp.label_row IS 'Adds a corrected row to the declaration''s examples; returns the example''s id.';
+COMMENT ON FUNCTION loracomp.label_prompt IS 'Adds a corrected row''s prompt to the declaration''s examples; returns the example''s id.';
 
 -- A correction is deleted if nobody could make it any more: if it is not one of the new choices, if it is too long for a generated text, or if the
 -- row's new prompt is empty. It is also deleted if the row was edited and the keeper has not seen that yet, because nobody has judged the new text.
@@ -85,16 +87,21 @@ CREATE FUNCTION loracomp.label_again(before loracomp.declaration, d loracomp.dec
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
+DECLARE
+    corrected CONSTANT jsonb[] := ARRAY(
+        SELECT jsonb_build_object('key', r.key) FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL
+    );
 BEGIN
-    PERFORM loracomp.check_code(d.source); -- an administrator may have called
     IF num_nulls(VARIADIC loracomp.source_names(before.source, before.columns)) = 0 THEN
-        UPDATE loracomp.answer_row AS r SET correct = NULL FROM loracomp.example AS e
-        WHERE r.declaration_id = d.id AND e.id = r.example_id AND e.prompt IS DISTINCT FROM loracomp.prompt_of(before, r.key);
+        UPDATE loracomp.answer_row AS r SET correct = NULL
+        FROM loracomp.prompts_of(before, corrected) AS p, loracomp.example AS e
+        WHERE r.declaration_id = d.id AND r.key = p.key AND e.id = r.example_id AND e.prompt IS DISTINCT FROM p.prompt;
     END IF;
     UPDATE loracomp.answer_row AS r SET correct = NULL
     WHERE r.declaration_id = d.id AND loracomp.correction_fault(d, r.correct) IS NOT NULL;
-    UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_row(d, r.key, r.correct)
-    WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL;
+    UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_prompt(d, p.prompt, r.correct)
+    FROM loracomp.prompts_of(d, corrected) AS p
+    WHERE r.declaration_id = d.id AND r.key = p.key AND r.example_id IS NOT NULL;
     UPDATE loracomp.answer_row AS r SET correct = NULL, draw_number = NULL
     WHERE r.declaration_id = d.id AND r.correct IS NOT NULL AND r.example_id IS NULL;
 END
@@ -196,7 +203,8 @@ COMMENT ON FUNCTION loracomp.has_unmeasured IS 'Whether a task has at least eigh
 -- help less (docs/decisions.md). Rows that people have picked and corrected before can be drawn too, but are not returned: without them, the drawn
 -- rows would have fewer wrong answers than all rows. A draw ends with the n-th row that is not corrected, and leaves out picked rows after it,
 -- because otherwise the drawn rows would have too many picked rows. A stale row is not drawn until it is answered again. Rows that were drawn and
--- not corrected yet come first. The declaration is locked, so that two visitors don't get the same rows.
+-- not corrected yet come first. Only the drawn rows are locked, because a client may leave the transaction open while somebody thinks about them.
+-- Rows that are locked are passed over, so that two visitors don't get the same ones.
 CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16, visitor text DEFAULT NULL)
 RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, job_id bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -204,9 +212,13 @@ SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    d CONSTANT loracomp.declaration := loracomp.lock_declaration(rows_to_correct.name);
+    d CONSTANT loracomp.declaration := loracomp.find_declaration(rows_to_correct.name);
     recent CONSTANT timestamptz := now() - interval '10 minutes';
     chosen bigint[];
+    taken bigint[] := '{}';
+    seen bigint[] := '{}';
+    missing integer := rows_to_correct.n;
+    are_the_visitors boolean;
     known CONSTANT real := (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = 'loracomp.answer_row'::regclass);
     percent real;
     numbers bigint[]; -- from a sequence, because a REPEATABLE READ transaction may not see the rows that were drawn last
@@ -219,44 +231,59 @@ BEGIN
             AND NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id AND h.key = r.key)
         LIMIT rows_to_correct.n
     );
-    IF chosen = '{}' THEN
-        -- If there are more than 100,000 rows, random pages are read first, and all rows only if these have too few.
-        FOREACH percent IN ARRAY ARRAY[least(100, 1e7 / greatest(known, 1)), 100] LOOP
-            chosen := ARRAY(
-                SELECT t.job_id
-                FROM (
-                    SELECT o.job_id, row_number() OVER w AS ordinal, count(*) FILTER (WHERE o.correct IS NULL) OVER w AS uncorrected_before
+    are_the_visitors := chosen <> '{}';
+    LOOP
+        IF chosen = '{}' THEN
+            -- If there are more than 100,000 rows, random pages are read first, and all rows only if these have too few.
+            FOREACH percent IN ARRAY ARRAY[least(100, 1e7 / greatest(known, 1)), 100] LOOP
+                chosen := ARRAY(
+                    SELECT t.job_id
                     FROM (
-                        SELECT r.*, random() AS lot FROM loracomp.answer_row AS r WHERE r.draw_number IS NOT NULL AND r.declaration_id = d.id
-                        UNION ALL
-                        SELECT r.*, random() AS lot FROM loracomp.answer_row AS r TABLESAMPLE SYSTEM (percent)
-                        WHERE percent < 100 AND r.draw_number IS NULL AND r.declaration_id = d.id
-                        UNION ALL -- by an index: most rows of the table may be of other declarations
-                        SELECT r.*, random() AS lot FROM loracomp.answer_row AS r
-                        WHERE percent = 100 AND r.draw_number IS NULL AND r.declaration_id = d.id
-                    ) AS o
-                    WHERE o.status = 'answered' AND (o.correct IS NULL OR o.draw_number IS NULL) AND (o.offered_at >= recent) IS NOT TRUE
-                        AND o.job_id > d.stale_to_job
-                        AND NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id AND h.key = o.key)
-                    WINDOW w AS (ORDER BY o.draw_number, o.lot ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-                ) AS t
-                WHERE t.uncorrected_before < rows_to_correct.n ORDER BY t.ordinal
-            );
-            EXIT WHEN percent = 100 OR rows_to_correct.n <= (
-                SELECT count(*) FROM loracomp.answer_row AS r WHERE r.job_id = ANY (chosen) AND r.correct IS NULL
-            );
-        END LOOP;
-    END IF;
-    numbers := ARRAY(SELECT nextval('loracomp.drawn_rows') FROM unnest(chosen));
+                        SELECT o.job_id, row_number() OVER w AS ordinal, count(*) FILTER (WHERE o.correct IS NULL) OVER w AS uncorrected_before
+                        FROM (
+                            SELECT r.*, random() AS lot FROM loracomp.answer_row AS r
+                            WHERE r.draw_number IS NOT NULL AND r.declaration_id = d.id
+                            UNION ALL
+                            SELECT r.*, random() AS lot FROM loracomp.answer_row AS r TABLESAMPLE SYSTEM (percent)
+                            WHERE percent < 100 AND r.draw_number IS NULL AND r.declaration_id = d.id
+                            UNION ALL -- by an index: most rows of the table may be of other declarations
+                            SELECT r.*, random() AS lot FROM loracomp.answer_row AS r
+                            WHERE percent = 100 AND r.draw_number IS NULL AND r.declaration_id = d.id
+                        ) AS o
+                        WHERE o.status = 'answered' AND (o.correct IS NULL OR o.draw_number IS NULL) AND (o.offered_at >= recent) IS NOT TRUE
+                            AND o.job_id > d.stale_to_job AND o.job_id <> ALL (seen)
+                            AND NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id AND h.key = o.key)
+                        WINDOW w AS (ORDER BY o.draw_number, o.lot ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                    ) AS t
+                    WHERE t.uncorrected_before < missing ORDER BY t.ordinal
+                );
+                EXIT WHEN percent = 100 OR missing <= (
+                    SELECT count(*) FROM loracomp.answer_row AS r WHERE r.job_id = ANY (chosen) AND r.correct IS NULL
+                );
+            END LOOP;
+        END IF;
+        EXIT WHEN chosen = '{}';
+        taken := taken || ARRAY(
+            SELECT r.job_id FROM unnest(chosen) WITH ORDINALITY AS u (job_id, ordinal) JOIN loracomp.answer_row AS r USING (job_id)
+            WHERE are_the_visitors OR (r.offered_at >= recent) IS NOT TRUE -- another visitor may have got it a moment ago
+            ORDER BY u.ordinal FOR UPDATE OF r SKIP LOCKED
+        );
+        seen := seen || chosen;
+        missing := rows_to_correct.n - (SELECT count(*) FROM loracomp.answer_row AS r WHERE r.job_id = ANY (taken) AND r.correct IS NULL);
+        EXIT WHEN missing <= 0 OR are_the_visitors AND taken <> '{}';
+        are_the_visitors := FALSE;
+        chosen := '{}';
+    END LOOP;
+    numbers := ARRAY(SELECT nextval('loracomp.drawn_rows') FROM unnest(taken));
     UPDATE loracomp.answer_row AS r SET
         draw_number = coalesce(r.draw_number, numbers[u.ordinal]), visitor = rows_to_correct.visitor,
         offered_at = CASE WHEN rows_to_correct.visitor IS NOT NULL THEN now() END
-    FROM unnest(chosen) WITH ORDINALITY AS u (job_id, ordinal)
+    FROM unnest(taken) WITH ORDINALITY AS u (job_id, ordinal)
     WHERE r.job_id = u.job_id;
     RETURN QUERY
     -- A job may have been purged. Each is looked up, because a join might read all jobs.
     SELECT r.key, (SELECT j.prompt FROM loracomp.job AS j WHERE j.id = r.job_id), r.answer, r.confidence, r.job_id
-    FROM loracomp.answer_row AS r WHERE r.job_id = ANY (chosen) AND r.correct IS NULL ORDER BY r.confidence, r.key;
+    FROM loracomp.answer_row AS r WHERE r.job_id = ANY (taken) AND r.correct IS NULL ORDER BY r.confidence, r.key;
 END
 $$;
 COMMENT ON FUNCTION loracomp.rows_to_correct IS 'Rows for people to correct, drawn at random. Nobody else gets a visitor''s rows for ten minutes.';

@@ -3,7 +3,8 @@
 --   remove_withdrawn            deletes noted examples that no row has any more; the keeper calls it: 40_ask.sql
 --     forget_examples           also when a declaration is dropped or erased
 
--- A correction belongs to one exact prompt, so it is deleted with it. Its example is only noted here, because other rows may have it. This
+-- A correction belongs to one exact prompt, so it is deleted with it. The row stays drawn, because a sample that rows leave when somebody edits them,
+-- as one does with those that were answered wrongly, would make all answers look better than they are. Its example is only noted here, because other rows may have it. This
 -- transaction can't tell: it would have to wait for open corrections, and with isolation level REPEATABLE READ it doesn't see later ones.
 CREATE FUNCTION loracomp.unlabel() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
@@ -11,7 +12,7 @@ SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF tg_op = 'UPDATE' AND new.example_id = old.example_id THEN
-        UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL, draw_number = NULL, example_id = NULL
+        UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL, example_id = NULL
         WHERE r.declaration_id = new.declaration_id AND r.key = new.key AND NOT EXISTS (
             SELECT FROM loracomp.example AS e JOIN loracomp.job AS j ON (j.prompt, j.choices) IS NOT DISTINCT FROM (e.prompt, e.choices)
             WHERE e.id = old.example_id AND j.id = new.job_id

@@ -61,21 +61,33 @@ $$;
 COMMENT ON FUNCTION loracomp.rows_to_draw IS
 'In words, how many more rows must be drawn and corrected before a declaration, or one of its choices, can have a threshold, and whether it has so many.';
 
+-- Reads only. An answer is only above the threshold of its own setup, as in the view.
+CREATE FUNCTION loracomp.answers_above(d loracomp.declaration, setup bigint, choice text, threshold double precision)
+RETURNS TABLE (rows bigint, above bigint, of_other_setups bigint)
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT
+        count(*), count(*) FILTER (WHERE r.setup = answers_above.setup AND r.confidence > answers_above.threshold AND r.job_id > d.stale_to_job),
+        count(*) FILTER (WHERE r.setup IS DISTINCT FROM answers_above.setup)
+    FROM loracomp.answer_row AS r
+    WHERE r.declaration_id = d.id AND r.status = 'answered' AND r.correct IS NULL
+        AND (answers_above.choice IS NULL OR r.answer = answers_above.choice);
+$$;
+COMMENT ON FUNCTION loracomp.answers_above IS
+'Numbers of the answers of a declaration, or with one choice, that are not corrected: all, those of a setup above its threshold, and those of other setups.';
+
 -- Only four promises are tried: the more are tried, the likelier is one that seems to be kept by luck alone.
 CREATE FUNCTION loracomp.lower_promise(d loracomp.declaration, choice text) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
-    SELECT format('; with certain => %s, %s of %s rows would be certain now', p.share, n.certain, n.rows)
+    SELECT format('; with certain => %s, %s of %s rows would be certain now', p.share, n.above, n.rows)
     FROM unnest('{0.95,0.9,0.85,0.8}'::double precision[]) AS p (share)
     CROSS JOIN LATERAL loracomp.certainty(jsonb_populate_record(d, jsonb_build_object('certain', p.share))) AS c
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS rows, count(*) FILTER (WHERE r.confidence > c.threshold) AS certain
-        FROM loracomp.answer_row AS r
-        WHERE r.declaration_id = d.id AND r.status = 'answered' AND r.correct IS NULL AND (c.choice IS NULL OR r.answer = c.choice)
-    ) AS n
-    WHERE p.share < d.certain AND c.is_latest AND c.choice IS NOT DISTINCT FROM lower_promise.choice
-        AND c.threshold IS NOT NULL AND c.is_lost IS NOT TRUE AND n.certain > 0
+    CROSS JOIN LATERAL loracomp.answers_above(d, c.setup, c.choice, c.threshold) AS n
+    WHERE p.share < d.certain AND c.is_main AND c.choice IS NOT DISTINCT FROM lower_promise.choice
+        AND c.threshold IS NOT NULL AND c.is_lost IS NOT TRUE AND n.above > 0
     ORDER BY p.share DESC LIMIT 1;
 $$;
 COMMENT ON FUNCTION loracomp.lower_promise IS
@@ -92,11 +104,7 @@ AS $$
                 WHEN c.is_lost THEN format('no longer certain: too many of the latest answers above %s are wrong', round(greatest(c.threshold, 0)::numeric, 3))
                 WHEN c.threshold IS NOT NULL THEN format(
                     '%s of answers above %s are right%s', loracomp.accuracy_of(c.right_above, c.above, 0, 0), round(greatest(c.threshold, 0)::numeric, 3),
-                    CASE WHEN counted THEN (
-                        SELECT format('; %s of %s rows are not above it', count(*) FILTER (WHERE r.confidence > c.threshold IS NOT TRUE), count(*))
-                        FROM loracomp.answer_row AS r
-                        WHERE r.declaration_id = d.id AND r.status = 'answered' AND r.correct IS NULL AND (c.choice IS NULL OR r.answer = c.choice)
-                    ) END
+                    CASE WHEN counted THEN format('; %s of %s rows are not above it', n.rows - n.above, n.rows) END
                 )
                 WHEN c.left_out > 0 AND c.rows >= loracomp.first_look(d.certain)
                     THEN format('not yet known: %s rows that were drawn are not corrected', c.left_out)
@@ -106,14 +114,18 @@ AS $$
                     ),
                     CASE WHEN counted THEN loracomp.lower_promise(d, c.choice) END
                 )
+            END,
+            CASE WHEN n.of_other_setups > 0
+                THEN format('; %s rows were answered in another way: ask them again by alter_answers(again => true)', n.of_other_setups)
             END
         ), '; ' ORDER BY c.choice
     ), loracomp.rows_to_draw(d, NULL, loracomp.first_look(d.certain), '', counted)) END
     FROM loracomp.certainty(d) AS c
-    WHERE c.is_latest;
+    LEFT JOIN LATERAL loracomp.answers_above(d, c.setup, c.choice, c.threshold) AS n ON certainty_in_words.counted
+    WHERE c.is_main;
 $$;
 COMMENT ON FUNCTION loracomp.certainty_in_words IS
-'In words, what a declaration''s corrected rows show about its latest setup; null if nothing is promised. With `counted`, uncorrected rows are counted too.';
+'In words, what a declaration''s corrected rows show about the setup that most of them have; null if nothing is promised. With `counted`, uncorrected rows are counted too.';
 
 -- Reads only the catalog and statistics, and locks nothing, because everybody's queue_health and the workers' metrics call it. Before the first
 -- ANALYZE reltuples is unknown, so the count of live tuples is used too.

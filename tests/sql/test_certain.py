@@ -181,6 +181,25 @@ def test_the_list_names_a_lower_promise_that_is_kept_already(connection: Connect
     assert 236 - to_see == int(hint[2])
 
 
+def test_the_list_calls_no_more_answers_certain_than_the_view(connection: Connection, alice: Connection) -> None:
+    """The corrected rows were answered again with the help of the corrections, and the others were not."""
+    connection.execute(CONFIDENT, [70])
+    alice.execute(CORRECT, [[], 70])
+    connection.execute("UPDATE loracomp.answer_row SET setup = 2 WHERE correct IS NOT NULL")
+    assert certain(alice)[0] == list(range(1, 71))
+    above = "of answers above 0.000 are right;"
+    another_way = "230 rows were answered in another way: ask them again by alter_answers(again => true)"
+    assert listed(alice) == f"100 % (95 to 100, 70 rows) {above} 230 of 230 rows are not above it; {another_way}"
+    alice.execute("SELECT loracomp.alter_answers('urgency', certain => 0.99)")
+    left = "not yet known: about 442 more rows that are drawn and corrected, but only 230 are left"
+    assert listed(alice) == f"{left}; {another_way}"
+    # A few corrected rows of a new policy don't hide what the view calls certain.
+    alice.execute("SELECT loracomp.alter_answers('urgency', certain => 0.95)")
+    connection.execute("UPDATE loracomp.answer_row SET setup = CASE WHEN key[1]::int <= 3 THEN 3 ELSE 2 END")
+    assert len(certain(alice)[0] or []) == 297
+    assert listed(alice) == f"100 % (95 to 100, 67 rows) {above} 0 of 230 rows are not above it"
+
+
 def test_the_list_says_that_a_table_has_too_few_rows(connection: Connection, alice: Connection) -> None:
     alice.execute("DELETE FROM tickets WHERE id > 40")
     work(connection)
@@ -284,7 +303,7 @@ def test_many_promises_hold_up_no_metrics(connection: Connection, alice: Connect
             """
             CREATE OR REPLACE FUNCTION loracomp.certainty(d loracomp.declaration, OUT setup bigint, OUT choice text,
                 OUT rows bigint, OUT left_out bigint, OUT threshold double precision, OUT above bigint,
-                OUT right_above bigint, OUT is_lost boolean, OUT is_latest boolean)
+                OUT right_above bigint, OUT is_lost boolean, OUT is_main boolean)
             RETURNS SETOF record LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(2); END'
             """
         )
@@ -322,7 +341,7 @@ def test_rows_are_a_sample_unless_their_own_correction_chose_the_adapters(
     alice.execute(CORRECT, [[], 64])
     work(connection)
     connection.execute(CONFIDENT, [64])
-    rows = "SELECT c.rows FROM loracomp.declaration AS d, loracomp.certainty(d) AS c WHERE c.is_latest"
+    rows = "SELECT c.rows FROM loracomp.declaration AS d, loracomp.certainty(d) AS c WHERE c.is_main"
     assert value(connection, rows) == 64, "calibration leaves each row's own correction out"
     connection.execute(
         """

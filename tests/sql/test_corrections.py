@@ -475,6 +475,48 @@ def test_rows_drawn_by_transactions_that_do_not_see_each_other_have_an_order(
     assert value(connection, drawn) == "(4,4)"
 
 
+def test_an_open_draw_holds_up_nobody(connection: Connection, alice: Connection, database: str) -> None:
+    alice.execute(ADD_TICKETS, [7, 12])
+    work(connection)
+    alice.execute("SET statement_timeout = '5s'")
+    connection.execute("SET statement_timeout = '5s'")
+    draw = "SELECT key FROM loracomp.rows_to_correct('urgency', 8)"
+    with connect(database, "alice") as other, other.transaction():
+        drawn = {row["key"][0] for row in other.execute(draw)}
+        others = {row["key"][0] for row in alice.execute(draw)}
+        assert len(drawn) == 8 and len(others) == 4 and not drawn & others
+        alice.execute(ADD_TICKETS, [13, 14])
+        assert len(claim(connection, 100)) == 2, "new rows are asked"
+        alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
+        alice.execute("SELECT loracomp.alter_answers('urgency', paused => false)")
+    assert {row["key"][0] for row in alice.execute(draw)} <= drawn | others, "what was drawn comes first"
+
+
+def test_a_row_that_is_edited_stays_drawn(connection: Connection, alice: Connection) -> None:
+    drawn = alice.execute("SELECT key FROM loracomp.rows_to_correct('urgency', 2)").fetchall()
+    ids = [int(row["key"][0]) for row in drawn]
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = ANY (%s)", [ids])
+    alice.execute("UPDATE tickets SET body = 'other' WHERE id = %s", [ids[0]])
+    work(connection)
+    again = alice.execute("SELECT key FROM loracomp.rows_to_correct('urgency', 1)").fetchall()
+    assert again == [{"key": [str(ids[0])]}]
+
+
+def test_an_open_correction_by_a_member_holds_up_one_row(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    connection.execute(f"GRANT {login('alice')} TO {login('bob')}".encode())
+    try:
+        with connect(database, "bob") as bob, bob.transaction():
+            bob.execute("SELECT loracomp.correct_row('urgency', '{3}', 'urgent')")
+            alice.execute("SET statement_timeout = '5s'; ANALYZE tickets")
+            alice.execute(ADD_TICKETS, [7, 8])
+            assert len(claim(connection, 100)) == 2, "new rows are asked"
+            alice.execute("SELECT loracomp.correct_row('urgency', '{2}', 'urgent')")
+    finally:
+        connection.execute(f"REVOKE {login('alice')} FROM {login('bob')}".encode())
+
+
 def test_accuracy_before_and_after_is_that_of_drawn_rows(connection: Connection, alice: Connection) -> None:
     alice.execute(ADD_TICKETS, [7, 60])
     work(connection)

@@ -114,7 +114,8 @@ OWNERS_ALONE = """
     ask_corrected due_declarations ask_or_mark ask_page first_jobs ask_together follow_source forget_some copy_outcomes
     clear_answers ask_again oldest_writer clear_corrections add_own_task note_ended
     request_hash first_answer_of estimated_rows rows_to_scan rows_without_job
-    write_correction correction_fault prompt_of label_row label_again unlabel remove_withdrawn forget_examples
+    write_correction correction_fault prompts_of label_prompt label_again answers_above
+    unlabel remove_withdrawn forget_examples
     is_measured has_unmeasured forget_evidence
 """
 JOB_COLUMNS = """
