@@ -5,7 +5,7 @@
 --     make_view                       alter_answers and bring_view_back call it too
 --     answers_channel                 notify_answers and list_answers call it too
 --     view_definition                 alter_answers, bring_view_back and answers_since call it too
---     lock_source                     alter_answers calls it too
+--     lock_source
 --     add_own_task                    70_learn.sql
 --     parts_hash                      37_scan.sql
 

@@ -1,9 +1,9 @@
 -- Changes and drops declarations.
 --   alter_answers
---     with_other_source
---       check_source                  28_check.sql
---       lock_source                   30_declare.sql
---     lock_declaration
+--     lock_to_alter
+--       with_other_source             alter_answers calls it too
+--         check_source                28_check.sql
+--       lock_declaration
 --     check_certain, check_request    28_check.sql
 --     replace_view
 --       make_view                     30_declare.sql
@@ -75,7 +75,6 @@ COMMENT ON FUNCTION loracomp.lock_declaration IS
 'if the transaction can''t see the corrections that the lock has waited for.';
 
 -- Open transactions may have changed a column without a hint, because it was not among the columns. This waits for them, as create_answers does.
--- alter_answers calls it before it locks the declaration, because others lock in the same order: they write to the table, and then correct a row.
 CREATE FUNCTION loracomp.with_other_source(name regclass, prompt text, filter jsonb) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -94,7 +93,7 @@ BEGIN
         d.columns := checked.columns;
         d.names := checked.names;
         IF NOT d.columns <@ before THEN
-            PERFORM loracomp.lock_source(d);
+            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
         END IF;
     END IF;
     RETURN d;
@@ -102,6 +101,41 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.with_other_source IS
 'A declaration with another prompt or filter, which is checked; null leaves it as it is. Locks the table if a column is added.';
+
+-- Others write to the table and correct rows in any order. So that they and this call never wait for each other, it gives up all locks if it can't
+-- have all of them at once, and tries again. deadlock_timeout is a second by default.
+CREATE FUNCTION loracomp.lock_to_alter(name regclass, prompt text, filter jsonb, waits_for_corrections boolean)
+RETURNS loracomp.declaration
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET lock_timeout = 0
+AS $$
+DECLARE
+    until CONSTANT timestamptz := clock_timestamp() + interval '10 seconds';
+    d loracomp.declaration;
+BEGIN
+    LOOP
+        BEGIN
+            PERFORM set_config('lock_timeout', '500ms', TRUE);
+            PERFORM loracomp.with_other_source(lock_to_alter.name, lock_to_alter.prompt, lock_to_alter.filter);
+            PERFORM set_config('lock_timeout', '100ms', TRUE);
+            d := loracomp.lock_declaration(lock_to_alter.name, lock_to_alter.waits_for_corrections);
+            IF lock_to_alter.waits_for_corrections THEN
+                PERFORM FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL FOR UPDATE;
+            END IF;
+            RETURN d;
+        EXCEPTION WHEN lock_not_available THEN
+            IF clock_timestamp() > until THEN
+                RAISE EXCEPTION 'a transaction that is open has written to the table of %, or has corrected or drawn rows', lock_to_alter.name
+                    USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
+            END IF;
+        END;
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION loracomp.lock_to_alter IS
+'The declaration of a view, locked with all that alter_answers changes. Raises if others keep a part of it locked for ten seconds.';
 
 -- The view must not be in use while it is replaced. Other readers wait behind this call, and if the table is locked for a new column, writers too.
 CREATE FUNCTION loracomp.replace_view(d loracomp.declaration) RETURNS void
@@ -147,9 +181,8 @@ DECLARE
     d loracomp.declaration;
     is_another boolean;
 BEGIN
-    PERFORM loracomp.with_other_source(alter_answers.name, alter_answers.prompt, alter_answers.filter); -- locks the table first
-    before := loracomp.with_current_names(loracomp.lock_declaration(
-        alter_answers.name,
+    before := loracomp.with_current_names(loracomp.lock_to_alter(
+        alter_answers.name, alter_answers.prompt, alter_answers.filter,
         waits_for_corrections => num_nonnulls(alter_answers.prompt, alter_answers.choices, alter_answers.max_new_tokens) > 0
     ));
     d := loracomp.with_other_source(alter_answers.name, alter_answers.prompt, alter_answers.filter);

@@ -58,11 +58,13 @@ def boundaries(ground: Ground, seed: int, size: float = 1) -> Round:
         if not made.failures:
             made.failures += [*town.is_served(), *leaks(town, Random(seed)), *town.is_whole()]
             made.failures += readers(town, Random(seed))
+            if ROLES[name] != "worker":  # who can delay it, as docs/security.md says
+                made.failures += town.rescues()
         made.failures += [f"{name} was told: {line}" for line in intruder.broken]
         made.counts.update(
             statements=intruder.said.total(), done=intruder.said["ok"], served=town.counts["served"],
             asked=town.counts["asked"], commands=town.counts["commands"], pages=town.counts["pages"],
-            replays=town.counts["replays"], rounds=1,
+            replays=town.counts["replays"], rescued=town.counts["rescued"], rounds=1,
         )  # fmt: skip
     return made
 

@@ -53,6 +53,10 @@ CORRECTED = """
 SELECT key, answer, answered_by, first_answer, correct, draw_number IS NOT NULL AS drawn, job_id
 FROM loracomp.answer_row WHERE correct IS NOT NULL
 """
+ASKED = """
+SELECT count(*) AS n FROM loracomp.answer_row
+WHERE key[1]::integer = ANY (%s) AND (job_id IS NOT NULL OR status IN ('refused', 'skipped'))
+"""
 KNOWN = "SELECT key[1]::int AS id, correct, job_id, status FROM loracomp.answer_row ORDER BY 1"
 DRAWN = "SELECT draw_number FROM loracomp.answer_row WHERE draw_number IS NOT NULL GROUP BY 1 HAVING count(*) > 1"
 UNEVEN = """
@@ -107,6 +111,8 @@ class Corrections:
 
     owner: Connection
     people: list[Person]
+    writer: Connection
+    """Alice's too; it never has a transaction open."""
     pool: ThreadPoolExecutor
     draw: random.Random
     rows: int = 0
@@ -115,6 +121,7 @@ class Corrections:
     """The correction of each row, as far as it is known."""
     changed_at: dict[int, int] = field(default_factory=dict)
     is_paused: bool = False
+    is_altering: bool = False
     done: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -122,7 +129,7 @@ class Corrections:
         self.owner.execute("SELECT loracomp.add_task('tea')")
         add_adapter(self.owner, "tea", base_model=BASE)
         self.owner.execute("SELECT loracomp.set_policy('own', '{\"choice_normalization\": \"characters\"}')")
-        self.alice.execute("CREATE TABLE notes (id integer PRIMARY KEY, body text)")
+        self.alice.execute("CREATE TABLE notes (id integer PRIMARY KEY, body text, more text)")
         self.add()
         about = [list(ANSWERS), self.draw.choice(POLICIES), self.draw.random() < 0.5]
         self.alice.execute(DECLARE, about)
@@ -140,6 +147,21 @@ class Corrections:
         self.alice.execute(ADD.replace("% ", "%% ").encode(), [self.rows + 1, self.rows + more])
         self.rows += more
         self.done.append(f"{more} rows are added")
+
+    def add_amid(self) -> None:
+        """Whatever others have left open, new rows get jobs."""
+        ids = [*range(self.rows + 1, self.rows + self.draw.randint(1, 3) + 1)]
+        self.writer.execute(ADD.replace("% ", "%% ").encode(), [ids[0], ids[-1]])
+        self.rows = ids[-1]
+        self.done.append(f"rows {ids} are added, and {[each.name for each in self.people if each.isolation]} go on")
+        deadline = time.monotonic() + ALL_S
+        while not self.is_paused:
+            keep(self.owner)
+            (asked,) = self.owner.execute(ASKED, [ids])
+            if asked["n"] == len(ids):
+                break
+            assert time.monotonic() < deadline, f"only {asked['n']} of {len(ids)} new rows have jobs after {ALL_S} s"
+            time.sleep(0.1)
 
     def some(self, most: int = ROWS) -> list[int]:
         among = min(self.rows, self.draw.choice((CONTESTED, self.rows)))
@@ -184,6 +206,8 @@ class Corrections:
         try:
             return future.result(ALL_S)
         except REFUSED as error:
+            if self.is_altering and isinstance(error, errors.DeadlockDetected):
+                raise AssertionError(f"whoever changes the prompt and {person.name} wait for each other") from error
             self.done.append(f"{person.name} is refused: {error}"[:200])
             self.end(person, "ROLLBACK")
             return None
@@ -314,6 +338,33 @@ class Corrections:
         self.alice.execute("SELECT loracomp.alter_answers('urgency', policy => %s)", [policy])
         self.done.append(f"the policy becomes {policy}")
 
+    def alter_amid(self) -> None:
+        """The prompt names another column, and somebody who has written goes on; neither is refused."""
+        person = self.draw.choice(self.people)
+        if not person.isolation:
+            self.begin_transaction(person)
+        moves = [self.correct, self.change, self.delete, self.correct_row, self.pick]
+        moves = [self.correct_row] if person.name == "adam" else moves
+        self.draw.choice(moves)(person)
+        if not person.isolation:
+            return
+        for other in self.people:  # their writes wait in the queue of the table's lock
+            if other is not person:
+                self.end(other)
+        prompt = self.draw.choice(("Note: {body}", "Note: {body}{more}", "Note: {more}{body}"))
+        self.is_altering = True
+        altered = self.pool.submit(
+            self.writer.execute, "SELECT loracomp.alter_answers('urgency', prompt => %s)", [prompt]
+        )
+        wait([altered], WAITS_S)
+        self.done.append(f"the prompt becomes {prompt!r} while {person.name} goes on")
+        for _ in range(self.draw.randint(0, 2)):
+            if person.isolation and not altered.done():
+                self.draw.choice(moves)(person)
+        self.end(person)
+        altered.result(ALL_S)
+        self.is_altering = False
+
     def pause(self) -> None:
         self.end_all()
         self.is_paused = not self.is_paused
@@ -392,18 +443,31 @@ class Corrections:
 
 def moves_of(corrections: Corrections) -> list[Callable[[], None]]:
     c = corrections
-    return [*[c.act] * 12, c.labour, c.labour, c.labour, c.pick_at_once, c.undo, c.add, c.alter, c.pause, c.finish]
+    return [
+        *[c.act] * 12,
+        c.labour,
+        c.labour,
+        c.labour,
+        c.pick_at_once,
+        c.undo,
+        c.add,
+        c.add_amid,
+        c.alter,
+        c.alter_amid,
+        c.pause,
+        c.finish,
+    ]
 
 
 def corrections(ground: Ground, seed: int, size: float = 1) -> Round:
     """One declaration. Its log is what a failure is told with."""
     made, draw = Round(), random.Random(seed)
-    with ground.empty() as url, db.connect(url) as owner, ThreadPoolExecutor(1) as pool:
+    with ground.empty() as url, db.connect(url) as owner, ThreadPoolExecutor(2) as pool:
         add_base_model(owner)
         owner.execute("SET statement_timeout = '20s'")
         owner.execute(f"GRANT CREATE ON SCHEMA public TO {login('alice')}".encode())
         people = [Person(name, connect(url, name)) for name in ("alice", "alice", "adam")]
-        history = Corrections(owner, people, pool, draw)
+        history = Corrections(owner, people, connect(url, "alice"), pool, draw)
         try:
             history.begin()
             moves = moves_of(history)
@@ -413,8 +477,8 @@ def corrections(ground: Ground, seed: int, size: float = 1) -> Round:
         except (AssertionError, psycopg.Error) as error:
             made.failures += [f"{type(error).__name__}: {error}", *history.done[-30:]]
         finally:
-            for person in people:
-                person.connection.close()
+            for connection in (history.writer, *(person.connection for person in people)):
+                connection.close()
     made.counts.update(history.counts)
     made.counts.update(declarations=1, rounds=1)
     return made

@@ -21,12 +21,14 @@ from tempfile import TemporaryDirectory
 import psycopg
 from psycopg import errors, sql
 
+from arena import own_server
 from conftest import create_database, drop_database
 from forked import programs
 from histories import folder_of_programs
 from loracomp.database import connections as db
+from loracomp.database import schema
 from rounds import Round
-from town import Bob, Ground, Town, Walter, Watch, connect, login, rights_of
+from town import ROLES, Bob, Ground, Town, Walter, Watch, connect, login, rights_of
 
 DUMPS = 8
 SCHEMAS = ("eves", "eves", 'Eve"s %s {0}', *["loracomp_parts"] * 2, "bi", "loracomp", "loracomp_restore")
@@ -193,6 +195,7 @@ class Restore:
     draw: random.Random
     folder: Path
     counts: Counter[str]
+    servers: ExitStack
     failures: list[str] = field(default_factory=list)
 
     def run(self, name: str) -> list[str]:
@@ -225,9 +228,30 @@ class Restore:
             for what, before, after in ((each, each(url), each(target)) for each in (rights, contents)):
                 self.expect(before == after, f"{what.__name__} differ: {sorted(map(str, before ^ after))[:6]}")
             if has_ours and not self.failures:
-                self.served(target, cursor)
+                cursor = self.served(target, cursor)
+            if has_ours and not self.failures and self.draw.random() < 0.5:
+                self.goes_on_elsewhere(target, cursor)
         self.counts["refused" if is_refused else "restored"] += 1
         return [*self.failures, f"schema {schema}", *made.statements] if self.failures else []
+
+    def goes_on_elsewhere(self, url: str, cursor: str | None) -> None:
+        """Restored in a new server, and from there in another one, where tables may get the same oids again."""
+        dump = str(self.folder / "moved.dump")
+        for _ in range(2):
+            done = loracomp(url, "dump", dump)
+            assert done.returncode == 0, done.stderr
+            server = self.servers.enter_context(own_server("bare"))
+            schema.initialize(create_database(server.url, "with_roles"))
+            with psycopg.connect(server.url, autocommit=True) as connection:
+                for name, role in (*ROLES.items(), ("eve", "submitter")):
+                    connection.execute(f"CREATE ROLE {login(name)} LOGIN IN ROLE loracomp_{role}".encode())
+            url = create_database(server.url, "moved")
+            done = loracomp(url, "restore", dump)
+            self.expect(done.returncode == 0, f"what was restored once is not restored again: {done.stderr[-500:]}")
+            if self.failures:
+                return
+            cursor = self.served(url, cursor)
+        self.counts["moved"] += 1
 
     def expect(self, it: object, otherwise: str) -> None:
         if not it:
@@ -305,10 +329,10 @@ def restores(ground: Ground, seed: int, size: float = 1) -> Round:
     with eve(ground):
         for _ in range(round(size * DUMPS)):
             name = f"dumped_{os.getpid()}_{next(_numbers)}"
-            with TemporaryDirectory() as folder:
+            with TemporaryDirectory() as folder, ExitStack() as servers:
                 Path(folder).chmod(0o777)  # so that the server can write to it, whoever runs it
                 try:
-                    made.failures += Restore(ground, draw, Path(folder), made.counts).run(name)
+                    made.failures += Restore(ground, draw, Path(folder), made.counts, servers).run(name)
                 finally:
                     for each in (name, f"{name}_target"):
                         drop_database(ground.server, each)

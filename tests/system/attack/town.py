@@ -25,6 +25,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from conftest import create_database, drop_database
+from job_data import claim
 from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -36,6 +37,7 @@ from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.examples import Example
 from loracomp.registry.tasks import import_examples
+from loracomp.worker.leases import release_jobs
 from loracomp.worker.worker import Worker
 from model_fixtures import as_base, letter_tokenizer, tiny_llama
 from registry_data import MINILM, registered, write_adapter
@@ -115,6 +117,10 @@ UNION ALL
 SELECT format('job %%s ended %%s times', e.entity_id, count(*)) FROM loracomp.audit_event AS e
 WHERE e.entity = 'job' AND e.new_status = 'succeeded' GROUP BY e.entity_id HAVING count(*) > 1
 """
+LAPSE = (
+    "UPDATE loracomp.job SET lease_expires_at = now() - interval '1 second' WHERE status = 'running' AND id = ANY (%s)"
+)
+UNENDED = "SELECT FROM loracomp.job WHERE id = %(id)s AND finished_at IS NULL"
 SECRET = "bobs-secret"
 """Stands in all that only Bob, workers and administrators may read: his texts, a tag that is not reported, and the
 name, description and examples of a hidden task."""
@@ -399,6 +405,23 @@ class Town:
             with connect(self.url, name, f"-c statement_timeout={LATE_S:.0f}s") as watcher:
                 found += [f"{name}: {line}" for each in statements for line in raised(watcher, sql.SQL(each))]
         return found
+
+    def rescues(self) -> list[str]:
+        """A job whose worker has died is given to another, whatever was done to the queue; returns what was late."""
+        self.walter.leave()
+        with db.connect(self.url) as owner, connect(self.url, "bob") as bob:
+            (row,) = bob.execute("SELECT loracomp.submit_job('its worker has died', choices => '{yes,no}') AS id")
+            jobs = claim(owner, 10_000, base_model="tiny")
+            release_jobs(owner, [job for job in jobs if job.id != row["id"]])
+            owner.execute(LAPSE, [[row["id"]]])
+            self.walter.hire()
+            deadline = time.monotonic() + LATE_S
+            while owner.execute(UNENDED, row).fetchone():
+                if time.monotonic() > deadline:
+                    return [f"job {row['id']}, whose worker has died, waits for another"]
+                time.sleep(0.1)
+        self.counts["rescued"] += 1
+        return []
 
     def is_whole(self) -> list[str]:
         """Check rights, answers, administrators' functions and all views after everything; returns what is broken."""

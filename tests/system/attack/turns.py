@@ -31,7 +31,7 @@ from loracomp.records import KINDS, Failure, Job
 from loracomp.worker.leases import release_jobs
 from loracomp.worker.recorder import fail_jobs
 from rounds import Round
-from town import Ground, connect, login
+from town import LAPSE, Ground, connect, login
 
 MOVES = 60
 OTHERS = ("alice", "adam")
@@ -59,9 +59,6 @@ SELECT loracomp.submit_job(
     %(prompt)s, choices => '{yes,no}', idempotency_key => %(key)s, run_at => now() + %(later)s
 ) AS id
 """
-LAPSE = (
-    "UPDATE loracomp.job SET lease_expires_at = now() - interval '1 second' WHERE status = 'running' AND id = ANY (%s)"
-)
 DUE = "UPDATE loracomp.job SET run_at = now() WHERE status = 'queued' AND run_at > now() AND submitted_by = ANY (%s)"
 AHEAD = """
 SELECT
