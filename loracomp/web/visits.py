@@ -8,7 +8,7 @@ from hmac import compare_digest
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import InsufficientPrivilege, LockNotAvailable, QueryCanceled
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -124,5 +124,8 @@ def _answer(handler: Handler, visit: Visit, public: bool) -> Response:
 
 
 def _status(error: LoracompError) -> int:
-    refused = 403 if isinstance(error.__cause__, InsufficientPrivilege) else 400
-    return {NotFoundError: 404, ForgedError: 403, DatabaseUnavailableError: 503}.get(type(error), refused)
+    if isinstance(error.__cause__, InsufficientPrivilege):
+        return 403
+    if isinstance(error.__cause__, (LockNotAvailable, QueryCanceled)):
+        return 503
+    return {NotFoundError: 404, ForgedError: 403, DatabaseUnavailableError: 503}.get(type(error), 400)

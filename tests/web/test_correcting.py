@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import time
 from collections.abc import Iterator
 from html import unescape
 
@@ -112,6 +113,19 @@ def test_a_form_works_once(client: TestClient, alice: Connection) -> None:
     assert client.post("/correct/urgency", data=form).status_code == 303
     assert client.post("/correct/urgency", data=form | {"choice": "0"}).status_code == 404  # replayed
     assert list(corrections(alice).values()) == ["not urgent"]
+
+
+def test_a_page_soon_gives_up_a_row_that_somebody_has_locked(
+    client: TestClient, alice: Connection, database: str
+) -> None:
+    """All visitors share the threads that make pages, so these must not wait."""
+    form = fields(page(client)) | {"choice": "1"}
+    with as_alice(database) as other, other.transaction():
+        other.execute("UPDATE urgency SET correct = 'urgent'")
+        start = time.monotonic()
+        for response in (client.post("/correct/urgency", data=form), client.get("/correct/urgency")):
+            assert (response.status_code, "due to lock timeout; try again" in response.text) == (503, True)
+        assert time.monotonic() - start < 6, "the statement's own timeout is ten seconds"
 
 
 def test_a_form_is_for_one_row_one_session_and_these_choices(
