@@ -115,8 +115,10 @@ async def _form(request: Request) -> dict[str, str]:
 
 def _answer(handler: Handler, visit: Visit, public: bool) -> Response:
     if not public and not visit.session.role:
-        path, query = visit.request.scope["path"], visit.request.scope["query_string"].decode("latin-1")
-        return RedirectResponse(f"/login?next={quote(f'{path}?{query}' if query else path)}", 303)
+        asked = visit.request.scope["raw_path"]  # still quoted, because a name may contain a question mark
+        if query := visit.request.scope["query_string"]:
+            asked += b"?" + query
+        return RedirectResponse(f"/login?next={quote(asked)}", 303)
     try:
         return handler(visit)
     except LoracompError as error:

@@ -151,11 +151,12 @@ def test_after_the_login_nobody_is_sent_elsewhere(scene: Scene, wanted: str) -> 
     assert client.post("/login", data=form).headers["location"] == "/"
 
 
-def test_after_the_login_one_is_where_one_wanted_to_be(scene: Scene) -> None:
+@pytest.mark.parametrize("wanted", ["/jobs/1?x=1&y=2", "/answers/%22a%3Fb%25%20c%23%22?after=%5B%221%22%5D"])
+def test_after_the_login_one_is_where_one_wanted_to_be(scene: Scene, wanted: str) -> None:
     client = browser(scene.url)
-    page = client.get(client.get(f"/jobs/{scene.alices}?x=1&y=2").headers["location"]).text
+    page = client.get(client.get(wanted).headers["location"]).text
     form = fields(page) | {"role": login("alice"), "password": PASSWORD}
-    assert client.post("/login", data=form).headers["location"] == f"/jobs/{scene.alices}?x=1&y=2"
+    assert client.post("/login", data=form).headers["location"] == wanted
 
 
 # The cookie
