@@ -85,22 +85,28 @@ def _file(_: Request, name: str, kind: str) -> Response:
 
 
 def login(visit: Visit) -> Response:
-    """Show the form for role and password."""
-    return visit.show("login.html", error=None, next=visit.request.query_params.get("next", "/"))
+    """Show the form for role and password, and begin the session that this form belongs to if there is none yet.
+
+    No other response may begin one: it would replace the visitor's own session if another site sent the request,
+    because the browser then leaves out the cookie.
+    """
+    response = visit.show("login.html", error=None, next=visit.request.query_params.get("next", "/"))
+    if not visit.session.role:
+        visit.keep(response, visit.session)
+    return response
 
 
 def log_in(visit: Visit) -> Response:
     """Connect as the role, and begin a session if the database accepts it."""
     visit.check_token("login")
     session = Session(visit.form.get("role", ""), visit.form.get("password", ""))
-    try:
-        with connected(visit.url, session, visit.seal):
-            pass
-    except LoracompError as error:
-        return visit.show("login.html", 403, error=str(error), next=visit.form.get("next", "/"))
     wanted = visit.form.get("next", "/")
     response = RedirectResponse(wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) else "/", 303)
-    visit.keep(response, session)
+    try:
+        with connected(visit.url, session, visit.seal):
+            visit.keep(response, session)
+    except LoracompError as error:
+        return visit.show("login.html", 403, error=str(error), next=wanted)
     return response
 
 

@@ -14,11 +14,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from loracomp.database.connections import Connection
-from loracomp.errors import DatabaseUnavailableError, LoracompError, NotFoundError
+from loracomp.errors import DatabaseUnavailableError, LoracompError, NotFoundError, RefusedError
 from loracomp.web.render import render
 from loracomp.web.sessions import LASTS_S, Seal, Session, connected
 
 COOKIE = "loracomp_session"
+LONGEST_COOKIE = 4_000
+"""Longest value of a cookie, in bytes. Browsers drop a cookie of more than 4,096 bytes, some of them with its name and
+attributes."""
 LONGEST_FORM = 100_000  # bytes
 SLOWEST_FORM_S = 30
 """Seconds within which a form must have arrived."""
@@ -60,21 +63,22 @@ class Visit:
             raise ForgedError("this form is not yours, or the row has changed since: load the page again")
 
     def show(self, template: str, status: int = 200, **values: Any) -> Response:
-        """Render a page. The response sets the session's cookie if the browser has none yet."""
-        body = render(template, layout="site.html", visit=self, role=self.session.role, **values)
-        response = HTMLResponse(body, status)
-        if self.request.cookies.get(COOKIE) is None or not self.session.role:
-            self.keep(response, self.session)
-        return response
+        """Render a page."""
+        return HTMLResponse(render(template, layout="site.html", visit=self, role=self.session.role, **values), status)
 
     def keep(self, response: Response, session: Session) -> None:
-        """Set the browser's cookie to the session."""
+        """Set the browser's cookie to the session. Raises RefusedError if role and password are too long for it."""
+        sealed = self.seal.close(session)
+        if len(sealed) > LONGEST_COOKIE:
+            raise RefusedError(
+                "role and password are too long to be kept in a cookie: use a role whose password is shorter"
+            )
         response.set_cookie(
             COOKIE,
-            self.seal.close(session),
+            sealed,
             max_age=LASTS_S,
             httponly=True,
-            samesite="strict",
+            samesite="lax",  # so that links in mails and chats work; "strict" would leave the session out of them
             secure=self.request.scope["scheme"] == "https",
         )
 

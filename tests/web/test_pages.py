@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from hostile import HOSTILE
 from loracomp.database import connections as db
-from loracomp.web import sessions
+from loracomp.web import sessions, visits
 from loracomp.web.pages import make_app, routes
 from loracomp.web.sessions import Seal, Session
 from loracomp.web.visits import COOKIE
@@ -20,6 +20,7 @@ from people_data import submit
 from people_fixtures import LOGINS, Scene, login
 from worker_helpers import wait_until
 
+POSTED = ("/login", "/logout", "/correct/urgency")
 PAGES = ("/", "/answers", "/adapters", "/report", "/jobs?id=1", "/answers/urgency", "/correct/urgency")
 
 
@@ -166,10 +167,27 @@ def test_the_cookie_is_closed_to_scripts_other_sites_and_readers(scene: Scene) -
     client = browser(scene.url)
     form = fields(client.get("/login").text) | {"role": login("alice"), "password": PASSWORD}
     kept = client.post("/login", data=form).headers["set-cookie"]
-    assert "HttpOnly" in kept and "SameSite=strict" in kept and "Path=/" in kept
+    assert "HttpOnly" in kept and "SameSite=lax" in kept and "Path=/" in kept
     assert PASSWORD not in kept and login("alice") not in kept
     secure = TestClient(make_app(scene.url, SECRET), base_url="https://testserver", follow_redirects=False)
     assert "Secure" in secure.get("/login").headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/"), ("GET", "/nowhere"), *(("POST", path) for path in POSTED), ("POST", "/")]
+)
+def test_what_another_site_sends_leaves_the_session_alone(scene: Scene, method: str, path: str) -> None:
+    """The browser then leaves out the cookie, except where somebody follows a link, but obeys Set-Cookie."""
+    assert "set-cookie" not in browser(scene.url).request(method, path).headers
+
+
+def test_a_session_that_no_cookie_holds_is_refused(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = browser(scene.url)
+    form = fields(client.get("/login").text) | {"role": login("alice"), "password": PASSWORD}
+    monkeypatch.setattr(visits, "LONGEST_COOKIE", 200)
+    refused = client.post("/login", data=form)
+    assert (refused.status_code, "too long to be kept in a cookie" in refused.text) == (403, True)
+    assert "set-cookie" not in refused.headers
 
 
 def test_a_cookie_that_was_changed_or_is_old_or_of_another_secret_is_none(
@@ -211,8 +229,6 @@ def test_two_processes_with_one_secret_share_sessions(scene: Scene, visit: Calla
 
 
 # Forms
-
-POSTED = ("/login", "/logout", "/correct/urgency")
 
 
 def test_a_form_with_more_fields_than_ours_is_refused(visit: Callable[[str], TestClient]) -> None:
