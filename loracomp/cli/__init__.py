@@ -66,7 +66,10 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Let every text be written to stdout and stderr, whatever their encoding is and even if they are closed."""
+    """Let every text be written to stdout and stderr, whatever their encoding is and even if they are closed. A closed
+    stdin is empty."""
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - until the process ends
     for name in ("stdout", "stderr"):
         if (stream := getattr(sys, name)) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the process ends

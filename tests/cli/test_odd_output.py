@@ -87,6 +87,13 @@ def test_the_error_at_the_end_does_not_either(job: int, monkeypatch: pytest.Monk
         assert not OBEYED.search(err.strip())
 
 
+def test_a_closed_stdin_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    cli._open_streams()
+    with sys.stdin:
+        assert sys.stdin.buffer.read() == b""
+
+
 def test_json_is_json_whatever_the_numbers_and_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     value = {"a": [float("nan"), float("inf"), (float("-inf"),)], "b": "\ud800é\U0001f600", "c": {"d": 1e-320}}
     for encoding in ("ascii", "latin-1", "utf-8"):
