@@ -298,7 +298,7 @@ _Kind: TypeAlias = type[psycopg.Error] | tuple[type[psycopg.Error], ...]
 
 # The first entry whose exception matches is used; {} stands for the server's message.
 _TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
-    (pg.NoDataFound, NotFoundError, "{}"),
+    ((pg.NoDataFound, pg.UndefinedColumn), NotFoundError, "{}"),
     ((pg.IntegrityError, pg.RaiseException, pg.ConfigurationLimitExceeded), RefusedError, "{}"),
     ((pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName), SchemaMismatchError, "{}; run `loracomp init`"),
     (pg.ObjectNotInPrerequisiteState, SchemaMismatchError, "{}"),
