@@ -15,7 +15,17 @@ import typer
 from psycopg.types.json import Jsonb
 
 from loracomp.cli.adapters import measure_adapter
-from loracomp.cli.common import AsJson, MaxNewTokens, emit, open_database, print_page, remark, run_query
+from loracomp.cli.common import (
+    AsJson,
+    MaxNewTokens,
+    emit,
+    fault_of_json,
+    open_database,
+    print_page,
+    remark,
+    run_query,
+    storable_json,
+)
 from loracomp.cli.corrections import import_corrections, written_corrections
 from loracomp.cli.jobs import see_to
 from loracomp.config import load_settings
@@ -47,10 +57,13 @@ Policy = Annotated[str, typer.Option(help=POLICY)]
 def _json_object(text: str) -> Jsonb:
     try:
         given = json.loads(text)
+        fault = fault_of_json(given)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if not isinstance(given, dict):
         raise ValueError("it must be a JSON object")
+    if fault:
+        raise ValueError(f"it {fault}")
     return Jsonb(given)
 
 
@@ -119,7 +132,8 @@ def try_answers(
         prompts = rows_of(connection, QUERIES["try_prompts"], declared)
         if choice is None:
             prompts = [{"prompt": row["prompt"]} for row in prompts]
-        jobs = [row_of(connection, QUERIES["insert_job"], {"job": Jsonb({**row, **request})}) for row in prompts]
+        asked = [storable_json({**row, **request}) for row in prompts]
+        jobs = [row_of(connection, QUERIES["insert_job"], {"job": job}) for job in asked]
         for job in reversed(jobs):  # once the last job is answered, the others usually are too
             see_to(connection, job["id"], patience)
         results = rows_of(connection, QUERIES["job_results"], {"ids": [job["id"] for job in jobs]})
@@ -274,7 +288,10 @@ def correct_answer(
         return
     if undo == (answer is not None):
         raise UsageError(f"give the right answer, or --undo: `loracomp answers correct {name} {key} ANSWER`")
-    _of_declaration(QUERIES["correct_answer"], {"name": name, "key": key, "answer": answer})
+    try:
+        _of_declaration(QUERIES["correct_answer"], {"name": name, "key": key, "answer": answer})
+    except UsageError as error:
+        raise UsageError(f"row {key}: {error}") from error
     emit([{"name": name, "key": key, "correct": answer}], title="Corrected", as_json=as_json)
 
 

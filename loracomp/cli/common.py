@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from psycopg.errors import Diagnostic
+from psycopg.types.json import Jsonb
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -20,6 +21,7 @@ from loracomp.config import load_settings
 from loracomp.database.connections import Connection, connect, translated_errors
 from loracomp.database.embedded import database_url
 from loracomp.database.revision import check_revision
+from loracomp.errors import UsageError
 from loracomp.model.cpu import collection_paused
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ PROSE = ("description", "detail")
 """Columns with sentences, which a table may wrap to PROSE_WIDTH characters."""
 PROSE_WIDTH = 30
 _NUMBER = re.compile(r"[-+]?[\d.]+|None|-")
+_UNSTORABLE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000|[\ud800-\udfff]")
+"""What Postgres can't store in JSON: NUL characters, and half surrogate pairs, to which bytes that are not UTF-8 are
+read."""
 
 INTEGER, BIGINT = 2**31 - 1, 2**63 - 1
 """The largest numbers of Postgres's types with these names."""
@@ -62,6 +67,25 @@ def run_query(query: str, parameters: Mapping[str, Any] | None = None) -> list[d
     """Run one query on the configured database; returns its rows."""
     with open_database() as connection:
         return connection.execute(query, parameters).fetchall()
+
+
+def fault_of_json(value: object) -> str | None:
+    """Say why Postgres can't store a value as JSON; None if it can."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return "contains NaN or an infinite number, which JSON does not have: write another number or a text"
+    if _UNSTORABLE.search(text):
+        return "contains a NUL character, or is not valid UTF-8: Postgres cannot store that"
+    return None
+
+
+def storable_json(values: Mapping[str, Any]) -> Jsonb:
+    """The values as one JSON object. Raises UsageError, which names the value, if Postgres can't store one of them."""
+    for name, value in values.items():
+        if fault := fault_of_json(value):
+            raise UsageError(f"{name} {fault}")
+    return Jsonb(values)
 
 
 def _pass_on(notice: Diagnostic) -> None:

@@ -11,7 +11,6 @@ from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from psycopg.types.json import Jsonb
 
 from loracomp.cli.answering import may_work
 from loracomp.cli.brief import brief
@@ -27,6 +26,7 @@ from loracomp.cli.common import (
     remark,
     remarks,
     say,
+    storable_json,
 )
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, row_of
@@ -84,9 +84,8 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Insert a job, wait for its answer, and print it with its confidence and a short explanation."""
-    refuse_nul(prompt, *(choice or []), *(describe or []), system or "")
-    with open_database() as connection:
-        columns = {
+    job = storable_json(
+        {
             "prompt": prompt,
             "choices": choice,
             "descriptions": describe,
@@ -100,15 +99,17 @@ def ask(
             "policy": policy,
             "exclude_tasks": exclude_task,
         }
-        job = row_of(connection, QUERIES["insert_job"], {"job": Jsonb(columns)})["id"]
-        see_to(connection, job, patience)
-        row = _job(connection, job)
+    )
+    with open_database() as connection:
+        number = row_of(connection, QUERIES["insert_job"], {"job": job})["id"]
+        see_to(connection, number, patience)
+        row = _job(connection, number)
         if trace or as_json or row["status"] != "succeeded":
             _show(connection, row, as_json)
         else:
-            _show_briefly(connection, job)
+            _show_briefly(connection, number)
     if row["status"] != "succeeded":
-        raise JobError(f"job {job} {row['status']}: {row['error']}", code=str(row["error_code"]))
+        raise JobError(f"job {number} {row['status']}: {row['error']}", code=str(row["error_code"]))
 
 
 def see_to(connection: Connection, job: int, patience: float) -> None:
@@ -127,14 +128,6 @@ def _said_where_it_waits(job: int) -> Iterator[None]:
     except (LoracompError, KeyboardInterrupt):
         remarks.print(f"job {job} still waits for a worker; `loracomp explain {job}` will show its answer")
         raise
-
-
-def refuse_nul(*texts: str) -> None:
-    """Raise UsageError if a text contains a NUL byte or invalid Unicode, which Postgres can't store."""
-    if any("\0" in text for text in texts):
-        raise UsageError("prompt, choices or descriptions contain a NUL byte, which Postgres cannot store: remove it")
-    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
-        raise UsageError("prompt, choices or descriptions are not valid UTF-8: send them in that encoding")
 
 
 def _job(connection: Connection, job: int) -> dict[str, Any]:

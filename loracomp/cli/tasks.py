@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from psycopg.types.json import Jsonb
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import INTEGER, AsJson, emit, emit_json, load_encoder, open_database, remark, run_query
+from loracomp.cli.common import (
+    INTEGER,
+    AsJson,
+    emit,
+    emit_json,
+    load_encoder,
+    open_database,
+    remark,
+    run_query,
+    storable_json,
+)
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, rows_of
 from loracomp.database.queries import QUERIES
@@ -281,7 +290,7 @@ def set_policy(
     as_json: AsJson = False,
 ) -> None:
     """Change settings of a policy, or create a policy. The other settings keep their values, or get the defaults."""
-    values = {"name": name, "settings": Jsonb(dict(map(_setting, settings)))}
+    values = {"name": name, "settings": storable_json(dict(map(_setting, settings)))}
     (row,) = run_query(QUERIES["set_policy"], values)
     _emit_policy(row, as_json)
 

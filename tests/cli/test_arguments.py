@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from loracomp import cli
 from loracomp.cli import commands
-from loracomp.cli.common import BIGINT, INTEGER
+from loracomp.cli.common import BIGINT, INTEGER, storable_json
 from loracomp.cli.jobs import local_time
 from loracomp.cli.tasks import _setting
 from loracomp.config import load_settings, unknown_variables
@@ -32,6 +32,11 @@ DEEP = "[" * 100_000
         (["explain", "9223372036854775808"], "9223372036854775807"),
         (["answers", "create", "a", "t", "{a}", "--filter", DEEP], "--filter"),
         (["answers", "alter", "a", "--tags", '{"a":' * 100_000], "--tags"),
+        (["answers", "create", "a", "t", "{a}", "--tags", '{"a": NaN}'], "--tags"),
+        (["answers", "create", "a", "t", "{a}", "--filter", '{"a": [1e400]}'], "--filter"),
+        (["answers", "alter", "a", "--tags", r'{"\u0000": 1}'], "--tags"),
+        (["answers", "alter", "a", "--filter", r'{"a": "\ud800"}'], "--filter"),
+        (["answers", "alter", "a", "--filter", '{"a": "\udcff"}'], "--filter"),
         (["replay", "--all-since", "0001-01-01"], "too far from now"),
     ],
 )
@@ -44,6 +49,32 @@ def test_an_argument_is_refused(monkeypatch: pytest.MonkeyPatch, arguments: list
     monkeypatch.undo()
     time.tzset()
     assert (done.exit_code, words in done.output) == (2, True), done.output[-500:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["ask", "a\0b"], "prompt"),
+        (["ask", "Hot?", "--choice", "a", "--choice", "\udcff"], "choices"),
+        (["ask", "Hot?", "--stop", "\udcff"], "stop"),
+        (["ask", "Hot?", "--policy", "n\udcff"], "policy"),
+        (["ask", "Hot?", "--exclude-task", "\udcff"], "exclude_tasks"),
+        (["policy", "set", "p", "k=1e400"], "k"),
+        (["policy", "set", "p", "description=\udcff"], "description"),
+    ],
+)
+def test_what_json_cannot_have_is_named(arguments: list[str], name: str) -> None:
+    if not cli.app.registered_groups:
+        commands.register(cli.app)
+    done = CliRunner().invoke(cli.app, arguments)
+    assert isinstance(done.exception, UsageError)
+    assert str(done.exception).startswith(f"{name} contains "), done.exception
+
+
+def test_all_else_is_stored_as_it_is() -> None:
+    """A backslash before u0000 is no NUL character."""
+    values = {"a": [r"\u0000", "\\", r"\\u0000", "é\U0001f600", None, 1e308], "b": {"c": True}}
+    assert storable_json(values).obj == values
 
 
 def integers(app: typer.Typer, path: str = "") -> Iterator[tuple[str, Any]]:
