@@ -76,6 +76,11 @@ def test_every_policy_is_asked_the_same_rows(connection: db.Connection) -> None:
     )
 
 
+def test_what_is_named_twice_is_asked_once(connection: db.Connection) -> None:
+    asked = start(connection, "tea tea", "base base", rows_a_task=2)
+    assert asked == [{"task": "tea", "policy": "base", "jobs": 2, "added": 2}]
+
+
 def test_again_it_adds_what_is_missing_and_fewer_rows_are_among_more(connection: db.Connection) -> None:
     start(connection, "tea", "base", rows_a_task=3)
     before = jobs(connection)

@@ -58,6 +58,7 @@ def start_evaluation(
     Raises NotFoundError for an unknown base model and for tasks without rows in the split, RefusedError for an unknown
     policy, and UsageError if the evaluation exists with other settings.
     """
+    tasks, policies = list(dict.fromkeys(tasks)), list(dict.fromkeys(policies))  # each once
     if not tasks or not policies:
         raise UsageError("name at least one task and one policy")
     if not name.strip() or len(name) > MOST_CHARACTERS:
@@ -65,7 +66,7 @@ def start_evaluation(
     model = row_of(connection, QUERIES["find_base_model"], {"name": base_model})["name"]
     tags = {"evaluation": name, "split": split, "exclude_own": exclude_own, "seed": seed}
     _check_settings(connection, name, tags | {"kind": kind, "base_model": model})
-    asked = {"tasks": list(tasks), "split": split}
+    asked = {"tasks": tasks, "split": split}
     if empty := rows_of(connection, _STATEMENTS["tasks_without_rows"], asked):
         raise NotFoundError(
             f"no {split} rows with text and label of: {', '.join(row['name'] for row in empty)}: loracomp task "
@@ -73,7 +74,7 @@ def start_evaluation(
         )
     values = asked | {
         "name": name,
-        "policies": list(policies),
+        "policies": policies,
         "rows_a_task": rows_a_task,
         "exclude_own": exclude_own,
         "kind": kind,
