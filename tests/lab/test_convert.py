@@ -245,11 +245,15 @@ def test_experts_alone_leave_nothing_to_write(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_converted_is_refused(base, tmp_path):
+def test_what_cannot_be_converted_is_refused(base, source, tmp_path):
+    other = load_base_model(str(source), dtype="float32", cache_dir=tmp_path)
     prompt = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=2)
     trained(tmp_path / "prompt", prompt)
     with pytest.raises(RefusedError, match="PEFT cannot merge it into tiny"):
         convert_adapter(tmp_path / "prompt", tmp_path / "out", base, rank=4)
+    trained(tmp_path / "longer", LoraConfig(**LORA, layer_replication=[(0, 2), (0, 2)]))
+    with pytest.raises(RefusedError, match="adds or removes layers or parameters of tiny"):
+        convert_adapter(tmp_path / "longer", tmp_path / "out", other, rank=4)
     trained(tmp_path / "dora", LoraConfig(**LORA, use_dora=True))
     with pytest.raises(UsageError, match="rank is 0; it must be 1 or more"):
         convert_adapter(tmp_path / "dora", tmp_path / "out", base, rank=0)

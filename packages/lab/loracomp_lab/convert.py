@@ -49,9 +49,9 @@ def convert_adapter(
 
     `base` must be loaded in float32; the adapter is merged into it, so it can't be used afterwards. The rounding of the
     base model's weights limits the accuracy to about 1e-7 of the weights' norm. Raises RefusedError if `read_folder`
-    refuses the folder, if PEFT can't load or merge the adapter, if merging changes its logits, if its change contains
-    NaN, or if it changes nothing that LoRA can express; UsageError if the output folder is not empty or the rank is
-    below 1.
+    refuses the folder, if PEFT can't load or merge the adapter, if merging changes its logits or adds layers, if its
+    change contains NaN, or if it changes nothing that LoRA can express; UsageError if the output folder is not empty or
+    the rank is below 1.
     """
     if rank < 1:
         raise UsageError(f"rank is {rank}; it must be 1 or more")
@@ -59,10 +59,13 @@ def convert_adapter(
     config, training, weights = read_folder(folder, base, any_base=any_base)
     before = {name: parameter.detach().clone() for name, parameter in _parameters(base).items()}
     _merge(folder, base)
+    after = _parameters(base)
+    if after.keys() != before.keys():
+        raise RefusedError(
+            f"adapter {folder}: it adds or removes layers or parameters of {base.name}, so LoRA cannot express it"
+        )
     changes = {
-        name: change
-        for name, parameter in _parameters(base).items()
-        if bool((change := parameter.detach() - before[name]).any())
+        name: change for name, parameter in after.items() if bool((change := parameter.detach() - before[name]).any())
     }
     factors, report = {}, []
     for name, change in sorted(changes.items()):
