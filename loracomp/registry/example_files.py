@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from loracomp.database.connections import storable
 from loracomp.errors import NotFoundError, RefusedError, wrong_fields
 from loracomp.registry.examples import Example, content_hash, json_object
 
@@ -34,6 +35,8 @@ class Line(BaseModel):
     def _has_texts(self) -> "Line":
         if not self.prompt.strip():
             raise ValueError("prompt is blank")
+        if any(storable(text) != text for text in (self.prompt, *(self.choices or ()), self.label)):
+            raise ValueError("a text contains a NUL character or half a surrogate pair: remove it")
         if self.choices is None:
             return self
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices) or not all(map(str.strip, self.choices)):

@@ -340,6 +340,12 @@ def test_a_broken_line_is_named(line, tmp_path):
         list(read_examples(load_entry("piqa"), "validation", str(tmp_path)))
 
 
+def test_a_row_that_cannot_be_hashed_is_named(tmp_path):
+    write_rows(tmp_path, [ROWS["piqa"][0], ROWS["piqa"][0] | {"goal": "half a pair \ud83d"}])
+    with pytest.raises(RefusedError, match=r"row piqa/validation#1: contains half a surrogate pair"):
+        list(read_examples(load_entry("piqa"), "validation", str(tmp_path)))
+
+
 def test_a_packed_file_that_is_cut_off_is_named(tmp_path):
     (tmp_path / "validation.jsonl.gz").write_bytes(gzip.compress(json.dumps(ROWS["piqa"][0]).encode())[:-12])
     with pytest.raises(RefusedError, match=r"validation\.jsonl\.gz cannot be read"):

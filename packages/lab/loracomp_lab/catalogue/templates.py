@@ -65,7 +65,7 @@ class Templates:
         if target == -1 or (choices is not None and not _are_choices(choices)):
             return None
         label = str(target).strip() if choices is None else self._label(choices, target, source_ref)
-        return Example(split, prompt, choices, label, self._hash(row), source_ref)
+        return Example(split, prompt, choices, label, self._hash(row, source_ref), source_ref)
 
     def inputs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the unchanged texts of the columns that doc_to_text reads from the row; values of other types are
@@ -100,9 +100,12 @@ class Templates:
             f"gives {target!r}, which is neither an index nor a text of its {len(choices)} choices",
         )
 
-    def _hash(self, row: Mapping[str, Any]) -> bytes:
+    def _hash(self, row: Mapping[str, Any], source_ref: str) -> bytes:
         used = {column: row[column] for column in self._columns}
-        return hashlib.sha256(canonical_json(used).encode()).digest()
+        try:
+            return hashlib.sha256(canonical_json(used).encode()).digest()
+        except UnicodeEncodeError:
+            raise RefusedError(f"row {source_ref}: contains half a surrogate pair: remove it") from None
 
     def _wrong(self, field: str, source_ref: str, message: str) -> RefusedError:
         return RefusedError(f"catalogue entry {self._name!r}: {field}: row {source_ref}: {message}")
