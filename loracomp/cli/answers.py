@@ -133,10 +133,9 @@ def try_answers(
         if choice is None:
             prompts = [{"prompt": row["prompt"]} for row in prompts]
         asked = [storable_json({**row, **request}) for row in prompts]
-        jobs = [row_of(connection, QUERIES["insert_job"], {"job": job}) for job in asked]
-        for job in reversed(jobs):  # once the last job is answered, the others usually are too
-            see_to(connection, job["id"], patience)
-        results = rows_of(connection, QUERIES["job_results"], {"ids": [job["id"] for job in jobs]})
+        jobs = [row_of(connection, QUERIES["insert_job"], {"job": job})["id"] for job in asked]
+        see_to(connection, jobs, patience)
+        results = rows_of(connection, QUERIES["job_results"], {"ids": jobs})
         remark(_size(row_of(connection, QUERIES["estimate_answers"], declared)))
     emit(
         results,

@@ -2,9 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from threading import Event
@@ -102,7 +102,7 @@ def ask(
     )
     with open_database() as connection:
         number = row_of(connection, QUERIES["insert_job"], {"job": job})["id"]
-        see_to(connection, number, patience)
+        see_to(connection, [number], patience)
         row = _job(connection, number)
         if trace or as_json or row["status"] != "succeeded":
             _show(connection, row, as_json)
@@ -112,21 +112,20 @@ def ask(
         raise JobError(f"job {number} {row['status']}: {row['error']}", code=str(row["error_code"]))
 
 
-def see_to(connection: Connection, job: int, patience: float) -> None:
-    """Wait until the job has ended. If no worker takes it within `patience` seconds, this process answers it."""
-    with _said_where_it_waits(job):
-        if not _wait(connection, job, patience):
-            _answer_or_wait(connection, job)
+def see_to(connection: Connection, jobs: Sequence[int], patience: float) -> None:
+    """Wait until the jobs have ended. If no worker takes one within `patience` seconds, this process answers it.
 
-
-@contextmanager
-def _said_where_it_waits(job: int) -> Iterator[None]:
-    """If this process ends before the job is answered, print that the job is still queued, so that the user does not
-    submit it again."""
+    If this process ends before that, print which jobs are still queued, so that the user does not submit them again.
+    """
+    left = list(jobs)
     try:
-        yield
+        while left:  # the last job first, because the others are usually answered before it
+            if not _wait(connection, left[-1], patience):
+                _answer_or_wait(connection, left[-1])
+            left.pop()
     except (LoracompError, KeyboardInterrupt):
-        remarks.print(f"job {job} still waits for a worker; `loracomp explain {job}` will show its answer")
+        for job in left:
+            remarks.print(f"job {job} still waits for a worker; `loracomp explain {job}` will show its answer")
         raise
 
 

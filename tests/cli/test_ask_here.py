@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from psycopg.types.json import Jsonb
 
-from job_data import BASE, add_base_model, statuses
+from job_data import BASE, add_base_model, add_jobs, statuses
 from loracomp.cli import jobs
 from loracomp.config import Settings
 from loracomp.database.connections import Connection, row_of
@@ -55,11 +55,11 @@ def test_an_error_of_the_worker_is_the_commands(
 
     serve_with(monkeypatch, fail)
     with pytest.raises(kind, match="no more"):
-        jobs.see_to(connection, job, patience=0)
+        jobs.see_to(connection, [job], patience=0)
     assert statuses(connection) == {job: "queued"}
 
 
-def test_an_interrupted_command_says_that_the_job_still_waits(
+def test_an_interrupted_command_says_which_jobs_still_wait(
     connection: Connection, job: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt() -> None:
@@ -67,6 +67,8 @@ def test_an_interrupted_command_says_that_the_job_still_waits(
         raise DeviceFailedError("the worker ends")
 
     serve_with(monkeypatch, interrupt)
+    (other,) = add_jobs(connection, "Is it hot?")
     with pytest.raises((KeyboardInterrupt, DeviceFailedError)):
-        jobs.see_to(connection, job, patience=0)
-    assert f"job {job} still waits" in capfd.readouterr().err
+        jobs.see_to(connection, [job, other], patience=0)
+    said = capfd.readouterr().err
+    assert all(f"job {each} still waits" in said for each in (job, other))
