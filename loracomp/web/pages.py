@@ -29,6 +29,8 @@ BATCH = 8
 """Number of rows that are reserved for a visitor, who corrects them one after another."""
 USED_FROM = 16
 """Number of measured corrections from which on workers use them to answer a declaration's rows."""
+LOGINS = 4
+"""Number of logins that are tried at once. Anybody can send them, and Postgres may delay each that it refuses."""
 KEYS = "123456789abcdefghijklmopqrtvwxyz"
 """Keys of the choices in the order in which they are shown; `n`, `s` and `u` do something else."""
 _KEY = TypeAdapter(list[str])
@@ -52,7 +54,7 @@ def routes(url: str, secret: str) -> list[Route]:
     files = {"picture.css": "text/css", "style.css": "text/css", "script.js": "text/javascript"}
     return [
         Route("/login", page(login, public=True)),
-        Route("/login", page(log_in, public=True), methods=["POST"]),
+        Route("/login", page(log_in, public=True, at_once=LOGINS), methods=["POST"]),
         Route("/logout", page(log_out), methods=["POST"]),
         Route("/", page(overview)),
         Route("/answers", page(declarations)),

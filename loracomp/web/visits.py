@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any
@@ -87,14 +87,17 @@ Handler = Callable[[Visit], Response]
 
 
 def endpoint(
-    handler: Handler, url: str, seal: Seal, *, public: bool = False
+    handler: Handler, url: str, seal: Seal, *, public: bool = False, at_once: int | None = None
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The function that starlette calls. It reads cookie and form, then runs the handler, which blocks, in a thread."""
+    """The function that starlette calls. It reads cookie and form, then runs the handler, which blocks, in a thread.
+    All handlers share the threads; this one gets no more than `at_once` of them."""
+    turns = nullcontext() if at_once is None else asyncio.Semaphore(at_once)
 
     async def answer(request: Request) -> Response:
         session = seal.open(request.cookies.get(COOKIE, "")) or Session()
         form = await _form(request) if request.method == "POST" else {}
-        return await run_in_threadpool(_answer, handler, Visit(request, url, seal, session, form), public)
+        async with turns:
+            return await run_in_threadpool(_answer, handler, Visit(request, url, seal, session, form), public)
 
     return answer
 

@@ -3,6 +3,9 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event, Semaphore
 from urllib.parse import unquote
 
 import pytest
@@ -11,7 +14,8 @@ from starlette.testclient import TestClient
 
 from hostile import HOSTILE
 from loracomp.database import connections as db
-from loracomp.web import sessions, visits
+from loracomp.errors import RefusedError
+from loracomp.web import pages, sessions, visits
 from loracomp.web.pages import make_app, routes
 from loracomp.web.sessions import Seal, Session
 from loracomp.web.visits import COOKIE
@@ -141,6 +145,30 @@ def test_a_database_that_asks_for_a_password_is_believed(scene: Scene) -> None:
     finally:
         write(lines)
         scene.owner.execute(f"ALTER ROLE {role} PASSWORD NULL")
+
+
+def test_logins_that_take_long_delay_no_pages(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, tried = Event(), Semaphore(0)
+
+    @contextmanager
+    def slow(*_: object) -> Iterator[None]:
+        tried.release()
+        assert ended.wait(60)
+        raise RefusedError("no")
+        yield
+
+    with browser(scene.url) as client, ThreadPoolExecutor(51) as people:  # `with`: one event loop for all requests
+        assert log_in(client, "alice") == 303
+        form = fields(client.get("/login").text) | {"role": "x", "password": "y"}
+        monkeypatch.setattr(pages, "connected", slow)
+        logins = [people.submit(client.post, "/login", data=form) for _ in range(50)]
+        try:
+            assert all(tried.acquire(timeout=30) for _ in range(pages.LOGINS))
+            assert people.submit(client.get, "/").result(30).status_code == 200
+            assert not tried.acquire(blocking=False)
+        finally:
+            ended.set()
+        assert {each.result().status_code for each in logins} == {403}
 
 
 @pytest.mark.parametrize(
