@@ -177,6 +177,19 @@ def test_a_mistyped_name_is_suggested(wishes: dict[str, str]) -> None:
         assert mistyped.returncode == 5 and "(did you mean wish_tone?)" in mistyped.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["try", "wishes", "{no_such}"], 5, "table public.wishes has no column no_such"),
+        (["correct", "wish_tone", "abc", "kind"], 2, "row abc: invalid input syntax for type integer"),
+        (["correct", "wish_tone", "99", "kind"], 5, "wish_tone has no row 99"),
+    ],
+)
+def test_what_is_not_there_is_named(wishes: dict[str, str], arguments: list[str], code: int, words: str) -> None:
+    done = run(["loracomp", "answers", *arguments], wishes)
+    assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+
+
 def test_a_dropped_declaration_leaves_the_table(wishes: dict[str, str]) -> None:
     assert answers(wishes, "drop", "wish_tone") == [{"name": "wish_tone"}]
     assert psql(wishes, "SELECT to_regclass('wish_tone') IS NULL AND (SELECT count(*) FROM wishes) >= 18") == "t"

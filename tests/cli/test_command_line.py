@@ -177,7 +177,6 @@ def test_a_prompt_too_long_fails_alone_and_the_worker_goes_on(demo: dict[str, st
         (["ask", "Hot?", "--exclude-task", "no such"], 6, "exclude tasks"),
         (["ask", "Hot?", "--max-new-tokens", "0"], 2, "--max-new-tokens"),
         (["ask", "Hot?", "--temperature", "nan"], 6, "temperature must be between"),
-        (["answers", "try", "loracomp.task", "{no_such}"], 5, "table loracomp.task has no column no_such"),
         (["answers", "try", "no_such", "{a}"], 5, 'error: relation "no_such" does not exist\n'),
         (["task", "add", "\udcff"], 2, "'\\udcff' is not valid UTF-8"),
         (["refresh", "--older-than", "nan"], 2, "Invalid value"),
