@@ -191,6 +191,24 @@ def test_the_picture_of_docs_is_fit_to_be_looked_at(chromium: Any, pictures: Pat
         page.context.close()
 
 
+def test_another_site_can_link_to_a_page_and_end_no_session(chromium: Any, address: tuple[str, str]) -> None:
+    page = opened(chromium, address)
+    other = page.context.new_page()
+    elsewhere = (
+        f"data:text/html,<a href='{address[0]}/adapters'>Link</a>"
+        f"<form method='post' action='{address[0]}/login'><button>Send</button></form>"
+    )
+    other.goto(elsewhere)
+    other.get_by_role("link", name="Link").click()
+    other.wait_for_url(f"{address[0]}/adapters")
+    other.goto(elsewhere)
+    other.get_by_role("button", name="Send").click()
+    other.wait_for_url(f"{address[0]}/login")
+    assert "this form is not yours" in other.locator("main").inner_text()
+    assert page.goto(f"{address[0]}/answers").url == f"{address[0]}/answers"
+    page.context.close()
+
+
 def test_rows_are_corrected_by_keys(chromium: Any, address: tuple[str, str], owner: Any) -> None:
     """A hundred in five minutes, without what a person thinks."""
     owner.execute(FREE)
