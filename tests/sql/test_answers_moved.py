@@ -54,6 +54,16 @@ def test_what_stops_a_declaration_is_told_before_a_row_is_written(
     assert state in value(alice, "SELECT state FROM loracomp.list_answers()")
 
 
+def test_what_was_written_through_another_table_is_found_afterwards(connection: Connection, alice: Connection) -> None:
+    alice.execute("CREATE TABLE all_tickets (LIKE tickets); ALTER TABLE tickets INHERIT all_tickets")
+    keep(connection)
+    alice.execute("UPDATE all_tickets SET body = 'calm' WHERE id = 1; DELETE FROM all_tickets WHERE id = 2")
+    alice.execute("ALTER TABLE tickets NO INHERIT all_tickets")
+    connection.execute("UPDATE loracomp.declaration SET retry_at = '-infinity'")
+    answer_all(connection)
+    assert shown(alice) == {1: ("answered", "calm")}
+
+
 def test_a_new_owner_is_told_before_a_row_is_written(connection: Connection, alice: Connection) -> None:
     connection.execute(f"ALTER TABLE public.tickets OWNER TO {login('bob')}".encode())
     keep(connection)

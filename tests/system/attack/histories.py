@@ -132,6 +132,20 @@ DATABASE_SETTINGS = (
 NAMES = ("k", 'odd "key"', "{k}", "%s", "Key", "select", "\u0130\u202e", "s", "a")
 BODIES = (None, " ", "\u00a0", "x", "y", "z")
 PARTS = ("a", "b", "c")
+STOPS: tuple[tuple[LiteralString, LiteralString, str], ...] = (
+    (
+        "ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
+        "ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY",
+        "forces its policies",
+    ),
+    (
+        "CREATE TABLE public.parent (); ALTER TABLE {table} INHERIT public.parent",
+        "ALTER TABLE {table} NO INHERIT public.parent; DROP TABLE public.parent",
+        "is part of another table",
+    ),
+)
+"""What stops a declaration, how it is undone, and what `state` says meanwhile."""
+AT_ONCE = "UPDATE loracomp.declaration SET retry_at = '-infinity'"
 
 
 @dataclass
@@ -514,6 +528,22 @@ class History:
         self.write("ALTER TABLE {table} RENAME COLUMN {was} TO {to}", was=names[1], to=names[0])
         keep(self.owner)
         self.write("ALTER TABLE {table} RENAME COLUMN {was} TO {to}", was=names[0], to=names[1])
+
+    def stop(self) -> None:
+        """What stops the declaration is told before anybody writes; then it is undone."""
+        if self.is_renamed:  # the keeper notes the new names first
+            return
+        self.let_stranger_go()
+        change, undo, state = self.draw.choice(STOPS[: 1 if self.partitioned else 2])
+        self.write(change)
+        self.owner.execute(AT_ONCE)
+        for _ in range(3):  # examples of withdrawn corrections are deleted first
+            keep(self.owner)
+        (row,) = self.write("SELECT state FROM loracomp.list_answers({name})", name=self.name)
+        assert state in row["state"] or row["state"] == "paused", f"state is {row['state']!r}"
+        self.write(undo)
+        self.owner.execute(AT_ONCE)
+        self.counts["stopped"] += 1
 
     @property
     def has_an_encoding(self) -> bool:
@@ -995,7 +1025,7 @@ def moves_of(history: History) -> list[Callable[[], None]]:
         h.truncate, h.change_parts,
     ]  # fmt: skip
     return [
-        *rows, *rows, h.roll_back, h.rename, h.rename, h.rename_with_a_brace, h.set_session,
+        *rows, *rows, h.roll_back, h.stop, h.rename, h.rename, h.rename_with_a_brace, h.set_session,
         h.set_session, h.set_database, h.analyze,
         h.reword, h.switch, h.refilter, h.refilter, h.alter_key, h.again, h.pause, h.declare_again, h.correct,
         h.correct, h.take_back, h.work, h.work, h.work, h.keep, h.purge, h.read_feed, h.settle, h.restore,
