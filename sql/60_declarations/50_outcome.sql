@@ -5,7 +5,7 @@
 --   ask_again                   has rows asked again, if their jobs are purged before their answers were copied; purge_jobs calls it
 --   clear_answers               clears answers of jobs that are erased: 85_administration/20_erase.sql
 --   answers_since               answers that came after a cursor
---     oldest_writer
+--     oldest_writer, timeline
 --     view_definition         30_declare.sql
 --     first_hidden            22_read.sql
 
@@ -152,22 +152,39 @@ $$;
 COMMENT ON FUNCTION loracomp.clear_answers IS 'Clears the answers of jobs that are being erased; returns what is kept. For erase_jobs.';
 
 -- Reads only. A transaction of another database can't write here, so it is ignored, provided that loracomp's owner may see which database it
--- belongs to.
+-- belongs to. On a standby a snapshot doesn't list the open transactions, and the oldest of any database counts.
 CREATE FUNCTION loracomp.oldest_writer() RETURNS bigint
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
-    SELECT coalesce(min(x.id::text::bigint), pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
+    SELECT coalesce(
+        min(x.id::text::bigint),
+        (CASE WHEN pg_is_in_recovery() THEN pg_snapshot_xmin(pg_current_snapshot()) ELSE pg_snapshot_xmax(pg_current_snapshot()) END)::text::bigint
+    )
     FROM pg_snapshot_xip(pg_current_snapshot()) AS x (id)
-    WHERE NOT EXISTS (
-        SELECT FROM pg_stat_activity AS a WHERE a.backend_xid = x.id::xid AND a.datname <> current_database()
-    );
+    WHERE
+        NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.backend_xid = x.id::xid AND a.datname <> current_database())
+        AND NOT EXISTS (SELECT FROM pg_prepared_xacts AS p WHERE p.transaction = x.id::xid AND p.database <> current_database());
 $$;
 COMMENT ON FUNCTION loracomp.oldest_writer IS 'The oldest transaction that may still write in this database; all earlier ones have ended.';
 
+-- Reads only. A standby knows a new timeline from its next checkpoint on. The cursors that it returns before then begin again afterwards.
+CREATE FUNCTION loracomp.timeline() RETURNS integer
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT CASE
+        WHEN pg_is_in_recovery() THEN (SELECT c.timeline_id FROM pg_control_checkpoint() AS c)
+        ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer
+    END;
+$$;
+COMMENT ON FUNCTION loracomp.timeline IS
+'The timeline of the server: another one after each restore to a point in time, and when a standby has taken over.';
+
 -- Reads only. Answers are ordered by transaction, so an answer is left out while an older transaction may still commit: a reader who goes on from
 -- the last cursor then misses nothing. Transaction ids of another server say nothing here, so a cursor from the server that this one was restored
--- from starts from the beginning: the table's oid tells, which the keeper notes after a restore (follow_source).
+-- from starts from the beginning: the table's oid tells, which the keeper notes after a restore (follow_source). A standby that takes over may use
+-- transaction ids again that its primary had used for other answers, so a cursor of another timeline starts from the beginning, too.
 -- The feed ends before the first row that the view doesn't show, because it was deleted or doesn't pass the filter, and goes on when the keeper has
 -- deleted that row's answer. If it left the row out and went on, and the row passed the filter again before the keeper came, nobody would get its
 -- answer.
@@ -185,6 +202,7 @@ DECLARE
     last bigint;
     last_key text[];
     of_source text;
+    this_source text;
     is_restored boolean;
     ended bigint;
     keys jsonb;
@@ -218,9 +236,10 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'give the cursor of the last row that you have, or null for all';
     END;
     -- After a restore, transaction ids are those of another server until the keeper has seen the table.
+    this_source := concat_ws('/', d.source_identity, loracomp.timeline());
     is_restored := d.source_identity <> loracomp.identity_of(d.source);
     ended := CASE WHEN is_restored THEN 9223372036854775807 ELSE loracomp.oldest_writer() END;
-    IF since IS NULL OR of_source <> d.source_identity
+    IF since IS NULL OR of_source <> this_source
         OR last >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint AND NOT is_restored
     THEN
         last := 0;
@@ -238,7 +257,7 @@ BEGIN
     SELECT
         r.key, r.status, r.answer, r.confidence, r.reason,
         CASE WHEN r.corrections IS NULL THEN r.answered_by ELSE format('%s corrections', r.corrections) END, r.answered_at,
-        jsonb_build_array(r.changed_in, r.key, d.source_identity)::text
+        jsonb_build_array(r.changed_in, r.key, this_source)::text
     FROM loracomp.answer_row AS r
     WHERE r.declaration_id = d.id AND r.status NOT IN ('waiting', 'skipped') AND r.changed_in < ended
         AND (r.changed_in, r.key) > (last, last_key)
