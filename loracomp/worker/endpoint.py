@@ -2,9 +2,10 @@
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from threading import Thread
+from threading import Semaphore, Thread
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -63,6 +64,10 @@ DATABASE_METRICS = {
 }
 """The metrics that the SQL function database_metrics returns; they are the same for every worker."""
 
+MOST_CONNECTIONS = 20
+SLOWEST_CLIENT_S = 10
+"""After which a connection is closed if its client neither sends nor reads anything."""
+
 
 class DatabaseSample(Collector):
     """Exports the database's metrics as the worker last read them; a scrape does not query the database."""
@@ -106,7 +111,7 @@ class Endpoint:
         self.sample = DatabaseSample()
         self._metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(REGISTRY)
         try:
-            self._server = make_server(host, port, self._answer, ThreadingWSGIServer, _Silent)
+            self._server = make_server(host, port, self._answer, _Server, _Silent)
         except OSError as error:
             raise UsageError(f"metrics_host {host}, metrics_port {port} cannot be listened on: {error}") from None
         self.port = self._server.server_port
@@ -141,6 +146,32 @@ def _json(start_response: Callable[..., Any], status: str, value: object) -> lis
     return [json.dumps(value, ensure_ascii=False).encode()]
 
 
+class _Server(ThreadingWSGIServer):
+    """Closes further connections at once while it serves MOST_CONNECTIONS, because each takes one of the files that the
+    worker may open."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._free = Semaphore(MOST_CONNECTIONS)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection and close it."""
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log no client that is too slow or has gone away."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
 class _Silent(WSGIRequestHandler):
+    timeout = SLOWEST_CLIENT_S
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the parent's name
         """Log nothing, because scrapes come every few seconds."""

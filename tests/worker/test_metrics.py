@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.engine.inflight import InFlight, lap
 from loracomp.errors import UsageError
 from loracomp.records import Job
+from loracomp.worker import endpoint as served
 from loracomp.worker.endpoint import DATABASE_METRICS, DatabaseSample, Endpoint
 from loracomp.worker.worker import Worker
 from queue_worker import Obedient
@@ -298,6 +299,22 @@ def test_a_claim_loop_that_stands_still_is_seen(connection: Connection, database
             connection.execute("LOCK TABLE loracomp.job")
             wait_until(lambda: "has not asked for jobs" in problems(endpoint).get("claims", ""))
         wait_until(lambda: problems(endpoint) == {})
+
+
+def test_idle_connections_use_up_no_more_than_their_share_of_the_workers_files(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(served, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(served._Silent, "timeout", 2)
+    with Endpoint("127.0.0.1", 0) as endpoint, ExitStack() as opened:
+        for _ in range(3):
+            client = opened.enter_context(socket.create_connection(("127.0.0.1", endpoint.port), timeout=10))
+            client.sendall(b"GET /ready HTTP/1.0\r\nX: ")
+        with socket.create_connection(("127.0.0.1", endpoint.port), timeout=1) as further:
+            assert further.recv(1) == b""
+        assert client.recv(1) == b"", "the endpoint closes it"
+        wait_until(lambda: "model" in problems(endpoint))
+    assert capfd.readouterr().err == ""
 
 
 def test_a_model_that_loads_is_not_ready() -> None:
