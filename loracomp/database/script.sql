@@ -232,12 +232,20 @@ BEGIN
             PERFORM pg_sleep(0.1);
         END;
     END LOOP;
-    RAISE EXCEPTION 'loracomp''s tables are in use: %', (
-        SELECT string_agg(DISTINCT format('%s by %s (process %s, since %s)', l.relation::regclass, a.usename, a.pid, a.xact_start), '; ')
-        FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) JOIN pg_class AS c ON c.oid = l.relation
-        WHERE l.granted AND l.database = a.datid AND a.pid <> pg_backend_pid()
-            AND relnamespace IN (to_regnamespace('loracomp'), to_regnamespace('bi')) AND relkind IN ('r', 'p', 'v')
-    );
+    RAISE EXCEPTION 'loracomp''s tables are in use: %', coalesce((
+        SELECT string_agg(DISTINCT format('%s by %s (%s)', l.relation::regclass, h.who, h.what), '; ')
+        FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
+        JOIN (
+            SELECT a.pid, NULL AS transaction, a.usename AS who, format('process %s, since %s', a.pid, a.xact_start) AS what
+            FROM pg_stat_activity AS a WHERE a.pid <> pg_backend_pid()
+            UNION ALL
+            -- A prepared transaction has no process. It has locked its own id under the name that its other locks have.
+            SELECT NULL, x.virtualtransaction, p.owner, format('ROLLBACK PREPARED %L ends it; prepared %s', p.gid, p.prepared)
+            FROM pg_prepared_xacts AS p JOIN pg_locks AS x ON x.pid IS NULL AND x.granted AND x.transactionid = p.transaction
+        ) AS h ON l.pid = h.pid OR l.pid IS NULL AND l.virtualtransaction = h.transaction
+        WHERE l.granted AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+            AND c.relnamespace IN (to_regnamespace('loracomp'), to_regnamespace('bi')) AND c.relkind IN ('r', 'p', 'v')
+    ), 'by transactions that have just ended; run this again');
 END
 $lock$;
 {% endblock %}

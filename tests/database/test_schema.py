@@ -1,6 +1,7 @@
 """sql/ objects dropped and applied again, whoever stands in the way, calls meanwhile, or does the same at once."""
 
 import multiprocessing
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from threading import Event
 import psycopg
 import pytest
 from alembic.script import ScriptDirectory
+from psycopg import sql
 
 from conftest import create_database, drop_database, place_for_a_server, url_of
 from job_data import add_base_model
@@ -426,9 +428,13 @@ def test_several_installers_at_once_do_the_work_once(server: str, database: str,
 def new_server() -> Iterator[str]:
     """A server of its own, without loracomp's roles: they are the cluster's."""
     with place_for_a_server() as folder:
-        url = embedded.start(folder)
-        run(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
-        yield url
+        run(
+            embedded.start(folder),
+            "ALTER SYSTEM SET fsync = off",
+            "ALTER SYSTEM SET max_prepared_transactions = 2",
+        )
+        embedded.stop(folder)
+        yield embedded.start(folder)
         embedded.stop(folder)
 
 
@@ -590,6 +596,24 @@ def test_a_transaction_that_holds_a_table_is_named(database: str, monkeypatch: p
             apply_again(database)
     assert snapshot(database) == before
     assert len(schema.initialize(database)) == 1
+
+
+def test_a_prepared_transaction_that_holds_a_table_is_named(new_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "LOCK_ATTEMPTS", 2)
+    url = create_database(new_server, "preparing")
+    schema.initialize(url)
+    for name, statement in {"left": "SELECT count(*) FROM loracomp.job", "innocent": "CREATE TABLE mine ()"}.items():
+        with psycopg.connect(url) as connection:
+            connection.execute(statement.encode())
+            connection.execute(sql.SQL("PREPARE TRANSACTION {}").format(sql.Literal(name)))
+    named = "in use: job by postgres (ROLLBACK PREPARED 'left' ends it; prepared 2"
+    with pytest.raises(RefusedError, match=re.escape(named)) as raised:
+        apply_again(url)
+    assert "innocent" not in str(raised.value)
+    run(url, "ROLLBACK PREPARED 'left'", "ROLLBACK PREPARED 'innocent'")
+    assert len(schema.initialize(url)) == 1
+    drop_database(new_server, "preparing")
+    run(new_server, DROP_ROLES)
 
 
 CALLS = [
