@@ -22,8 +22,6 @@ from loracomp.errors import NotFoundError, UsageError
 ROLES = ("loracomp_submitter", "loracomp_worker", "loracomp_analyst", "loracomp_admin")
 """Roles whose grants are in sql/. Grants that an administrator gave to other roles are kept when sql/ is applied."""
 NOTE = "loracomp: LoRA adapters composed for each job. INSERT INTO loracomp.job asks; docs/sql.md says what is public."
-FIRST_LOCK = 7_215_533_101_990_104_661
-"""Key of an advisory lock: a random number, so that nobody else uses it."""
 LOCK_ATTEMPTS = 100
 """How often an upgrade tries to lock all tables, which takes about a minute in all."""
 
@@ -85,14 +83,14 @@ def roles() -> Step:
 
 def begin() -> Step:
     """Begins the installation: fixes the search path, shuts out other installers, and makes sure of pgvector."""
-    return Step("begin", _block("begin", note=NOTE, first_lock=FIRST_LOCK, settings=_block("settings")))
+    return Step("begin", _block("begin", note=NOTE, settings=_block("settings")))
 
 
 def steps(base: str | None) -> Iterator[Step]:
     """Changes the schema from revision `base`, or from no schema, to this release's schema."""
     yield Step("revision", _block("revision", base=base))
     if base is None:
-        yield Step("tables", _block("schema", note=NOTE) + _migrations("base"))
+        yield Step("tables", _migrations("base"))
         yield from apply()
         return
     yield from drop()

@@ -53,23 +53,27 @@ SET LOCAL client_min_messages = warning;
 SET LOCAL search_path = loracomp, pg_temp;
 
 -- Only one installer runs at a time. The others wait for a lock on the schema, which only its owner can take, whereas any login could hold
--- an advisory lock for ever. The advisory lock is used only until the schema exists; before that, no other login has been granted anything.
+-- an advisory lock for ever. CREATE SCHEMA waits for whoever is creating the same schema.
 DO $lock$
 BEGIN
     LOOP
-        IF to_regnamespace('loracomp') IS NOT NULL THEN
-            BEGIN
-                COMMENT ON SCHEMA loracomp IS '{{ note }}';
-                EXIT;
-            EXCEPTION
-                WHEN invalid_schema_name OR undefined_object THEN
-                    NULL; -- whoever held the lock has dropped it
-                WHEN insufficient_privilege THEN
-                    RAISE EXCEPTION 'schema loracomp is not yours' USING HINT = 'install as its owner';
-            END;
-        END IF;
-        PERFORM pg_advisory_xact_lock({{ first_lock }});
-        EXIT WHEN to_regnamespace('loracomp') IS NULL;
+        BEGIN
+            IF to_regnamespace('loracomp') IS NULL THEN
+                CREATE SCHEMA loracomp;
+            END IF;
+            COMMENT ON SCHEMA loracomp IS '{{ note }}';
+            EXIT;
+        EXCEPTION
+            WHEN unique_violation OR duplicate_schema THEN
+                NULL; -- another installer has created it
+            WHEN invalid_schema_name OR undefined_object THEN
+                NULL; -- whoever held the lock has dropped it
+            WHEN insufficient_privilege THEN
+                IF to_regnamespace('loracomp') IS NULL THEN
+                    RAISE;
+                END IF;
+                RAISE EXCEPTION 'schema loracomp is not yours' USING HINT = 'install as its owner';
+        END;
     END LOOP;
 END
 $lock$;
@@ -297,11 +301,6 @@ DROP VIEW pg_temp.users_view;
 REVOKE ALL ON ALL TABLES IN SCHEMA loracomp, bi FROM {{ roles | join(", ") }};
 REVOKE ALL ON ALL ROUTINES IN SCHEMA loracomp, bi FROM {{ roles | join(", ") }};
 REVOKE ALL ON SCHEMA loracomp, bi FROM {{ roles | join(", ") }};
-{% endblock %}
-{% block schema %}
-
-CREATE SCHEMA IF NOT EXISTS loracomp;
-COMMENT ON SCHEMA loracomp IS '{{ note }}';
 {% endblock %}
 {% block apply %}
 

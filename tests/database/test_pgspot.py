@@ -35,7 +35,8 @@ def spot(source: str, folder: Path) -> list[str]:
 
 
 def test_pgspot_finds_nothing_that_is_not_exempt(tmp_path: Path) -> None:
-    source = BOUND.sub("AS '';", "".join(step.sql for step in [script.begin(), *script.steps(None)]))
+    created = "CREATE SCHEMA loracomp;"  # begin() does so in a DO, which pgspot does not read
+    source = BOUND.sub("AS '';", "".join([script.begin().sql, created, *(step.sql for step in script.steps(None))]))
     assert source.count("CREATE TABLE") >= 15 and source.count("CREATE FUNCTION") >= 90
     findings = spot(source, tmp_path)
     assert [finding for finding in findings if finding.partition(":")[0] not in EXEMPT] == []

@@ -2,9 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -13,7 +11,7 @@ from psycopg import errors, sql
 from job_data import REPORT, prediction_row, record, wait_for_a_lock
 from loracomp.cli.common import shown
 from loracomp.database import connections as db
-from loracomp.database import schema, script
+from loracomp.database import script
 from loracomp.database.queries import QUERIES
 from people_data import POLICY, add_examples, answer, claim, load, one, submit
 from people_fixtures import Scene, connect, login, value, values
@@ -77,28 +75,10 @@ def test_tables_that_people_read_hold_row_security(scene: Scene) -> None:
 
 def test_no_lock_that_any_login_may_take(scene: Scene) -> None:
     bodies = values(scene.owner, "SELECT prosrc FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace")
-    assert not any("pg_advisory" in body for body in bodies)
+    assert not any("pg_advisory" in body for body in [*bodies, script.schema_script()])
 
 
 # Whoever can connect.
-
-
-@contextmanager
-def every_advisory_lock_held(url: str) -> Iterator[None]:
-    """Within this context, another session holds all advisory locks whose numbers can be known."""
-    with connect(url, "nobody") as nobody:
-        nobody.execute("SELECT pg_advisory_lock(%s)", [script.FIRST_LOCK])
-        nobody.execute("SELECT pg_advisory_lock(hashtextextended('loracomp.tune_routing', 0))")
-        yield
-
-
-def test_an_advisory_lock_holds_up_neither_init_nor_tuning(database: str, logins: None) -> None:
-    with db.connect(database) as owner, every_advisory_lock_held(database):
-        owner.execute("SET statement_timeout = '20s'")
-        owner.execute("SELECT loracomp.tune_routing()")
-        owner.execute("DELETE FROM loracomp.sql_object WHERE path = '90_grants/30_functions.sql'")
-        patient = psycopg.conninfo.make_conninfo(database, options="-c lock_timeout=20s")
-        assert "sql/ applied again" in schema.initialize(patient)[0]
 
 
 @pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam", "nobody"])
