@@ -27,8 +27,6 @@ DYNAMIC = {
     "loracomp.tune_routing()",
     "loracomp.set_policy(text,jsonb)",
     "loracomp.bring_view_back(oid,name,name,name,regtype)",
-    "loracomp.create_answers(text,regclass,text,text[],text[],integer,text,integer,jsonb,boolean,jsonb,"
-    "double precision,text[])",
     "loracomp.list_corrections(regclass)",
     "loracomp.rows_for_a_person(regclass,integer)",
     "loracomp.list_answer_rows(regclass,text[],integer)",
