@@ -146,6 +146,10 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'put a name that has other characters than letters, digits and _ into double quotes';
     END;
     d := loracomp.check_source(create_answers.source, create_answers.prompt, create_answers.filter);
+    IF (SELECT count(*) FROM loracomp.declaration AS a WHERE a.owner = d.owner) >= 500 THEN -- the keeper looks at each of them for everybody
+        RAISE EXCEPTION '% has 500 declarations, and may not have more', d.owner
+            USING ERRCODE = 'configuration_limit_exceeded', HINT = 'drop one that is not needed (loracomp.drop_answers), or declare one table for all';
+    END IF;
     schema := coalesce(parts[cardinality(parts) - 1], (
         SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = d.source
     ));

@@ -173,3 +173,15 @@ def test_a_filter_on_a_virtual_column_is_refused(connection: Connection, alice: 
     )
     with pytest.raises(errors.WrongObjectType, match="column n: a filter can't compare a virtual column"):
         alice.execute("SELECT loracomp.create_answers('so', 'notes', 'Is it {id}?', filter => '{\"n\": 7}')")
+
+
+def test_a_role_has_at_most_500_declarations(connection: Connection, alice: Connection) -> None:
+    """The keeper looks at each of them again and again, and meanwhile others' rows wait."""
+    others = "jsonb_populate_record(a, jsonb_build_object('id', 1000000 + i, 'view', 4000000000 + i, 'task_id', NULL))"
+    connection.execute(
+        "INSERT INTO loracomp.declaration OVERRIDING SYSTEM VALUE"
+        f" SELECT ({others}).* FROM loracomp.declaration AS a CROSS JOIN generate_series(1, 499) AS i".encode()
+    )
+    with pytest.raises(errors.ConfigurationLimitExceeded, match="has 500 declarations, and may not have more"):
+        alice.execute(URGENCY.replace("'urgency'", "'more'"))
+    connection.execute("DELETE FROM loracomp.declaration WHERE id > 1000000")
