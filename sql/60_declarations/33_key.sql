@@ -121,7 +121,11 @@ BEGIN
         PERFORM loracomp.check_view(each.view);
         EXECUTE format('DROP VIEW %I.%I', each.schema, each.name);
     END LOOP;
-    EXECUTE format('ALTER TABLE %s ALTER %I TYPE %s', alter_key.source, key_column, alter_key.type);
+    EXECUTE format('ALTER TABLE %s ALTER %I TYPE %s %s', alter_key.source, key_column, alter_key.type, (
+        SELECT format('COLLATE %s', a.attcollation::regcollation)
+        FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = alter_key.type
+        WHERE a.attrelid = alter_key.source AND a.attname = key_column AND 0 NOT IN (a.attcollation, t.typcollation)
+    ));
     FOR each IN SELECT v.* FROM jsonb_to_recordset(views) AS v (view oid, schema name, name name, grants jsonb) LOOP
         PERFORM loracomp.bring_view_back(each.view, each.schema, each.name, key_column, old_type);
         FOR statement IN

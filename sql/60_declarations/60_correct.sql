@@ -17,6 +17,10 @@ DECLARE
     key text[];
     expected record := new;
 BEGIN
+    IF d.view IS DISTINCT FROM tg_relid THEN -- pg_restore has copied the view
+        RAISE EXCEPTION '% is not the view of a declaration', tg_relid::regclass
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'declare the table by loracomp.create_answers, and drop this view';
+    END IF;
     IF pg_typeof(new.correct) <> 'text'::regtype THEN
         RAISE EXCEPTION 'correct is no longer the view''s own column' USING ERRCODE = 'feature_not_supported';
     END IF;

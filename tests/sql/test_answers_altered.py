@@ -299,6 +299,19 @@ def test_a_key_of_several_columns_keeps_answers_whatever_the_others_types(
     assert alice.execute("SELECT answer, correct FROM kinds").fetchall() == [{"answer": "1", "correct": "one"}]
 
 
+def test_a_key_keeps_its_collation(connection: Connection, alice: Connection) -> None:
+    alice.execute(
+        "CREATE TABLE notes (id text COLLATE \"C\" PRIMARY KEY, body text); INSERT INTO notes VALUES ('1', 'a')"
+    )
+    alice.execute("SELECT loracomp.create_answers('said', 'notes', 'Say {body}')")
+    for kind, collation in (("varchar", '"C"'), ("text", '"C"')):
+        alice.execute("SELECT loracomp.alter_key('notes', 'id', %s::regtype)", [kind])
+        found = (
+            "SELECT nullif(attcollation, 0)::regcollation::text FROM pg_attribute WHERE attrelid = 'notes'::regclass"
+        )
+        assert value(alice, f"{found} AND attname = 'id'") == collation
+
+
 def test_a_key_that_the_new_type_cannot_have_stops_no_declaration(connection: Connection, alice: Connection) -> None:
     alice.execute("CREATE TABLE notes (id numeric PRIMARY KEY, t text)")
     alice.execute("INSERT INTO notes VALUES (3000000000, 'gone'), (1.5, 'half'), (7, 'seven')")

@@ -107,6 +107,26 @@ def test_the_triggers_of_a_copied_table_concern_no_declaration(
         connection.execute("DROP TABLE public.copy")
 
 
+def test_the_trigger_of_a_copied_view_corrects_nothing(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    declared = value(connection, "SELECT id FROM loracomp.declaration")
+    connection.execute(
+        "CREATE VIEW public.copy AS SELECT * FROM public.urgency;"
+        "CREATE TRIGGER loracomp_correct INSTEAD OF UPDATE ON public.copy"
+        f" FOR EACH ROW EXECUTE FUNCTION loracomp_parts.correct({declared});"
+        f"GRANT SELECT, UPDATE ON public.copy TO {login('bob')}".encode()
+    )
+    try:
+        with (
+            connect(database, "bob") as bob,
+            pytest.raises(errors.ObjectNotInPrerequisiteState, match=r"public\.copy is not the view of a declaration"),
+        ):
+            bob.execute("UPDATE copy SET correct = 'urgent'")
+    finally:
+        connection.execute("DROP VIEW public.copy")
+
+
 @pytest.mark.parametrize("base", DOMAINS)
 @pytest.mark.parametrize("kind", ["inner", "middle"])
 def test_a_filter_compares_domains_over_domains_by_the_type_under_them(
