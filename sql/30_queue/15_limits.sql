@@ -52,8 +52,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION loracomp.admit_jobs();
 -- slow, so a sequence stores an id: each new job uses at least one id, so jobs up to that id are admitted without counting. Running jobs
 -- that are queued again get no new id, so they may exceed the limit until the next count. Each limit has a sequence of its own, because an open
 -- transaction may still see the limit before a change, and what it counts says nothing about the new one. drop_counters drops the old ones. A
--- transaction of another isolation level than READ COMMITTED may not see jobs of others that wait, and one that has updated jobs may have
--- cancelled some, which wait again if it is rolled back. What these count holds for themselves, so no id is stored for others.
+-- transaction of another isolation level than READ COMMITTED may not see jobs of others that wait, and one that has updated or deleted
+-- jobs may have cancelled some, which wait again if it is rolled back. What these count holds for themselves, so no id is stored for others.
 CREATE FUNCTION loracomp.is_within_limit(submitter name, newest bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -71,7 +71,7 @@ BEGIN
         PERFORM setval(memory, 0);
     ELSIF
         waiting <= most AND current_setting('transaction_isolation') = 'read committed'
-        AND pg_stat_get_xact_tuples_updated('loracomp.job'::regclass) = 0
+        AND pg_stat_get_xact_tuples_updated('loracomp.job'::regclass) + pg_stat_get_xact_tuples_deleted('loracomp.job'::regclass) = 0
     THEN
         PERFORM setval(memory, newest + most - waiting);
     END IF;

@@ -121,7 +121,7 @@ BEGIN
     ELSIF rest IS NULL AND clock_timestamp() > began + interval '1 second' THEN
         rest := 5 * (clock_timestamp() - began);
     END IF;
-    IF source = 'table' AND d.trouble IS NULL AND rest = interval '10 seconds' THEN
+    IF source = 'table' AND d.trouble IS DISTINCT FROM reason AND rest = interval '10 seconds' THEN
         -- Until this is mended, triggers may not see what is written: it may be written to the table of which this one has become a part.
         INSERT INTO loracomp.scan_request (declaration_id) VALUES (d.id);
     END IF;

@@ -1,6 +1,7 @@
 """A declaration that is changed, and a declared table whose key or owner changes."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from psycopg import errors
@@ -376,6 +377,16 @@ def test_to_declare_waits_for_a_vacuum(connection: Connection, alice: Connection
             alice.execute(URGENCY)
     alice.execute(URGENCY)
     assert len(ask(connection)) == 4
+    change = "SELECT loracomp.alter_answers('urgency', prompt => '{body} {seen}')"
+    with db.connect(database) as vacuum, ThreadPoolExecutor(1) as pool, vacuum.transaction():
+        vacuum.execute("LOCK TABLE public.tickets IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(errors.LockNotAvailable, match="due to lock timeout"):
+            alice.execute(change)
+        alice.execute("RESET lock_timeout")
+        altered = pool.submit(alice.execute, change)
+        assert not wait([altered], 11).done, "it waits as long as the vacuum takes"
+        vacuum.execute("COMMIT")
+        altered.result(20)
 
 
 # What is listed and read

@@ -54,7 +54,11 @@ def test_what_stops_a_declaration_is_told_before_a_row_is_written(
     assert state in value(alice, "SELECT state FROM loracomp.list_answers()")
 
 
-def test_what_was_written_through_another_table_is_found_afterwards(connection: Connection, alice: Connection) -> None:
+@pytest.mark.parametrize("trouble", [None, "something else"])
+def test_what_was_written_through_another_table_is_found_afterwards(
+    connection: Connection, alice: Connection, trouble: str | None
+) -> None:
+    connection.execute("UPDATE loracomp.declaration SET trouble = %s", [trouble])
     alice.execute("CREATE TABLE all_tickets (LIKE tickets); ALTER TABLE tickets INHERIT all_tickets")
     keep(connection)
     alice.execute("UPDATE all_tickets SET body = 'calm' WHERE id = 1; DELETE FROM all_tickets WHERE id = 2")

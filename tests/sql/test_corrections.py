@@ -492,6 +492,19 @@ def test_an_open_draw_holds_up_nobody(connection: Connection, alice: Connection,
     assert {row["key"][0] for row in alice.execute(draw)} <= drawn | others, "what was drawn comes first"
 
 
+def test_a_free_row_is_found_among_many_that_are_locked(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute(ADD_TICKETS, [7, 700])
+    work(connection)
+    draw = "SELECT key FROM loracomp.rows_to_correct('urgency', %s)"
+    with connect(database, "alice") as other, other.transaction():
+        drawn = {row["key"][0] for row in other.execute(draw, [699])}
+        alice.execute("SET statement_timeout = '5s'")
+        (left,) = alice.execute(draw, [2])
+    assert left["key"][0] not in drawn
+
+
 def test_a_row_that_is_edited_stays_drawn(connection: Connection, alice: Connection) -> None:
     drawn = alice.execute("SELECT key FROM loracomp.rows_to_correct('urgency', 2)").fetchall()
     ids = [int(row["key"][0]) for row in drawn]

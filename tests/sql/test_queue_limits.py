@@ -252,17 +252,21 @@ def test_a_transaction_that_does_not_see_others_jobs_makes_no_room_for_them(
                 add_jobs(alice, "d")
 
 
-def test_cancelling_in_a_transaction_that_is_rolled_back_makes_no_room(connection: Connection, alice: Connection):
+@pytest.mark.parametrize("how", ["cancel_jobs(ids => {})", "erase_jobs({})"])
+def test_what_a_transaction_takes_away_that_is_rolled_back_makes_no_room(
+    connection: Connection, alice: Connection, how: str
+):
     limit(connection, 3)
     add_jobs(alice, "a", "b", "c")
+    take_away = f"SELECT loracomp.{how.format('ARRAY(SELECT id FROM loracomp.job)')}".encode()
     for _ in range(3):
         with alice.transaction(force_rollback=True):
-            alice.execute("SELECT loracomp.cancel_jobs(ids => ARRAY(SELECT id FROM loracomp.job))")
+            alice.execute(take_away)
             add_jobs(alice, "instead")
         with pytest.raises(errors.ConfigurationLimitExceeded):
             add_jobs(alice, "d")
     with alice.transaction():
-        alice.execute("SELECT loracomp.cancel_jobs(ids => ARRAY(SELECT id FROM loracomp.job))")
+        alice.execute(take_away)
         add_jobs(alice, "instead")
     add_jobs(alice, "e", "f")
     with pytest.raises(errors.ConfigurationLimitExceeded):
