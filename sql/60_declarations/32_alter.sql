@@ -75,8 +75,7 @@ COMMENT ON FUNCTION loracomp.lock_declaration IS
 'if the transaction can''t see the corrections that the lock has waited for.';
 
 -- Open transactions may have changed a column without a hint, because it was not among the columns. This waits for them, as create_answers does.
-CREATE FUNCTION loracomp.with_other_source(name regclass, prompt text, filter jsonb, locks boolean DEFAULT FALSE)
-RETURNS loracomp.declaration
+CREATE FUNCTION loracomp.with_other_source(name regclass, prompt text, filter jsonb) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -93,7 +92,7 @@ BEGIN
         d.filter := checked.filter;
         d.columns := checked.columns;
         d.names := checked.names;
-        IF locks AND NOT d.columns <@ before THEN
+        IF NOT d.columns <@ before THEN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
         END IF;
     END IF;
@@ -101,11 +100,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.with_other_source IS
-'A declaration with another prompt or filter, which is checked; null leaves it as it is. With `locks`, locks the table if a column is added.';
+'A declaration with another prompt or filter, which is checked; null leaves it as it is. Locks the table if a column is added.';
 
 -- Others write to the table and correct rows in any order. So that they and this call never wait for each other, it gives up all locks if it can't
--- have all of them at once, and tries again. The lock of check_code, for which no writer waits, has been taken before. A vacuum that the server has
--- started gives way to whoever waits longer than deadlock_timeout.
+-- have all of them at once, and tries again. A vacuum that the server has started gives way to whoever waits longer than deadlock_timeout.
 CREATE FUNCTION loracomp.lock_to_alter(name regclass, prompt text, filter jsonb, waits_for_corrections boolean)
 RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
@@ -120,7 +118,7 @@ BEGIN
     LOOP
         BEGIN
             PERFORM set_config('lock_timeout', patience, TRUE);
-            PERFORM loracomp.with_other_source(lock_to_alter.name, lock_to_alter.prompt, lock_to_alter.filter, locks => TRUE);
+            PERFORM loracomp.with_other_source(lock_to_alter.name, lock_to_alter.prompt, lock_to_alter.filter);
             PERFORM set_config('lock_timeout', '100ms', TRUE);
             d := loracomp.lock_declaration(lock_to_alter.name, lock_to_alter.waits_for_corrections);
             IF lock_to_alter.waits_for_corrections THEN
@@ -129,7 +127,8 @@ BEGIN
             RETURN d;
         EXCEPTION WHEN lock_not_available THEN
             IF clock_timestamp() > until THEN
-                RAISE EXCEPTION 'a transaction that is open has written to the table of %, or has corrected or drawn rows', lock_to_alter.name
+                RAISE EXCEPTION 'the table of % is being vacuumed, or a transaction that is open has written to it or has corrected or drawn rows',
+                    lock_to_alter.name
                     USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
             END IF;
         END;
@@ -184,7 +183,6 @@ DECLARE
     d loracomp.declaration;
     is_another boolean;
 BEGIN
-    PERFORM loracomp.with_other_source(alter_answers.name, alter_answers.prompt, alter_answers.filter);
     before := loracomp.with_current_names(loracomp.lock_to_alter(
         alter_answers.name, alter_answers.prompt, alter_answers.filter,
         waits_for_corrections => num_nonnulls(alter_answers.prompt, alter_answers.choices, alter_answers.max_new_tokens) > 0

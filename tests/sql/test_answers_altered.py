@@ -380,11 +380,8 @@ def test_to_declare_waits_for_a_vacuum(connection: Connection, alice: Connection
     change = "SELECT loracomp.alter_answers('urgency', prompt => '{body} {seen}')"
     with db.connect(database) as vacuum, ThreadPoolExecutor(1) as pool, vacuum.transaction():
         vacuum.execute("LOCK TABLE public.tickets IN SHARE UPDATE EXCLUSIVE MODE")
-        with pytest.raises(errors.LockNotAvailable, match="due to lock timeout"):
-            alice.execute(change)
-        alice.execute("RESET lock_timeout")
         altered = pool.submit(alice.execute, change)
-        assert not wait([altered], 11).done, "it waits as long as the vacuum takes"
+        assert not wait([altered], 2).done
         vacuum.execute("COMMIT")
         altered.result(20)
 

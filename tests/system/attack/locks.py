@@ -5,6 +5,7 @@ with values of their types where no name is known, until a call is accepted.
 """
 
 import random
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, LiteralString
@@ -172,6 +173,8 @@ def hold(town: Town, name: str, given: list[list[sql.Composed]], chosen: random.
         if ROLES[name] in ("submitter", "analyst"):  # others may call it themselves, and leave it open
             with db.connect(town.url, vectors=False) as owner:
                 owner.execute(MAKE_PARTITIONS)
+            time.sleep(0.2)
+            town.watch.raised()  # a step that met its lock, for a tenth of a second, is tried again
             lines += town.is_served()
         if ROLES[name] != "admin":
             lines += town.is_watched()

@@ -21,12 +21,11 @@ from tempfile import TemporaryDirectory
 import psycopg
 from psycopg import errors, sql
 
-from arena import own_server
 from conftest import create_database, drop_database
 from forked import programs
 from histories import folder_of_programs
 from loracomp.database import connections as db
-from loracomp.database import schema
+from loracomp.database import embedded, schema
 from rounds import Round
 from town import ROLES, Bob, Ground, Town, Walter, Watch, connect, login, rights_of
 
@@ -240,12 +239,12 @@ class Restore:
         for _ in range(2):
             done = loracomp(url, "dump", dump)
             assert done.returncode == 0, done.stderr
-            server = self.servers.enter_context(own_server("bare"))
-            schema.initialize(create_database(server.url, "with_roles"))
-            with psycopg.connect(server.url, autocommit=True) as connection:
+            server = self.servers.enter_context(new_server())
+            schema.initialize(create_database(server, "with_roles"))
+            with psycopg.connect(server, autocommit=True) as connection:
                 for name, role in (*ROLES.items(), ("eve", "submitter")):
                     connection.execute(f"CREATE ROLE {login(name)} LOGIN IN ROLE loracomp_{role}".encode())
-            url = create_database(server.url, "moved")
+            url = create_database(server, "moved")
             done = loracomp(url, "restore", dump)
             self.expect(done.returncode == 0, f"what was restored once is not restored again: {done.stderr[-500:]}")
             if self.failures:
@@ -278,6 +277,17 @@ class Restore:
             new = {str(numbered["n"] + number) for number in (1, 2, 3)}
             self.expect(new <= {row["key"][0] for row in told}, f"the feed since {since} lacks some of {new}: {told}")
             return str(told[-1]["cursor"]) if told else ""
+
+
+@contextmanager
+def new_server() -> Iterator[str]:
+    """URL of an embedded server without databases of ours."""
+    with TemporaryDirectory(prefix="loracomp-attack-", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "postgres"
+        try:
+            yield embedded.start(data)
+        finally:
+            embedded.stop(data)
 
 
 def loracomp(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
