@@ -127,7 +127,7 @@ BEGIN
             RETURN d;
         EXCEPTION WHEN lock_not_available THEN
             IF clock_timestamp() > until THEN
-                RAISE EXCEPTION 'the table of % is being vacuumed, or a transaction that is open has written to it or has corrected or drawn rows',
+                RAISE EXCEPTION 'the table of % is being vacuumed or read, or a transaction that is open has written to it or has corrected or drawn rows',
                     lock_to_alter.name
                     USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
             END IF;
@@ -183,10 +183,15 @@ DECLARE
     d loracomp.declaration;
     is_another boolean;
 BEGIN
-    before := loracomp.with_current_names(loracomp.lock_to_alter(
-        alter_answers.name, alter_answers.prompt, alter_answers.filter,
-        waits_for_corrections => num_nonnulls(alter_answers.prompt, alter_answers.choices, alter_answers.max_new_tokens) > 0
-    ));
+    IF num_nonnulls(alter_answers.prompt, alter_answers.filter, alter_answers.choices, alter_answers.max_new_tokens) > 0 THEN
+        before := loracomp.lock_to_alter(
+            alter_answers.name, alter_answers.prompt, alter_answers.filter,
+            waits_for_corrections => num_nonnulls(alter_answers.prompt, alter_answers.choices, alter_answers.max_new_tokens) > 0
+        );
+    ELSE
+        before := loracomp.lock_declaration(alter_answers.name);
+    END IF;
+    before := loracomp.with_current_names(before);
     d := loracomp.with_other_source(alter_answers.name, alter_answers.prompt, alter_answers.filter);
     IF alter_answers.descriptions IS NULL AND alter_answers.choices <> d.choices AND d.descriptions IS NOT NULL THEN
         RAISE EXCEPTION 'descriptions must be given with other choices, because the present ones describe the present choices'

@@ -92,16 +92,16 @@ DECLARE
     );
 BEGIN
     IF num_nulls(VARIADIC loracomp.source_names(before.source, before.columns)) = 0 THEN
-        UPDATE loracomp.answer_row AS r SET correct = NULL
+        UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL
         FROM loracomp.prompts_of(before, corrected) AS p, loracomp.example AS e
         WHERE r.declaration_id = d.id AND r.key = p.key AND e.id = r.example_id AND e.prompt IS DISTINCT FROM p.prompt;
     END IF;
-    UPDATE loracomp.answer_row AS r SET correct = NULL
+    UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL
     WHERE r.declaration_id = d.id AND loracomp.correction_fault(d, r.correct) IS NOT NULL;
     UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_prompt(d, p.prompt, r.correct)
     FROM loracomp.prompts_of(d, corrected) AS p
     WHERE r.declaration_id = d.id AND r.key = p.key AND r.example_id IS NOT NULL;
-    UPDATE loracomp.answer_row AS r SET correct = NULL, draw_number = NULL
+    UPDATE loracomp.answer_row AS r SET correct = NULL, first_answer = NULL, draw_number = NULL
     WHERE r.declaration_id = d.id AND r.correct IS NOT NULL AND r.example_id IS NULL;
 END
 $$;

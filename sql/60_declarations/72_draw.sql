@@ -7,11 +7,13 @@
 -- rows would have fewer wrong answers than all rows. A draw ends with the n-th row that is not corrected, and leaves out picked rows after it,
 -- because otherwise the drawn rows would have too many picked rows. A stale row is not drawn until it is answered again. Rows that were drawn and
 -- not corrected yet come first. Only the drawn rows are locked, because a client may leave the transaction open while somebody thinks about them.
--- Rows that are locked are passed over, so that two visitors don't get the same ones.
+-- Rows that were drawn before and are locked are passed over, because another draw has them. No other row is passed over, because a sample without the
+-- rows that people are just correcting would make all answers look better than they are. Two draws may wait for each other, so none waits long.
 CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16, visitor text DEFAULT NULL)
 RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, job_id bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET lock_timeout = '500ms'
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -72,9 +74,13 @@ BEGIN
         FOREACH candidate IN ARRAY chosen LOOP
             EXIT WHEN missing = 0;
             SELECT r.correct IS NULL INTO is_uncorrected FROM loracomp.answer_row AS r
-            WHERE r.job_id = candidate
+            WHERE r.job_id = candidate AND r.draw_number IS NOT NULL
                 AND (are_the_visitors OR (r.offered_at >= recent) IS NOT TRUE) -- another visitor may have got it a moment ago
             FOR UPDATE SKIP LOCKED;
+            IF NOT found THEN
+                SELECT r.correct IS NULL INTO is_uncorrected FROM loracomp.answer_row AS r
+                WHERE r.job_id = candidate AND r.draw_number IS NULL FOR UPDATE;
+            END IF;
             IF found THEN
                 taken := taken || candidate;
                 missing := missing - is_uncorrected::integer;
@@ -96,6 +102,9 @@ BEGIN
     -- A job may have been purged. Each is looked up, because a join might read all jobs.
     SELECT r.key, (SELECT j.prompt FROM loracomp.job AS j WHERE j.id = r.job_id), r.answer, r.confidence, r.job_id
     FROM loracomp.answer_row AS r WHERE r.job_id = ANY (taken) AND r.correct IS NULL ORDER BY r.confidence, r.key;
+EXCEPTION WHEN lock_not_available THEN
+    RAISE EXCEPTION 'a transaction that is open has corrected or drawn one of the rows that would be drawn'
+        USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; whoever draws rows should commit before looking at them';
 END
 $$;
 COMMENT ON FUNCTION loracomp.rows_to_correct IS 'Rows for people to correct, drawn at random. Nobody else gets a visitor''s rows for ten minutes.';
