@@ -170,8 +170,6 @@ DECLARE
     picked bigint[];
     places bigint[];
     levels integer[];
-    counter regclass;
-    after bigint;
 BEGIN
     -- It is locked, so that workers don't wait for one that somebody else keeps locked. Suspects take turns by their places like all other jobs,
     -- however many leases each has cost. Of those with the same place, what has cost the fewest leases comes first: only the index of suspects
@@ -197,15 +195,18 @@ BEGIN
     IF suspect.id IS NOT NULL AND (picked IS NULL OR (suspect.place, suspect.id) < (places[1], picked[1])) THEN
         RETURN CASE WHEN pick_jobs.may_run_alone THEN ARRAY[suspect.id] ELSE '{}'::bigint[] END;
     END IF;
-    FOR level IN 0 .. 10 LOOP
-        counter := to_regclass(loracomp.counter_name(base, background, level, ''));
-        after := (
-            SELECT max(u.place - 1000 * greatest(level - u.level_of_job, 0)) FROM unnest(places, levels) AS u (place, level_of_job)
-        );
-        IF after > pg_sequence_last_value(counter) THEN
-            PERFORM setval(counter, after);
-        END IF;
-    END LOOP;
+    PERFORM setval(c.counter, c.after)
+    FROM (
+        SELECT
+            to_regclass(loracomp.counter_name(base, pick_jobs.background, level, '')) AS counter,
+            max(last.place - 1000 * greatest(level - last.level_of_job, 0)) AS after
+        FROM (
+            SELECT u.level_of_job, max(u.place) AS place FROM unnest(places, levels) AS u (place, level_of_job) GROUP BY u.level_of_job
+        ) AS last
+        CROSS JOIN generate_series(0, 10) AS level
+        GROUP BY level
+    ) AS c
+    WHERE c.after > pg_sequence_last_value(c.counter);
     RETURN picked;
 END
 $$;

@@ -16,9 +16,8 @@ AS $$
 DECLARE
     actor CONSTANT name := loracomp.caller();
     login CONSTANT name := nullif(session_user, actor);
-    reason CONSTANT text := CASE
-        WHEN loracomp.caller_is_admin() THEN nullif(current_setting('loracomp.reason', true), '')
-    END;
+    given CONSTANT text := nullif(current_setting('loracomp.reason', true), '');
+    reason CONSTANT text := CASE WHEN given IS NOT NULL THEN CASE WHEN loracomp.caller_is_admin() THEN given END END;
 BEGIN
     INSERT INTO loracomp.audit_event (
         actor, login, entity, entity_id, action, old_status, new_status, attempt, worker, reason

@@ -75,7 +75,7 @@ EXECUTE = {
     """,
 }
 OWNERS_ALONE = """
-    copy_comments longest_text
+    copy_comments is_list
     give_reason caller_is_admin retry_delay pick_jobs take_place queue_level counter_name make_counter is_background
     check_role_exists
     check_task_exists did_you_mean readable_roles
@@ -86,7 +86,8 @@ OWNERS_ALONE = """
     calibration_examples adapter_worths in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs hold_jobs
     succeed_jobs check_server check_objects check_work check_worker_name
-    find_task check_setting check_columns fill_defaults place_job hint_job notify is_within_limit
+    find_task check_setting check_columns fill_defaults refuse_faulty_job refuse_faulty_prediction place_job
+    hint_job notify is_within_limit
     left_to_limit refuse_job
     return_places make_levels add_counter drop_counters check_parts parts_of lock_embeddings view_definition
     audit_job_update audit_job_delete audit_row keep_audit_event recount_days

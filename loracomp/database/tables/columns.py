@@ -213,13 +213,12 @@ def one_line(column: str, what: str) -> CheckConstraint:
     return check(f"{what}_must_not_contain_control_characters", f"{column} !~ '[[:cntrl:]]'")
 
 
-def listing(column: str, most: int, *, with_nulls: bool = False) -> CheckConstraint:
-    """Return a constraint that an array is a list: one dimension, the first index is 1, and usually no nulls."""
-    none_null = "" if with_nulls else f" AND num_nulls(VARIADIC {column}) = 0"
+def listing(column: str, most: int) -> CheckConstraint:
+    """Return a constraint that an array is a list: one dimension, the first index is 1, and no nulls."""
     return check(
         f"{column}_must_be_a_list_of_at_most_{most}",
         f"{column} = '{{}}' OR (array_ndims({column}) = 1 AND array_lower({column}, 1) = 1 "
-        f"AND cardinality({column}) <= {most}{none_null})",
+        f"AND cardinality({column}) <= {most} AND num_nulls(VARIADIC {column}) = 0)",
     )
 
 

@@ -30,7 +30,6 @@ from loracomp.database.tables.columns import (
     references,
     required,
     set_storage,
-    shallow,
     texts,
 )
 
@@ -179,111 +178,15 @@ job = Table(
     references("task_must_exist", "task", "loracomp.task.name", onupdate="CASCADE", ondelete="SET NULL"),
     # Idempotency keys are unique for each submitter, so that nobody can find out another submitter's keys.
     UniqueConstraint("submitted_by", "idempotency_key", name="idempotency_key_was_used_before"),
+    # Only what changes after the INSERT. The trigger refuse_faulty checks what a submitter writes.
     one_of("status", "queued running succeeded failed cancelled", "status_must_be_a_known_one"),
-    one_of("kind", "predict route measure", "kind_must_be_predict_route_or_measure"),
-    check("prompt_must_not_be_blank", "NOT loracomp.is_blank(prompt)"),
-    check("prompt_must_be_at_most_1000000_characters", "char_length(prompt) <= 1000000"),
-    check(
-        "choices_must_be_a_list_of_2_to_1000",
-        "choices IS NULL OR (array_ndims(choices) = 1 AND array_lower(choices, 1) = 1 "
-        "AND cardinality(choices) BETWEEN 2 AND 1000)",
-    ),
-    check("choices_must_not_be_null_or_blank", "choices IS NULL OR loracomp.texts_are_not_blank(choices)"),
-    check("choices_must_be_distinct", "choices IS NULL OR loracomp.texts_are_distinct(choices)"),
-    check(
-        "choices_must_be_at_most_1000000_characters_together",
-        "choices IS NULL OR loracomp.texts_length(choices) <= 1000000",
-    ),
-    check(
-        "descriptions_must_be_a_list_of_one_for_each_of_the_choices",
-        "descriptions IS NULL OR (choices IS NOT NULL AND array_ndims(descriptions) = 1 "
-        "AND array_lower(descriptions, 1) = 1 AND cardinality(descriptions) = cardinality(choices))",
-    ),
-    check(
-        "descriptions_must_not_be_null_or_blank",
-        "descriptions IS NULL OR loracomp.texts_are_not_blank(descriptions)",
-    ),
-    check(
-        "described_choices_must_be_at_most_20000_characters_together",
-        "descriptions IS NULL OR loracomp.texts_length(choices) + loracomp.texts_length(descriptions) <= 20000",
-    ),
-    check("text_at_needs_choices", "text_at IS NULL OR choices IS NOT NULL"),
-    check(
-        "text_at_must_lie_within_the_prompt",
-        "text_at IS NULL OR (NOT isempty(text_at) AND text_at <@ int4range(1, char_length(prompt) + 1))",
-    ),
-    # Each change of status checks these constraints again; testing for empty values first makes that cheap.
-    check("stop_must_be_at_most_10000_characters_together", "stop = '{}' OR loracomp.texts_length(stop) <= 10000"),
-    check(
-        "exclude_tasks_must_be_at_most_100000_characters_together",
-        "exclude_tasks = '{}' OR loracomp.texts_length(exclude_tasks) <= 100000",
-    ),
-    check("tags_must_be_at_most_100000_characters", "tags = '{}' OR char_length(tags::text) <= 100000"),
-    check("give_choices_or_max_new_tokens_not_both", "choices IS NULL OR max_new_tokens IS NULL"),
-    check("max_new_tokens_must_be_between_1_and_100000", "max_new_tokens BETWEEN 1 AND 100000"),
-    check(
-        "stop_must_hold_at_most_16_texts_none_empty",
-        "stop = '{}' OR (array_ndims(stop) = 1 AND num_nulls(VARIADIC stop) = 0 AND '' <> ALL (stop) "
-        "AND cardinality(stop) <= 16)",
-    ),
-    check("temperature_must_be_between_0_and_100", "temperature BETWEEN 0 AND 100"),
-    check("top_p_must_be_between_0.0001_and_1", "top_p BETWEEN 0.0001 AND 1"),
-    check("seed_must_not_be_negative", "seed >= 0"),
-    check(
-        "choices_are_scored_not_drawn_leave_out_temperature_top_p_seed",
-        "choices IS NULL OR (temperature = 0 AND top_p = 1 AND seed IS NULL)",
-    ),
-    check("choices_are_scored_not_generated_leave_out_stop", "choices IS NULL OR stop = '{}'"),
     check("priority_must_be_between_minus_10_and_10", "priority BETWEEN -10 AND 10"),
-    check(
-        "idempotency_key_must_be_1_to_500_characters", "idempotency_key <> '' AND char_length(idempotency_key) <= 500"
-    ),
-    check("tags_must_be_a_json_object", "jsonb_typeof(tags) = 'object'"),
-    shallow("tags"),
-    # num_nulls is used because array_position would raise an error for nested arrays that names no column.
-    check("exclude_tasks_must_be_a_list", "array_ndims(exclude_tasks) = 1"),
-    check("exclude_tasks_must_not_hold_null", "num_nulls(VARIADIC exclude_tasks) = 0"),
-    check(
-        "tasks_must_be_a_list_of_1_to_64",
-        "tasks IS NULL OR (array_ndims(tasks) = 1 AND cardinality(tasks) BETWEEN 1 AND 64)",
-    ),
-    check(
-        "tasks_must_be_distinct_and_none_null",
-        "tasks IS NULL OR (num_nulls(VARIADIC tasks) = 0 AND loracomp.texts_are_distinct(tasks))",
-    ),
-    check(
-        "tasks_must_be_at_most_100000_characters_together", "tasks IS NULL OR loracomp.texts_length(tasks) <= 100000"
-    ),
-    check(
-        "weights_must_be_one_for_each_of_the_tasks",
-        "weights IS NULL OR (tasks IS NOT NULL AND array_ndims(weights) = 1 "
-        "AND cardinality(weights) = cardinality(tasks))",
-    ),
-    # Postgres orders NaN above all numbers, so `1 >= ALL` excludes it.
-    check(
-        "weights_must_be_between_0.000001_and_1",
-        "weights IS NULL OR (num_nulls(VARIADIC weights) = 0 AND 0.000001 <= ALL (weights) AND 1 >= ALL (weights))",
-    ),
-    check("system_text_must_not_be_blank", "NOT loracomp.is_blank(system_text)"),
-    check("system_text_must_be_at_most_100000_characters", "char_length(system_text) <= 100000"),
-    check("a_system_text_needs_the_chat_template", "system_text IS NULL OR chat_template IS NOT FALSE"),
     check("attempts_must_not_be_negative", "attempts >= 0"),
     check("expired_leases_must_not_be_negative", "expired_leases >= 0"),
-    check("max_attempts_must_be_between_1_and_100", "max_attempts BETWEEN 1 AND 100"),
-    check("timeout_s_must_be_between_1_and_86400", "timeout_s BETWEEN 1 AND 86400"),
-    check("run_at_must_be_finite", "isfinite(run_at)"),
-    # Python has no later times.
-    check("run_at_must_be_before_the_year_9999", "run_at < '9999-01-01 00:00:00+00' OR NOT isfinite(run_at)"),
     # These limits exist because a worker writes the texts, and because error_code is part of a key in reports.
     at_most_characters("worker", 300),
     at_most_characters("error_code", 100),
     at_most_characters("error", 10000),
-    check("expected_must_be_one_of_the_choices", "expected IS NULL OR choices IS NULL OR expected = ANY (choices)"),
-    check("example_id_needs_an_expected_answer", "example_id IS NULL OR expected IS NOT NULL"),
-    check(
-        "jobs_of_kind_measure_come_from_measure_task",
-        "CASE kind WHEN 'measure' THEN num_nulls(example_id, expected, adapter_ids) = 0 ELSE adapter_ids IS NULL END",
-    ),
     check(
         "a_running_job_and_only_it_has_a_lease",
         "(status = 'running') = (num_nulls(lease_token, lease_expires_at, claimed_at) = 0)",

@@ -4,24 +4,17 @@ from sqlalchemy import ARRAY, REAL, BigInteger, Boolean, Column, Double, Index, 
 from sqlalchemy.dialects.postgresql import JSONB
 
 from loracomp.database.tables.columns import (
-    NAME_BYTES,
     NO_STATISTICS,
     NOT_COMPRESSED,
     also,
-    at_most_characters,
-    check,
     columns_of,
     composite_type,
     created_at,
-    listing,
     metadata,
-    one_of,
     optional,
     partition,
     required,
     set_storage,
-    shallow,
-    short_name,
     texts,
 )
 
@@ -136,122 +129,6 @@ prediction = Table(
         "Cosine similarity of the prompt to each choice with its description; null if the choices are not described.",
         info=NOT_COMPRESSED,
     ),
-    # Reports cast and add up these values, and have names in their keys. The constraints prevent a faulty worker from
-    # breaking them. A number so near to 0 that double precision can't hold it would raise when it is cast.
-    check(
-        "timings_must_be_numbers_by_step",
-        "jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, "
-        """'strict $.* ? (@.type() <> "number" || @ < -1000000000000 || @ > 1000000000000 """
-        """|| (@ <> 0 && @ > -0.000000001 && @ < 0.000000001))')""",
-    ),
-    check("timings_must_not_contain_queue_or_total", "NOT timings ?| '{queue,total}'"),
-    check(
-        "timings_must_have_at_most_50_steps_named_by_small_letters",
-        "jsonb_array_length(jsonb_path_query_array(timings, '$.keyvalue()')) <= 50 AND NOT jsonb_path_exists(timings, "
-        """'$.keyvalue() ? (!(@.key like_regex "^[a-z_]{1,50}$"))')""",
-    ),
-    check("timings_must_be_at_most_10000_characters", "char_length(timings::text) <= 10000"),
-    shallow("timings"),
-    shallow("policy_settings"),
-    check("policy_settings_must_be_at_most_10000_characters", "char_length(policy_settings::text) <= 10000"),
-    at_most_characters("output", 10000000),
-    short_name("base_model", "base_model"),
-    *(
-        at_most_characters(column, 1000)
-        for column in (
-            "fallback",
-            "composition_digest",
-            "worker",
-            "device",
-            "base_fingerprint",
-            "encoder",
-            "code_version",
-        )
-    ),
-    check("choice_index_must_be_between_1_and_1000", "choice_index BETWEEN 1 AND 1000"),
-    *(
-        listing(column, 1000)
-        for column in (
-            "example_ids",
-            "example_tasks",
-            "similarities",
-            "tasks",
-            "probabilities",
-            "weights",
-            "composed_tasks",
-            "adapter_ids",
-            "adapter_sha256",
-            "adapter_weights",
-            "choice_scores",
-            "choice_biases",
-            "label_scores",
-            "score_weights",
-            "description_similarities",
-            "calibration_examples",
-        )
-    ),
-    listing("expected_gains", 1000, with_nulls=True),
-    check(
-        "each_example_has_a_task_and_a_similarity",
-        "cardinality(example_ids) = ALL (ARRAY[cardinality(example_tasks), cardinality(similarities)])",
-    ),
-    check(
-        "each_task_has_a_probability_and_a_weight",
-        "cardinality(tasks) = ALL (ARRAY[cardinality(probabilities), cardinality(weights), "
-        "coalesce(cardinality(expected_gains), cardinality(tasks))])",
-    ),
-    check(
-        "each_adapter_has_a_task_a_sha256_and_a_weight",
-        "cardinality(adapter_ids) = ALL (ARRAY[cardinality(composed_tasks), cardinality(adapter_sha256), "
-        "cardinality(adapter_weights)])",
-    ),
-    check(
-        f"names_in_a_trace_must_be_at_most_{NAME_BYTES}_bytes",
-        f"loracomp.longest_text(example_tasks || tasks || composed_tasks || adapter_sha256) <= {NAME_BYTES}",
-    ),
-    check(
-        "policy_settings_must_hold_numbers_where_policies_do",
-        "jsonb_typeof(policy_settings) = 'object' AND NOT jsonb_path_exists(policy_settings, "
-        """'$ ? (@.k.type() <> "number" || @.k < -1000000 || @.k > 1000000 """
-        """|| @.routing_temperature.type() <> "number" """
-        """|| @.routing_temperature < -1000000 || @.routing_temperature > 1000000 """
-        """|| @.routing_top_p.type() <> "number" || @.routing_top_p < -1000000 || @.routing_top_p > 1000000 """
-        """|| @.max_adapters.type() <> "number" || @.max_adapters < -1000000 || @.max_adapters > 1000000 """
-        """|| @.density.type() <> "number" || @.density < -1000000 || @.density > 1000000)')""",
-    ),
-    check("similarities_must_be_between_minus_2_and_2", "-2 <= ALL (similarities) AND 2 >= ALL (similarities)"),
-    check("probabilities_must_be_between_0_and_1", "0 <= ALL (probabilities) AND 1.001 >= ALL (probabilities)"),
-    check("weights_must_be_between_0_and_1", "0 <= ALL (weights) AND 1.001 >= ALL (weights)"),
-    check("adapter_weights_must_be_between_0_and_1", "0 <= ALL (adapter_weights) AND 1.001 >= ALL (adapter_weights)"),
-    check(
-        "expected_gains_must_be_finite",
-        "-1e9 <= ALL (array_remove(expected_gains, NULL)) AND 1e9 >= ALL (array_remove(expected_gains, NULL))",
-    ),
-    *(
-        check(f"{column}_must_be_finite", f"-1e9 <= ALL ({column}) AND 1e9 >= ALL ({column})")
-        for column in ("choice_scores", "choice_biases", "label_scores", "score_weights")
-    ),
-    check(
-        "each_choice_bias_belongs_to_a_score",
-        "choice_biases IS NULL OR coalesce(cardinality(choice_biases) = cardinality(choice_scores), false)",
-    ),
-    check(
-        "each_label_score_belongs_to_a_score",
-        "label_scores IS NULL OR coalesce(cardinality(label_scores) = cardinality(choice_scores), false)",
-    ),
-    check(
-        "each_description_similarity_belongs_to_a_score",
-        "description_similarities IS NULL "
-        "OR coalesce(cardinality(description_similarities) = cardinality(choice_scores), false)",
-    ),
-    check(
-        "description_similarities_must_be_between_minus_2_and_2",
-        "-2 <= ALL (description_similarities) AND 2 >= ALL (description_similarities)",
-    ),
-    check("score_weights_must_be_three", "cardinality(score_weights) = 3"),
-    one_of("finish_reason", "end_of_text stop length no_tokens", "finish_reason_must_be_a_known_one"),
-    check("batch_size_must_be_positive", "batch_size BETWEEN 1 AND 1000000"),
-    check("tokens_must_not_be_negative", "prompt_tokens >= 0 AND output_tokens >= 0"),
     # A BRIN index by day: it takes only a few kilobytes, because rows are stored in the order of time.
     Index("prediction_day", text("((created_at AT TIME ZONE 'UTC')::date)"), postgresql_using="brin"),
     comment="Answers, each with its trace (how it was routed and composed) in arrays, which views unnest. Partitioned "
