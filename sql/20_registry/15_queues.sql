@@ -6,8 +6,8 @@
 -- expression instead of calling the function, because a number that becomes a text by || is not immutable.
 CREATE FUNCTION loracomp.counter_name(base_model_id integer, background boolean, level integer, submitter text)
 RETURNS text LANGUAGE sql IMMUTABLE
-RETURN
-    'loracomp_parts.place_' || base_model_id::text || '_' || background::integer::text || '_' || level::text || '_' || md5(submitter);
+RETURN 'loracomp_parts.place_' || base_model_id::text || '_' || background::integer::text
+    || '_' || level::text || '_' || md5(submitter);
 COMMENT ON FUNCTION loracomp.counter_name IS 'Name of the sequence that counts a submitter''s places at a level of a queue.';
 
 -- Without them, whoever comes later would come first. They are made together with the base model, so that every transaction that can insert jobs of

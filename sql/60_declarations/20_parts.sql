@@ -80,10 +80,11 @@ SET plan_cache_mode = force_generic_plan
 SET lock_timeout = '300ms' -- MERGE fires three triggers, and each waits for two tables at most
 AS $$
 DECLARE
-    source CONSTANT regclass := (SELECT d.source FROM loracomp.declaration AS d WHERE d.id = tg_argv[0]::integer);
+    source regclass; -- not computed here, because the handler below doesn't catch what fails here
     statement text;
     noted bigint;
 BEGIN
+    source := (SELECT d.source FROM loracomp.declaration AS d WHERE d.id = tg_argv[0]::integer);
     IF source <> tg_relid AND source IS DISTINCT FROM pg_partition_root(tg_relid)
         OR source IS NULL AND current_setting('transaction_isolation') = 'read committed'
     THEN

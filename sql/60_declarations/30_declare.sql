@@ -42,6 +42,7 @@ DECLARE
     view CONSTANT text := format('%I.%I', schema, name);
     columns text;
     shown bigint;
+    reader name;
 BEGIN
     SELECT '(' || string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) || ')', count(*) INTO columns, shown
     FROM pg_attribute AS a WHERE a.attrelid = d.view AND a.attrelid = to_regclass(view) AND a.attnum > 0;
@@ -50,7 +51,7 @@ BEGIN
             USING ERRCODE = 'feature_not_supported', HINT = 'put them into a view of your own over it, and declare again';
     END IF;
     EXECUTE format(
-        'CREATE %10$s VIEW %1$s %11$s WITH (security_barrier) AS
+        'CREATE %9$s VIEW %1$s %10$s WITH (security_barrier) AS
         SELECT
             %2$s, a.answer, a.confidence, a.certain,
             coalesce(a.status, CASE WHEN pg_column_size(%5$s) <= 2600 THEN ''waiting'' ELSE ''refused'' END) AS status,
@@ -62,13 +63,22 @@ BEGIN
             OR loracomp_parts.sees_row((SELECT loracomp_parts.sees_statement(%4$s)), %5$s)
         );
         CREATE OR REPLACE TRIGGER loracomp_correct INSTEAD OF UPDATE ON %1$s FOR EACH ROW EXECUTE FUNCTION loracomp_parts.correct(%4$s);
-        ALTER VIEW %1$s OWNER TO %8$I;
-        COMMENT ON VIEW %1$s IS %9$L',
+        COMMENT ON VIEW %1$s IS %8$L',
         view, loracomp.key_columns(d), loracomp.source_sql(d), d.id, loracomp.key_array(d), loracomp.filter_condition(d), d.names[1],
-        d.owner,
         format('Answers to the rows of %s, made by loracomp.create_answers. LISTEN %s: new answers.', d.names[1], loracomp.answers_channel(d.id)),
         CASE WHEN columns IS NOT NULL THEN 'OR REPLACE' END, columns
     );
+    IF columns IS NULL THEN
+        -- Default privileges of loracomp's owner are meant for tables of its own.
+        FOR reader IN
+            SELECT DISTINCT CASE WHEN g.grantee > 0 THEN pg_get_userbyid(g.grantee) END
+            FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS g
+            WHERE c.oid = view::regclass AND g.grantee <> c.relowner
+        LOOP
+            EXECUTE format('REVOKE ALL ON %s FROM %s', view, coalesce(quote_ident(reader), 'PUBLIC'));
+        END LOOP;
+        EXECUTE format('ALTER VIEW %s OWNER TO %I', view, d.owner);
+    END IF;
     RETURN view;
 END
 $$;
@@ -146,7 +156,13 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'put a name that has other characters than letters, digits and _ into double quotes';
     END;
     d := loracomp.check_source(create_answers.source, create_answers.prompt, create_answers.filter);
-    IF (SELECT count(*) FROM loracomp.declaration AS a WHERE a.owner = d.owner) >= 500 THEN -- the keeper looks at each of them for everybody
+    -- The keeper looks at each declaration for everybody. Sessions that don't see each other's declarations can't take the same number. It is drawn,
+    -- because otherwise all of them would try the same one, and wait for the first.
+    d.owners_number := (
+        SELECT n FROM generate_series(1, 500) AS n
+        WHERE n NOT IN (SELECT a.owners_number FROM loracomp.declaration AS a WHERE a.owner = d.owner) ORDER BY random() LIMIT 1
+    );
+    IF d.owners_number IS NULL THEN
         RAISE EXCEPTION '% has 500 declarations, and may not have more', d.owner
             USING ERRCODE = 'configuration_limit_exceeded', HINT = 'drop one that is not needed (loracomp.drop_answers), or declare one table for all';
     END IF;
@@ -182,11 +198,11 @@ BEGIN
     END IF;
     -- The row is inserted last, because its view must be unique, and two sessions that inserted first would wait for each other.
     INSERT INTO loracomp.declaration (
-        id, view, view_definition, source, source_identity, owner, prompt, columns, key_columns, names, filter, choices, descriptions,
+        id, view, view_definition, source, source_identity, owner, owners_number, prompt, columns, key_columns, names, filter, choices, descriptions,
         max_new_tokens, policy, priority, tags, certain, certain_of, task_id, scan, is_first_scan, backfill, parts
     ) OVERRIDING SYSTEM VALUE VALUES (
-        d.id, d.view, loracomp.view_definition(d.view, d.source), d.source, loracomp.identity_of(d.source), d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
-        d.descriptions, d.max_new_tokens, d.policy, d.priority, d.tags, d.certain, d.certain_of, d.task_id, 'rows', TRUE,
+        d.id, d.view, loracomp.view_definition(d.view, d.source), d.source, loracomp.identity_of(d.source), d.owner, d.owners_number, d.prompt,
+        d.columns, d.key_columns, d.names, d.filter, d.choices, d.descriptions, d.max_new_tokens, d.policy, d.priority, d.tags, d.certain, d.certain_of, d.task_id, 'rows', TRUE,
         create_answers.backfill IS NOT FALSE, loracomp.parts_hash(d.source)
     );
     PERFORM loracomp.notify('loracomp_keep', '');

@@ -11,21 +11,28 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     oldest CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
-    hints CONSTANT tid[] := ARRAY(
-        SELECT h.ctid FROM loracomp.answer_hint AS h
-        WHERE h.declaration_id = d.id AND h.written_in >= d.hints_from ORDER BY h.written_in LIMIT 200
-    );
+    end_at CONSTANT timestamptz := clock_timestamp() + interval '0.2 seconds';
+    hints tid[];
     keys jsonb;
     page record;
     handled integer := 0;
 BEGIN
-    IF hints <> '{}' THEN
+    -- Rows that somebody has locked get another hint, behind the others. So that they don't hold up the others, a page of them alone is followed by
+    -- another page.
+    LOOP
+        hints := ARRAY(
+            SELECT h.ctid FROM loracomp.answer_hint AS h
+            WHERE h.declaration_id = d.id AND h.written_in >= d.hints_from AND h.written_in <> pg_current_xact_id()::text::bigint
+            ORDER BY h.written_in LIMIT 200
+        );
+        EXIT WHEN hints = '{}';
         SELECT jsonb_agg(DISTINCT jsonb_build_object('key', h.key)) INTO keys FROM loracomp.answer_hint AS h WHERE h.ctid = ANY (hints);
         page := loracomp.ask_page(d, loracomp.read_rows(d, keys), is_scan => FALSE);
         DELETE FROM loracomp.answer_hint AS h
         WHERE h.ctid = ANY (hints) AND h.key IN (SELECT f.key FROM jsonb_to_recordset(page.asked_rows) AS f (key text[]));
         handled := page.handled;
-    END IF;
+        EXIT WHEN handled > 0 OR clock_timestamp() > end_at;
+    END LOOP;
     IF oldest > d.hints_from + 100 AND NOT EXISTS (
         SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id AND h.written_in >= d.hints_from AND h.written_in < oldest
     ) THEN

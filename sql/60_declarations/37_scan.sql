@@ -1,6 +1,7 @@
 -- Full scans of a table, page by page, find rows that were there before the declaration, and rows that the triggers missed.
 --   ask_scanned         asks the rows of the next page
 --     must_scan         whether a scan must begin
+--       oldest_writer   answers_since calls it too
 --     parts_are_due     whether the table's partitions must be compared with those of the last scan
 --     parts_hash        tells whether they are the same
 --     begin_scan        begins it; alter_answers and bring_view_back call it too
@@ -19,6 +20,27 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.scan_is_due IS 'Whether the next page of a declaration''s scan may be read.';
 
+-- Reads only. A transaction of another database can't write here, so it is ignored, provided that loracomp's owner may see which database it
+-- belongs to. A snapshot that lists no transaction may be of a standby, where none are listed, so the oldest of any database counts.
+CREATE FUNCTION loracomp.oldest_writer() RETURNS bigint
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT coalesce(
+        min(x.id::text::bigint) FILTER (WHERE NOT x.is_elsewhere),
+        (CASE WHEN count(*) > 0 THEN pg_snapshot_xmax(pg_current_snapshot()) ELSE pg_snapshot_xmin(pg_current_snapshot()) END)::text::bigint
+    )
+    FROM (
+        SELECT
+            o.id, EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.backend_xid = o.id::xid AND a.datname <> current_database())
+            OR EXISTS (
+                SELECT FROM pg_prepared_xacts AS p WHERE p.transaction = o.id::xid AND p.database <> current_database()
+            ) AS is_elsewhere
+        FROM pg_snapshot_xip(pg_current_snapshot()) AS o (id)
+    ) AS x;
+$$;
+COMMENT ON FUNCTION loracomp.oldest_writer IS 'The oldest transaction that may still write in this database; all earlier ones have ended.';
+
 -- Reads only. A scan that is under way is finished first, because it might never end if each new request started it again. A scan runs at least
 -- once a day, because triggers don't see what logical replication or ALTER TABLE writes, how an unlogged table is emptied after a crash, or
 -- what is written while they are disabled. A scanned_at that is more than a day ahead was written before the server's clock went back.
@@ -30,7 +52,7 @@ BEGIN ATOMIC
         OR (d).scanned_at > now() + interval '1 day'
         OR EXISTS (
             SELECT FROM loracomp.scan_request AS q
-            WHERE q.declaration_id = (d).id AND q.not_before < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+            WHERE q.declaration_id = (d).id AND q.not_before < loracomp.oldest_writer()
         )
     );
 END;
@@ -71,7 +93,7 @@ BEGIN
         parts = loracomp.parts_hash(a.source), parts_at = now()
     WHERE a.id = begin_scan.declaration_id RETURNING a.* INTO d;
     DELETE FROM loracomp.scan_request AS q
-    WHERE q.declaration_id = d.id AND q.not_before < pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+    WHERE q.declaration_id = d.id AND q.not_before < loracomp.oldest_writer();
     PERFORM loracomp.add_triggers(d);
     RETURN d;
 END

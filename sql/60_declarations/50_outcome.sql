@@ -5,7 +5,8 @@
 --   ask_again                   has rows asked again, if their jobs are purged before their answers were copied; purge_jobs calls it
 --   clear_answers               clears answers of jobs that are erased: 85_administration/20_erase.sql
 --   answers_since               answers that came after a cursor
---     oldest_writer, timeline
+--     oldest_writer           37_scan.sql
+--     timeline
 --     view_definition         30_declare.sql
 --     first_hidden            22_read.sql
 
@@ -151,23 +152,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.clear_answers IS 'Clears the answers of jobs that are being erased; returns what is kept. For erase_jobs.';
 
--- Reads only. A transaction of another database can't write here, so it is ignored, provided that loracomp's owner may see which database it
--- belongs to. On a standby a snapshot doesn't list the open transactions, and the oldest of any database counts.
-CREATE FUNCTION loracomp.oldest_writer() RETURNS bigint
-LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
-AS $$
-    SELECT coalesce(
-        min(x.id::text::bigint),
-        (CASE WHEN pg_is_in_recovery() THEN pg_snapshot_xmin(pg_current_snapshot()) ELSE pg_snapshot_xmax(pg_current_snapshot()) END)::text::bigint
-    )
-    FROM pg_snapshot_xip(pg_current_snapshot()) AS x (id)
-    WHERE
-        NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.backend_xid = x.id::xid AND a.datname <> current_database())
-        AND NOT EXISTS (SELECT FROM pg_prepared_xacts AS p WHERE p.transaction = x.id::xid AND p.database <> current_database());
-$$;
-COMMENT ON FUNCTION loracomp.oldest_writer IS 'The oldest transaction that may still write in this database; all earlier ones have ended.';
-
 -- Reads only. A standby knows a new timeline from its next checkpoint on. The cursors that it returns before then begin again afterwards.
 CREATE FUNCTION loracomp.timeline() RETURNS integer
 LANGUAGE sql STABLE
@@ -209,9 +193,12 @@ DECLARE
 BEGIN
     PERFORM loracomp.check_range('most', most, 0, 2147483647);
     SELECT a.* INTO d FROM loracomp.declaration AS a
-    WHERE a.view = name AND has_table_privilege(loracomp.caller(), a.view, 'select');
+    JOIN pg_class AS c ON c.oid = a.view
+    WHERE a.view = name AND has_table_privilege(loracomp.caller(), a.view, 'select')
+        AND has_schema_privilege(loracomp.caller(), c.relnamespace, 'usage');
     IF d.id IS NULL THEN
-        RAISE EXCEPTION '% is not a declaration that you may read', name USING ERRCODE = 'insufficient_privilege', HINT = 'GRANT SELECT on it';
+        RAISE EXCEPTION '% is not a declaration that you may read', name
+            USING ERRCODE = 'insufficient_privilege', HINT = 'GRANT SELECT on it, and USAGE on its schema';
     END IF;
     IF pg_has_role(loracomp.caller(), to_regrole(quote_ident(d.owner)), 'usage') IS NOT TRUE THEN -- the role may have been dropped
         IF (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = d.source) THEN

@@ -99,8 +99,9 @@ BEGIN
     IF EXISTS (
         SELECT FROM loracomp.answer_row AS r
         JOIN loracomp.example AS e ON e.id = r.example_id
-        JOIN loracomp.job AS j ON j.id = correct_row.job_id
-        WHERE r.declaration_id = d.id AND r.key = correct_row.key AND e.prompt <> j.prompt
+        LEFT JOIN loracomp.job AS j ON j.id = r.job_id -- it may have been purged
+        WHERE r.declaration_id = d.id AND r.key = correct_row.key AND correct_row.job_id IS NOT NULL
+            AND CASE WHEN j.id IS NULL THEN loracomp.request_hash(d, e.prompt) <> r.prompt_hash ELSE e.prompt <> j.prompt END
     ) THEN
         RAISE EXCEPTION 'this row has changed since it was answered'
             USING ERRCODE = 'no_data_found', HINT = 'wait until it is answered again';

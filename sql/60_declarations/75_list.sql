@@ -61,21 +61,25 @@ $$;
 COMMENT ON FUNCTION loracomp.rows_to_draw IS
 'In words, how many more rows must be drawn and corrected before a declaration, or one of its choices, can have a threshold, and whether it has so many.';
 
--- Reads only. An answer is only above the threshold of its own setup, as in the view.
-CREATE FUNCTION loracomp.answers_above(d loracomp.declaration, setup bigint, choice text, threshold double precision)
+-- Reads only. An answer is only above the threshold of its own setup, as in the view. An answer of the declaration's own adapter has no setup, and
+-- would have none if it were asked again.
+CREATE FUNCTION loracomp.answers_above(d loracomp.declaration, choice text)
 RETURNS TABLE (rows bigint, above bigint, of_other_setups bigint)
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
+    WITH found AS MATERIALIZED (SELECT c.* FROM loracomp.certainty(d) AS c WHERE c.choice IS NOT DISTINCT FROM answers_above.choice)
     SELECT
-        count(*), count(*) FILTER (WHERE r.setup = answers_above.setup AND r.confidence > answers_above.threshold AND r.job_id > d.stale_to_job),
-        count(*) FILTER (WHERE r.setup IS DISTINCT FROM answers_above.setup)
+        count(*), count(*) FILTER (WHERE r.confidence > f.threshold AND f.is_lost IS NOT TRUE AND r.job_id > d.stale_to_job),
+        count(*) FILTER (WHERE r.setup IS NOT NULL AND f.is_main IS NOT TRUE AND f.threshold IS NULL)
     FROM loracomp.answer_row AS r
+    LEFT JOIN found AS f ON f.setup = r.setup
     WHERE r.declaration_id = d.id AND r.status = 'answered' AND r.correct IS NULL
         AND (answers_above.choice IS NULL OR r.answer = answers_above.choice);
 $$;
 COMMENT ON FUNCTION loracomp.answers_above IS
-'Numbers of the answers of a declaration, or with one choice, that are not corrected: all, those of a setup above its threshold, and those of other setups.';
+'Numbers of the answers of a declaration, or with one choice, that are not corrected: all, those above the threshold of their setup, and those of other '
+'setups than most corrected rows have, if these have no threshold.';
 
 -- Only four promises are tried: the more are tried, the likelier is one that seems to be kept by luck alone.
 CREATE FUNCTION loracomp.lower_promise(d loracomp.declaration, choice text) RETURNS text
@@ -84,10 +88,10 @@ SET search_path = loracomp, pg_temp
 AS $$
     SELECT format('; with certain => %s, %s of %s rows would be certain now', p.share, n.above, n.rows)
     FROM unnest('{0.95,0.9,0.85,0.8}'::double precision[]) AS p (share)
-    CROSS JOIN LATERAL loracomp.certainty(jsonb_populate_record(d, jsonb_build_object('certain', p.share))) AS c
-    CROSS JOIN LATERAL loracomp.answers_above(d, c.setup, c.choice, c.threshold) AS n
-    WHERE p.share < d.certain AND c.is_main AND c.choice IS NOT DISTINCT FROM lower_promise.choice
-        AND c.threshold IS NOT NULL AND c.is_lost IS NOT TRUE AND n.above > 0
+    CROSS JOIN LATERAL loracomp.answers_above(
+        jsonb_populate_record(d, jsonb_build_object('certain', p.share)), lower_promise.choice
+    ) AS n
+    WHERE p.share < d.certain AND n.above > 0
     ORDER BY p.share DESC LIMIT 1;
 $$;
 COMMENT ON FUNCTION loracomp.lower_promise IS
@@ -121,7 +125,7 @@ AS $$
         ), '; ' ORDER BY c.choice
     ), loracomp.rows_to_draw(d, NULL, loracomp.first_look(d.certain), '', counted)) END
     FROM loracomp.certainty(d) AS c
-    LEFT JOIN LATERAL loracomp.answers_above(d, c.setup, c.choice, c.threshold) AS n ON certainty_in_words.counted
+    LEFT JOIN LATERAL loracomp.answers_above(d, c.choice) AS n ON certainty_in_words.counted
     WHERE c.is_main;
 $$;
 COMMENT ON FUNCTION loracomp.certainty_in_words IS

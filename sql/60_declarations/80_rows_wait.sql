@@ -20,6 +20,8 @@ AS $$
                 SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from
             )
             OR EXISTS (SELECT FROM loracomp.withdrawn_example AS w WHERE w.declaration_id = a.id)
+            OR loracomp.source_has_changed(a)
+            OR loracomp.parts_are_due(a) AND loracomp.parts_hash(a.source) <> a.parts
         )
     ) OR EXISTS (
         SELECT FROM loracomp.declaration AS a JOIN loracomp.base_model AS b ON b.is_default

@@ -68,6 +68,20 @@ def add(url: str, first: int, last: int) -> None:
         work(owner)
 
 
+def test_a_scan_waits_for_no_transaction_of_another_database(server: str, declared: str) -> None:
+    with psycopg.connect(server) as other, db.connect(declared) as owner:
+        other.execute("SELECT pg_current_xact_id()")
+        with owner.transaction():
+            owner.execute("SET LOCAL session_replication_role = replica")  # as in an upgrade, no trigger notes the row
+            owner.execute("INSERT INTO public.tickets (id, subject, body) VALUES (4, 'late', 'urgent')")
+            owner.execute(
+                "INSERT INTO loracomp.scan_request SELECT id, pg_current_xact_id()::text::bigint"
+                " FROM loracomp.declaration"
+            )
+        work(owner)
+        assert told(declared)[0] == [1, 2, 3, 4]
+
+
 def test_a_prepared_transaction_of_another_database_holds_nothing_back(server: str, declared: str) -> None:
     _, cursor = told(declared)
     with psycopg.connect(server) as other:

@@ -326,6 +326,20 @@ def test_an_example_that_an_open_correction_shares_stays_and_holds_up_no_other_r
     assert [row["prompt"] for row in connection.execute(shared)] == ["Ticket: same wrong"]
 
 
+def test_a_new_row_waits_for_no_others_that_are_locked(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute("INSERT INTO tickets (id, subject) SELECT n, 'many' FROM generate_series(1001, 1500) AS n")
+    work(connection)
+    with connect(database, "alice") as corrector, corrector.transaction():
+        corrector.execute("UPDATE urgency SET correct = 'urgent' WHERE id > 1000")
+        alice.execute("UPDATE tickets SET subject = 'other' WHERE id > 1000")
+        alice.execute("INSERT INTO tickets (id, subject) VALUES (2001, 'new')")
+        connection.execute("SELECT loracomp.ask_rows()")
+        new = "SELECT count(*) FROM loracomp.answer_row WHERE key = '{2001}' AND job_id IS NOT NULL"
+        assert value(connection, new) == 1
+
+
 def test_failed_and_released_jobs_wait_for_no_correction(
     connection: Connection, alice: Connection, database: str
 ) -> None:

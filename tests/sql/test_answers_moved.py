@@ -199,13 +199,94 @@ def test_a_filter_on_a_virtual_column_is_refused(connection: Connection, alice: 
         alice.execute("SELECT loracomp.create_answers('so', 'notes', 'Is it {id}?', filter => '{\"n\": 7}')")
 
 
-def test_a_role_has_at_most_500_declarations(connection: Connection, alice: Connection) -> None:
+def test_a_role_has_at_most_500_declarations(connection: Connection, alice: Connection, database: str) -> None:
     """The keeper looks at each of them again and again, and meanwhile others' rows wait."""
-    others = "jsonb_populate_record(a, jsonb_build_object('id', 1000000 + i, 'view', 4000000000 + i, 'task_id', NULL))"
-    connection.execute(
-        "INSERT INTO loracomp.declaration OVERRIDING SYSTEM VALUE"
-        f" SELECT ({others}).* FROM loracomp.declaration AS a CROSS JOIN generate_series(1, 499) AS i".encode()
-    )
-    with pytest.raises(errors.ConfigurationLimitExceeded, match="has 500 declarations, and may not have more"):
-        alice.execute(URGENCY.replace("'urgency'", "'more'"))
+    other = "jsonb_build_object('id', 1000000 + i, 'view', 4000000000 + i, 'task_id', NULL, 'owners_number', i)"
+    with connect(database, "alice") as old, old.transaction():
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT count(*) FROM urgency")
+        connection.execute("UPDATE loracomp.declaration SET owners_number = 500")
+        connection.execute(
+            "INSERT INTO loracomp.declaration OVERRIDING SYSTEM VALUE"
+            f" SELECT (jsonb_populate_record(a, {other})).*"
+            " FROM loracomp.declaration AS a CROSS JOIN generate_series(1, 499) AS i".encode()
+        )
+        more = URGENCY.replace("'urgency'", "'more'")
+        with pytest.raises(errors.ConfigurationLimitExceeded, match="has 500 declarations, and may not have more"):
+            alice.execute(more)
+        with pytest.raises(errors.UniqueViolation, match="another_declaration_was_made_meanwhile_try_again"):
+            old.execute(more)
     connection.execute("DELETE FROM loracomp.declaration WHERE id > 1000000")
+
+
+def test_while_declarations_are_locked_the_application_goes_on(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    """As an upgrade locks them; a scan follows."""
+    with connection.transaction():
+        connection.execute("LOCK TABLE loracomp.declaration IN ACCESS EXCLUSIVE MODE")
+        alice.execute("INSERT INTO tickets VALUES (3, 'calm', 'urgent')")
+        alice.execute("UPDATE tickets SET body = 'calm' WHERE id = 1")
+        alice.execute("DELETE FROM tickets WHERE id = 2")
+    assert value(connection, "SELECT count(*) FROM loracomp.scan_request") == 3
+    answer_all(connection)
+    assert shown(alice) == {1: ("answered", "calm"), 3: ("answered", "urgent")}
+
+
+def test_default_privileges_of_the_installer_show_nobody_a_view(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    default = "ALTER DEFAULT PRIVILEGES IN SCHEMA public {} ALL ON TABLES {} {}, PUBLIC"
+    connection.execute(default.format("GRANT", "TO", login("bob")).encode())
+    try:
+        alice.execute(URGENCY.replace("'urgency'", "'more'"))
+    finally:
+        connection.execute(default.format("REVOKE", "FROM", login("bob")).encode())
+    grants = (
+        "SELECT count(*) FROM pg_class, aclexplode(relacl) WHERE oid = 'public.more'::regclass AND grantee <> relowner"
+    )
+    assert value(connection, grants) == 0
+    with connect(database, "bob") as bob:
+        for reading in ("SELECT FROM more", "SELECT FROM loracomp.answers_since('more')"):
+            with pytest.raises(errors.InsufficientPrivilege):
+                bob.execute(reading.encode())
+
+
+def test_the_feed_needs_the_right_to_use_the_views_schema(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    schema = f"hr_{login('alice')}"
+    connection.execute(f"CREATE SCHEMA {schema} AUTHORIZATION {login('alice')}".encode())
+    alice.execute(URGENCY.replace("'urgency'", f"'{schema}.more'"))
+    alice.execute(f"GRANT SELECT ON {schema}.more TO {login('bob')}".encode())
+    feed = "SELECT FROM loracomp.answers_since((SELECT oid FROM pg_class WHERE relname = 'more'))"
+    with connect(database, "bob") as bob:
+        with pytest.raises(errors.InsufficientPrivilege, match="more is not a declaration that you may read"):
+            bob.execute(feed)
+        alice.execute(f"GRANT USAGE ON SCHEMA {schema} TO {login('bob')}".encode())
+        bob.execute(feed)
+
+
+def test_a_table_that_became_a_part_while_it_is_vacuumed_is_scanned_afterwards(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute("CREATE TABLE all_tickets (LIKE tickets); ALTER TABLE tickets INHERIT all_tickets")
+    with connect(database, "alice") as vacuum, vacuum.transaction():
+        vacuum.execute("LOCK TABLE tickets IN SHARE UPDATE EXCLUSIVE MODE")
+        keep(connection)
+    assert "is part of another table" in value(alice, "SELECT state FROM loracomp.list_answers()")
+    assert value(connection, "SELECT count(*) FROM loracomp.scan_request") == 1
+
+
+def test_workers_are_wanted_for_a_partition_that_was_attached(connection: Connection, alice: Connection) -> None:
+    alice.execute("CREATE TABLE parts (LIKE tickets, PRIMARY KEY (id)) PARTITION BY RANGE (id)")
+    alice.execute(URGENCY.replace("'urgency'", "'more'").replace("'tickets'", "'parts'"))
+    answer_all(connection)
+    alice.execute("CREATE TABLE part (LIKE tickets INCLUDING ALL); INSERT INTO part VALUES (1, 'calm', 'urgent')")
+    assert not value(connection, "SELECT loracomp.rows_wait()")
+    alice.execute("ALTER TABLE parts ATTACH PARTITION part DEFAULT")
+    connection.execute("UPDATE loracomp.declaration SET parts_at = now() - interval '61 seconds'")
+    assert value(connection, "SELECT loracomp.rows_wait()")
+    answer_all(connection)
+    assert shown(alice, "more") == {1: ("answered", "urgent")}
+    assert not value(connection, "SELECT loracomp.rows_wait()")

@@ -323,6 +323,19 @@ def test_answers_of_another_setup_are_not_certain(connection: Connection, alice:
     assert row["unknown"] == [299, 300]
 
 
+def test_the_list_counts_as_the_view_does_where_two_setups_have_thresholds(
+    connection: Connection, alice: Connection
+) -> None:
+    connection.execute(CONFIDENT, [150])
+    alice.execute(CORRECT, [[], 150])
+    connection.execute("UPDATE loracomp.answer_row SET setup = 1 + (key[1]::int % 2)")
+    assert len(certain(alice)[0] or []) == 300
+    assert listed(alice).endswith("0 of 150 rows are not above it")
+    # The declaration's own adapter has answered these. They would not become certain if they were asked again.
+    connection.execute("UPDATE loracomp.answer_row SET setup = NULL WHERE key[1]::int > 290")
+    assert listed(alice).endswith("10 of 150 rows are not above it")
+
+
 def test_another_policy_or_base_model_is_another_setup(connection: Connection, alice: Connection) -> None:
     setups = "SELECT count(DISTINCT setup) FROM loracomp.answer_row"
     assert value(connection, setups) == 1

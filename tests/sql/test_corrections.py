@@ -764,6 +764,20 @@ def test_a_correction_that_nobody_has_seen_yet_is_not_overwritten(
     assert value(alice, "SELECT correct FROM urgency WHERE id = 1") == "not urgent"
 
 
+@pytest.mark.parametrize("is_purged", [True, False], ids=["purged", "kept"])
+def test_a_row_that_has_changed_since_it_was_seen_is_not_corrected(
+    connection: Connection, alice: Connection, is_purged: bool
+) -> None:
+    seen = value(connection, "SELECT job_id FROM loracomp.answer_row WHERE key = '{1}' AND job_id IS NOT NULL")
+    if is_purged:
+        connection.execute("SELECT loracomp.purge_jobs('0', force => true)")
+    correct = "SELECT loracomp.correct_row('urgency', '{1}', %s, %s, %s)"
+    alice.execute(correct, ["urgent", None, seen])
+    alice.execute("UPDATE tickets SET subject = 'another', body = 'text' WHERE id = 1")
+    with pytest.raises(errors.NoDataFound, match="this row has changed since it was answered"):
+        alice.execute(correct, ["not urgent", "urgent", seen])
+
+
 def test_corrections_of_a_paused_declaration_are_measured_afterwards(connection: Connection, alice: Connection) -> None:
     alice.execute(ADD_TICKETS, [7, 8])
     work(connection)

@@ -57,6 +57,7 @@ declaration = Table(
         RoleName(),
         "Owner of the table. Rows are read with this role's rights, and jobs are submitted in its name.",
     ),
+    required("owners_number", SmallInteger, "Number of the declaration among those of its owner, from 1 to 500."),
     required("prompt", Text, "Template of the prompts, in which {column} stands for a column's value."),
     required("columns", ARRAY(SmallInteger), "Numbers of the columns in the prompt, followed by those in the filter."),
     required("key_columns", ARRAY(SmallInteger), "Numbers of the columns of the primary key."),
@@ -122,7 +123,9 @@ declaration = Table(
     check("certain_must_be_from_half_to_99_percent", "certain BETWEEN 0.5 AND 0.99"),
     shallow("filter"),
     shallow("tags"),
+    check("a_role_has_at_most_500_declarations", "owners_number BETWEEN 1 AND 500"),
     index("a_view_shows_one_declaration", "view", unique=True),
+    index("another_declaration_was_made_meanwhile_try_again", "owner owners_number", unique=True),
     comment="Declarations. Each says that the rows of a table get answers. create_answers adds one.",
 )
 
