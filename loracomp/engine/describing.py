@@ -1,8 +1,8 @@
 """The similarity of a prompt to each described choice of its job (docs/routing.md, "Described choices")."""
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
-from functools import partial
+from collections.abc import Hashable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,46 +14,61 @@ KEPT_BYTES = 8 << 20
 """Memory for embeddings that are kept for later jobs: about 4,500 descriptions or labelled rows."""
 
 
-DESCRIPTIONS_TOGETHER = 64
-"""Texts embedded in one piece, half a second's work; a job may describe a thousand choices."""
+TEXTS_IN_A_PIECE = 16
+"""Texts embedded in one piece: a tenth of a second's work if they are short, and two seconds' at most. A job may
+describe a thousand choices."""
 
-Embedded = tuple[Sequence[Vector], Sequence[Vector]]
+Asked: TypeAlias = tuple[str, Part | None]
+"""A text, and the part of it whose embedding is asked for; None for the whole text."""
 
 
 class Describer:
     """Embeds choices with their descriptions, and labelled rows; a text that was used lately is not embedded again."""
 
-    def __init__(
-        self, encoder: Encoder, compute: Callable[[Callable[[], Embedded]], Embedded] = lambda embed: embed()
-    ) -> None:
-        """`compute` runs the encoder on some texts; in a worker that lets the model's passes go on in between."""
+    def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._compute = compute
         self._kept: ByteLimitedCache[bytes, Vector] = ByteLimitedCache(KEPT_BYTES)
 
-    def embed_choices(self, jobs: Sequence[Job]) -> dict[Job, Vector]:
-        """Unit embeddings [choices, d] of the choices of each job that describes them."""
-        texts = {job: _described_choices(job) for job in jobs if job.descriptions is not None}
-        known = self._embedded([(text, None) for own in texts.values() for text in own])
-        return {job: np.stack([known[text, None] for text in own]) for job, own in texts.items()}
+    def begin(self, job: Job, rows: Sequence[LabelledRow]) -> "Described":
+        """The described choices of a job, and labelled rows of which the part is compared that is the job's own."""
+        return Described(_described_choices(job), [(row.prompt, _same_part(job, row.prompt)) for row in rows])
 
-    def embed_rows(self, job: Job, rows: Sequence[LabelledRow]) -> Vector:
-        """Unit embeddings [rows, d] of labelled rows of a job: of the part that corresponds to the job's own."""
-        asked = [(row.prompt, _same_part(job, row.prompt)) for row in rows]
-        known = self._embedded(asked)
-        return np.stack([known[each] for each in asked])
-
-    def _embedded(self, asked: Sequence[tuple[str, Part | None]]) -> dict[tuple[str, Part | None], Vector]:
-        known = {each: kept for each in asked if (kept := self._kept.get(_digest(each))) is not None}
-        missing = list(dict.fromkeys(each for each in asked if each not in known))
-        for start in range(0, len(missing), DESCRIPTIONS_TOGETHER):
-            some = missing[start : start + DESCRIPTIONS_TOGETHER]
-            texts, parts = [text for text, _ in some], [part for _, part in some]
-            _, embedded = self._compute(partial(self._encoder.embed_parts, texts, parts))
+    def embed_some(self, described: "Described") -> None:
+        """Embed a piece of what is left, and all that was embedded lately."""
+        kept = {each: vector for each in described.left if (vector := self._kept.get(_digest(each))) is not None}
+        described.found |= kept
+        if some := described.left[:TEXTS_IN_A_PIECE]:
+            _, embedded = self._encoder.embed_parts([text for text, _ in some], [part for _, part in some])
             for each, embedding in zip(some, embedded, strict=True):
-                known[each] = embedding
+                described.found[each] = embedding
                 self._kept.put(_digest(each), embedding, embedding.nbytes + 200)
-        return known
+
+
+class Described:
+    """The described choices of a job, and its labelled rows, with the embeddings that are there so far."""
+
+    def __init__(self, choices: Sequence[str], rows: Sequence[Asked]) -> None:
+        self._choices: Sequence[Asked] = [(choice, None) for choice in choices]
+        self._rows = rows
+        self.found: dict[Asked, Vector] = {}
+
+    @property
+    def left(self) -> list[Asked]:
+        """What is to be embedded, each text once."""
+        return [each for each in dict.fromkeys([*self._choices, *self._rows]) if each not in self.found]
+
+    def similarities(self, text: Vector) -> Vector:
+        """Cosine similarities of an embedding to each choice."""
+        return self._of_choices @ text
+
+    @property
+    def row_similarities(self) -> Vector | None:
+        """Cosine similarities [rows, choices] of the rows; None if there are none."""
+        return np.stack([self.found[each] for each in self._rows]) @ self._of_choices.T if self._rows else None
+
+    @property
+    def _of_choices(self) -> Vector:
+        return np.stack([self.found[each] for each in self._choices])
 
 
 def _digest(text: Hashable) -> bytes:

@@ -1,8 +1,8 @@
 """Answers jobs: `add` takes a prepared job, and each `step` of the model returns the jobs that it ended.
 
-A step reads: schedule (compose the jobs that wait, and let them join), calibrate (a pass over labelled rows, for jobs
-that join when these are scored), run (a pass that scores choices, or one more token for each text), postprocess (take
-out the jobs that have all their answers).
+A step reads: schedule (embed the described choices of jobs that wait, compose them, and let them join), calibrate (a
+pass over labelled rows, for jobs that join when these are scored), run (a pass that scores choices, or one more token
+for each text), postprocess (take out the jobs that have all their answers).
 """
 
 import logging
@@ -21,8 +21,9 @@ from loracomp.database.connections import Connection, rows_within
 from loracomp.database.queries import QUERIES
 from loracomp.database.routing import read_labelled, route
 from loracomp.engine import measuring
+from loracomp.engine.answering import lease_lost
 from loracomp.engine.calibration import Calibration, Calibrator
-from loracomp.engine.describing import Describer
+from loracomp.engine.describing import Described, Describer
 from loracomp.engine.inflight import InFlight, lap, requests_of
 from loracomp.engine.predictor import Predictor
 from loracomp.engine.repeats import KnownVectors
@@ -38,6 +39,9 @@ _log = logging.getLogger(__name__)
 
 Scheduled: TypeAlias = tuple[Request, Mix | JobError]
 """A request as the model gets it, and its mix, or the error that ends it."""
+JOINING_S = 0.25
+"""Seconds after which no other job joins in the same step, so that the model goes on with the jobs that it has. Jobs of
+common length join within a hundredth of it; tokenising a job with a thousand choices takes seconds."""
 EXAMPLES_TOGETHER = 16
 """Examples embedded at a time, between jobs: about a quarter of a second's work."""
 EMBED_S, EMBED_LOCK_S = 5.0, 0.1
@@ -61,12 +65,17 @@ class Engine:
         self._calibrator = Calibrator(self.predictor)
         self._answering = self.predictor.begin()
         self._turns = ComputeThread()
-        self._describer = Describer(encoder, self._turns.run)
+        self._describer = Describer(encoder)
         self._known = KnownVectors()
         self._embedded_to = 0
         """Id of the last example taken for embedding. The next call begins after it, so that an example that can't be
         embedded does not hold up the others."""
         self._waiting: list[InFlight] = []
+        self._describing: dict[InFlight, Described] = {}
+        """The jobs of `_waiting` of whose described choices some are embedded."""
+        self._steps = 0
+        self._last_turns: dict[str, int] = {}
+        """For each submitter the last step that took up a job of theirs; forgotten when all ended."""
         self._calibrating: list[tuple[InFlight, Mix, Calibration]] = []
         self._running: list[InFlight] = []
 
@@ -102,8 +111,6 @@ class Engine:
         """
         routed = [flight.job for flight in flights if flight.job.kind != measuring.KIND]
         vectors, compared = self._turns.run(partial(self._encode, flights, routed))
-        if described := self._describer.embed_choices(routed):
-            lap(flights, "encode", observed=False)
         routes = route(connection, routed, vectors, self.encoder.identity, self.encoder.input_version)
         plans = measuring.plan_measurements(connection, [flight.job for flight in flights])
         decided: list[Routed | measuring.MeasurementPlan] = [*routes, *plans]
@@ -116,11 +123,8 @@ class Engine:
                 continue
             flight.decision = decision
             flight.labelled, flight.vector = labelled.get(flight.job.id, ()), vector_of.get(flight.job)
-            if (meant := described.get(flight.job)) is not None:
-                flight.similarities = meant @ compared_of[flight.job]
-                if flight.labelled:
-                    flight.row_similarities = self._describer.embed_rows(flight.job, flight.labelled) @ meant.T
-            flight.requests = requests_of(flight.job, decision, flight.similarities)
+            flight.compared = compared_of.get(flight.job)
+            flight.requests = requests_of(flight.job, decision)
         lap(flights, "route")
         compositions = [request.composition for flight in flights for request in flight.requests]
         adapters = self.predictor.load(compositions, partial(fetch_adapters, connection))
@@ -174,13 +178,17 @@ class Engine:
         self._calibrate()
         self._run()
         ended = self._postprocess()
+        if not self:
+            self._last_turns.clear()
         self._turns.give_turn() if self else self._turns.keep()
         return ended
 
     def clear(self) -> list[InFlight]:
         """Return the unfinished jobs, and forget them. After an error of `step` they may be added again."""
-        left = [*self._running, *(flight for flight, _, _ in self._calibrating), *self._waiting]
+        calibrating = (flight for flight, _, _ in self._calibrating)
+        left = list(dict.fromkeys([*self._running, *calibrating, *self._waiting]))  # one may have been about to join
         self._running, self._calibrating, self._waiting, self._answering = [], [], [], self.predictor.begin()
+        self._describing.clear()
         self._calibrator.clear()
         self._turns.keep()
         return left
@@ -199,15 +207,56 @@ class Engine:
             raise DeviceFailedError(f"the device computes nothing any more: {error}; start the worker again") from error
 
     def _schedule(self) -> None:
-        joining, self._waiting = self._waiting, []
-        lap(joining, "ready")
-        mixes = [self.predictor.compose([r.composition for r in each.requests], each.adapters) for each in joining]
-        lap(joining, "compose")
-        for flight, own in zip(joining, mixes, strict=True):
-            if flight.labelled and flight.vector is not None and isinstance(own[0], Mix):
-                self._calibrating.append((flight, own[0], self._begin_calibration(flight, flight.vector, own[0])))
-            else:
-                self._join(flight, list(zip(flight.requests, own, strict=True)))
+        """Let jobs join, in turns of their submitters, until JOINING_S are over; the others wait for the next step.
+
+        The first jobs are those of the submitter of whom a step took up a job longest ago. Jobs that are no longer
+        wanted come before all others, and end; jobs in the background come last.
+        """
+        self._steps += 1
+        until = perf_counter() + JOINING_S
+        for flight in sorted(self._waiting, key=self._turn):
+            self._last_turns[flight.job.submitted_by] = self._steps
+            while not self._has_joined(flight):
+                if perf_counter() >= until:
+                    return
+            self._waiting.remove(flight)
+            if perf_counter() >= until:
+                return
+
+    def _turn(self, flight: InFlight) -> tuple[bool, bool, int]:
+        return flight.wanted(), flight.job.background, self._last_turns.get(flight.job.submitted_by, 0)
+
+    def _has_joined(self, flight: InFlight) -> bool:
+        """Let a job join, unless some of its described choices are not embedded yet: then embed a piece of them."""
+        if not flight.wanted():
+            self._describing.pop(flight, None)
+            self._join(flight, [(request, lease_lost()) for request in flight.requests])
+            return True
+        if flight.job.descriptions is not None and flight.requests and not self._is_described(flight):
+            return False
+        lap([flight], "ready")
+        own = self.predictor.compose([request.composition for request in flight.requests], flight.adapters)
+        lap([flight], "compose")
+        if flight.labelled and flight.vector is not None and isinstance(own[0], Mix):
+            self._calibrating.append((flight, own[0], self._begin_calibration(flight, flight.vector, own[0])))
+        else:
+            self._join(flight, list(zip(flight.requests, own, strict=True)))
+        return True
+
+    def _is_described(self, flight: InFlight) -> bool:
+        """Whether the request of a job has its similarities to the described choices; if not, embed a piece of them."""
+        began = perf_counter()
+        if (described := self._describing.get(flight)) is None:
+            described = self._describing[flight] = self._describer.begin(flight.job, flight.labelled)
+        self._describer.embed_some(described)
+        flight.share(perf_counter() - began)
+        if described.left:
+            return False
+        assert isinstance(flight.decision, Routed) and flight.compared is not None
+        del self._describing[flight]
+        flight.requests = requests_of(flight.job, flight.decision, described.similarities(flight.compared))
+        flight.row_similarities = described.row_similarities
+        return True
 
     def _begin_calibration(self, flight: InFlight, vector: Vector, mix: Mix) -> Calibration:
         """Calibrate the scores of a job's choices under its mix.

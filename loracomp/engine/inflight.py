@@ -22,7 +22,8 @@ Result: TypeAlias = Prediction | Routed | Measurement | Failure
 """What a job ended with. A job of kind 'route' ends with what routing decided."""
 
 SHARED = frozenset({"encode", "route", "load", "compose"})
-"""Steps that the worker does for several jobs at once. The model's passes are divided as it works (`Engine.step`)."""
+"""Steps whose time is divided among the jobs that went through them together. What the model computes is divided as it
+works (`Engine.step`)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,10 +42,11 @@ class InFlight:
     """What the job asks (`requests_of`). Calibration changes a copy, because a job may be scheduled twice."""
     vector: npt.NDArray[np.float32] | None = None
     """The unit vector by which the job was routed; None for a job of kind 'measure'."""
-    similarities: npt.NDArray[np.float32] | None = None
-    """Similarity of the job's text to each described choice; None if its choices are not described."""
+    compared: npt.NDArray[np.float32] | None = None
+    """The unit embedding of the job's text, which is compared with described choices; None for a job of kind
+    'measure'."""
     row_similarities: npt.NDArray[np.float32] | None = None
-    """Similarities [rows, choices] of the labelled rows' texts to these choices."""
+    """Similarities [rows, choices] of the labelled rows' texts to described choices; None until they are compared."""
     labelled: tuple[LabelledRow, ...] = ()
     """Labelled rows on which the scores of its choices are calibrated; if empty, they are not calibrated."""
     adapters: Mapping[int, "PackedAdapter | JobError"] = field(default_factory=dict)

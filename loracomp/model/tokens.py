@@ -13,9 +13,9 @@ from loracomp.errors import JobError
 from loracomp.model.cpu import ROW_TOKENS
 from loracomp.model.longrope import frequencies_of
 
-MOST_CHARACTERS = 10_000_000
-"""Maximum number of characters to tokenise for a prompt, which is tokenised with each of its choices. They take 10 to
-30 s."""
+MOST_CHARACTERS = 4_000_000
+"""Maximum number of characters to tokenise for a prompt, which is tokenised with each of its choices. They take two to
+ten seconds, for which other jobs wait."""
 BRANCHED_TOKENS = 8192
 """Maximum number of tokens of a row with several branches, whose attention mask has as many rows and columns."""
 

@@ -364,6 +364,49 @@ def test_who_waits_for_rows_that_a_cancelled_job_asked_for_gets_them(engine: Eng
     assert other.result.label_scores is not None
 
 
+def of(submitter: str, number: int, choices: int = 3, *, described: bool = False, **fields: Any) -> InFlight:
+    """A submitter's prepared job, which takes long to join if its choices are described."""
+    made = flight(number, **fields)
+    names = tuple(f"{submitter} {number} {choice}" for choice in range(choices))
+    job = replace(made.job, submitted_by=submitter, choices=names, descriptions=names if described else None)
+    request = replace(made.requests[0], choices=names, submitted_by=submitter)
+    return replace(made, job=job, requests=(request,), compared=np.ones(384, np.float32))
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_jobs_that_take_long_to_join_do_not_hold_up_another_submitters(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, described: bool
+) -> None:
+    monkeypatch.setattr("loracomp.engine.engine.JOINING_S", 0)
+    alices = [of("alice", number, 40, described=described) for number in range(1, 5)]
+    for each in alices:
+        engine.add(each)
+    steps = [engine.step()]
+    for each in (of("bob", 8), of("alice", 9)):
+        engine.add(each)
+    while engine:
+        steps.append(engine.step())
+    order = [each.job.id for ended in steps for each in ended]
+    assert order.index(8) <= 1 < order.index(9)
+    assert all(isinstance(each.result, Prediction) for each in alices)
+
+
+def test_cancelled_jobs_end_before_they_are_described_and_each_step_asks(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a worker would work for minutes in vain, and would be taken for one that hangs."""
+    monkeypatch.setattr("loracomp.engine.engine.JOINING_S", 0)
+    still_wanted = [True]
+    cancelled = [of("alice", each, 1000, described=True, wanted=lambda: still_wanted[0]) for each in range(3)]
+    for each in cancelled:
+        engine.add(each)
+    assert engine.step() == []
+    still_wanted[0] = False
+    ended = [*engine.step(), *engine.step(), *engine.step()]
+    assert ended == cancelled and not engine
+    assert all(isinstance(each.result, Failure) and each.result.code == "lease_lost" for each in ended)
+
+
 def test_jobs_are_not_lost_if_a_step_raises_while_their_rows_are_scored(engine: Engine) -> None:
     undisturbed, disturbed = flight(1, LONG), flight(2, LONG)
     ended_in_order(engine, [undisturbed])

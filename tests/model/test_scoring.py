@@ -141,7 +141,7 @@ def test_what_would_take_minutes_to_tokenise_is_refused_before(tokenizer):
             raise AssertionError("it was tokenised")
 
     prompt, choices = "a" + " " * 100_000 + "b", [f"choice {number}" for number in range(1000)]
-    with pytest.raises(JobError, match=r"prompt and choices have 100,\d+,.* at most 10,000,000") as error:
+    with pytest.raises(JobError, match=r"prompt and choices have 100,\d+,.* at most 4,000,000") as error:
         encode_choices(Untouched(), prompt, choices, TINY_CONTEXT)
     assert (error.value.code, error.value.retry) == ("prompt_too_long", False)
 
