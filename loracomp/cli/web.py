@@ -47,7 +47,8 @@ def web(
         asks, role = connection.pgconn.used_password, connection.info.user
     if host not in ("127.0.0.1", "::1", "localhost"):
         warn("database passwords will travel to this address unencrypted: put a proxy with TLS in front of it")
-    remark(f"http://{host}:{port}: log in with a database role" + (" and its password" if asks else ""))
+    shown = f"[{host}]" if ":" in host else host
+    remark(f"http://{shown}:{port}: log in with a database role" + (" and its password" if asks else ""))
     if not asks:
         remark(
             f"The database asks for no password, so the pages do: log in as {role} with {Seal(secret).local_password}"

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from socket import AF_INET, AF_INET6
 from threading import Semaphore, Thread
 from time import monotonic
 from types import TracebackType
@@ -150,8 +151,9 @@ class _Server(ThreadingWSGIServer):
     """Closes further connections at once while it serves MOST_CONNECTIONS, because each takes one of the files that the
     worker may open."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, address: tuple[str, int], *args: Any) -> None:
+        self.address_family = AF_INET6 if ":" in address[0] else AF_INET
+        super().__init__(address, *args)
         self._free = Semaphore(MOST_CONNECTIONS)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:

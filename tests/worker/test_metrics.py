@@ -317,6 +317,15 @@ def test_idle_connections_use_up_no_more_than_their_share_of_the_workers_files(
     assert capfd.readouterr().err == ""
 
 
+def test_it_listens_on_addresses_of_both_families() -> None:
+    for host in ("::1", "localhost"):
+        with (
+            Endpoint(host, 0) as endpoint,
+            urllib.request.urlopen(f"http://{f'[{host}]' if ':' in host else host}:{endpoint.port}/metrics") as answer,
+        ):
+            assert answer.status == 200
+
+
 def test_a_model_that_loads_is_not_ready() -> None:
     with Endpoint("127.0.0.1", 0) as endpoint:
         assert "loading" in problems(endpoint)["model"]
