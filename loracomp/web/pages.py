@@ -18,7 +18,7 @@ from loracomp.database.connections import Connection, allowed_rows, rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError, NotFoundError, UsageError
 from loracomp.web.picture import read_job
-from loracomp.web.render import source
+from loracomp.web.render import load_all, source
 from loracomp.web.report import heat_map, read_report
 from loracomp.web.sessions import Seal, Session, connected
 from loracomp.web.visits import COOKIE, HEADERS, Visit, endpoint
@@ -39,6 +39,7 @@ _KEY = TypeAdapter(list[str])
 def make_app(url: str, secret: str) -> Starlette:
     """Make the server's application for the database with this URL. Processes with the same secret accept each other's
     sessions."""
+    load_all()
     app = Starlette(
         routes=routes(url, secret),
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=_with_headers)],

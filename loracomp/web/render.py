@@ -71,9 +71,16 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
     extensions=["jinja2.ext.do"],
+    auto_reload=False,  # an upgrade replaces the files under a running server, whose code may not fit them
 )
 _templates.filters |= {"fit": fit, "digits": _digits, "count": "{:,}".format, "of": _of, "minutes": _minutes}
 _templates.filters |= {"shell": shlex.quote, "literal": _literal}
+
+
+def load_all() -> None:
+    """Load every template now, so that none is read later, when a newer release may lie on the disk."""
+    for name in _templates.list_templates(extensions=["html"]):
+        _templates.get_template(name)
 
 
 def source(name: str) -> str:

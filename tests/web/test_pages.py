@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from hostile import HOSTILE
 from loracomp.database import connections as db
 from loracomp.errors import RefusedError
-from loracomp.web import pages, sessions, visits
+from loracomp.web import pages, render, sessions, visits
 from loracomp.web.pages import make_app, routes
 from loracomp.web.sessions import Seal, Session
 from loracomp.web.visits import COOKIE
@@ -38,6 +38,12 @@ def visit(scene: Scene) -> Iterator[Callable[[str], TestClient]]:
         return client
 
     yield logged_in
+
+
+def test_a_running_server_shows_no_templates_of_a_later_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app("postgresql://", SECRET)
+    monkeypatch.setattr(render._templates.loader, "get_source", None)
+    assert TestClient(app, base_url="https://testserver").get("/login").status_code == 200
 
 
 # Who sees what
