@@ -1,6 +1,7 @@
 """Commands about the database: init, db start|stop|reset|status|url|psql|dump|restore."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Annotated
@@ -102,11 +103,26 @@ def url(as_json: AsJson = False) -> None:
 
 @db_app.command()
 def dump(file: Annotated[Path, typer.Argument(help="File to write.")]) -> None:
-    """Write the whole database to a file, for `db restore` or pg_restore."""
+    """Write the whole database to a file, for `db restore` or pg_restore. An earlier dump is replaced once the new one
+    is complete."""
     address = embedded.database_url(load_settings())
     with translated_errors(), connect(address, vectors=False) as connection:
         program = _program("pg_dump", connection)
-    os.execve(program, [program, "--format=custom", f"--file={file}"], _for_psql(address))  # noqa: S606
+    if file.exists() and not file.is_file():  # such as /dev/stdout
+        os.execve(program, [program, "--format=custom", f"--file={file}"], _for_psql(address))  # noqa: S606
+    whole = file.resolve()
+    part = whole.with_name(f"{whole.name}.part")
+    part.unlink(missing_ok=True)  # a pg_dump that was left behind may still write it
+    if whole.exists():
+        part.touch()
+        shutil.copymode(whole, part)
+    dumped = subprocess.run(  # noqa: S603
+        [program, "--format=custom", f"--file={part}"], env=_for_psql(address), check=False
+    )
+    if dumped.returncode:
+        part.unlink(missing_ok=True)
+        raise typer.Exit(1)
+    part.replace(whole)
 
 
 @db_app.command()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -16,6 +17,7 @@ from job_data import add_base_model, add_jobs, statuses
 from loracomp.database import connections as db
 from loracomp.database import embedded
 from people_fixtures import login
+from worker_helpers import wait_until
 
 
 def loracomp(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -38,6 +40,26 @@ def test_a_dump_is_restored_into_an_empty_database(
         assert statuses(restored) == {job: "queued"}
     again = loracomp(empty_database, "restore", file)
     assert again.returncode != 0 and "already exists" in again.stderr
+
+
+def test_a_dump_that_fails_leaves_the_earlier_one(connection: db.Connection, database: str, tmp_path: Path) -> None:
+    file = tmp_path / "dump"
+    file.write_text("of yesterday")
+    file.chmod(0o600)
+    waits = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pg_dump'"
+    with ThreadPoolExecutor(1) as thread:
+        with db.connect(database) as other, other.transaction():
+            other.execute("LOCK TABLE loracomp.job IN ACCESS EXCLUSIVE MODE")
+            done = thread.submit(loracomp, database, "dump", str(file))
+            wait_until(
+                lambda: connection.execute(f"SELECT pid {waits} AND wait_event_type = 'Lock'".encode()).fetchone()
+            )
+            connection.execute(f"SELECT pg_terminate_backend(pid) {waits}".encode())
+            assert done.result().returncode == 1
+        assert file.read_text() == "of yesterday"
+        assert loracomp(database, "dump", str(file)).returncode == 0
+    assert file.read_bytes().startswith(b"PGDMP")
+    assert (file.stat().st_mode & 0o777, [*tmp_path.iterdir()]) == (0o600, [file])
 
 
 def test_a_missing_role_is_to_be_created_before_a_restore(
