@@ -7,12 +7,12 @@
 --       prompts_statement
 --   read_as_owner         runs SQL with the rights of the table's owner; each of these functions calls it
 --     check_same_owner    15_source.sql
---     check_code          25_code.sql
+--     lock_code           25_code.sql
 --
 -- Keys and rows are passed as JSON arrays of objects: {"key": ["17"]}. The declaration must have
 -- its current names (with_current_names).
 
--- Any side effect of the statement, such as a changed setting, is undone, and the lock of check_code is released. Reading may run the owner's code,
+-- Any side effect of the statement, such as a changed setting, is undone, and the lock of lock_code is released. Reading may run the owner's code,
 -- which could call loracomp's functions with the rights of this session. So whoever may have other rights than the owner has the table checked
 -- first: administrators and members of the owner's role. The keeper has checked it before. Other readers would run the same code by reading the
 -- view, and the lock would make them wait for each other and for autovacuum.
@@ -31,7 +31,7 @@ BEGIN
             USING ERRCODE = 'wrong_object_type';
     END IF;
     IF loracomp.caller() <> d.owner AND loracomp.may_alter_answers(d) THEN
-        PERFORM loracomp.check_code(d.source);
+        PERFORM loracomp.lock_code(d.source, waits => TRUE);
     END IF;
     EXECUTE format('SELECT loracomp_parts.read_%s($1, $2)', d.id) INTO result USING statement, argument;
     RAISE EXCEPTION USING ERRCODE = 'LC001';

@@ -1,13 +1,44 @@
 -- Keeps code of a table's owner from running in a worker's session.
---   check_code          refuses tables with such code; check_source, follow_source and read_as_owner call it
+--   lock_code           locks a table and checks it, before its rows are read; follow_source and read_as_owner call it
+--     check_code        refuses tables with such code; check_source calls it too
+
+-- The lock is the one that VACUUM takes: until the transaction ends, nobody can add such code, and writers don't wait. It isn't taken if the owner may
+-- act as loracomp's owner anyway. A person's call waits for the lock for longer than deadlock_timeout, even if the caller's lock_timeout is shorter,
+-- because autovacuum then gives way. The keeper doesn't wait, because one table must not hold up the others, and because autovacuum would never finish
+-- if it gave way to each new row.
+CREATE FUNCTION loracomp.lock_code(source regclass, waits boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = lock_code.source);
+    callers CONSTANT text := current_setting('lock_timeout');
+BEGIN
+    IF NOT pg_has_role(relation.relowner, current_user, 'usage') THEN
+        PERFORM set_config('lock_timeout', loracomp.patience_ms()::text, TRUE) FROM pg_settings AS s
+        WHERE s.name = 'lock_timeout' AND s.setting::integer BETWEEN 1 AND loracomp.patience_ms();
+        EXECUTE format(
+            'LOCK TABLE %s %s IN SHARE UPDATE EXCLUSIVE MODE %s', CASE WHEN relation.relkind <> 'p' THEN 'ONLY' END,
+            relation.oid::regclass, CASE WHEN NOT waits THEN 'NOWAIT' END
+        );
+        PERFORM set_config('lock_timeout', callers, TRUE);
+    END IF;
+    PERFORM loracomp.check_code(lock_code.source);
+EXCEPTION WHEN lock_not_available THEN
+    IF NOT waits THEN
+        RAISE;
+    END IF;
+    RAISE EXCEPTION 'table % is being vacuumed or analyzed, or gets an index', lock_code.source
+        USING ERRCODE = 'lock_not_available', HINT = 'try again when that has ended';
+END
+$$;
+COMMENT ON FUNCTION loracomp.lock_code IS
+'Locks a table against new code of its owner, and raises if reading it may call functions that are not owned by a superuser.';
 
 -- To plan a query, Postgres may call functions that the table's indexes, statistics and constraints name; and if row security is forced on the
--- owner, it calls functions in the policies. Such a function would run in a worker's session and could change its settings. The lock is the one
--- that VACUUM takes: until the transaction ends, nobody can add such code, and writers don't wait. It isn't taken if the owner may act as
--- loracomp's owner anyway. A person's call waits for the lock, and autovacuum then gives way. The keeper doesn't wait, because one table must not
--- hold up the others, and because autovacuum would never finish if it gave way to each new row.
-CREATE FUNCTION loracomp.check_code(source regclass, waits boolean DEFAULT TRUE) RETURNS void
-LANGUAGE plpgsql VOLATILE
+-- owner, it calls functions in the policies. Such a function would run in a worker's session and could change its settings.
+CREATE FUNCTION loracomp.check_code(source regclass) RETURNS void
+LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
@@ -15,13 +46,7 @@ DECLARE
     tables oid[];
     problem text;
 BEGIN
-    IF NOT pg_has_role(relation.relowner, current_user, 'usage') THEN
-        EXECUTE format(
-            'LOCK TABLE %s %s IN SHARE UPDATE EXCLUSIVE MODE %s', CASE WHEN relation.relkind <> 'p' THEN 'ONLY' END,
-            relation.oid::regclass, CASE WHEN NOT waits THEN 'NOWAIT' END
-        );
-    END IF;
-    tables := ARRAY(SELECT relation.oid UNION SELECT t.relid FROM pg_partition_tree(relation.oid) AS t);
+    tables := ARRAY(SELECT relation.oid UNION SELECT p.part FROM loracomp.parts_of(relation.oid) AS p);
     SELECT CASE
         WHEN count(p.oid) > 0 THEN format(
             'an index, statistics or a constraint calls %s: drop it, or let a superuser own the function',
@@ -49,4 +74,4 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_code IS 'Raises if reading a table may call functions that are not owned by a superuser. Locks the table against adding any.';
+COMMENT ON FUNCTION loracomp.check_code IS 'Raises if reading a table may call functions that are not owned by a superuser.';

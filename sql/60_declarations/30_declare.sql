@@ -6,6 +6,7 @@
 --     answers_channel                 notify_answers and list_answers call it too
 --     view_definition                 alter_answers, bring_view_back and answers_since call it too
 --     lock_source
+--       lock_tables                   24_locks.sql
 --     add_own_task                    70_learn.sql
 --     parts_hash                      37_scan.sql
 
@@ -107,21 +108,33 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.view_definition IS 'Definition and options of a view over a declared table, to tell whether its owner has changed them.';
 
--- Until it has the lock, others who want to write wait behind this call.
-CREATE FUNCTION loracomp.lock_source(d loracomp.declaration) RETURNS void
+-- It gives up the lock for which it waits, and tries again, so that whoever wants to write meanwhile waits for two seconds at most. The caller must not
+-- have locked the table in a weaker mode: an application that waits for that lock, and has written to the table, would wait in a circle.
+CREATE FUNCTION loracomp.lock_source(source regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
-SET lock_timeout = '10s'
 AS $$
+DECLARE
+    until CONSTANT timestamptz := clock_timestamp() + interval '10 seconds';
 BEGIN
-    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
-EXCEPTION WHEN lock_not_available THEN
-    RAISE EXCEPTION 'a transaction that is open has written to table %', d.names[1]
-        USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
+    LOOP
+        BEGIN
+            PERFORM loracomp.lock_tables(
+                lock_source.source || ARRAY(SELECT p.part FROM loracomp.parts_of(lock_source.source) AS p), 'SHARE ROW EXCLUSIVE'
+            );
+            RETURN;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            IF clock_timestamp() > until THEN
+                RAISE EXCEPTION 'table % is being vacuumed, or a transaction that is open has written to it', lock_source.source
+                    USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
+            END IF;
+        END;
+        PERFORM pg_sleep(0.05);
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION loracomp.lock_source IS
-'Waits until all transactions that have written to a declaration''s table have ended, and keeps others from writing. Raises after ten seconds.';
+'Waits until all transactions that have written to a table have ended, and keeps others from writing. Raises after ten seconds.';
 
 CREATE FUNCTION loracomp.create_answers(
     name text,
@@ -188,7 +201,7 @@ BEGIN
     PERFORM loracomp.check_certain(d);
     PERFORM loracomp.check_request(d);
     d.id := nextval(pg_get_serial_sequence('loracomp.declaration', 'id'));
-    PERFORM loracomp.lock_source(d);
+    PERFORM loracomp.lock_source(d.source);
     PERFORM loracomp.make_parts(d);
     d.view := loracomp.make_view(d, schema, parts[cardinality(parts)]);
     d.task_id := loracomp.add_own_task(d);

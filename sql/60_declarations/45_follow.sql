@@ -3,7 +3,7 @@
 --     forget_some       removes a declaration whose table or view was dropped
 --     check_same_owner, with_all_columns     15_source.sql
 --     check_owner, check_text, check_parent, check_enum_values  28_check.sql
---     check_code        25_code.sql
+--     lock_code         25_code.sql
 
 -- If a table or a column is renamed, its answers stay. After a dump and restore, columns may have other numbers, and rows have other transaction
 -- ids. There may be millions of answers, so each call rewrites the ids of only some of them.
@@ -21,8 +21,8 @@ BEGIN
         RETURN loracomp.forget_some(d);
     END IF;
     PERFORM loracomp.check_same_owner(d);
-    -- What asks for a scan afterwards comes before check_code, which fails while the table is being vacuumed.
-    PERFORM loracomp.check_owner(owner), loracomp.check_parent(d.source), loracomp.check_code(d.source, waits => FALSE);
+    -- What asks for a scan afterwards comes before lock_code, which fails while the table is being vacuumed.
+    PERFORM loracomp.check_owner(owner), loracomp.check_parent(d.source), loracomp.lock_code(d.source, waits => FALSE);
     d := loracomp.with_all_columns(d);
     PERFORM loracomp.check_text(d.source, d.columns), loracomp.check_enum_values(d.source, d.filter);
     IF loracomp.primary_key_of(d.source) <> d.key_columns THEN

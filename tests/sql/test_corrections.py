@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Any
 
@@ -532,19 +532,51 @@ def test_a_row_that_is_edited_stays_drawn(connection: Connection, alice: Connect
     assert again == [{"key": [str(ids[0])]}]
 
 
-def test_an_open_correction_by_a_member_holds_up_one_row(
-    connection: Connection, alice: Connection, database: str
-) -> None:
+@pytest.fixture
+def member(connection: Connection, database: str, alice: Connection) -> Iterator[Connection]:
+    """Bob, who is a member of alice's role."""
     connection.execute(f"GRANT {login('alice')} TO {login('bob')}".encode())
     try:
-        with connect(database, "bob") as bob, bob.transaction():
-            bob.execute("SELECT loracomp.correct_row('urgency', '{3}', 'urgent')")
-            alice.execute("SET statement_timeout = '5s'; ANALYZE tickets")
-            alice.execute(ADD_TICKETS, [7, 8])
-            assert len(claim(connection, 100)) == 2, "new rows are asked"
-            alice.execute("SELECT loracomp.correct_row('urgency', '{2}', 'urgent')")
+        with connect(database, "bob") as bob:
+            yield bob
     finally:
         connection.execute(f"REVOKE {login('alice')} FROM {login('bob')}".encode())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "correct_row('urgency', '{3}', 'urgent')",
+        "try_prompts('tickets', '{body}')",
+        "estimate_answers('tickets', '{body}')",
+    ],
+)
+def test_what_a_member_leaves_open_holds_up_one_row_at_most(
+    connection: Connection, alice: Connection, member: Connection, call: str
+) -> None:
+    with member.transaction():
+        member.execute(f"SELECT * FROM loracomp.{call}".encode())
+        alice.execute("SET statement_timeout = '5s'; ANALYZE tickets")
+        alice.execute(ADD_TICKETS, [7, 8])
+        assert len(claim(connection, 100)) == 2, "new rows are asked"
+        alice.execute("SELECT loracomp.correct_row('urgency', '{2}', 'urgent')")
+
+
+def test_a_correction_by_a_member_waits_until_autovacuum_gives_way(
+    alice: Connection, member: Connection, database: str
+) -> None:
+    """It does after deadlock_timeout, which is a second, and pages wait for locks no longer than that."""
+    member.execute("SET lock_timeout = '200ms'")
+    correct = "SELECT loracomp.correct_row('urgency', '{3}', 'urgent')"
+    with db.connect(database) as vacuum, ThreadPoolExecutor(1) as pool:
+        with vacuum.transaction():
+            vacuum.execute("LOCK TABLE public.tickets IN SHARE UPDATE EXCLUSIVE MODE")
+            with pytest.raises(errors.LockNotAvailable, match=r"tickets is being vacuumed or analyzed, or gets an ind"):
+                member.execute(correct)
+            corrected = pool.submit(member.execute, correct)
+            assert not wait([corrected], 0.7).done
+        corrected.result(20)
+    assert value(member, "SHOW lock_timeout") == "200ms"
 
 
 def test_accuracy_before_and_after_is_that_of_drawn_rows(connection: Connection, alice: Connection) -> None:

@@ -105,8 +105,8 @@ OWNERS_ALONE = """
     make_answers_view make_parts add_triggers drop_parts threshold rows_to_look_at first_look certainty
     certainty_in_words lower_promise rows_to_draw lost_promises
     read_as_owner next_keys first_hidden read_rows first_megabyte read_prompts prompts_statement passes_sql
-    text_size_sql check_code check_source check_parent check_text check_owner check_certain check_request make_view
-    answers_channel find_declaration
+    text_size_sql check_code lock_code patience_ms lock_tables check_source check_parent check_text check_owner
+    check_certain check_request make_view answers_channel find_declaration
     lock_declaration may_alter_answers forget_answers unfinished_jobs accuracy_of
     measuring waits_for_measurements
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
