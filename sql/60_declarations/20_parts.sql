@@ -16,6 +16,7 @@
 --       make_answers_view
 --     add_triggers        makes the triggers on the table and its partitions
 --     drop_parts          drops all of these
+--       lock_tables       24_locks.sql
 --
 -- A user's table is never read with the rights of loracomp's owner. hint and correct do run with these rights, but they read only the rows of
 -- the statement that fired them, and convert only key columns, whose types are built in (key_forms).
@@ -245,22 +246,29 @@ $$;
 COMMENT ON FUNCTION loracomp.add_triggers IS 'Makes the triggers that a declaration''s table and its partitions still lack.';
 
 -- It works even if the table or the view is gone. Triggers on another owner's table, which pg_restore may have copied, are left: dropping them would
--- wait for whoever uses that table, and they do nothing.
-CREATE FUNCTION loracomp.drop_parts(d loracomp.declaration) RETURNS void
+-- wait for whoever uses that table, and they do nothing. With `locks` it waits for the tables for two seconds at most, all together; otherwise the
+-- caller's lock_timeout applies to each of them. Whoever reads the view has locked its table too, so the table is locked first.
+CREATE FUNCTION loracomp.drop_parts(d loracomp.declaration, locks boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET client_min_messages = warning
 AS $$
 DECLARE
-    statement text;
-BEGIN
-    FOR statement IN
-        SELECT format('DROP VIEW %s', c.oid::regclass) FROM pg_class AS c WHERE c.oid = d.view
-        UNION ALL
-        SELECT format('DROP TRIGGER %I ON %s', g.tgname, g.tgrelid::regclass)
-        FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid
+    tables CONSTANT regclass[] := ARRAY(
+        SELECT DISTINCT g.tgrelid FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid
         WHERE g.tgfoid = 'loracomp_parts.hint'::regproc AND starts_with(g.tgname, format('loracomp_%s_', d.id))
             AND (c.oid = d.source OR pg_get_userbyid(c.relowner) = d.owner)
+    );
+    statement text;
+BEGIN
+    IF drop_parts.locks THEN
+        PERFORM loracomp.lock_tables(tables, 'ACCESS EXCLUSIVE');
+    END IF;
+    FOR statement IN
+        SELECT format('DROP TRIGGER %I ON %s', g.tgname, g.tgrelid::regclass) FROM pg_trigger AS g
+        WHERE g.tgrelid = ANY (tables) AND g.tgfoid = 'loracomp_parts.hint'::regproc AND starts_with(g.tgname, format('loracomp_%s_', d.id))
+        UNION ALL
+        SELECT format('DROP VIEW %s', c.oid::regclass) FROM pg_class AS c WHERE c.oid = d.view
     LOOP
         EXECUTE statement;
     END LOOP;

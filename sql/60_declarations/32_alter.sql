@@ -1,9 +1,9 @@
 -- Changes and drops declarations.
 --   alter_answers
---     lock_to_alter
---       with_other_source             alter_answers calls it too
---         check_source                28_check.sql
---       lock_declaration
+--     lock_to_alter                   locks declarations with their corrections; drop_answers and lock_views call it too
+--     lock_declaration                enough if no correction changes
+--     with_other_source
+--       check_source                  28_check.sql
 --     check_certain, check_request    28_check.sql
 --     replace_view
 --       make_view                     30_declare.sql
@@ -15,7 +15,7 @@
 --     begin_scan                      37_scan.sql
 --     unfinished_jobs                 forget_answers calls it too
 --   drop_answers
---     lock_declaration
+--     lock_to_alter
 --     forget_answers                  the keeper and erase_submitter call it too
 --   lock_declaration                  find_declaration, and locks the declaration
 --     find_declaration                the declaration of a view; correct_row and list_answer_rows call it too
@@ -49,39 +49,54 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.find_declaration IS 'The declaration of a view. Raises unless the caller may change it.';
 
--- A correction locks the declaration FOR KEY SHARE.
-CREATE FUNCTION loracomp.lock_declaration(name regclass, waits_for_corrections boolean DEFAULT FALSE)
-RETURNS loracomp.declaration
+CREATE FUNCTION loracomp.lock_declaration(name regclass) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     PERFORM loracomp.find_declaration(lock_declaration.name); -- nobody else may lock it
-    IF waits_for_corrections THEN
-        IF current_setting('transaction_isolation') <> 'read committed' THEN
-            RAISE EXCEPTION 'a transaction with isolation level % can''t see the corrections that others have just made',
-                current_setting('transaction_isolation')
-                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'change the declaration with isolation level read committed';
-        END IF;
-        PERFORM FROM loracomp.declaration AS a WHERE a.view = lock_declaration.name FOR UPDATE;
-    ELSE
-        PERFORM FROM loracomp.declaration AS a WHERE a.view = lock_declaration.name FOR NO KEY UPDATE;
-    END IF;
+    PERFORM FROM loracomp.declaration AS a WHERE a.view = lock_declaration.name FOR NO KEY UPDATE;
     RETURN (SELECT loracomp.find_declaration(lock_declaration.name));
 END
 $$;
 COMMENT ON FUNCTION loracomp.lock_declaration IS
-'The declaration of a view, locked until the transaction ends, against corrections too if asked. Raises unless the caller may change it, and '
-'if the transaction can''t see the corrections that the lock has waited for.';
+'The declaration of a view, locked until the transaction ends, but not against corrections. Raises unless the caller may change it.';
 
--- Open transactions may have changed a column without a hint, because it was not among the columns. This waits for them, as create_answers does.
-CREATE FUNCTION loracomp.with_other_source(name regclass, prompt text, filter jsonb) RETURNS loracomp.declaration
+-- A correction locks the declaration FOR KEY SHARE. Others correct and draw rows in any order. So that they and this call never wait for each other, it
+-- gives up all locks if it can't have all of them at once, and tries again. The caller has made sure that the declarations may be locked.
+CREATE FUNCTION loracomp.lock_to_alter(names regclass[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET lock_timeout = '100ms'
+AS $$
+DECLARE
+    until CONSTANT timestamptz := clock_timestamp() + interval '10 seconds';
+    ids CONSTANT integer[] := ARRAY(SELECT a.id FROM loracomp.declaration AS a WHERE a.view = ANY (lock_to_alter.names));
+BEGIN
+    LOOP
+        BEGIN
+            PERFORM FROM loracomp.declaration AS a WHERE a.id = ANY (ids) ORDER BY a.id FOR UPDATE;
+            PERFORM FROM loracomp.answer_row AS r WHERE r.declaration_id = ANY (ids) AND r.example_id IS NOT NULL FOR UPDATE;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            IF clock_timestamp() > until THEN
+                RAISE EXCEPTION 'a transaction that is open has corrected or drawn rows of %', array_to_string(lock_to_alter.names, ', ')
+                    USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
+            END IF;
+        END;
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION loracomp.lock_to_alter IS
+'Locks declarations with their corrections until the transaction ends. Raises if others keep a part of them locked for ten seconds.';
+
+CREATE FUNCTION loracomp.with_other_source(d loracomp.declaration, prompt text, filter jsonb)
+RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d loracomp.declaration := loracomp.with_current_names(loracomp.find_declaration(with_other_source.name));
-    before CONSTANT smallint[] := d.columns;
     checked loracomp.declaration;
 BEGIN
     IF num_nonnulls(with_other_source.prompt, with_other_source.filter) > 0 THEN
@@ -92,54 +107,13 @@ BEGIN
         d.filter := checked.filter;
         d.columns := checked.columns;
         d.names := checked.names;
-        IF NOT d.columns <@ before THEN
-            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
-        END IF;
     END IF;
     RETURN d;
 END
 $$;
-COMMENT ON FUNCTION loracomp.with_other_source IS
-'A declaration with another prompt or filter, which is checked; null leaves it as it is. Locks the table if a column is added.';
+COMMENT ON FUNCTION loracomp.with_other_source IS 'A declaration with another prompt or filter, which is checked; null leaves it as it is.';
 
--- Others write to the table and correct rows in any order. So that they and this call never wait for each other, it gives up all locks if it can't
--- have all of them at once, and tries again. A vacuum that the server has started gives way to whoever waits longer than deadlock_timeout.
-CREATE FUNCTION loracomp.lock_to_alter(name regclass, prompt text, filter jsonb, waits_for_corrections boolean)
-RETURNS loracomp.declaration
-LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
-SET lock_timeout = 0
-AS $$
-DECLARE
-    until CONSTANT timestamptz := clock_timestamp() + interval '10 seconds';
-    patience CONSTANT text := (SELECT s.setting::integer + 500 FROM pg_settings AS s WHERE s.name = 'deadlock_timeout');
-    d loracomp.declaration;
-BEGIN
-    LOOP
-        BEGIN
-            PERFORM set_config('lock_timeout', patience, TRUE);
-            PERFORM loracomp.with_other_source(lock_to_alter.name, lock_to_alter.prompt, lock_to_alter.filter);
-            PERFORM set_config('lock_timeout', '100ms', TRUE);
-            d := loracomp.lock_declaration(lock_to_alter.name, lock_to_alter.waits_for_corrections);
-            IF lock_to_alter.waits_for_corrections THEN
-                PERFORM FROM loracomp.answer_row AS r WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL FOR UPDATE;
-            END IF;
-            RETURN d;
-        EXCEPTION WHEN lock_not_available THEN
-            IF clock_timestamp() > until THEN
-                RAISE EXCEPTION 'the table of % is being vacuumed or read, or a transaction that is open has written to it or has corrected or drawn rows',
-                    lock_to_alter.name
-                    USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
-            END IF;
-        END;
-        PERFORM pg_sleep(0.05);
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION loracomp.lock_to_alter IS
-'The declaration of a view, locked with all that alter_answers changes. Raises if others keep a part of it locked for ten seconds.';
-
--- The view must not be in use while it is replaced. Other readers wait behind this call, and if the table is locked for a new column, writers too.
+-- The view must not be in use while it is replaced. Other readers wait behind this call.
 CREATE FUNCTION loracomp.replace_view(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -159,7 +133,7 @@ COMMENT ON FUNCTION loracomp.replace_view IS 'Replaces the definition of a decla
 -- Null leaves a setting as it is, except that choices replace a length and a length replaces choices, because a job has only one of them. Rows
 -- whose prompt, choices, descriptions or length change are asked again, and rows that no longer pass the filter lose their answers. Policy,
 -- priority and tags apply to jobs that are made from now on. If `certain` is 0, nothing is promised any more. Only the table's owner may change the
--- prompt or the filter.
+-- prompt or the filter. Open transactions may have changed a column that is new in them without a hint: the scan waits for these (scan_after).
 CREATE FUNCTION loracomp.alter_answers(
     name regclass,
     prompt text DEFAULT NULL,
@@ -183,16 +157,17 @@ DECLARE
     d loracomp.declaration;
     is_another boolean;
 BEGIN
-    IF num_nonnulls(alter_answers.prompt, alter_answers.filter, alter_answers.choices, alter_answers.max_new_tokens) > 0 THEN
-        before := loracomp.lock_to_alter(
-            alter_answers.name, alter_answers.prompt, alter_answers.filter,
-            waits_for_corrections => num_nonnulls(alter_answers.prompt, alter_answers.choices, alter_answers.max_new_tokens) > 0
-        );
-    ELSE
-        before := loracomp.lock_declaration(alter_answers.name);
+    PERFORM loracomp.find_declaration(alter_answers.name);
+    IF num_nonnulls(alter_answers.prompt, alter_answers.choices, alter_answers.descriptions, alter_answers.max_new_tokens) > 0 THEN
+        IF current_setting('transaction_isolation') <> 'read committed' THEN
+            RAISE EXCEPTION 'a transaction with isolation level % can''t see the corrections that others have just made',
+                current_setting('transaction_isolation')
+                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'change the declaration with isolation level read committed';
+        END IF;
+        PERFORM loracomp.lock_to_alter(ARRAY[alter_answers.name]);
     END IF;
-    before := loracomp.with_current_names(before);
-    d := loracomp.with_other_source(alter_answers.name, alter_answers.prompt, alter_answers.filter);
+    before := loracomp.with_current_names(loracomp.lock_declaration(alter_answers.name));
+    d := loracomp.with_other_source(before, alter_answers.prompt, alter_answers.filter);
     IF alter_answers.descriptions IS NULL AND alter_answers.choices <> d.choices AND d.descriptions IS NOT NULL THEN
         RAISE EXCEPTION 'descriptions must be given with other choices, because the present ones describe the present choices'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'descriptions => ''{}'' leaves the choices without descriptions';
@@ -212,7 +187,7 @@ BEGIN
     UPDATE loracomp.declaration AS a SET
         prompt = d.prompt, filter = d.filter, columns = d.columns, names = d.names, choices = d.choices,
         descriptions = d.descriptions, max_new_tokens = d.max_new_tokens, policy = d.policy, priority = d.priority, tags = d.tags,
-        certain = d.certain, certain_of = d.certain_of,
+        certain = d.certain, certain_of = d.certain_of, scan_after = CASE WHEN d.columns <@ before.columns THEN a.scan_after ELSE 0 END,
         paused = coalesce(alter_answers.paused, a.paused), round = a.round + coalesce(alter_answers.again, FALSE)::integer,
         backfill = a.backfill OR coalesce(alter_answers.again, FALSE), trouble = NULL, retry_at = '-infinity'
     WHERE a.id = d.id;
@@ -287,31 +262,43 @@ COMMENT ON FUNCTION loracomp.cancel_answers IS
 CREATE FUNCTION loracomp.drop_answers(name regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET lock_timeout = '2s'
 AS $$
+DECLARE
+    d loracomp.declaration := loracomp.find_declaration(drop_answers.name);
 BEGIN
-    PERFORM loracomp.forget_answers(loracomp.lock_declaration(drop_answers.name));
+    PERFORM loracomp.lock_to_alter(ARRAY[drop_answers.name]);
+    d := loracomp.find_declaration(drop_answers.name);
+    BEGIN
+        PERFORM loracomp.forget_answers(d, locks => TRUE);
+    EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+        RAISE EXCEPTION 'a transaction that is open has read or written table % or its view, or has drawn rows', d.source
+            USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
+    END;
 END
 $$;
 COMMENT ON FUNCTION loracomp.drop_answers IS 'Drops a declaration with its view and its answers; its waiting jobs are erased.';
 
--- It works even if the table or the view is gone. An adapter that was trained on the corrections is retired, but kept for replay.
-CREATE FUNCTION loracomp.forget_answers(d loracomp.declaration) RETURNS void
+-- It works even if the table or the view is gone. An adapter that was trained on the corrections is retired, but kept for replay. The table is locked
+-- last, because deleting the rows may take long, and may have to wait for others. Whoever writes until then may add hints, so these are deleted again.
+CREATE FUNCTION loracomp.forget_answers(d loracomp.declaration, locks boolean DEFAULT FALSE) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     unfinished CONSTANT bigint[] := loracomp.unfinished_jobs(d);
 BEGIN
-    PERFORM loracomp.drop_parts(d);
     DELETE FROM loracomp.declaration AS a WHERE a.id = d.id;
     PERFORM loracomp.forget_examples(ARRAY(SELECT e.id FROM loracomp.example AS e WHERE e.task_id = d.task_id));
     DELETE FROM loracomp.withdrawn_example AS w WHERE w.declaration_id = d.id;
     DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
-    DELETE FROM loracomp.scan_request AS q WHERE q.declaration_id = d.id;
     PERFORM loracomp.delete_jobs(unfinished);
     UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.task_id = d.task_id AND a.status <> 'retired';
     DELETE FROM loracomp.task AS t
     WHERE t.id = d.task_id AND NOT EXISTS (SELECT FROM loracomp.adapter AS a WHERE a.task_id = t.id);
+    PERFORM loracomp.drop_parts(d, forget_answers.locks);
+    DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
+    DELETE FROM loracomp.scan_request AS q WHERE q.declaration_id = d.id;
 END
 $$;
 COMMENT ON FUNCTION loracomp.forget_answers IS 'Removes a declaration with its view, triggers, answers, corrections and waiting jobs.';

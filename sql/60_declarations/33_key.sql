@@ -1,7 +1,8 @@
 -- Changes the type of a key column of a declared table, for example from integer to bigint.
 --   alter_key
 --     view_grants         reads who has which privilege on a view
---     check_view          refuses a view that its owner has changed, or whose table was given away
+--     lock_views          locks the declarations; refuses a view that its owner has changed, or whose table was given away
+--       lock_to_alter     32_alter.sql
 --     bring_view_back     makes a declaration's view again
 
 -- Reads only the catalog. It returns column numbers, because column names may differ after the view is made again.
@@ -28,6 +29,7 @@ CREATE FUNCTION loracomp.bring_view_back(
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET lock_timeout = '2s' -- everybody waits for the table meanwhile
 AS $$
 DECLARE
     d loracomp.declaration := (SELECT a FROM loracomp.declaration AS a WHERE a.view::oid = bring_view_back.view);
@@ -65,33 +67,44 @@ BEGIN
         SELECT coalesce(array_agg(u.job_id), ''{}'') FROM gone AS g CROSS JOIN LATERAL unnest(g.jobs) AS u (job_id)', keeps
     ) INTO gone USING d.id;
     PERFORM loracomp.delete_jobs(gone);
+EXCEPTION WHEN lock_not_available THEN
+    RAISE EXCEPTION 'a transaction that is open has drawn rows of %', name
+        USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
 END
 $$;
 COMMENT ON FUNCTION loracomp.bring_view_back IS 'Makes the view of a declaration again. For alter_key.';
 
-CREATE FUNCTION loracomp.check_view(view regclass) RETURNS void
-LANGUAGE plpgsql STABLE SECURITY DEFINER
+-- The table is locked only afterwards, because its readers and writers would otherwise wait for whoever has corrected a row.
+CREATE FUNCTION loracomp.lock_views(views regclass[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d CONSTANT loracomp.declaration := loracomp.find_declaration(check_view.view);
+    view regclass;
+    d loracomp.declaration;
 BEGIN
-    PERFORM loracomp.check_same_owner(d);
-    IF loracomp.view_definition(d.view, d.source) <> d.view_definition THEN
-        RAISE EXCEPTION 'view % was changed since it was declared, and would be made again without the change', d.view
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                HINT = 'give the declaration''s filter to loracomp.alter_answers, which makes the view again';
-    END IF;
+    FOREACH view IN ARRAY views LOOP
+        d := loracomp.find_declaration(view);
+        PERFORM loracomp.check_same_owner(d);
+        IF loracomp.view_definition(d.view, d.source) <> d.view_definition THEN
+            RAISE EXCEPTION 'view % was changed since it was declared, and would be made again without the change', d.view
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'give the declaration''s filter to loracomp.alter_answers, which makes the view again';
+        END IF;
+    END LOOP;
+    PERFORM loracomp.lock_to_alter(views);
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_view IS
-'Raises if the owner has changed the view of a declaration, or if its table belongs to another role now. For alter_key.';
+COMMENT ON FUNCTION loracomp.lock_views IS
+'Locks declarations with their corrections. Raises if the owner has changed one of their views, or if the table belongs to another role now. For alter_key.';
 
 -- It runs with the caller's rights, because ALTER TABLE may run code of the table's owner; the caller must own the table. Postgres doesn't change
--- the type of a column that a view uses, so the views of the table's declarations are dropped and made again.
+-- the type of a column that a view uses, so the views of the table's declarations are dropped and made again. A text becomes another type only by an
+-- explicit cast; between other types that would cut values.
 CREATE FUNCTION loracomp.alter_key(source regclass, key_column name, type regtype) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
+SET lock_timeout = '2s' -- whoever uses the table waits behind this call
 AS $$
 DECLARE
     views CONSTANT jsonb := (
@@ -117,15 +130,27 @@ BEGIN
     ELSIF alter_key.type IS NULL THEN
         RAISE EXCEPTION 'type must not be null: give the column''s new type, for example bigint' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    FOR each IN SELECT v.* FROM jsonb_to_recordset(views) AS v (view oid, schema name, name name) LOOP
-        PERFORM loracomp.check_view(each.view);
-        EXECUTE format('DROP VIEW %I.%I', each.schema, each.name);
-    END LOOP;
-    EXECUTE format('ALTER TABLE %s ALTER %I TYPE %s %s', alter_key.source, key_column, alter_key.type, (
-        SELECT format('COLLATE %s', a.attcollation::regcollation)
-        FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = alter_key.type
-        WHERE a.attrelid = alter_key.source AND a.attname = key_column AND 0 NOT IN (a.attcollation, t.typcollation)
-    ));
+    PERFORM loracomp.lock_views(ARRAY(SELECT v.view::regclass FROM jsonb_to_recordset(views) AS v (view oid)));
+    BEGIN
+        FOR each IN SELECT v.* FROM jsonb_to_recordset(views) AS v (view oid, schema name, name name) LOOP
+            EXECUTE format('DROP VIEW %I.%I', each.schema, each.name);
+        END LOOP;
+        EXECUTE format(
+            'ALTER TABLE %s ALTER %I TYPE %s %s %s', alter_key.source, key_column, alter_key.type,
+            (
+                SELECT format('COLLATE %s', a.attcollation::regcollation)
+                FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = alter_key.type
+                WHERE a.attrelid = alter_key.source AND a.attname = key_column AND 0 NOT IN (a.attcollation, t.typcollation)
+            ),
+            (
+                SELECT format('USING %I::%s', key_column, alter_key.type) FROM pg_type AS o JOIN pg_type AS t ON t.oid = alter_key.type
+                WHERE o.oid = old_type AND o.typcategory = 'S' AND t.typcategory <> 'S'
+            )
+        );
+    EXCEPTION WHEN lock_not_available THEN
+        RAISE EXCEPTION 'a transaction that is open has read or written table % or the view of one of its declarations', alter_key.source
+            USING ERRCODE = 'lock_not_available', HINT = 'try again when it has ended; pg_stat_activity shows who has one open';
+    END;
     FOR each IN SELECT v.* FROM jsonb_to_recordset(views) AS v (view oid, schema name, name name, grants jsonb) LOOP
         PERFORM loracomp.bring_view_back(each.view, each.schema, each.name, key_column, old_type);
         FOR statement IN

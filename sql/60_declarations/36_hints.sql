@@ -4,7 +4,8 @@
 
 -- Handled hints leave dead tuples, which stay while any session has an old snapshot. To skip these, reading begins at the transaction hints_from. It
 -- moves up to the oldest running transaction once all earlier hints are handled, because transactions that have ended write no more hints. It moves
--- seldom, because each move leaves a dead tuple as well.
+-- seldom, because each move leaves a dead tuple as well. While the scan waits for transactions that may have changed a new column, hints of that time wait
+-- too: such a row might be answered as it was before the change, and nothing would show that its answer is stale.
 CREATE FUNCTION loracomp.ask_hinted(d loracomp.declaration) RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -22,7 +23,8 @@ BEGIN
     LOOP
         hints := ARRAY(
             SELECT h.ctid FROM loracomp.answer_hint AS h
-            WHERE h.declaration_id = d.id AND h.written_in >= d.hints_from AND h.written_in <> pg_current_xact_id()::text::bigint
+            WHERE h.declaration_id = d.id AND h.written_in >= greatest(d.hints_from, d.scan_after)
+                AND h.written_in <> pg_current_xact_id()::text::bigint
             ORDER BY h.written_in LIMIT 200
         );
         EXIT WHEN hints = '{}';

@@ -4,9 +4,28 @@
 --       oldest_writer   answers_since calls it too
 --     parts_are_due     whether the table's partitions must be compared with those of the last scan
 --     parts_hash        tells whether they are the same
---     begin_scan        begins it; alter_answers and bring_view_back call it too
+--     begin_scan        begins it; alter_answers, cancel_answers and bring_view_back call it too
 --     scan_is_due       whether the next page may be read
 --       waits_for_measurements      35_measuring.sql
+--       waits_for_writers           list_answers calls it too
+--     add_triggers      20_parts.sql
+
+-- Reads only. A transaction keeps its lock on a table to which it has written, also while it is prepared.
+CREATE FUNCTION loracomp.waits_for_writers(d loracomp.declaration) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT CASE WHEN d.scan = 'rows' AND d.scan_position IS NULL AND d.scan_after > 0 THEN EXISTS (
+        SELECT FROM pg_snapshot_xip(pg_current_snapshot()) AS x (id)
+        JOIN pg_locks AS w ON w.locktype = 'transactionid' AND w.transactionid = x.id::xid AND w.mode = 'ExclusiveLock'
+        JOIN pg_locks AS l ON l.virtualtransaction = w.virtualtransaction AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
+        WHERE x.id::text::bigint < d.scan_after
+            AND l.database = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
+            AND l.relation IN (SELECT d.source UNION SELECT p.part FROM loracomp.parts_of(d.source) AS p)
+    ) ELSE FALSE END;
+$$;
+COMMENT ON FUNCTION loracomp.waits_for_writers IS
+'Whether a full scan has not begun because of a transaction that has written to the table before alter_answers added a column, and is still open.';
 
 -- Reads only. The next page waits until a job from the middle of the last page is claimed, so that the queue stays short. It doesn't wait for a job
 -- of a base model that was the default before, because maybe no worker serves that one any more.
@@ -16,7 +35,7 @@ BEGIN ATOMIC
     SELECT (d).scan IS NOT NULL AND NOT EXISTS (
         SELECT FROM loracomp.job AS j WHERE j.id = (d).scan_job AND j.status = 'queued'
             AND j.base_model = (SELECT b.name FROM loracomp.base_model AS b WHERE b.is_default)
-    ) AND NOT loracomp.waits_for_measurements(d);
+    ) AND NOT loracomp.waits_for_measurements(d) AND NOT loracomp.waits_for_writers(d);
 END;
 COMMENT ON FUNCTION loracomp.scan_is_due IS 'Whether the next page of a declaration''s scan may be read.';
 
@@ -94,14 +113,14 @@ BEGIN
     WHERE a.id = begin_scan.declaration_id RETURNING a.* INTO d;
     DELETE FROM loracomp.scan_request AS q
     WHERE q.declaration_id = d.id AND q.not_before < loracomp.oldest_writer();
-    PERFORM loracomp.add_triggers(d);
     RETURN d;
 END
 $$;
 COMMENT ON FUNCTION loracomp.begin_scan IS 'Begins a full scan of a declaration''s table, or begins it anew.';
 
 -- A scan reads the table in key order, and then the answers, because the rows of some answers may be gone. No trigger fires when a partition is
--- attached, detached or dropped, so a scan begins if there are others than before.
+-- attached, detached or dropped, so a scan begins if there are others than before. Triggers are added here, because the keeper waits for nobody's lock
+-- for long.
 CREATE FUNCTION loracomp.ask_scanned(d loracomp.declaration) RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -121,6 +140,10 @@ BEGIN
     END IF;
     IF NOT loracomp.scan_is_due(d) THEN
         RETURN 0;
+    END IF;
+    IF d.scan = 'rows' AND d.scan_position IS NULL THEN
+        PERFORM loracomp.add_triggers(d);
+        UPDATE loracomp.declaration AS a SET scan_after = NULL WHERE a.id = d.id AND a.scan_after IS NOT NULL;
     END IF;
     IF d.scan = 'rows' THEN
         keys := loracomp.next_keys(d, d.scan_position, 200);

@@ -40,7 +40,7 @@ AS $$
 DECLARE
     corrected jsonb;
 BEGIN
-    IF NOT loracomp.must_ask_corrected(d) THEN
+    IF d.scan_after IS NOT NULL OR NOT loracomp.must_ask_corrected(d) THEN
         RETURN 0;
     END IF;
     SELECT coalesce(jsonb_agg(jsonb_build_object('key', c.key)), '[]') INTO corrected

@@ -80,6 +80,10 @@ DECLARE
     reason text;
     rest interval;
 BEGIN
+    IF d.scan_after = 0 THEN -- only now, because a later transaction sees the new columns
+        UPDATE loracomp.declaration AS a SET scan_after = pg_snapshot_xmax(pg_current_snapshot())::text::bigint WHERE a.id = d.id
+        RETURNING a.* INTO d;
+    END IF;
     FOREACH source IN ARRAY '{withdrawn,table,hints,corrections,scan}'::text[] LOOP
         BEGIN
             IF source = 'withdrawn' THEN -- even if the declaration is paused or its table is gone

@@ -42,11 +42,12 @@ BEGIN
         PERFORM setval('loracomp.ended_jobs_from', 0);
         d.source_identity := loracomp.identity_of(d.source);
         d.hints_from := 0;
+        d.scan_after := NULL;
     END IF;
     IF d <> before THEN
         UPDATE loracomp.declaration AS a SET
             source_identity = d.source_identity, columns = d.columns, key_columns = d.key_columns, names = d.names, prompt = d.prompt,
-            filter = d.filter, hints_from = d.hints_from
+            filter = d.filter, hints_from = d.hints_from, scan_after = d.scan_after
         WHERE a.id = d.id;
     END IF;
     RETURN d;

@@ -40,22 +40,75 @@ def test_a_column_that_alter_answers_adds_is_noticed_in_transactions_that_are_op
 ) -> None:
     change, shown_then = ALTERED[what]
     write = "UPDATE tickets SET seen = 7 WHERE id = 1"
-    with connect(database, "alice") as older, ThreadPoolExecutor(1) as pool:
-        with older.transaction():
-            older.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}".encode())
-            older.execute("SELECT FROM loracomp.policy")
-            if writes_first:
-                older.execute(write)
-            altered = pool.submit(alice.execute, f"SELECT loracomp.alter_answers('urgency', {change})".encode())
-            if writes_first:
-                wait_for_a_lock(connection)
-            else:
-                altered.result(60)
-                answer_all(connection)
-                older.execute(write)
-        altered.result(60)
+    with connect(database, "alice") as older, older.transaction():
+        older.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}".encode())
+        older.execute("SELECT FROM loracomp.policy")
+        if writes_first:
+            older.execute(write)
+        alice.execute(f"SELECT loracomp.alter_answers('urgency', {change})".encode())
+        answer_all(connection)
+        state = value(alice, "SELECT state FROM loracomp.list_answers()")
+        assert state.startswith("waiting for open transactions that have written" if writes_first else "ready")
+        if writes_first:
+            assert {status for status, _ in shown(alice).values()} <= {"stale"}
+        else:
+            older.execute(write)
     answer_all(connection)
     assert shown(alice) == shown_then
+    assert value(alice, "SELECT state FROM loracomp.list_answers()") == "ready"
+
+
+def test_a_row_that_an_open_transaction_has_changed_is_not_answered_as_it_was(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    """The row's hint is older than the prompt with another column, of which the open change has made none. A later
+    writer's row doesn't wait, and nor does another declaration."""
+    alice.execute(URGENCY.replace("'urgency'", "'other'"))
+    answer_all(connection)
+    with connect(database, "alice") as older, connect(database, "alice") as begun:
+        begun.execute("BEGIN; INSERT INTO tickets VALUES (3, 'calm', 'urgent', 3)")
+        alice.execute("UPDATE tickets SET body = 'not urgent' WHERE id = 1")
+        with older.transaction():
+            older.execute("UPDATE tickets SET seen = 7 WHERE id = 1")
+            alice.execute("SELECT loracomp.alter_answers('urgency', prompt => 'Seen {seen}')")
+            answer_all(connection)
+            begun.execute("COMMIT")
+            alice.execute("INSERT INTO tickets VALUES (4, 'calm', 'urgent', 4)")
+            answer_all(connection)
+            waiting = {1: ("stale", "urgent"), 2: ("stale", "urgent"), 3: ("waiting", None), 4: ("answered", "4")}
+            assert shown(alice) == waiting
+            assert {status for status, _ in shown(alice, "other").values()} == {"answered"}
+            assert value(connection, "SELECT loracomp.rows_wait()"), "a worker that drains goes on"
+        assert shown(alice) == waiting
+    answer_all(connection)
+    assert shown(alice) == {1: ("answered", "7"), 2: ("answered", "0"), 3: ("answered", "3"), 4: ("answered", "4")}
+
+
+def test_a_scan_waits_for_no_later_writer_and_no_other_table(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute("CREATE TABLE notes (id integer PRIMARY KEY)")
+    with connect(database, "alice") as older, connect(database, "alice") as later:
+        older.execute("BEGIN; INSERT INTO notes VALUES (1); SELECT FROM tickets")
+        alice.execute("SELECT loracomp.alter_answers('urgency', prompt => 'Seen {seen}')")
+        connection.execute("UPDATE loracomp.declaration SET scan_after = pg_current_xact_id()::text::bigint")
+        later.execute("BEGIN; INSERT INTO tickets VALUES (3, 'calm', 'urgent', 3)")
+        assert answer_all(connection) == ["Seen 0"] * 2
+
+
+def test_before_counts_no_answer_of_an_open_correction_to_other_descriptions(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    with connect(database, "alice") as other, ThreadPoolExecutor(1) as pool:
+        with other.transaction():
+            other.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 1")
+            altered = pool.submit(
+                alice.execute, "SELECT loracomp.alter_answers('urgency', descriptions => '{now,later}')"
+            )
+            wait_for_a_lock(connection)
+        altered.result(60)
+    answer_all(connection, "not urgent")
+    assert value(alice, "SELECT before FROM loracomp.list_answers()") == "1 of 1 picked rows right"
 
 
 @pytest.mark.parametrize("isolation", OLDER)
@@ -111,15 +164,11 @@ def test_whoever_writes_to_the_table_can_correct_while_a_column_is_added(
     connection: Connection, alice: Connection, database: str
 ) -> None:
     alice.execute(f"GRANT SELECT, UPDATE ON urgency, tickets TO {login('bob')}".encode())
-    with connect(database, "bob") as bob, ThreadPoolExecutor(1) as pool:
-        with bob.transaction():
-            bob.execute("UPDATE tickets SET seen = 7 WHERE id = 1")
-            change = "prompt => 'Ticket: {body} {seen}'"
-            altered = pool.submit(alice.execute, f"SELECT loracomp.alter_answers('urgency', {change})".encode())
-            wait_for_a_lock(connection)
-            bob.execute("SET LOCAL statement_timeout = '20s'")
-            bob.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 2")
-        altered.result(60)
+    with connect(database, "bob") as bob, bob.transaction():
+        bob.execute("UPDATE tickets SET seen = 7 WHERE id = 1")
+        alice.execute("SELECT loracomp.alter_answers('urgency', prompt => 'Ticket: {body} {seen}')")
+        bob.execute("SET LOCAL statement_timeout = '20s'")
+        bob.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 2")
     answer_all(connection)
     assert alice.execute("SELECT id, correct FROM urgency ORDER BY id").fetchall() == [
         {"id": 1, "correct": None}, {"id": 2, "correct": "not urgent"},

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from psycopg import errors
 
-from answers_data import TICKETS, URGENCY, answer_all, as_alice, shown, tidy
+from answers_data import TICKETS, URGENCY, answer_all, as_alice, keep, shown, tidy
 from job_data import wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
@@ -83,3 +83,79 @@ def test_writers_wait_two_seconds_at_most_while_a_table_is_declared(
             assert time.monotonic() - began < LONGEST_S
         with pytest.raises(errors.LockNotAvailable, match="a transaction that is open has written to it"):
             declared.result(20)
+
+
+LEFT_OPEN = {
+    "a correction": ("SELECT loracomp.correct_row('urgency', '{1}', 'not urgent')", "corrected or drawn rows"),
+    "a correction in the view": ("UPDATE urgency SET correct = 'not urgent' WHERE id = 1", "corrected or drawn rows"),
+    "a draw": ("SELECT * FROM loracomp.rows_to_correct('urgency', 1)", "or has drawn rows"),
+    "the table read": ("SELECT FROM tickets", "has read or written table"),
+}
+CHANGED = {
+    "dropped": "SELECT loracomp.drop_answers('urgency')",
+    "its key": "SELECT loracomp.alter_key('tickets', 'id', 'numeric')",
+}
+
+
+@pytest.mark.parametrize("left_open", LEFT_OPEN)
+@pytest.mark.parametrize("change", CHANGED)
+def test_no_statement_waits_for_who_drops_a_declaration_and_waits_for_others(
+    connection: Connection, alice: Connection, application: Connection, database: str, change: str, left_open: str
+) -> None:
+    statement, reason = LEFT_OPEN[left_open]
+    with connect(database, "alice") as other, ThreadPoolExecutor(1) as pool, other.transaction():
+        other.execute(statement.encode())
+        changed = pool.submit(alice.execute, CHANGED[change].encode())
+        for number in range(3, 6):
+            time.sleep(0.3)
+            began = time.monotonic()
+            application.execute("INSERT INTO tickets VALUES (%s, 'calm', 'new')", [number])
+            application.execute("SELECT FROM tickets")
+            assert time.monotonic() - began < LONGEST_S
+        if (change, left_open) != ("its key", "a draw"):
+            with pytest.raises(errors.LockNotAvailable, match=reason):
+                changed.result(20)
+    alice.execute(CHANGED[change].encode())
+    if change == "dropped":
+        triggers = "SELECT FROM pg_trigger WHERE tgrelid = 'public.tickets'::regclass AND tgname LIKE 'loracomp%'"
+        assert connection.execute(triggers).fetchall() == []
+        assert connection.execute("SELECT FROM loracomp.answer_hint").fetchall() == []
+    else:
+        answer_all(connection)
+        assert {status for status, _ in shown(alice).values()} == {"answered"}
+
+
+def test_hints_that_are_noted_while_a_declaration_is_dropped_go_with_it(
+    connection: Connection, alice: Connection, application: Connection
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with application.transaction():
+            application.execute("SELECT FROM tickets")
+            dropped = pool.submit(alice.execute, CHANGED["dropped"].encode())
+            wait_for_a_lock(connection)
+            application.execute("INSERT INTO tickets VALUES (3, 'calm', 'new')")
+        dropped.result(20)
+    assert connection.execute("SELECT FROM loracomp.answer_hint").fetchall() == []
+
+
+@pytest.mark.parametrize("change", ["alter_answers('more', again => true)", "cancel_answers('more')"])
+def test_who_writes_to_a_new_partition_waits_for_no_change(
+    connection: Connection, alice: Connection, application: Connection, database: str, change: str
+) -> None:
+    alice.execute(PARTED)
+    alice.execute("INSERT INTO notes VALUES (1, 'new')")
+    alice.execute(CREATE.format("notes").encode())
+    keep(connection)
+    alice.execute("CREATE TABLE late_notes PARTITION OF notes FOR VALUES FROM (200) TO (300)")
+    with connect(database, "alice") as long, long.transaction():
+        long.execute("INSERT INTO late_notes VALUES (201, 'new')")
+        alice.execute("SET statement_timeout = '20s'")
+        alice.execute(f"SELECT loracomp.{change}".encode())
+        application.execute("INSERT INTO late_notes VALUES (202, 'new')")
+    alice.execute("SELECT loracomp.alter_answers('more', paused => false)")
+    answer_all(connection)
+    application.execute("INSERT INTO late_notes VALUES (203, 'new')")
+    answer_all(connection)
+    assert {key: status for key, (status, _) in shown(alice, "more").items()} == dict.fromkeys(
+        (1, 201, 202, 203), "answered"
+    )

@@ -23,7 +23,7 @@ EXECUTE = {
         wait_for_answer check_wait try_prompts estimate_answers rows_for_a_person
         rows_to_review count_corrections
         rows_to_correct correct_row list_answer_rows list_corrections alter_key view_grants
-        bring_view_back check_view
+        bring_view_back lock_views
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
@@ -70,7 +70,7 @@ EXECUTE = {
         wait_for_answer check_wait try_prompts estimate_answers rows_for_a_person
         rows_to_review count_corrections
         rows_to_correct correct_row list_answer_rows list_corrections alter_key view_grants
-        bring_view_back check_view
+        bring_view_back lock_views
         count_rows_waiting
     """,
 }
@@ -108,7 +108,7 @@ OWNERS_ALONE = """
     text_size_sql check_code lock_code patience_ms lock_tables check_source check_parent check_text check_owner
     check_certain check_request make_view answers_channel find_declaration
     lock_declaration may_alter_answers forget_answers unfinished_jobs accuracy_of
-    measuring waits_for_measurements
+    measuring waits_for_measurements waits_for_writers
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
     check_filter_types notify_answers parts_are_due parts_hash with_all_columns check_same_owner
     with_other_source check_enum_values identity_of base_type prompt_columns source_has_changed lock_source

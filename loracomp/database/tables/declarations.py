@@ -108,6 +108,13 @@ declaration = Table(
         "The scan begins once all corrections are measured, and at this time at the latest.",
         default="'-infinity'",
     ),
+    optional(
+        "scan_after",
+        BigInteger,
+        "alter_answers has added a column, whose changes open transactions have not noted. The scan begins once all "
+        "transactions before this one that have written to the table have ended, and rows that they have noted wait, "
+        "too. 0: the keeper has not seen the declaration since; null: the scan waits for no transaction.",
+    ),
     required("scanned_at", TIME, "When the last scan began.", default="now()"),
     optional(
         "parts",
