@@ -4,8 +4,8 @@
 
 -- The lock is the one that VACUUM takes: until the transaction ends, nobody can add such code, and writers don't wait. It isn't taken if the owner may
 -- act as loracomp's owner anyway. A person's call waits for the lock for longer than deadlock_timeout, even if the caller's lock_timeout is shorter,
--- because autovacuum then gives way. The keeper doesn't wait, because one table must not hold up the others, and because autovacuum would never finish
--- if it gave way to each new row.
+-- because autovacuum then gives way. Without a lock_timeout it waits for ten seconds, because others may wait for what it has locked before. The
+-- keeper doesn't wait, because one table must not hold up the others, and because autovacuum would never finish if it gave way to each new row.
 CREATE FUNCTION loracomp.lock_code(source regclass, waits boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -15,8 +15,8 @@ DECLARE
     callers CONSTANT text := current_setting('lock_timeout');
 BEGIN
     IF NOT pg_has_role(relation.relowner, current_user, 'usage') THEN
-        PERFORM set_config('lock_timeout', loracomp.patience_ms()::text, TRUE) FROM pg_settings AS s
-        WHERE s.name = 'lock_timeout' AND s.setting::integer BETWEEN 1 AND loracomp.patience_ms();
+        PERFORM set_config('lock_timeout', greatest(coalesce(nullif(s.setting::integer, 0), 10000), loracomp.patience_ms())::text, TRUE)
+        FROM pg_settings AS s WHERE lock_code.waits AND s.name = 'lock_timeout';
         EXECUTE format(
             'LOCK TABLE %s %s IN SHARE UPDATE EXCLUSIVE MODE %s', CASE WHEN relation.relkind <> 'p' THEN 'ONLY' END,
             relation.oid::regclass, CASE WHEN NOT waits THEN 'NOWAIT' END

@@ -341,6 +341,16 @@ def test_a_view_that_its_owner_has_changed_is_not_made_again_without_saying_so(
     alice.execute("SELECT loracomp.alter_key('remarks', 'id', 'bigint')")
 
 
+def test_a_key_becomes_a_text_and_a_number_again(connection: Connection, alice: Connection) -> None:
+    """Postgres asked for USING, which alter_key doesn't take."""
+    alice.execute(URGENCY)
+    answer_all(connection)
+    for type_ in ("text", "bigint"):
+        alice.execute("SELECT loracomp.alter_key('tickets', 'id', %s::regtype)", [type_])
+        assert answer_all(connection) == [], "the keys are written as the same texts"
+    assert shown(alice) == dict.fromkeys(range(1, 5), ("answered", "urgent"))
+
+
 def test_a_new_owner_of_the_table_sees_its_declaration(
     connection: Connection, alice: Connection, database: str
 ) -> None:
