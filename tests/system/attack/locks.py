@@ -50,8 +50,9 @@ HONEST = {
     "jobs": """'[{"prompt": "a"}]'""", "limit": "10", "most": "10", "label": "'yes'", "batch_size": "4",
 }  # fmt: skip
 """What arguments stand for, as SQL. An argument of another type is converted to its own, or the call fails."""
-ROUTING_WAITS = ("loracomp.drop_embedding_index", "loracomp.build_embedding_index")
-"""Functions for administrators that can't but hold up routing until their transaction ends, as their comments say."""
+OTHERS_WAIT = ("loracomp.drop_embedding_index", "loracomp.build_embedding_index", "loracomp.make_partitions")
+"""Functions that can't but hold up others until their transaction ends: routing, as the comments of two functions for
+administrators say, and traces and reports, as docs/security.md says of a worker's password."""
 
 
 def locks(ground: Ground, seed: int, size: float = 1) -> Round:
@@ -108,7 +109,7 @@ def prepare(town: Town) -> None:
 def statements(reach: Reach, role: str, seed: int) -> Iterator[list[sql.Composed]]:
     """Each statement of a role, as a list of which the first that is accepted is left open."""
     for place, function in enumerate(reach.functions):
-        if function["name"] not in ROUTING_WAITS:
+        if function["name"] not in OTHERS_WAIT:
             yield calls(function, seed + place)
     for relation in reach.relations:
         target = sql.Identifier(relation["schema"], relation["name"])
