@@ -75,28 +75,29 @@ $$;
 COMMENT ON FUNCTION loracomp.bring_view_back IS 'Makes the view of a declaration again. For alter_key.';
 
 -- The table is locked only afterwards, because its readers and writers would otherwise wait for whoever has corrected a row.
-CREATE FUNCTION loracomp.lock_views(views regclass[]) RETURNS void
+CREATE FUNCTION loracomp.lock_views(source regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    view regclass;
     d loracomp.declaration;
+    views regclass[] := '{}';
 BEGIN
-    FOREACH view IN ARRAY views LOOP
-        d := loracomp.find_declaration(view);
+    FOR d IN SELECT a.* FROM loracomp.declaration AS a WHERE a.source = lock_views.source AND loracomp.may_alter_answers(a) LOOP
         PERFORM loracomp.check_same_owner(d);
         IF loracomp.view_definition(d.view, d.source) <> d.view_definition THEN
             RAISE EXCEPTION 'view % was changed since it was declared, and would be made again without the change', d.view
                 USING ERRCODE = 'object_not_in_prerequisite_state',
                     HINT = 'give the declaration''s filter to loracomp.alter_answers, which makes the view again';
         END IF;
+        views := views || d.view;
     END LOOP;
     PERFORM loracomp.lock_to_alter(views);
 END
 $$;
 COMMENT ON FUNCTION loracomp.lock_views IS
-'Locks declarations with their corrections. Raises if the owner has changed one of their views, or if the table belongs to another role now. For alter_key.';
+'Locks the caller''s declarations of a table with their corrections. Raises if the owner has changed one of their views, or if the table belongs to another '
+'role now. For alter_key.';
 
 -- It runs with the caller's rights, because ALTER TABLE may run code of the table's owner; the caller must own the table. Postgres doesn't change
 -- the type of a column that a view uses, so the views of the table's declarations are dropped and made again. A text becomes another type only by an
@@ -130,7 +131,7 @@ BEGIN
     ELSIF alter_key.type IS NULL THEN
         RAISE EXCEPTION 'type must not be null: give the column''s new type, for example bigint' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    PERFORM loracomp.lock_views(ARRAY(SELECT v.view::regclass FROM jsonb_to_recordset(views) AS v (view oid)));
+    PERFORM loracomp.lock_views(alter_key.source);
     BEGIN
         FOR each IN SELECT v.* FROM jsonb_to_recordset(views) AS v (view oid, schema name, name name) LOOP
             EXECUTE format('DROP VIEW %I.%I', each.schema, each.name);
