@@ -30,11 +30,11 @@ class Describer:
         self._kept: ByteLimitedCache[bytes, Vector] = ByteLimitedCache(KEPT_BYTES)
 
     def begin(self, job: Job, rows: Sequence[LabelledRow]) -> "Described":
-        """The described choices of a job, and labelled rows of which the part is compared that is the job's own."""
+        """What must be embedded for a job: its described choices, and the corresponding part of each labelled row."""
         return Described(_described_choices(job), [(row.prompt, _same_part(job, row.prompt)) for row in rows])
 
     def embed_some(self, described: "Described") -> None:
-        """Embed a piece of what is left, and all that was embedded lately."""
+        """Take over what was embedded lately, and embed a piece of the rest."""
         kept = {each: vector for each in described.left if (vector := self._kept.get(_digest(each))) is not None}
         described.found |= kept
         if some := described.left[:TEXTS_IN_A_PIECE]:

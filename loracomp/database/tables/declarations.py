@@ -57,7 +57,7 @@ declaration = Table(
         RoleName(),
         "Owner of the table. Rows are read with this role's rights, and jobs are submitted in its name.",
     ),
-    required("owners_number", SmallInteger, "Number of the declaration among those of its owner, from 1 to 500."),
+    required("owners_number", SmallInteger, "A number from 1 to 500 that no other declaration of this owner has."),
     required("prompt", Text, "Template of the prompts, in which {column} stands for a column's value."),
     required("columns", ARRAY(SmallInteger), "Numbers of the columns in the prompt, followed by those in the filter."),
     required("key_columns", ARRAY(SmallInteger), "Numbers of the columns of the primary key."),
@@ -111,9 +111,9 @@ declaration = Table(
     optional(
         "scan_after",
         BigInteger,
-        "alter_answers has added a column, whose changes open transactions have not noted. The scan begins once all "
-        "transactions before this one that have written to the table have ended, and rows that they have noted wait, "
-        "too. 0: the keeper has not seen the declaration since; null: the scan waits for no transaction.",
+        "alter_answers has added a column, whose changes open transactions have not noted. The scan begins once the "
+        "transactions before this one that have written to the table have ended. Until then, the rows that they have "
+        "noted wait too. 0: the keeper has not seen the declaration since; null: the scan waits for no transaction.",
     ),
     required("scanned_at", TIME, "When the last scan began.", default="now()"),
     optional(
