@@ -10,22 +10,22 @@
 --       waits_for_writers           list_answers calls it too
 --     add_triggers      20_parts.sql
 
--- Reads only. A transaction keeps its lock on a table to which it has written, also while it is prepared.
+-- Reads only. A transaction keeps its lock on a table to which it has written, also while it is prepared. The locks are asked which transactions are
+-- open, because a snapshot doesn't list the latest of them.
 CREATE FUNCTION loracomp.waits_for_writers(d loracomp.declaration) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
     SELECT CASE WHEN d.scan = 'rows' AND d.scan_position IS NULL AND d.scan_after > 0 THEN EXISTS (
-        SELECT FROM pg_snapshot_xip(pg_current_snapshot()) AS x (id)
-        JOIN pg_locks AS w ON w.locktype = 'transactionid' AND w.transactionid = x.id::xid AND w.mode = 'ExclusiveLock'
+        SELECT FROM pg_locks AS w
         JOIN pg_locks AS l ON l.virtualtransaction = w.virtualtransaction AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
-        WHERE x.id::text::bigint < d.scan_after
+        WHERE w.locktype = 'transactionid' AND w.mode = 'ExclusiveLock' AND age(w.transactionid) > age(d.scan_after::text::xid8::xid)
             AND l.database = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
             AND l.relation IN (SELECT d.source UNION SELECT p.part FROM loracomp.parts_of(d.source) AS p)
     ) ELSE FALSE END;
 $$;
 COMMENT ON FUNCTION loracomp.waits_for_writers IS
-'Whether a full scan has not begun because of a transaction that has written to the table before alter_answers added a column, and is still open.';
+'Whether a full scan waits for an open transaction that has written to the table before alter_answers added a column or loracomp was upgraded.';
 
 -- Reads only. The next page waits until a job from the middle of the last page is claimed, so that the queue stays short. It doesn't wait for a job
 -- of a base model that was the default before, because maybe no worker serves that one any more.

@@ -81,7 +81,7 @@ DECLARE
     rest interval;
 BEGIN
     IF d.scan_after = 0 THEN -- only now, because a later transaction sees the new columns
-        UPDATE loracomp.declaration AS a SET scan_after = pg_snapshot_xmax(pg_current_snapshot())::text::bigint WHERE a.id = d.id
+        UPDATE loracomp.declaration AS a SET scan_after = pg_current_xact_id()::text::bigint WHERE a.id = d.id
         RETURNING a.* INTO d;
     END IF;
     FOREACH source IN ARRAY '{withdrawn,table,hints,corrections,scan}'::text[] LOOP

@@ -1,6 +1,7 @@
 -- Declarations survive an upgrade, because their views, triggers and functions are in other schemas. Their parts are made again by this release's
--- functions. A full scan follows once all transactions that run now have ended, because triggers can't note rows during the upgrade. If a
--- declaration can't be renewed, for example because its owner's role was renamed, the upgrade goes on, and ask_rows notes the reason.
+-- functions. A full scan follows, because triggers can't note rows during the upgrade; it waits for the transactions that have written to the table
+-- meanwhile and are still open (scan_after). If a declaration can't be renewed, for example because its owner's role was renamed, the upgrade goes
+-- on, and ask_rows notes the reason.
 DO $$
 DECLARE
     d loracomp.declaration;
@@ -11,8 +12,8 @@ BEGIN
         EXCEPTION WHEN OTHERS THEN
             RAISE NOTICE 'the declaration of % is not renewed: %', d.names[1], sqlerrm;
         END;
+        PERFORM loracomp.begin_scan(d.id);
     END LOOP;
+    UPDATE loracomp.declaration AS a SET scan_after = 0;
 END
 $$;
-INSERT INTO loracomp.scan_request (declaration_id, not_before)
-SELECT a.id, pg_current_xact_id()::text::bigint FROM loracomp.declaration AS a;

@@ -1,5 +1,23 @@
 -- Privileges of each role on tables and views. 20_rows.sql limits the rows; 30_functions.sql grants functions.
 
+-- Default privileges of loracomp's owner are meant for objects of its own.
+DO $$
+DECLARE
+    grantee text;
+BEGIN
+    FOR grantee IN
+        SELECT DISTINCT CASE WHEN g.grantee > 0 THEN quote_ident(pg_get_userbyid(g.grantee)) ELSE 'PUBLIC' END
+        FROM pg_catalog.pg_default_acl AS a CROSS JOIN LATERAL aclexplode(a.defaclacl) AS g
+        WHERE a.defaclrole = to_regrole(quote_ident(current_user)) AND g.grantee <> a.defaclrole
+    LOOP
+        EXECUTE format('REVOKE ALL ON SCHEMA loracomp, bi, loracomp_parts FROM %s', grantee);
+        EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA loracomp, bi FROM %s', grantee);
+        EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA loracomp, bi FROM %s', grantee);
+        EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA loracomp, bi FROM %s', grantee);
+    END LOOP;
+END
+$$;
+
 -- Postgres grants EXECUTE on every new function to PUBLIC. This is revoked here, in the transaction that creates the functions. Each role
 -- then gets its privileges. Every role may read the schema's revision.
 REVOKE ALL ON ALL ROUTINES IN SCHEMA loracomp, bi FROM public;

@@ -86,6 +86,32 @@ def test_a_dump_that_is_restored_is_the_same_database(
     assert schema.initialize(empty_database) == []
 
 
+GRANTS_TO_OTHERS = """
+SELECT format('%s %s %s', o.kind, o.name, g.*), NULL
+FROM (
+    SELECT 'relation' AS kind, oid::regclass::text AS name, relowner AS owner, relacl AS acl, relnamespace AS schema
+    FROM pg_class
+    UNION ALL SELECT 'function', oid::regprocedure::text, proowner, proacl, pronamespace FROM pg_proc
+    UNION ALL SELECT 'schema', nspname, nspowner, nspacl, oid FROM pg_namespace
+) AS o
+JOIN pg_namespace AS n ON n.oid = o.schema
+CROSS JOIN LATERAL aclexplode(o.acl) AS g
+WHERE (n.nspname IN ('loracomp', 'bi') OR o.name = 'loracomp_parts') AND g.grantee <> o.owner
+"""
+
+
+def test_default_privileges_of_the_installer_open_nothing(database: str, empty_database: str) -> None:
+    run(
+        empty_database,
+        *(
+            f"ALTER DEFAULT PRIVILEGES GRANT {privilege} TO PUBLIC, pg_monitor"
+            for privilege in ("ALL ON TABLES", "ALL ON SEQUENCES", "ALL ON ROUTINES", "USAGE ON SCHEMAS")
+        ),
+    )
+    schema.initialize(empty_database)
+    assert snapshot(empty_database, GRANTS_TO_OTHERS) == snapshot(database, GRANTS_TO_OTHERS)
+
+
 def test_a_second_initialize_does_nothing(database: str) -> None:
     before = snapshot(database)
     assert schema.initialize(database) == []

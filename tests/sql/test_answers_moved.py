@@ -8,6 +8,7 @@ from psycopg import errors
 from answers_data import TICKETS, URGENCY, answer_all, as_alice, keep, shown, tidy
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
+from loracomp.database.script import sql_files
 from people_fixtures import connect, login, value
 
 STOPPED = {
@@ -231,6 +232,21 @@ def test_while_declarations_are_locked_the_application_goes_on(
     assert value(connection, "SELECT count(*) FROM loracomp.scan_request") == 3
     answer_all(connection)
     assert shown(alice) == {1: ("answered", "calm"), 3: ("answered", "urgent")}
+
+
+def test_after_an_upgrade_the_scan_waits_for_who_has_written_meanwhile(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    renew = next(file.source for file in sql_files() if file.path == "60_declarations/90_renew.sql")
+    with connect(database, "alice") as writer, writer.transaction():
+        with connection.transaction():
+            connection.execute(renew.encode())
+            connection.execute("LOCK TABLE loracomp.declaration IN ACCESS EXCLUSIVE MODE")
+            connection.execute("LOCK TABLE loracomp.scan_request IN ACCESS EXCLUSIVE MODE")
+            writer.execute("INSERT INTO tickets VALUES (3, 'calm', 'urgent')")
+        answer_all(connection)
+    answer_all(connection)
+    assert shown(alice)[3] == ("answered", "urgent")
 
 
 def test_default_privileges_of_the_installer_show_nobody_a_view(

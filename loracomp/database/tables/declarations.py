@@ -111,9 +111,10 @@ declaration = Table(
     optional(
         "scan_after",
         BigInteger,
-        "alter_answers has added a column, whose changes open transactions have not noted. The scan begins once the "
-        "transactions before this one that have written to the table have ended. Until then, the rows that they have "
-        "noted wait too. 0: the keeper has not seen the declaration since; null: the scan waits for no transaction.",
+        "Open transactions may not have noted rows, because alter_answers has added a column or loracomp was upgraded. "
+        "The scan begins once the transactions before this one that have written to the table have ended. Until then, "
+        "the rows that they have noted wait too. 0: the keeper has not seen the declaration since; null: the scan "
+        "waits for no transaction.",
     ),
     required("scanned_at", TIME, "When the last scan began.", default="now()"),
     optional(
