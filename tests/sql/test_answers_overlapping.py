@@ -58,6 +58,20 @@ def test_a_column_that_alter_answers_adds_is_noticed_in_transactions_that_are_op
     assert value(alice, "SELECT state FROM loracomp.list_answers()") == "ready"
 
 
+@pytest.mark.parametrize("what", ALTERED)
+def test_a_column_that_alter_answers_adds_is_noticed_in_a_transaction_that_began_meanwhile(
+    connection: Connection, alice: Connection, database: str, what: str
+) -> None:
+    change, shown_then = ALTERED[what]
+    with connect(database, "alice") as later, later.transaction():
+        with alice.transaction():
+            alice.execute(f"SELECT loracomp.alter_answers('urgency', {change})".encode())
+            later.execute("UPDATE tickets SET seen = 7 WHERE id = 1")
+        answer_all(connection)
+    answer_all(connection)
+    assert shown(alice) == shown_then
+
+
 def test_a_row_that_an_open_transaction_has_changed_is_not_answered_as_it_was(
     connection: Connection, alice: Connection, database: str
 ) -> None:
