@@ -347,7 +347,7 @@ def test_the_command_prints_a_table_or_json_and_exits_with_1(
     assert re.fullmatch(r"\d+ ok, (\d+ warn, )?\d+ fail", printed.err.splitlines()[-1])
     with pytest.raises(typer.Exit):
         operations.doctor(show_all=True)
-    assert "\nok\tserver\t" in capsys.readouterr().out
+    assert "\nok\tsql/ files\t" in capsys.readouterr().out
     with pytest.raises(typer.Exit):
         operations.doctor(strict=True, as_json=True)
     assert {"check_name", "status", "detail"} == set(json.loads(capsys.readouterr().out)[0])

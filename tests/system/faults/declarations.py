@@ -20,7 +20,9 @@ from dying_worker import POINTS
 from loracomp.database.connections import Connection
 from loracomp.errors import DatabaseUnavailableError
 
+# Each death charges an attempt, and no job may fail for that alone.
 DECLARE = """
+ALTER TABLE loracomp.job ALTER max_attempts SET DEFAULT 100;
 CREATE TABLE public.notes (id integer PRIMARY KEY, body text NOT NULL);
 CREATE TABLE public.asked (prompt text NOT NULL);
 CREATE FUNCTION public.note_asked() RETURNS trigger LANGUAGE plpgsql AS
