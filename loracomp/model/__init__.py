@@ -1,1 +1,8 @@
 """Loads base models and encoders, tokenises, scores, generates and batches; `model.cpu` tunes all of it for CPUs."""
+
+import os
+
+# By default, transformers (5.25) replaces layers on a GPU by compiled code that it downloads from the hub
+# when it loads or trains a model. Nothing downloaded may run here, and answers may not depend on whether the hub can be
+# reached.
+os.environ.setdefault("USE_HUB_KERNELS", "NO")

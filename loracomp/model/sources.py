@@ -27,6 +27,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 
 PACKAGE = "package:"
+ATTENTION = "attn_implementation"
+TORCHS_OWN = (None, "eager", "sdpa")
 # Files to download from the hub. No pickles (*.bin, *.pt) and no code (*.py), because these could run code.
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 DECIDING_FILES = [
@@ -58,7 +60,7 @@ def resolve_source(source: str, revision: str | None = None) -> ResolvedSource:
     """Find the model that `source` names; a hub id is downloaded.
 
     Raises NotFoundError if there is no such model, UsageError if the source holds several models, and RefusedError if
-    the weights are a pickle (only safetensors and GGUF are read).
+    the weights are a pickle (only safetensors and GGUF are read) or if a config asks for code from the hub.
     """
     if source.startswith(PACKAGE):
         return _local(_in_package(source), source, revision)
@@ -123,6 +125,7 @@ def _local(path: Path, source: str, revision: str | None) -> ResolvedSource:
         raise UsageError(f"model source {source!r}: a file must end in .gguf; for safetensors name the folder")
     if not path.is_file():
         _check_folder(path, source)
+        _check_attention(path, source)
     return resolved
 
 
@@ -137,6 +140,28 @@ def _check_folder(folder: Path, source: str) -> None:
     if len(files := sorted(folder.glob("*.gguf"))) > 0:
         raise UsageError(f"model source {source!r}: name one GGUF file of the folder, for example {files[0]}")
     raise NotFoundError(f"model source {source!r}: the folder holds no *.safetensors and no *.gguf")
+
+
+def _check_attention(folder: Path, source: str) -> None:
+    """Raise RefusedError if a config names an attention implementation other than torch's own.
+
+    transformers would download the others as compiled code, without being asked (`flash_attention_2` too, if the
+    package flash_attn is missing). And only torch's own take the masks of rows that share a prompt.
+    """
+    for file in sorted(folder.rglob("config.json")):
+        asked: list[Any] = []
+
+        def note(settings: dict[str, Any], asked: list[Any] = asked) -> dict[str, Any]:
+            asked.append(settings.get(ATTENTION))
+            return settings
+
+        with contextlib.suppress(ValueError, RecursionError):  # loading the model reports a config that is no JSON
+            json.loads(file.read_text(), object_hook=note)
+        if others := [name for name in asked if name not in TORCHS_OWN]:
+            raise RefusedError(
+                f"model source {source!r}: its {file.relative_to(folder)} sets {ATTENTION} to {others[0]!r}, and "
+                f"transformers could download code for that: remove {ATTENTION} from this file"
+            )
 
 
 def _in_package(source: str) -> Path:
@@ -182,6 +207,7 @@ def _from_hub(source: str, revision: str | None) -> ResolvedSource:
         raise RefusedError(
             f"model source {source!r}: the hub has no safetensors for it; pickled weights are not loaded"
         )
+    _check_attention(folder, source)
     # The hub's cache keeps each snapshot in a folder with the commit's name.
     return ResolvedSource(folder, source.rpartition("/")[2], folder.name)
 

@@ -1,8 +1,10 @@
 """Tests base models and encoders: every kind of source, their descriptions, and refusals."""
 
 import hashlib
+import json
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from gguf import GGUFReader, dequantize
 from huggingface_hub import constants
+from transformers.integrations import hub_kernels
 
 from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
 from loracomp.model import sources
@@ -123,6 +126,27 @@ def test_pickled_weights_are_refused(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
     with pytest.raises(RefusedError, match="pickled"):
         describe_base_model(str(tmp_path), cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["kernels-community/flash-attn2", "flash_attention_2", {"text_config": "other/code"}])
+def test_a_config_that_asks_for_code_from_the_hub_is_refused(folder, tmp_path, name):
+    copy = shutil.copytree(folder, tmp_path / "asks")
+    config = json.loads((copy / "config.json").read_text())
+    for settings in ({"attn_implementation": name}, {"text_config": {"attn_implementation": name}}):
+        (copy / "config.json").write_text(json.dumps(config | settings))
+        for load in (load_encoder, partial(load_base_model, cache_dir=tmp_path)):
+            with pytest.raises(RefusedError, match=r"asks': its config\.json sets attn_implementation to .*: remove"):
+                load(str(copy))
+    (copy / "config.json").write_text(json.dumps(config | {"attn_implementation": "eager"}))
+    assert load_base_model(str(copy), cache_dir=tmp_path).model.config._attn_implementation == "eager"
+
+
+@pytest.mark.model
+def test_no_layer_is_replaced_by_code_from_the_hub(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_kernels, "get_device_type", lambda _: "cuda", raising=False)
+    for base in (load_base_model(str(folder), cache_dir=tmp_path), load_base_model(SMOLLM2, cache_dir=tmp_path)):
+        assert not getattr(base.model, "use_kernels", False)
+    assert not getattr(load_encoder(MINILM).model[0].auto_model, "use_kernels", False)
 
 
 def test_an_adapter_in_a_base_models_folder_is_not_added_unasked(folder, tmp_path):
