@@ -35,8 +35,9 @@ $$;
 COMMENT ON FUNCTION loracomp.lock_code IS
 'Locks a table against new code of its owner, and raises if reading it may call functions that are not owned by a superuser.';
 
--- To plan a query, Postgres may call functions that the table's indexes, statistics and constraints name; and if row security is forced on the
--- owner, it calls functions in the policies. Such a function would run in a worker's session and could change its settings.
+-- To plan a query, Postgres may call functions that the table's indexes, statistics and constraints name, and functions behind what they name: an
+-- operator's commutator and negator, and the subtype_diff of a range type, which may be an element of a column's type. If row security is forced on
+-- the owner, it also calls functions in the policies. Such a function would run in a worker's session and could change its settings.
 CREATE FUNCTION loracomp.check_code(source regclass) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -47,27 +48,39 @@ DECLARE
     problem text;
 BEGIN
     tables := ARRAY(SELECT relation.oid UNION SELECT p.part FROM loracomp.parts_of(relation.oid) AS p);
+    WITH RECURSIVE named (catalog, oid) AS (
+        SELECT o.catalog, o.oid
+        FROM unnest(tables) AS t (oid)
+        CROSS JOIN LATERAL (
+            SELECT 'pg_class'::regclass AS catalog, t.oid
+            UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index AS i WHERE i.indrelid = t.oid
+            UNION ALL SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint AS c WHERE c.conrelid = t.oid
+            UNION ALL SELECT 'pg_statistic_ext'::regclass, s.oid FROM pg_statistic_ext AS s WHERE s.stxrelid = t.oid
+        ) AS o
+        UNION
+        SELECT o.catalog, o.oid
+        FROM named AS n
+        CROSS JOIN LATERAL (
+            SELECT u.refclassid::regclass AS catalog, u.refobjid AS oid FROM pg_depend AS u
+            WHERE u.classid = n.catalog AND u.objid = n.oid AND u.refclassid IN ('pg_type'::regclass, 'pg_operator'::regclass)
+            UNION ALL SELECT 'pg_class'::regclass, t.typrelid FROM pg_type AS t
+            WHERE n.catalog = 'pg_type'::regclass AND t.oid = n.oid AND t.typrelid <> 0
+            UNION ALL SELECT n.catalog, unnest(ARRAY[r.oprcom, r.oprnegate]) FROM pg_operator AS r
+            WHERE n.catalog = 'pg_operator'::regclass AND r.oid = n.oid
+        ) AS o
+    )
     SELECT CASE
         WHEN count(p.oid) > 0 THEN format(
-            'an index, statistics or a constraint calls %s: drop it, or let a superuser own the function',
+            'an index, statistics, a constraint or a type calls %s: drop it, or let a superuser own the function',
             string_agg(DISTINCT p.oid::regprocedure::text, ', ')
         )
         WHEN relation.relforcerowsecurity THEN 'it forces its policies on its owner: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY'
         WHEN EXISTS (SELECT FROM pg_class AS c WHERE c.oid = ANY (tables) AND c.relkind NOT IN ('r', 'p'))
             THEN 'foreign tables are its partitions: detach them'
     END INTO problem
-    FROM unnest(tables) AS t (oid)
-    CROSS JOIN LATERAL (
-        SELECT 'pg_class'::regclass AS catalog, t.oid
-        UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index AS i WHERE i.indrelid = t.oid
-        UNION ALL SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint AS c WHERE c.conrelid = t.oid
-        UNION ALL SELECT 'pg_statistic_ext'::regclass, s.oid FROM pg_statistic_ext AS s WHERE s.stxrelid = t.oid
-    ) AS o
-    JOIN pg_depend AS u ON u.classid = o.catalog AND u.objid = o.oid
-    JOIN pg_proc AS p ON p.oid = CASE u.refclassid -- so that each is looked up, and not all are read
-        WHEN 'pg_proc'::regclass THEN u.refobjid
-        WHEN 'pg_operator'::regclass THEN (SELECT r.oprcode FROM pg_operator AS r WHERE r.oid = u.refobjid)
-    END
+    FROM named AS n
+    JOIN pg_depend AS u ON u.classid = n.catalog AND u.objid = n.oid AND u.refclassid = 'pg_proc'::regclass
+    JOIN pg_proc AS p ON p.oid = u.refobjid
     WHERE NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = p.proowner);
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'table % can''t be read: %', check_code.source, problem USING ERRCODE = 'feature_not_supported';

@@ -125,7 +125,8 @@ COMMENT ON FUNCTION loracomp.fixed_filter IS
 'The filter with its values as Postgres writes them with ISO dates and UTC. Raises if the type of a column doesn''t have such a value.';
 
 -- Reads only the catalog. Enums, and arrays of them, are compared as text. If one of their values is renamed, no row would pass the filter any
--- more. Other types are left out, because reading a value may run a user's code.
+-- more. Other types are left out, and a domain is read as the enum below it, because reading a value may run a user's code: a domain's CHECK
+-- would run with the rights of loracomp's owner.
 CREATE FUNCTION loracomp.check_enum_values(source regclass, filter jsonb) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -135,14 +136,17 @@ DECLARE
     type oid;
     unknown text;
 BEGIN
-    SELECT a.attname, t.oid, v.value INTO col, type, unknown
+    SELECT a.attname, e.type, v.value INTO col, type, unknown
     FROM loracomp.filter_values(check_enum_values.source, check_enum_values.filter) AS f
     JOIN pg_attribute AS a ON a.attrelid = check_enum_values.source AND a.attname = f.key
     JOIN pg_type AS t ON t.oid = loracomp.base_type(a.atttypid)
-    JOIN pg_type AS e ON e.typtype = 'e'
-        AND e.oid = CASE t.typoutput WHEN 'array_out'::regproc THEN loracomp.base_type(t.typelem) ELSE t.oid END
+    CROSS JOIN LATERAL (
+        SELECT CASE t.typoutput WHEN 'array_out'::regproc THEN i.typarray ELSE i.oid END AS type
+        FROM pg_type AS i
+        WHERE i.typtype = 'e' AND i.oid = CASE t.typoutput WHEN 'array_out'::regproc THEN loracomp.base_type(t.typelem) ELSE t.oid END
+    ) AS e
     CROSS JOIN LATERAL unnest(f.allowed) AS v (value)
-    WHERE NOT pg_input_is_valid(v.value, format_type(t.oid, NULL))
+    WHERE NOT pg_input_is_valid(v.value, format_type(e.type, NULL))
     ORDER BY a.attnum, v.value LIMIT 1;
     IF col IS NOT NULL THEN
         RAISE EXCEPTION 'filter, column %: type % has no value %: give another filter', quote_ident(col), format_type(type, NULL), left(unknown, 100)
