@@ -1,6 +1,7 @@
 -- Asking a row means making a job of it. New and changed rows are asked. Locked rows are skipped, and a failure affects only one row or one
 -- declaration.
 --   ask_rows                    a step of the keeper
+--     begin_waits               notes which open transactions scans of altered declarations wait for
 --     due_declarations          declarations that have something to do
 --     ask_or_mark               asks rows of one of them; notes the reason if that fails, and when to try again
 --       remove_withdrawn        deletes examples whose corrections were withdrawn: 71_withdrawn.sql
@@ -33,8 +34,9 @@ DECLARE
     end_at CONSTANT timestamptz := clock_timestamp() + interval '0.2 seconds';
     handled integer := 0;
 BEGIN
+    PERFORM loracomp.begin_waits();
     FOR d IN
-        SELECT a.* FROM loracomp.due_declarations() AS n JOIN loracomp.declaration AS a ON a.id = n.id
+        SELECT a.* FROM loracomp.due_declarations() AS n JOIN loracomp.declaration AS a ON a.id = n.id AND a.scan_after IS DISTINCT FROM 0
         ORDER BY n.turn, random() FOR NO KEY UPDATE OF a SKIP LOCKED
     LOOP
         handled := handled + loracomp.ask_or_mark(d);
@@ -47,8 +49,25 @@ COMMENT ON FUNCTION loracomp.ask_rows IS
 'Makes jobs of new and changed rows of declarations, and deletes the examples of withdrawn corrections; returns how many it has handled. For the '
 'keeper.';
 
--- Reads only. Owners take turns, so that nobody waits long because another owner has many tables or many rows. A retry_at that is more than ten minutes ahead was written before the server's clock
--- went back, so it doesn't count. The same holds for measure_at.
+-- A transaction that gets its id after this one sees the altered columns, provided that this one got its id after the alteration was committed. It
+-- gets it when it locks the first declaration, so a declaration must be the one that this statement saw before; others are left to the next call.
+CREATE FUNCTION loracomp.begin_waits() RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+    WITH altered AS MATERIALIZED (
+        SELECT a.id, a.xmin AS version FROM loracomp.declaration AS a WHERE a.scan_after = 0 AND pg_current_xact_id_if_assigned() IS NULL
+    ),
+    free AS MATERIALIZED (
+        SELECT a.id FROM altered AS s JOIN loracomp.declaration AS a ON a.id = s.id AND a.xmin = s.version FOR NO KEY UPDATE OF a SKIP LOCKED
+    )
+    UPDATE loracomp.declaration AS a SET scan_after = pg_current_xact_id()::text::bigint FROM free AS f WHERE a.id = f.id;
+$$;
+COMMENT ON FUNCTION loracomp.begin_waits IS
+'Notes for each altered declaration from which transaction on all see its columns: its scan waits for those before. For ask_rows.';
+
+-- Reads only. Owners take turns, so that nobody waits long because another owner has many tables or many rows. A retry_at that is more than ten
+-- minutes ahead was written before the server's clock went back, so it doesn't count. The same holds for measure_at.
 CREATE FUNCTION loracomp.due_declarations() RETURNS TABLE (id integer, turn bigint)
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -80,10 +99,6 @@ DECLARE
     reason text;
     rest interval;
 BEGIN
-    IF d.scan_after = 0 THEN -- only now, because a later transaction sees the new columns
-        UPDATE loracomp.declaration AS a SET scan_after = pg_current_xact_id()::text::bigint WHERE a.id = d.id
-        RETURNING a.* INTO d;
-    END IF;
     FOREACH source IN ARRAY '{withdrawn,table,hints,corrections,scan}'::text[] LOOP
         BEGIN
             IF source = 'withdrawn' THEN -- even if the declaration is paused or its table is gone

@@ -19,7 +19,8 @@
 CREATE FUNCTION loracomp.take_answers() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
--- As in claim_jobs, each statement is planned once a session, and for index scans that stop early.
+-- As in claim_jobs, each statement is planned once a session, and for index scans that stop early. That may be while there are few rows, so what
+-- belongs to a note is looked up for each note: a join in the other order would later go through all rows.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
@@ -53,13 +54,18 @@ BEGIN
         ) END;
     SELECT array_agg(t.ctid), array_agg(DISTINCT t.job_id) INTO notes, jobs
     FROM (
-        SELECT e.ctid, r.job_id FROM loracomp.ended_job AS e JOIN loracomp.answer_row AS r ON r.job_id = e.job_id
-        WHERE e.ctid = ANY (looked_at) LIMIT 1000 FOR UPDATE OF r SKIP LOCKED
+        SELECT e.ctid, f.job_id
+        FROM loracomp.ended_job AS e
+        CROSS JOIN LATERAL (
+            SELECT r.job_id FROM loracomp.answer_row AS r WHERE r.job_id = e.job_id FOR UPDATE SKIP LOCKED
+        ) AS f
+        WHERE e.ctid = ANY (looked_at) LIMIT 1000
     ) AS t;
     DELETE FROM loracomp.ended_job AS e
     WHERE e.ctid = ANY (notes || ARRAY( -- and notes about jobs that no longer belong to a row
         SELECT o.ctid FROM loracomp.ended_job AS o
-        WHERE o.ctid = ANY (looked_at) AND NOT EXISTS (SELECT FROM loracomp.answer_row AS r WHERE r.job_id = o.job_id)
+        LEFT JOIN LATERAL (SELECT TRUE AS is_there FROM loracomp.answer_row AS r WHERE r.job_id = o.job_id LIMIT 1) AS f ON TRUE
+        WHERE o.ctid = ANY (looked_at) AND f.is_there IS NULL
     ));
     written := loracomp.copy_outcomes(jobs);
     PERFORM loracomp.notify_answers(written);
@@ -96,14 +102,14 @@ BEGIN
             hashtextextended(
                 jsonb_build_array(p.base_fingerprint, p.encoder, p.policy_settings, p.composed_tasks <> '{}' AND c.corrections > 0)::text, 0
             ) AS setup
-        FROM unnest(copy_outcomes.ids) AS u (id)
-        JOIN loracomp.answer_row AS r ON r.job_id = u.id
-        JOIN loracomp.job AS j ON j.id = u.id AND (j.finished_at IS NOT NULL OR r.status = 'failed')
-        LEFT JOIN loracomp.prediction AS p ON p.job_id = u.id
+        FROM loracomp.answer_row AS r
+        CROSS JOIN LATERAL (SELECT o.* FROM loracomp.job AS o WHERE o.id = r.job_id LIMIT 1) AS j
+        LEFT JOIN LATERAL (SELECT o.* FROM loracomp.prediction AS o WHERE o.job_id = r.job_id LIMIT 1) AS p ON TRUE
         CROSS JOIN LATERAL (
             SELECT t.name AS task, CASE WHEN j.labelled_task = t.id THEN cardinality(p.calibration_examples) END AS corrections
             FROM loracomp.declaration AS a LEFT JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.id = r.declaration_id
         ) AS c
+        WHERE r.job_id = ANY (copy_outcomes.ids) AND (j.finished_at IS NOT NULL OR r.status = 'failed')
     ),
     ended AS (
         UPDATE loracomp.answer_row AS r SET
@@ -116,7 +122,7 @@ BEGIN
                 WHERE e.id = r.example_id AND (e.prompt, e.choices) IS NOT DISTINCT FROM (o.prompt, o.choices)
             ) END)
         FROM outcome AS o
-        WHERE r.declaration_id = o.declaration_id AND r.key = o.key
+        WHERE r.job_id = ANY (copy_outcomes.ids) AND r.declaration_id = o.declaration_id AND r.key = o.key
         RETURNING r.declaration_id
     )
     SELECT array_agg(DISTINCT e.declaration_id) INTO written FROM ended AS e;

@@ -139,7 +139,7 @@ CODE = {
         f" MULTIRANGE_TYPE_NAME = trap.ranges); {column}; ANALYZE tickets"
         for where, column in {
             "a column": "ALTER TABLE tickets ADD r trap.range DEFAULT '[1,2]'",
-            "an index's predicate": "CREATE INDEX trap ON tickets (id) WHERE '[1,2]'::trap.range <> '[2,3]'::trap.range",
+            "an index's predicate": "CREATE INDEX trap ON tickets (id) WHERE '[1,2]'::trap.range <> '[2,3]'",
             "a multirange": "ALTER TABLE tickets ADD r trap.ranges DEFAULT '{[1,2]}'",
             "an array": "ALTER TABLE tickets ADD r trap.range[] DEFAULT '{}'",
             "a domain": "CREATE DOMAIN trap.d AS trap.range[]; ALTER TABLE tickets ADD r trap.d DEFAULT '{}'",
@@ -198,13 +198,16 @@ def test_an_administrator_who_alters_a_declaration_runs_no_code_of_its_owner(
 def test_a_filter_runs_no_code_of_a_domain(alice: Connection) -> None:
     alice.execute(
         "CREATE FUNCTION trap.fine(text) RETURNS boolean LANGUAGE plpgsql AS"
-        f" $$ BEGIN IF current_user <> '{login('alice')}' THEN RAISE 'run as %', current_user; END IF; RETURN true; END $$;"
+        f" $$ BEGIN IF current_user <> '{login('alice')}' THEN RAISE 'run as %', current_user; END IF; RETURN true; END"
+        " $$;"
         " CREATE TYPE trap.mood AS ENUM ('good', 'bad');"
         " CREATE DOMAIN trap.checked AS trap.mood CHECK (trap.fine(VALUE::text));"
         " CREATE TABLE notes (id integer PRIMARY KEY, t text, a trap.checked, b trap.checked[])".encode()
     )
     for column, fitting, other in (("a", "good", "dog"), ("b", "{bad,good}", "{dog}")):
-        declared = "SELECT loracomp.create_answers(%s, 'notes', '{t}', filter => jsonb_build_object(%s::text, %s::text))"
+        declared = (
+            "SELECT loracomp.create_answers(%s, 'notes', '{t}', filter => jsonb_build_object(%s::text, %s::text))"
+        )
         alice.execute(declared, [f"by_{column}", column, fitting])
         with pytest.raises(errors.InvalidParameterValue, match=f"column {column}: type trap.mood.* has no value"):
             alice.execute(declared, [f"by_other_{column}", column, other])

@@ -493,6 +493,30 @@ def test_a_page_reads_its_own_rows_however_many_have_answers(connection: Connect
     assert in_one_call(connection, "seq_tup_read + idx_tup_fetch", "answer_row") < 5_000
 
 
+def test_plans_that_were_made_for_few_rows_serve_many(connection: Connection, alice: Connection) -> None:
+    """A session plans once, and may go through all rows that it finds then."""
+    work(connection)
+    for schema in ("loracomp", "public"):
+        tables = value(connection, "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class WHERE relkind = 'r'"
+                       f" AND relnamespace = '{schema}'::regnamespace")  # fmt: skip
+        connection.execute(f"VACUUM ANALYZE {tables}".encode())
+    alice.execute(ADD_TICKETS, [7, 7])
+    work(connection)
+    connection.execute(
+        "INSERT INTO loracomp.answer_row (declaration_id, key, status, job_id, prompt_hash)"
+        " SELECT d.id, ARRAY['x' || i], 'waiting', 1000000 + i, ''"
+        " FROM loracomp.declaration AS d, generate_series(1, 40000) AS i"
+    )
+    connection.execute("INSERT INTO loracomp.ended_job (job_id) SELECT 1000000 + i FROM generate_series(1, 40000) AS i")
+    alice.execute(ADD_TICKETS, [8, 9])
+    jobs = keep_and_claim(connection)
+    assert len(jobs) == 2
+    record(connection, tokens(jobs), [{"job_id": job.id, "output": "not urgent"} for job in jobs])
+    keep(connection)
+    assert shown(alice)[9] == ("answered", "not urgent")
+    connection.execute("DELETE FROM loracomp.ended_job")
+
+
 def tokens(jobs: tuple[Job, ...]) -> dict[int, int]:
     return {job.id: job.lease_token for job in jobs}
 

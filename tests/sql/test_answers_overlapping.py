@@ -98,6 +98,23 @@ def test_a_row_that_an_open_transaction_has_changed_is_not_answered_as_it_was(
     assert shown(alice) == {1: ("answered", "7"), 2: ("answered", "0"), 3: ("answered", "3"), 4: ("answered", "4")}
 
 
+def test_a_scan_waits_for_a_writer_whose_id_is_later_than_the_keepers(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    """The keeper's transaction gets its id with the first declaration that it locks; another may be altered since."""
+    with connect(database, "alice") as writer:
+        with connection.transaction():
+            connection.execute("SELECT pg_current_xact_id()")
+            writer.execute("BEGIN; UPDATE tickets SET seen = 7 WHERE id = 1")
+            alice.execute("SELECT loracomp.alter_answers('urgency', prompt => 'Seen {seen}')")
+            connection.execute("SELECT loracomp.ask_rows()")
+        answer_all(connection)
+        assert shown(alice) == {1: ("stale", "urgent"), 2: ("stale", "urgent")}
+        writer.execute("COMMIT")
+    answer_all(connection)
+    assert shown(alice) == {1: ("answered", "7"), 2: ("answered", "0")}
+
+
 def test_a_scan_waits_for_no_later_writer_and_no_other_table(
     connection: Connection, alice: Connection, database: str
 ) -> None:

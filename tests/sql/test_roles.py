@@ -113,8 +113,8 @@ OWNERS_ALONE = """
     check_filter_types notify_answers parts_are_due parts_hash with_all_columns check_same_owner
     with_other_source check_enum_values identity_of base_type prompt_columns source_has_changed lock_source
     lock_to_alter replace_view
-    ask_corrected due_declarations ask_or_mark ask_page first_jobs ask_together follow_source forget_some copy_outcomes
-    clear_answers ask_again oldest_writer timeline clear_corrections add_own_task note_ended
+    ask_corrected begin_waits due_declarations ask_or_mark ask_page first_jobs ask_together follow_source forget_some
+    copy_outcomes clear_answers ask_again oldest_writer timeline clear_corrections add_own_task note_ended
     request_hash first_answer_of estimated_rows rows_to_scan rows_without_job
     write_correction correction_fault prompts_of label_prompt label_again answers_above
     unlabel remove_withdrawn forget_examples
