@@ -16,7 +16,14 @@ import torch
 from loracomp.errors import RefusedError, UsageError
 from loracomp.model.cpu import TEXTS_TOGETHER
 from loracomp.model.loading import has_bf16, quiet_transformers, readable
-from loracomp.model.sources import ResolvedSource, absolute_source, fingerprint, full_fingerprint, resolve_source
+from loracomp.model.sources import (
+    ResolvedSource,
+    absolute_source,
+    check_adapter,
+    fingerprint,
+    full_fingerprint,
+    resolve_source,
+)
 
 Shown: TypeAlias = tuple[str, Sequence[str] | None]
 """A prompt and its choices; the choices are None if the answer is free text."""
@@ -246,7 +253,8 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
 def _inner_modules(resolved: ResolvedSource, source: str) -> list[str]:
     """Folders of the modules behind the transformer, such as `2_Dense`. sentence-transformers reads pickles there.
 
-    Raises RefusedError if one has pickled weights alone, and UsageError if `modules.json` is not a list of modules.
+    Raises RefusedError if one has pickled weights alone or an adapter, and UsageError if `modules.json` is not a list
+    of modules.
     """
     try:
         listed = json.loads((resolved.path / "modules.json").read_text(encoding="utf-8"))
@@ -258,6 +266,8 @@ def _inner_modules(resolved: ResolvedSource, source: str) -> list[str]:
         return []
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"encoder source {source!r}: modules.json is not a list of modules with paths") from error
+    for folder in folders:
+        check_adapter(resolved.path / folder, source)
     for file in pickles:
         if not (file.parent / "model.safetensors").exists():
             raise RefusedError(

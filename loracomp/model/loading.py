@@ -29,8 +29,6 @@ CAUSAL = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 """Maps a config's model_type to the class or classes that generate text."""
 LENGTHS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length")
 """Names that model configs use for the context length, in tokens."""
-ADAPTER = "adapter_config.json"
-"""A file that makes transformers add the folder's adapter to a model unasked."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -180,11 +178,6 @@ def quiet_transformers() -> Iterator[None]:
 
 def _describe(source: str, revision: str | None, cache_dir: Path) -> tuple[Path, BaseModelDescription]:
     resolved = resolve_source(source, revision)
-    if (resolved.path / ADAPTER).is_file():
-        raise RefusedError(
-            f"model source {source!r}: it holds {ADAPTER}, and transformers would load that adapter, perhaps over the "
-            "weights of another model: move the adapter to a folder of its own, or merge it (merge_and_unload)"
-        )
     digest = full_fingerprint(resolved)
     with quiet_transformers(), readable(source):
         folder = converted_folder(resolved.path, digest, cache_dir) if resolved.is_gguf else resolved.path

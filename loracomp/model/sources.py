@@ -27,12 +27,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 
 PACKAGE = "package:"
-ATTENTION = "attn_implementation"
 TORCHS_OWN = (None, "eager", "sdpa")
+"""Attention implementations that need no code from the hub."""
+ADAPTER = "adapter_config.json"
+"""A file that makes transformers add the folder's adapter to a model unasked."""
 # Files to download from the hub. No pickles (*.bin, *.pt) and no code (*.py), because these could run code.
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 DECIDING_FILES = [
-    "config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
+    "config.json", "model.safetensors.index.json", "generation_config.json", "chat_template.jinja", "tokenizer.json",
+    "tokenizer_config.json",
     "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json", "added_tokens.json",
     "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
 ]  # fmt: skip
@@ -60,7 +63,8 @@ def resolve_source(source: str, revision: str | None = None) -> ResolvedSource:
     """Find the model that `source` names; a hub id is downloaded.
 
     Raises NotFoundError if there is no such model, UsageError if the source holds several models, and RefusedError if
-    the weights are a pickle (only safetensors and GGUF are read) or if a config asks for code from the hub.
+    the weights are a pickle (only safetensors and GGUF are read), if a config asks for code from the hub or names
+    other files, or if an adapter lies beside the weights.
     """
     if source.startswith(PACKAGE):
         return _local(_in_package(source), source, revision)
@@ -123,9 +127,11 @@ def _local(path: Path, source: str, revision: str | None) -> ResolvedSource:
     resolved = ResolvedSource(path, path.stem if path.is_file() else path.resolve().name, revision)
     if path.is_file() and not resolved.is_gguf:
         raise UsageError(f"model source {source!r}: a file must end in .gguf; for safetensors name the folder")
-    if not path.is_file():
+    if path.is_file():
+        check_adapter(path.parent, source)
+    else:
         _check_folder(path, source)
-        _check_attention(path, source)
+        _check_settings(path, source)
     return resolved
 
 
@@ -142,26 +148,52 @@ def _check_folder(folder: Path, source: str) -> None:
     raise NotFoundError(f"model source {source!r}: the folder holds no *.safetensors and no *.gguf")
 
 
-def _check_attention(folder: Path, source: str) -> None:
-    """Raise RefusedError if a config names an attention implementation other than torch's own.
+def check_adapter(folder: Path, source: str) -> None:
+    """Raise RefusedError if a folder of weights has an adapter beside them."""
+    if (folder / ADAPTER).is_file():
+        raise RefusedError(
+            f"model source {source!r}: it holds {ADAPTER}, and transformers would load that adapter, perhaps over the "
+            "weights of another model: move the adapter to a folder of its own, or merge it (merge_and_unload)"
+        )
 
-    transformers would download the others as compiled code, without being asked (`flash_attention_2` too, if the
-    package flash_attn is missing). And only torch's own take the masks of rows that share a prompt.
+
+def _check_settings(folder: Path, source: str) -> None:
+    """Raise RefusedError if a setting would make transformers download code, or read files that are not fingerprinted.
+
+    Attention implementations other than torch's own are compiled code, which transformers would download without being
+    asked (`flash_attention_2` too, if the package flash_attn is missing). And only torch's own take the masks of rows
+    that share a prompt.
     """
-    for file in sorted(folder.rglob("config.json")):
-        asked: list[Any] = []
+    check_adapter(folder, source)
+    for file in sorted(folder.rglob("*.json")):
+        if "config" not in file.name and not file.name.endswith(".index.json"):
+            continue
+        faults: list[str] = []
 
-        def note(settings: dict[str, Any], asked: list[Any] = asked) -> dict[str, Any]:
-            asked.append(settings.get(ATTENTION))
+        def note(settings: dict[str, Any], faults: list[str] = faults) -> dict[str, Any]:
+            faults.extend(fault for key, value in settings.items() if (fault := _fault(key, value)))
             return settings
 
         with contextlib.suppress(ValueError, RecursionError):  # loading the model reports a config that is no JSON
-            json.loads(file.read_text(), object_hook=note)
-        if others := [name for name in asked if name not in TORCHS_OWN]:
-            raise RefusedError(
-                f"model source {source!r}: its {file.relative_to(folder)} sets {ATTENTION} to {others[0]!r}, and "
-                f"transformers could download code for that: remove {ATTENTION} from this file"
-            )
+            json.loads(file.read_text(encoding="utf-8"), object_hook=note)
+        if faults:
+            raise RefusedError(f"model source {source!r}: its {file.relative_to(folder)} sets {faults[0]}")
+
+
+def _fault(key: str, value: Any) -> str | None:
+    """What is wrong with a setting of a model's config, and the way out; None if it may stay."""
+    if key.removeprefix("_").removesuffix("_internal") == "attn_implementation" and value not in TORCHS_OWN:
+        return f"{key} to {value!r}, and transformers could download code for that: remove {key} from this file"
+    if key in ("configuration_files", "fast_tokenizer_files", "transformers_weights"):
+        return f"{key}, so that files would be read that the fingerprint leaves out: remove {key} from this file"
+    if key == "weight_map" and isinstance(value, dict):
+        others = sorted({name for name in map(str, value.values()) if Path(name).name != name})
+        return (
+            f"{key} to files of other folders, such as {others[0]!r}: use a complete copy of the model"
+            if others
+            else None
+        )
+    return None
 
 
 def _in_package(source: str) -> Path:
@@ -207,7 +239,7 @@ def _from_hub(source: str, revision: str | None) -> ResolvedSource:
         raise RefusedError(
             f"model source {source!r}: the hub has no safetensors for it; pickled weights are not loaded"
         )
-    _check_attention(folder, source)
+    _check_settings(folder, source)
     # The hub's cache keeps each snapshot in a folder with the commit's name.
     return ResolvedSource(folder, source.rpartition("/")[2], folder.name)
 
@@ -241,8 +273,10 @@ def _write(gguf: Path, folder: Path) -> None:
     try:
         reader: Any = importlib.import_module("gguf")
         reader.get_tensor_name_map = cache(reader.get_tensor_name_map)  # which transformers asks for once a module
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        # A config.json beside the file could name code.
+        options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options, dtype=torch.float32)
     except ImportError as error:
         raise UsageError("reading a GGUF file needs the package gguf: `pip install gguf`") from error
     if quantizer := getattr(model, "hf_quantizer", None):

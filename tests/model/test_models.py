@@ -141,6 +141,39 @@ def test_a_config_that_asks_for_code_from_the_hub_is_refused(folder, tmp_path, n
     assert load_base_model(str(copy), cache_dir=tmp_path).model.config._attn_implementation == "eager"
 
 
+FOREIGN = {
+    "another config": ("config.json", {"configuration_files": ["config.4.0.0.json"]}),
+    "other weights": ("config.json", {"transformers_weights": "other.bin"}),
+    "another tokenizer": ("tokenizer_config.json", {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}),
+    "weights of another folder": ("model.safetensors.index.json", {"weight_map": {"a": "../other/model.safetensors"}}),
+    "an encoder's attention": ("sentence_bert_config.json", {"model_args": {"attn_implementation": "other/code"}}),
+    "a private name": ("config.json", {"_attn_implementation_internal": "other/code"}),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_setting_that_leads_to_other_files_is_refused(folder, tmp_path, what):
+    name, settings = FOREIGN[what]
+    copy = shutil.copytree(folder, tmp_path / "leads")
+    known = json.loads((copy / name).read_text()) if (copy / name).exists() else {}
+    (copy / name).write_text(json.dumps(known | settings))
+    for load in (load_encoder, partial(load_base_model, cache_dir=tmp_path)):
+        with pytest.raises(RefusedError, match=f"leads': its {name} sets .*: (remove|use a complete copy)"):
+            load(str(copy))
+
+
+def test_an_adapter_in_an_encoders_folder_is_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "encoder")
+    (copy / "0_Transformer").mkdir()
+    (copy / "modules.json").write_text(
+        json.dumps([{"path": "0_Transformer", "type": "sentence_transformers.models.X"}])
+    )
+    for at in (copy / "0_Transformer", copy):
+        (at / "adapter_config.json").write_text("{}")
+        with pytest.raises(RefusedError, match=r"encoder': it holds adapter_config\.json"):
+            load_encoder(str(copy))
+
+
 @pytest.mark.model
 def test_no_layer_is_replaced_by_code_from_the_hub(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(hub_kernels, "get_device_type", lambda _: "cuda", raising=False)
@@ -157,6 +190,9 @@ def test_an_adapter_in_a_base_models_folder_is_not_added_unasked(folder, tmp_pat
             RefusedError, match=r"it holds adapter_config\.json.*move the adapter to a folder of its own"
         ):
             read(str(tmp_path / "with adapter"), cache_dir=tmp_path)
+        (tmp_path / "with adapter" / "copy.gguf").touch()
+        with pytest.raises(RefusedError, match=r"it holds adapter_config\.json"):
+            read(str(tmp_path / "with adapter" / "copy.gguf"), cache_dir=tmp_path)
 
 
 def test_a_folder_of_several_gguf_files_asks_for_one(tmp_path):
