@@ -100,7 +100,7 @@ class Leases:
 
     A lease that could not be renewed is lost. Either the job was cancelled or taken over, so that its token is void, or
     the job's time is over. In the second case the token stays valid until the keeper rescues the job, so the worker can
-    use it to end the job.
+    use it to end the job. If this worker itself claims a job again that it still holds, the older lease is lost.
     """
 
     def __init__(self, lease_s: float) -> None:
@@ -122,6 +122,8 @@ class Leases:
 
     def hold(self, jobs: Sequence[Job]) -> None:
         """Add jobs, whose leases are renewed until `let_go`."""
+        claimed = {job.id for job in jobs}
+        self._note_lost({job for job in self._held if job.id in claimed})
         with self._lock:
             self._held |= frozenset(jobs)
             self._held_since |= dict.fromkeys(jobs, monotonic())

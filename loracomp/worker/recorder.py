@@ -143,7 +143,7 @@ class Recorder:
         leased = [flight for flight in flights if self._leases.still_leased(flight.job)]
         isolate_failures(self._write, [each for each in leased if isinstance(each.result, Prediction | Routed)])
         isolate_failures(self._write, [each for each in leased if isinstance(each.result, Measurement)])
-        self._fail(jobs, [failure for flight in flights if (failure := self._failure(flight))])
+        self._fail([(flight.job, failure) for flight in flights if (failure := self._failure(flight))])
         self._release([flight.job for flight in flights if self._has_only_waited(flight)])
         self._leases.let_go(jobs)
         self._let_go()
@@ -197,15 +197,17 @@ class Recorder:
 
         return self._link.call(operation, give_up)
 
-    def _fail(self, jobs: Sequence[Job], failures: Sequence[Failure]) -> None:
-        if not failures:
+    def _fail(self, failing: Sequence[tuple[Job, Failure]]) -> None:
+        if not failing:
             return
+        jobs = [job for job, _ in failing]
+        failures = [failure for _, failure in failing]
         try:
             failed = self._call(failures, lambda connection: fail_jobs(connection, jobs, failures))
         except DATABASE_AWAY as error:
-            if len(failures) > 1:
-                for failure in failures:
-                    self._fail(jobs, [failure])
+            if len(failing) > 1:
+                for each in failing:
+                    self._fail([each])
             else:  # its lease expires
                 _log.error(logfmt("not_failed", job=failures[0].job_id, error=error))
             return

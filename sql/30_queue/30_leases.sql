@@ -112,8 +112,9 @@ BEGIN
         lease_expires_at = NULL,
         error_code = i.code,
         error = i.message
-    FROM unnest(fail_jobs.ids, fail_jobs.codes, fail_jobs.messages, fail_jobs.retries) AS i (id, code, message, retry)
-    JOIN loracomp.job AS o ON o.id = i.id
+    FROM unnest(fail_jobs.ids, fail_jobs.tokens, fail_jobs.codes, fail_jobs.messages, fail_jobs.retries)
+        AS i (id, token, code, message, retry)
+    JOIN loracomp.job AS o ON o.id = i.id AND o.lease_token = i.token
     CROSS JOIN LATERAL (SELECT i.retry AND o.attempts < o.max_attempts AS again) AS a
     WHERE j.id = i.id AND j.id = ANY (held) AND o.id = ANY (held)
     RETURNING j.id;

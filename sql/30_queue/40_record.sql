@@ -61,7 +61,7 @@ BEGIN
             record_predictions.base_model, record_predictions.base_fingerprint, record_predictions.encoder,
             record_predictions.code_version, j.submitted_by
         FROM unnest(predictions, traces) AS a -- with the attributes of both
-        JOIN loracomp.job AS j ON j.id = a.job_id
+        JOIN loracomp.job AS j ON j.id = a.job_id AND j.lease_token = a.lease_token -- a batch may contain an older attempt of a job, too
         WHERE j.id = ANY (held) -- so that no statistics, however old, lead to a plan that goes through all jobs
         RETURNING job_id, output
     )

@@ -60,7 +60,7 @@ DECLARE
 BEGIN
     IF EXISTS (
         SELECT FROM unnest(results) AS r
-        JOIN loracomp.job AS j ON j.id = r.job_id
+        JOIN loracomp.job AS j ON j.id = r.job_id AND j.lease_token = r.lease_token
         CROSS JOIN LATERAL jsonb_each(r.choice_scores) AS s (adapter, scores)
         WHERE j.id = ANY (held_ids)
             AND (CASE jsonb_typeof(s.scores) WHEN 'array' THEN jsonb_array_length(s.scores) END = cardinality(j.choices)) IS NOT TRUE
@@ -80,7 +80,7 @@ BEGIN
     WITH held AS MATERIALIZED (
         SELECT r.*, j.example_id, j.adapter_ids AS asked, j.base_model, j.worker, j.prompt, j.choices, j.expected
         FROM unnest(results) AS r
-        JOIN loracomp.job AS j ON j.id = r.job_id AND j.kind = 'measure'
+        JOIN loracomp.job AS j ON j.id = r.job_id AND j.lease_token = r.lease_token AND j.kind = 'measure'
         WHERE j.id = ANY (held_ids)
     ),
     newest AS (

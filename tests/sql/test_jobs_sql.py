@@ -36,12 +36,15 @@ from job_data import (
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
 from loracomp.database.tables import DIMENSIONS
 from loracomp.database.tables import job as jobs_table
 from loracomp.errors import RefusedError
 from loracomp.records import Failure, Job
+from loracomp.worker import recorder
 from loracomp.worker.leases import release_jobs, renew_leases, what_waits
 from loracomp.worker.recorder import fail_jobs
+from people_fixtures import value
 from worker_helpers import wait_until
 
 
@@ -1132,6 +1135,32 @@ def test_jobs_that_were_tried_alone_keep_their_own_timings(connection: Connectio
     assert record_predictions(connection, batch, rows) == set(ids)
     found = connection.execute("SELECT timings FROM loracomp.prediction ORDER BY job_id").fetchall()
     assert [row["timings"] for row in found] == [{"predict": job_id, "claim": 0.5} for job_id in ids]
+
+
+def test_of_two_attempts_in_one_batch_only_the_current_one_writes(connection: Connection):
+    first, second = add_jobs(connection, "a", "b")
+    stale = claim(connection, 2)
+    connection.execute(
+        "SELECT loracomp.cancel_job(i), loracomp.retry_job(i) FROM unnest(%s::bigint[]) AS i", [[first, second]]
+    )
+    current = claim(connection, 2)
+    assert {job.id for job in current} == {first, second}
+    for attempts in ((*stale[:1], *current[:1]), (*current[:1], *stale[:1])):
+        connection.execute("BEGIN")
+        flights = [replace(ended(each.id, output=str(each.lease_token)), job=each) for each in attempts]
+        assert recorder.record_predictions(connection, flights) == {first}
+        written = value(connection, "SELECT output FROM loracomp.prediction WHERE job_id = %s", [first])
+        assert written == str(current[0].lease_token)
+        connection.execute("ROLLBACK")
+    arguments = {
+        "ids": [second, second],
+        "tokens": [current[1].lease_token, stale[1].lease_token],
+        "codes": ["current", "stale"],
+        "messages": ["", ""],
+        "retries": [False, False],
+    }
+    assert [row["id"] for row in connection.execute(QUERIES["fail_jobs"], arguments)] == [second]
+    assert job(connection, second)["error_code"] == "current"
 
 
 def test_only_the_holder_of_the_current_lease_writes(connection: Connection):

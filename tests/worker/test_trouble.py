@@ -354,6 +354,26 @@ def test_a_lease_that_a_record_ends_is_not_taken_for_lost(
     assert "leases_lost" not in caplog.text
 
 
+def test_a_worker_that_claims_a_job_again_drops_the_older_attempt(
+    connection: Connection, database: str, gate: Path, caplog: pytest.LogCaptureFixture
+):
+    """Its submitter has cancelled and retried it. The lease is too long for a heartbeat to tell."""
+    (job_id,) = add_jobs(connection, f"until {gate}")
+    with caplog.at_level("WARNING"), working(database, lease_s=600, held_batches=2) as worker:
+        wait_until(lambda: len(worker._leases.held) == 1)
+        (older,) = worker._leases.held
+        connection.execute("SELECT loracomp.cancel_job(%s)", (job_id,))
+        connection.execute("SELECT loracomp.retry_job(%s)", (job_id,))
+        wait_until(lambda: len(worker._leases.held) == 2)
+        (newer,) = worker._leases.held - {older}
+        wait_until(lambda: not worker._leases.still_leased(older))
+        assert worker._leases.still_leased(newer)
+        gate.touch()
+        wait_until(lambda: not worker._leases.held)
+    assert job(connection, job_id)["status"] == "succeeded"
+    assert "not_recorded" not in caplog.text
+
+
 def test_a_worker_forgets_what_it_lost_before_the_model_began_it(connection: Connection, database: str, gate: Path):
     """A worker that holds jobs claims no suspect and no partial batch, so it must not count lost jobs as held."""
     ids = add_jobs(connection, f"until {gate}", "a", "b", "c")
