@@ -73,39 +73,43 @@ COMMENT ON FUNCTION loracomp.hint_statement IS 'SQL by which a declaration''s tr
 -- The application's statement must not fail and must not wait long. If hints can't be written, a full scan is requested instead. If that fails
 -- too, for example while loracomp is being upgraded, the daily scan finds the rows; an upgrade also ends with a scan. The triggers may be on
 -- another table than the declaration's: on a copy that pg_restore has made, or on a partition that was detached. Then nothing is noted. Nor
--- is anything if there is no declaration, unless the transaction may be older than the declaration.
+-- is anything if there is no declaration, unless the transaction may be older than the declaration. A table may have many declarations, and MERGE
+-- fires three triggers of each: so once a transaction has waited in vain, it takes only what is free.
 CREATE OR REPLACE FUNCTION loracomp_parts.hint() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET plan_cache_mode = force_generic_plan
-SET lock_timeout = '300ms' -- MERGE fires three triggers, and each waits for two tables at most
+SET lock_timeout = '300ms' -- for each of two tables
 AS $$
 DECLARE
     source regclass; -- not computed here, because the handler below doesn't catch what fails here
     statement text;
     noted bigint;
 BEGIN
-    source := (SELECT d.source FROM loracomp.declaration AS d WHERE d.id = tg_argv[0]::integer);
-    IF source <> tg_relid AND source IS DISTINCT FROM pg_partition_root(tg_relid)
-        OR source IS NULL AND current_setting('transaction_isolation') = 'read committed'
-    THEN
-        RETURN NULL;
-    END IF;
-    statement := loracomp.hint_statement(tg_argv[0]::integer, tg_op);
-    IF statement IS NULL THEN
-        INSERT INTO loracomp.scan_request (declaration_id) VALUES (tg_argv[0]::integer);
-    ELSE
-        EXECUTE statement USING pg_current_xact_id()::text::bigint;
-    END IF;
-    GET DIAGNOSTICS noted = ROW_COUNT;
-    IF noted > 0 THEN
-        PERFORM loracomp.notify('loracomp_keep', '');
-    END IF;
-    RETURN NULL;
-EXCEPTION WHEN OTHERS THEN
+    PERFORM set_config('lock_timeout', '1ms', TRUE) WHERE current_setting('loracomp.has_waited', TRUE) = 'on';
     BEGIN
-        INSERT INTO loracomp.scan_request (declaration_id) VALUES (tg_argv[0]::integer);
-    EXCEPTION WHEN OTHERS THEN NULL;
+        source := (SELECT d.source FROM loracomp.declaration AS d WHERE d.id = tg_argv[0]::integer);
+        IF source <> tg_relid AND source IS DISTINCT FROM pg_partition_root(tg_relid)
+            OR source IS NULL AND current_setting('transaction_isolation') = 'read committed'
+        THEN
+            RETURN NULL;
+        END IF;
+        statement := loracomp.hint_statement(tg_argv[0]::integer, tg_op);
+        IF statement IS NULL THEN
+            INSERT INTO loracomp.scan_request (declaration_id) VALUES (tg_argv[0]::integer);
+        ELSE
+            EXECUTE statement USING pg_current_xact_id()::text::bigint;
+        END IF;
+        GET DIAGNOSTICS noted = ROW_COUNT;
+        IF noted > 0 THEN
+            PERFORM loracomp.notify('loracomp_keep', '');
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        PERFORM set_config('loracomp.has_waited', 'on', TRUE) WHERE sqlstate = '55P03';
+        BEGIN
+            INSERT INTO loracomp.scan_request (declaration_id) VALUES (tg_argv[0]::integer);
+        EXCEPTION WHEN OTHERS THEN NULL;
+        END;
     END;
     RETURN NULL;
 END
