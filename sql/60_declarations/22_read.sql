@@ -32,6 +32,9 @@ BEGIN
     END IF;
     IF loracomp.caller() <> d.owner AND loracomp.may_alter_answers(d) THEN
         PERFORM loracomp.lock_code(d.source, waits => TRUE);
+        IF d.source::text <> d.names[1] THEN -- the statement would read another table
+            RAISE EXCEPTION 'table % was renamed meanwhile', d.names[1] USING ERRCODE = 'object_in_use', HINT = 'try again';
+        END IF;
     END IF;
     EXECUTE format('SELECT loracomp_parts.read_%s($1, $2)', d.id) INTO result USING statement, argument;
     RAISE EXCEPTION USING ERRCODE = 'LC001';

@@ -1,5 +1,6 @@
 -- Keeps code of a table's owner from running in a worker's session.
 --   lock_code           locks a table and checks it, before its rows are read; follow_source and read_as_owner call it
+--     lock_table        24_locks.sql
 --     check_code        refuses tables with such code; check_source calls it too
 
 -- The lock is the one that VACUUM takes: until the transaction ends, nobody can add such code, and writers don't wait. It isn't taken if the owner may
@@ -17,9 +18,8 @@ BEGIN
     IF NOT pg_has_role(relation.relowner, current_user, 'usage') THEN
         PERFORM set_config('lock_timeout', greatest(coalesce(nullif(s.setting::integer, 0), 10000), loracomp.patience_ms())::text, TRUE)
         FROM pg_settings AS s WHERE lock_code.waits AND s.name = 'lock_timeout';
-        EXECUTE format(
-            'LOCK TABLE %s %s IN SHARE UPDATE EXCLUSIVE MODE %s', CASE WHEN relation.relkind <> 'p' THEN 'ONLY' END,
-            relation.oid::regclass, CASE WHEN NOT waits THEN 'NOWAIT' END
+        PERFORM loracomp.lock_table(
+            lock_code.source, concat('SHARE UPDATE EXCLUSIVE MODE', CASE WHEN NOT waits THEN ' NOWAIT' END), with_parts => relation.relkind = 'p'
         );
         PERFORM set_config('lock_timeout', callers, TRUE);
     END IF;

@@ -125,8 +125,8 @@ COMMENT ON FUNCTION loracomp.fixed_filter IS
 'The filter with its values as Postgres writes them with ISO dates and UTC. Raises if the type of a column doesn''t have such a value.';
 
 -- Reads only the catalog. Enums, and arrays of them, are compared as text. If one of their values is renamed, no row would pass the filter any
--- more. Other types are left out, and a domain is read as the enum below it, because reading a value may run a user's code: a domain's CHECK
--- would run with the rights of loracomp's owner.
+-- more. Other types are left out, a domain is read as the enum below it, and values are compared with the enum's labels, because reading a value may
+-- run a user's code: a domain's CHECK would run with the rights of loracomp's owner.
 CREATE FUNCTION loracomp.check_enum_values(source regclass, filter jsonb) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -141,12 +141,17 @@ BEGIN
     JOIN pg_attribute AS a ON a.attrelid = check_enum_values.source AND a.attname = f.key
     JOIN pg_type AS t ON t.oid = loracomp.base_type(a.atttypid)
     CROSS JOIN LATERAL (
-        SELECT CASE t.typoutput WHEN 'array_out'::regproc THEN i.typarray ELSE i.oid END AS type
+        SELECT i.oid, t.typoutput = 'array_out'::regproc AS is_array, CASE t.typoutput WHEN 'array_out'::regproc THEN i.typarray ELSE i.oid END AS type
         FROM pg_type AS i
         WHERE i.typtype = 'e' AND i.oid = CASE t.typoutput WHEN 'array_out'::regproc THEN loracomp.base_type(t.typelem) ELSE t.oid END
     ) AS e
     CROSS JOIN LATERAL unnest(f.allowed) AS v (value)
-    WHERE NOT pg_input_is_valid(v.value, format_type(e.type, NULL))
+    WHERE EXISTS (
+        SELECT FROM unnest(
+            CASE WHEN NOT e.is_array THEN ARRAY[v.value] WHEN pg_input_is_valid(v.value, 'text[]') THEN v.value::text[] ELSE '{""}' END
+        ) AS o (label)
+        WHERE NOT EXISTS (SELECT FROM pg_enum AS l WHERE l.enumtypid = e.oid AND l.enumlabel = o.label) AND o.label IS NOT NULL
+    )
     ORDER BY a.attnum, v.value LIMIT 1;
     IF col IS NOT NULL THEN
         RAISE EXCEPTION 'filter, column %: type % has no value %: give another filter', quote_ident(col), format_type(type, NULL), left(unknown, 100)

@@ -7,35 +7,17 @@
 --     begin_scan        begins it; alter_answers, cancel_answers and bring_view_back call it too
 --     scan_is_due       whether the next page may be read
 --       waits_for_measurements      35_measuring.sql
---       waits_for_writers           list_answers calls it too
 --     add_triggers      20_parts.sql
-
--- Reads only. A transaction keeps its lock on a table to which it has written, also while it is prepared. The locks are asked which transactions are
--- open, because a snapshot doesn't list the latest of them.
-CREATE FUNCTION loracomp.waits_for_writers(d loracomp.declaration) RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
-AS $$
-    SELECT CASE WHEN d.scan = 'rows' AND d.scan_position IS NULL AND d.scan_after > 0 THEN EXISTS (
-        SELECT FROM pg_locks AS w
-        JOIN pg_locks AS l ON l.virtualtransaction = w.virtualtransaction AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
-        WHERE w.locktype = 'transactionid' AND w.mode = 'ExclusiveLock' AND age(w.transactionid) > age(d.scan_after::text::xid8::xid)
-            AND l.database = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
-            AND l.relation IN (SELECT d.source UNION SELECT p.part FROM loracomp.parts_of(d.source) AS p)
-    ) ELSE FALSE END;
-$$;
-COMMENT ON FUNCTION loracomp.waits_for_writers IS
-'Whether a full scan waits for an open transaction that has written to the table before alter_answers added a column or loracomp was upgraded.';
 
 -- Reads only. The next page waits until a job from the middle of the last page is claimed, so that the queue stays short. It doesn't wait for a job
 -- of a base model that was the default before, because maybe no worker serves that one any more.
 CREATE FUNCTION loracomp.scan_is_due(d loracomp.declaration) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT (d).scan IS NOT NULL AND NOT EXISTS (
+    SELECT (d).scan IS NOT NULL AND (d).scan_after IS NULL AND NOT EXISTS (
         SELECT FROM loracomp.job AS j WHERE j.id = (d).scan_job AND j.status = 'queued'
             AND j.base_model = (SELECT b.name FROM loracomp.base_model AS b WHERE b.is_default)
-    ) AND NOT loracomp.waits_for_measurements(d) AND NOT loracomp.waits_for_writers(d);
+    ) AND NOT loracomp.waits_for_measurements(d);
 END;
 COMMENT ON FUNCTION loracomp.scan_is_due IS 'Whether the next page of a declaration''s scan may be read.';
 
@@ -71,7 +53,7 @@ BEGIN ATOMIC
         OR (d).scanned_at > now() + interval '1 day'
         OR EXISTS (
             SELECT FROM loracomp.scan_request AS q
-            WHERE q.declaration_id = (d).id AND q.not_before < loracomp.oldest_writer()
+            WHERE q.declaration_id = (d).id AND q.not_before < (SELECT loracomp.oldest_writer())
         )
     );
 END;
@@ -112,7 +94,7 @@ BEGIN
         parts = loracomp.parts_hash(a.source), parts_at = now()
     WHERE a.id = begin_scan.declaration_id RETURNING a.* INTO d;
     DELETE FROM loracomp.scan_request AS q
-    WHERE q.declaration_id = d.id AND q.not_before < loracomp.oldest_writer();
+    WHERE q.declaration_id = d.id AND q.not_before < (SELECT loracomp.oldest_writer());
     RETURN d;
 END
 $$;
@@ -143,7 +125,6 @@ BEGIN
     END IF;
     IF d.scan = 'rows' AND d.scan_position IS NULL THEN
         PERFORM loracomp.add_triggers(d);
-        UPDATE loracomp.declaration AS a SET scan_after = NULL WHERE a.id = d.id AND a.scan_after IS NOT NULL;
     END IF;
     IF d.scan = 'rows' THEN
         keys := loracomp.next_keys(d, d.scan_position, 200);

@@ -1,7 +1,7 @@
 -- Asking a row means making a job of it. New and changed rows are asked. Locked rows are skipped, and a failure affects only one row or one
 -- declaration.
 --   ask_rows                    a step of the keeper
---     begin_waits               notes which open transactions scans of altered declarations wait for
+--     begin_waits, end_waits    39_waits.sql
 --     due_declarations          declarations that have something to do
 --     ask_or_mark               asks rows of one of them; notes the reason if that fails, and when to try again
 --       remove_withdrawn        deletes examples whose corrections were withdrawn: 71_withdrawn.sql
@@ -16,8 +16,9 @@
 --             request_hash      tells whether a row must be asked again; first_answer_of calls it too
 --
 -- A page has at most 200 rows and a megabyte of text. Its jobs have at most a million characters of choices and descriptions together, because each
--- job has its own copy. Its rows have at most 2,000 earlier jobs, which are deleted with their rows. A call begins no new declaration after 0.2 s, and no new page of a declaration after 0.2 s that were spent on it. If reading a table's rows takes more than a second, for example
--- because of a virtual column, the declaration is left out for five times as long; if the keeper's timeout ends it, for ten minutes.
+-- job has its own copy. Its rows have at most 2,000 earlier jobs, which are deleted with their rows. A call begins no new declaration after 0.2 s,
+-- and no new page of a declaration after 0.2 s that were spent on it. If reading a table's rows takes more than a second, for example because of a
+-- virtual column, the declaration is left out for five times as long; if the keeper's timeout ends it, for ten minutes.
 
 CREATE FUNCTION loracomp.ask_rows() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -35,6 +36,7 @@ DECLARE
     handled integer := 0;
 BEGIN
     PERFORM loracomp.begin_waits();
+    PERFORM loracomp.end_waits();
     FOR d IN
         SELECT a.* FROM loracomp.due_declarations() AS n JOIN loracomp.declaration AS a ON a.id = n.id AND a.scan_after IS DISTINCT FROM 0
         ORDER BY n.turn, random() FOR NO KEY UPDATE OF a SKIP LOCKED
@@ -48,23 +50,6 @@ $$;
 COMMENT ON FUNCTION loracomp.ask_rows IS
 'Makes jobs of new and changed rows of declarations, and deletes the examples of withdrawn corrections; returns how many it has handled. For the '
 'keeper.';
-
--- A transaction that gets its id after this one sees the altered columns, provided that this one got its id after the alteration was committed. It
--- gets it when it locks the first declaration, so a declaration must be the one that this statement saw before; others are left to the next call.
-CREATE FUNCTION loracomp.begin_waits() RETURNS void
-LANGUAGE sql VOLATILE
-SET search_path = loracomp, pg_temp
-AS $$
-    WITH altered AS MATERIALIZED (
-        SELECT a.id, a.xmin AS version FROM loracomp.declaration AS a WHERE a.scan_after = 0 AND pg_current_xact_id_if_assigned() IS NULL
-    ),
-    free AS MATERIALIZED (
-        SELECT a.id FROM altered AS s JOIN loracomp.declaration AS a ON a.id = s.id AND a.xmin = s.version FOR NO KEY UPDATE OF a SKIP LOCKED
-    )
-    UPDATE loracomp.declaration AS a SET scan_after = pg_current_xact_id()::text::bigint FROM free AS f WHERE a.id = f.id;
-$$;
-COMMENT ON FUNCTION loracomp.begin_waits IS
-'Notes for each altered declaration from which transaction on all see its columns: its scan waits for those before. For ask_rows.';
 
 -- Reads only. Owners take turns, so that nobody waits long because another owner has many tables or many rows. A retry_at that is more than ten
 -- minutes ahead was written before the server's clock went back, so it doesn't count. The same holds for measure_at.

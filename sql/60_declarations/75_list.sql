@@ -2,7 +2,6 @@
 --   list_answers
 --     may_alter_answers         32_alter.sql
 --     measuring, waits_for_measurements       35_measuring.sql
---     waits_for_writers         37_scan.sql
 --     accuracy_of               an accuracy with its interval, in words
 --     certainty_in_words
 --       certainty               65_certain.sql
@@ -170,7 +169,7 @@ AS $$
         CASE
             WHEN a.paused THEN 'paused'
             WHEN a.trouble IS NOT NULL THEN a.trouble
-            WHEN loracomp.waits_for_writers(a) THEN 'waiting for open transactions that have written to the table; then all rows are scanned'
+            WHEN a.scan = 'rows' AND a.scan_after > 0 THEN 'waiting for open transactions that have written to the table; then all rows are scanned'
             WHEN a.scan IS NOT NULL AND NOT loracomp.waits_for_measurements(a) THEN 'scanning all rows'
             WHEN g.measured < g.total THEN format('measuring %s of %s', g.measured, g.total)
                 || coalesce(', about ' || CASE

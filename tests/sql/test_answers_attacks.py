@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from psycopg import errors
 
 from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, shown
-from job_data import add_jobs
+from job_data import add_jobs, wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
-from loracomp.database import schema
+from loracomp.database import connections, schema
 from loracomp.database.connections import Connection
 from people_fixtures import connect, login, value
 
@@ -193,6 +194,39 @@ def test_an_administrator_who_alters_a_declaration_runs_no_code_of_its_owner(
     alice.execute(CODE["a forced policy"].encode())
     with pytest.raises(errors.FeatureNotSupported, match="forces its policies"):
         connection.execute("SELECT loracomp.alter_answers('public.urgency', choices => '{urgent,calm}')")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "SELECT loracomp.correct_row('public.urgency', '{1}', 'not urgent')",
+        "SELECT loracomp.alter_answers('public.urgency', choices => '{urgent,calm}')",
+        "SELECT loracomp.try_prompts('public.tickets', '{body}')",
+        "SELECT loracomp.drop_answers('public.urgency')",
+    ],
+)
+def test_an_administrator_who_waits_for_a_table_reads_no_other_of_that_name(
+    connection: Connection, alice: Connection, database: str, call: str
+) -> None:
+    """A statement finds the table by its name, which the owner may give to another table while a call waits."""
+    alice.execute(
+        "CREATE FUNCTION trap.fixed(integer) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF session_user <> '{login('alice')}' THEN PERFORM setval('trap.ran', 1); END IF; RETURN true; END $$;"
+        "INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'urgent');"
+        "CREATE TABLE other AS TABLE tickets; ALTER TABLE other ADD PRIMARY KEY (id);"
+        "CREATE INDEX ON other (id) WHERE trap.fixed(1)".encode()
+    )
+    alice.execute(URGENCY)
+    answer_all(connection)
+    alice.execute("UPDATE urgency SET correct = 'urgent'")
+    with connect(database, "alice") as renaming, connections.connect(database) as other, ThreadPoolExecutor(1) as pool:
+        renaming.execute("BEGIN; ALTER TABLE tickets RENAME TO gone; ALTER TABLE other RENAME TO tickets")
+        called = pool.submit(other.execute, call.encode())
+        wait_for_a_lock(connection)
+        renaming.execute("COMMIT")
+        with pytest.raises(errors.ObjectInUse, match="renamed meanwhile"):
+            called.result(60)
+    assert not others_ran_it(connection)
 
 
 def test_a_filter_runs_no_code_of_a_domain(alice: Connection) -> None:

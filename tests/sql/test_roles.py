@@ -105,16 +105,17 @@ OWNERS_ALONE = """
     make_answers_view make_parts add_triggers drop_parts threshold rows_to_look_at first_look certainty
     certainty_in_words lower_promise rows_to_draw lost_promises
     read_as_owner next_keys first_hidden read_rows first_megabyte read_prompts prompts_statement passes_sql
-    text_size_sql check_code lock_code patience_ms lock_tables check_source check_parent check_text check_owner
-    check_certain check_request make_view answers_channel find_declaration
+    text_size_sql check_code lock_code patience_ms lock_table lock_tables check_source check_parent check_text
+    check_owner check_certain check_request make_view answers_channel find_declaration
     lock_declaration may_alter_answers forget_answers unfinished_jobs accuracy_of
-    measuring waits_for_measurements waits_for_writers
+    measuring waits_for_measurements
     ask_hinted thin_hints scan_is_due must_scan begin_scan ask_scanned corrections_answer must_ask_corrected
     check_filter_types notify_answers parts_are_due parts_hash with_all_columns check_same_owner
     with_other_source check_enum_values identity_of base_type prompt_columns source_has_changed lock_source
     lock_to_alter replace_view
-    ask_corrected begin_waits due_declarations ask_or_mark ask_page first_jobs ask_together follow_source forget_some
-    copy_outcomes clear_answers ask_again oldest_writer timeline clear_corrections add_own_task note_ended
+    ask_corrected begin_waits end_waits due_declarations ask_or_mark ask_page first_jobs ask_together
+    follow_source forget_some copy_outcomes clear_answers ask_again
+    oldest_writer timeline clear_corrections add_own_task note_ended
     request_hash first_answer_of estimated_rows rows_to_scan rows_without_job
     write_correction correction_fault prompts_of label_prompt label_again answers_above
     unlabel remove_withdrawn forget_examples
