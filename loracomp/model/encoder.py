@@ -41,6 +41,9 @@ cuts off all but the first few hundred tokens."""
 VIEWS = 2
 """Number of texts of a job that the encoder embeds: its prompt, and its choices."""
 
+KINDS = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling")
+"""Modules of sentence-transformers that may follow the transformer. All that they read lies in their own folders."""
+
 PROMPT_LENGTHS = np.geomspace(8, 16384, 34)[1:-1]
 CHOICE_LENGTHS = np.geomspace(2, 512, 26)[1:-1]
 """Steps of the scales for lengths, in characters. Each step is 1.26 (prompt) or 1.25 (choices) times the one before."""
@@ -253,18 +256,22 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
 def _inner_modules(resolved: ResolvedSource, source: str) -> list[str]:
     """Folders of the modules behind the transformer, such as `2_Dense`. sentence-transformers reads pickles there.
 
-    Raises RefusedError if one has pickled weights alone or an adapter, and UsageError if `modules.json` is not a list
-    of modules.
+    Raises RefusedError if one has pickled weights alone or an adapter, or reads other files than those of its folder,
+    and UsageError if `modules.json` is not a list of modules.
     """
     try:
         listed = json.loads((resolved.path / "modules.json").read_text(encoding="utf-8"))
+        for module in listed[1:]:
+            _check_module(module["type"], module["path"], KINDS, source)
+        for module in listed[:1]:
+            _check_module(module["type"], module["path"] or "root", ("Transformer",), source)
         folders = [str(module["path"]) for module in listed if module["path"]]
         pickles = [
             file for folder in folders for kind in ("bin", "pt") for file in (resolved.path / folder).rglob(f"*.{kind}")
         ]
     except FileNotFoundError:  # a transformer alone
         return []
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError(f"encoder source {source!r}: modules.json is not a list of modules with paths") from error
     for folder in folders:
         check_adapter(resolved.path / folder, source)
@@ -275,6 +282,19 @@ def _inner_modules(resolved: ResolvedSource, source: str) -> list[str]:
                 "loaded; load the encoder with sentence-transformers and save it again, which writes safetensors"
             )
     return folders
+
+
+def _check_module(kind: str, folder: str, kinds: Sequence[str], source: str) -> None:
+    if not kind.startswith("sentence_transformers.") or kind.rpartition(".")[2] not in kinds:
+        raise RefusedError(
+            f"encoder source {source!r}: its modules.json names {kind}, and what that reads is not known; use an "
+            f"encoder that is a Transformer, followed by {', '.join(KINDS)}"
+        )
+    if folder in ("", ".", "..") or "/" in folder or "\\" in folder:
+        raise RefusedError(
+            f"encoder source {source!r}: its modules.json gives {kind} the folder {folder!r}; it must be a folder of "
+            "its own in the encoder's: save the encoder again with sentence-transformers"
+        )
 
 
 def _encoder_name(source: str, resolved: ResolvedSource) -> str:

@@ -38,9 +38,16 @@ DECIDING_FILES = [
     "tokenizer_config.json",
     "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json", "added_tokens.json",
     "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+    "additional_chat_templates/*.jinja", "sentence_*_config.json", "*processor_config.json", "*.model", "tekken.json",
 ]  # fmt: skip
 """Files beside a model's weights that change what it computes: positions, the tokenizer, where a text ends, how an
 encoder pools."""
+ENCODER_SETTINGS = {
+    "max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name", "processing_kwargs",
+    "unpad_inputs", "query_length", "document_length", "query_expansion",
+}  # fmt: skip
+"""What sentence_bert_config.json may set. sentence-transformers gives the rest to transformers, which would read other
+files, or code from the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +116,10 @@ def full_fingerprint(resolved: ResolvedSource, inner: Sequence[str] = ()) -> str
     weights = fingerprint(resolved, inner)
     if resolved.is_gguf:
         return weights
-    names = [f"{folder}/{name}".lstrip("/") for folder in ("", *inner) for name in DECIDING_FILES]
-    files = {name: resolved.path / name for name in names}
-    digests = [(name, hashlib.sha256(file.read_bytes()).hexdigest()) for name, file in files.items() if file.is_file()]
+    patterns = [f"{folder}/{name}".lstrip("/") for folder in ("", *inner) for name in DECIDING_FILES]
+    files = dict.fromkeys(file for pattern in patterns for file in sorted(resolved.path.glob(pattern)))
+    names = {str(file.relative_to(resolved.path)): file for file in files if file.is_file()}
+    digests = [(name, hashlib.sha256(file.read_bytes()).hexdigest()) for name, file in names.items()]
     return hashlib.sha256(json.dumps([weights, *digests]).encode()).hexdigest()
 
 
@@ -127,9 +135,7 @@ def _local(path: Path, source: str, revision: str | None) -> ResolvedSource:
     resolved = ResolvedSource(path, path.stem if path.is_file() else path.resolve().name, revision)
     if path.is_file() and not resolved.is_gguf:
         raise UsageError(f"model source {source!r}: a file must end in .gguf; for safetensors name the folder")
-    if path.is_file():
-        check_adapter(path.parent, source)
-    else:
+    if path.is_dir():
         _check_folder(path, source)
         _check_settings(path, source)
     return resolved
@@ -165,19 +171,32 @@ def _check_settings(folder: Path, source: str) -> None:
     that share a prompt.
     """
     check_adapter(folder, source)
-    for file in sorted(folder.rglob("*.json")):
+    # A folder below it may be a link, which rglob doesn't follow.
+    for file in sorted({*folder.rglob("*.json"), *folder.glob("*/*.json")}):
         if "config" not in file.name and not file.name.endswith(".index.json"):
             continue
-        faults: list[str] = []
+        if fault := _fault_in(file):
+            raise RefusedError(f"model source {source!r}: its {file.relative_to(folder)} {fault}")
 
-        def note(settings: dict[str, Any], faults: list[str] = faults) -> dict[str, Any]:
-            faults.extend(fault for key, value in settings.items() if (fault := _fault(key, value)))
-            return settings
 
-        with contextlib.suppress(ValueError, RecursionError):  # loading the model reports a config that is no JSON
-            json.loads(file.read_text(encoding="utf-8"), object_hook=note)
-        if faults:
-            raise RefusedError(f"model source {source!r}: its {file.relative_to(folder)} sets {faults[0]}")
+def _fault_in(file: Path) -> str | None:
+    """The first fault of a file of settings; None if it has none."""
+    faults: list[str] = []
+
+    def note(settings: dict[str, Any]) -> dict[str, Any]:
+        faults.extend(f"sets {fault}" for key, value in settings.items() if (fault := _fault(key, value)))
+        return settings
+
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"), object_hook=note)
+    except RecursionError:
+        return "is nested too deeply: write it again"
+    except ValueError:  # loading the model reports it
+        return None
+    if file.match("sentence_*_config.json") and isinstance(settings, dict):
+        others = sorted(key for key in settings.keys() - ENCODER_SETTINGS if settings[key])
+        faults += [f"sets {key}, with which other files could be read: remove {key} from this file" for key in others]
+    return faults[0] if faults else None
 
 
 def _fault(key: str, value: Any) -> str | None:
@@ -186,13 +205,12 @@ def _fault(key: str, value: Any) -> str | None:
         return f"{key} to {value!r}, and transformers could download code for that: remove {key} from this file"
     if key in ("configuration_files", "fast_tokenizer_files", "transformers_weights"):
         return f"{key}, so that files would be read that the fingerprint leaves out: remove {key} from this file"
+    if key in ("vocab", "merges", "gguf_file") and isinstance(value, str):
+        return f"{key} to a file that the fingerprint leaves out: remove {key} from this file"
     if key == "weight_map" and isinstance(value, dict):
-        others = sorted({name for name in map(str, value.values()) if Path(name).name != name})
-        return (
-            f"{key} to files of other folders, such as {others[0]!r}: use a complete copy of the model"
-            if others
-            else None
-        )
+        names = sorted({*map(str, value.values())})
+        others = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+        return f"{key} to {others[0]!r}: use a complete copy of the model, in safetensors" if others else None
     return None
 
 
@@ -273,10 +291,12 @@ def _write(gguf: Path, folder: Path) -> None:
     try:
         reader: Any = importlib.import_module("gguf")
         reader.get_tensor_name_map = cache(reader.get_tensor_name_map)  # which transformers asks for once a module
-        # A config.json beside the file could name code.
-        options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options, dtype=torch.float32)
+        # Alone in a folder, because transformers would read a tokenizer.json or an adapter that lies beside the file.
+        with tempfile.TemporaryDirectory(prefix=".alone-", dir=folder.parent) as alone:
+            (Path(alone) / "model.gguf").symlink_to(gguf.resolve())
+            options: dict[str, Any] = {"gguf_file": "model.gguf", "local_files_only": True, "trust_remote_code": False}
+            tokenizer = AutoTokenizer.from_pretrained(alone, **options)
+            model = AutoModelForCausalLM.from_pretrained(alone, **options, dtype=torch.float32)
     except ImportError as error:
         raise UsageError("reading a GGUF file needs the package gguf: `pip install gguf`") from error
     if quantizer := getattr(model, "hf_quantizer", None):

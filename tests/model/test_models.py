@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,11 @@ FOREIGN = {
     "other weights": ("config.json", {"transformers_weights": "other.bin"}),
     "another tokenizer": ("tokenizer_config.json", {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}),
     "weights of another folder": ("model.safetensors.index.json", {"weight_map": {"a": "../other/model.safetensors"}}),
+    "a pickled shard": ("model.safetensors.index.json", {"weight_map": {"a": "a.bin"}}),
+    "a tokenizer's vocabulary": ("tokenizer_config.json", {"vocab": "/elsewhere/vocab.txt"}),
+    "an encoder's config": ("sentence_bert_config.json", {"config_kwargs": {"_configuration_file": "../x.json"}}),
+    "an encoder's kernels": ("sentence_xlnet_config.json", {"model_kwargs": {"allow_all_kernels": True}}),
+    "an encoder's tokenizer": ("sentence_bert_config.json", {"tokenizer_name_or_path": "/elsewhere"}),
     "an encoder's attention": ("sentence_bert_config.json", {"model_args": {"attn_implementation": "other/code"}}),
     "a private name": ("config.json", {"_attn_implementation_internal": "other/code"}),
 }
@@ -162,11 +168,62 @@ def test_a_setting_that_leads_to_other_files_is_refused(folder, tmp_path, what):
             load(str(copy))
 
 
+def test_settings_in_a_folder_that_is_a_link_and_settings_nested_deeply_are_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "leads")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "config.json").write_text('{"attn_implementation": "other/code"}')
+    (copy / "0_Transformer").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RefusedError, match=r"leads': its 0_Transformer/config\.json sets attn_implementation"):
+        load_encoder(str(copy))
+    (copy / "0_Transformer").unlink()
+    (copy / "model.safetensors.index.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    with pytest.raises(RefusedError, match=r"its model\.safetensors\.index\.json is nested too deeply"):
+        load_base_model(str(copy), cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("modules", "says"),
+    [
+        ([("", "base.modules.router.Router")], "names .*Router, and what that reads is not known"),
+        ([("", "models.Transformer"), ("1", "models.WordEmbeddings")], "names .*WordEmbeddings"),
+        ([("", "models.Transformer"), ("1", "models.Transformer")], "names .*Transformer"),
+        ([("", "models.Transformer"), ("../1", "models.Dense")], "gives .*Dense the folder '../1'"),
+        ([("", "models.Transformer"), ("", "models.Dense")], "gives .*Dense the folder ''"),
+    ],
+)
+def test_an_encoder_of_modules_that_read_other_files_is_refused(folder, tmp_path, modules, says):
+    copy = shutil.copytree(folder, tmp_path / "encoder")
+    listed = [{"path": path, "type": f"sentence_transformers.{kind}"} for path, kind in modules]
+    (copy / "modules.json").write_text(json.dumps(listed))
+    with pytest.raises(RefusedError, match=says):
+        load_encoder(str(copy))
+
+
+def test_the_package_that_runs_code_from_the_hub_cannot_be_imported():
+    with pytest.raises(ImportError):
+        import_module("kernels")
+
+
+def test_every_file_that_decides_is_in_the_fingerprint(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "model")
+    known = {full_fingerprint(resolve_source(str(copy)))}
+    (copy / "additional_chat_templates").mkdir()
+    for name in (
+        "additional_chat_templates/default.jinja",
+        "sentence_xlnet_config.json",
+        "spiece.model",
+        "tekken.json",
+    ):
+        (copy / name).write_text("{}")
+        known.add(full_fingerprint(resolve_source(str(copy))))
+    assert len(known) == 5
+
+
 def test_an_adapter_in_an_encoders_folder_is_refused(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "encoder")
     (copy / "0_Transformer").mkdir()
     (copy / "modules.json").write_text(
-        json.dumps([{"path": "0_Transformer", "type": "sentence_transformers.models.X"}])
+        json.dumps([{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}])
     )
     for at in (copy / "0_Transformer", copy):
         (at / "adapter_config.json").write_text("{}")
@@ -190,9 +247,6 @@ def test_an_adapter_in_a_base_models_folder_is_not_added_unasked(folder, tmp_pat
             RefusedError, match=r"it holds adapter_config\.json.*move the adapter to a folder of its own"
         ):
             read(str(tmp_path / "with adapter"), cache_dir=tmp_path)
-        (tmp_path / "with adapter" / "copy.gguf").touch()
-        with pytest.raises(RefusedError, match=r"it holds adapter_config\.json"):
-            read(str(tmp_path / "with adapter" / "copy.gguf"), cache_dir=tmp_path)
 
 
 def test_a_folder_of_several_gguf_files_asks_for_one(tmp_path):
@@ -258,12 +312,20 @@ def test_two_conversions_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.model
-def test_a_gguf_file_in_a_package_is_dequantised_once(tmp_path, capfd, monkeypatch):
-    first = describe_base_model(SMOLLM2, cache_dir=tmp_path)
+def test_a_gguf_file_in_a_package_is_dequantised_once(folder, tmp_path, capfd, monkeypatch):
+    """And what lies beside the file decides nothing."""
+    beside = shutil.copytree(folder, tmp_path / "beside")
+    (beside / "additional_chat_templates").mkdir()
+    (beside / "additional_chat_templates" / "default.jinja").write_text("other")
+    file = beside / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file.symlink_to(resolve_source(SMOLLM2).path)
+    cache = tmp_path / "cache"
+    first = describe_base_model(str(file), cache_dir=cache)
     assert "%" not in capfd.readouterr().err  # no progress bars but our own line
     monkeypatch.setattr(sources, "_write", None)
-    base = load_base_model(SMOLLM2, dtype="float32", cache_dir=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [first.fingerprint]
+    base = load_base_model(SMOLLM2, dtype="float32", cache_dir=cache)
+    assert [path.name for path in cache.iterdir()] == [first.fingerprint]
+    assert base.tokenizer.chat_template != "other"
     assert (first.name, first.context_length, first.parameter_count) == ("SmolLM2-135M-Instruct.Q4_1", 8192, 134515008)
     assert base.tokenizer.eos_token_id == base.tokenizer.pad_token_id == 2
     # A sentence of English is likely (a mean of -2.2 nats a token; -10.8 would be a blind guess).

@@ -22,6 +22,12 @@ from loracomp.model.loading import BaseModel, quiet_transformers
 from loracomp.registry.adapter_files import check_new, read_folder, write_folder
 
 EVERYTHING = "(everything)"
+MERGEABLE = {
+    "LORA", "ADALORA", "BOFT", "C3A", "DELORA", "FOURIERFT", "GRALORA", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR",
+    "MISS", "OFT", "RANDLORA", "ROAD", "SHIRA", "TRAINABLE_TOKENS", "VBLORA", "VERA", "WAVEFT",
+}  # fmt: skip
+"""Kinds of adapter (`peft_type`) that PEFT merges, and of which it reads the folder's files alone. Other kinds may name
+files elsewhere, or adapters on the hub."""
 WRONG = 0.01
 """Largest error of the logits of the merged adapter, as a share of the adapter's effect on them."""
 ROUNDING = 2e-5
@@ -49,14 +55,19 @@ def convert_adapter(
 
     `base` must be loaded in float32; the adapter is merged into it, so it can't be used afterwards. The rounding of the
     base model's weights limits the accuracy to about 1e-7 of the weights' norm. Raises RefusedError if `read_folder`
-    refuses the folder, if PEFT can't load or merge the adapter, if merging changes its logits or adds layers, if its
-    change contains NaN, or if it changes nothing that LoRA can express; UsageError if the output folder is not empty or
-    the rank is below 1.
+    refuses the folder, if PEFT can't load or merge such an adapter, if merging changes its logits or adds layers, if
+    its change contains NaN, or if it changes nothing that LoRA can express; UsageError if the output folder is not
+    empty or the rank is below 1.
     """
     if rank < 1:
         raise UsageError(f"rank is {rank}; it must be 1 or more")
     check_new(output)
     config, training, weights = read_folder(folder, base, any_base=any_base)
+    if (kind := config.get("peft_type")) not in MERGEABLE or config.get("megatron_config"):
+        raise RefusedError(
+            f"adapter {folder}: PEFT cannot merge an adapter of the kind {kind!r}; "
+            f"it merges {', '.join(sorted(MERGEABLE))}"
+        )
     before = {name: parameter.detach().clone() for name, parameter in _parameters(base).items()}
     _merge(folder, base)
     after = _parameters(base)
