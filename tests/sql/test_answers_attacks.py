@@ -199,7 +199,7 @@ def test_an_administrator_who_alters_a_declaration_runs_no_code_of_its_owner(
 @pytest.mark.parametrize(
     "call",
     [
-        "SELECT loracomp.correct_row('public.urgency', '{1}', 'not urgent')",
+        "SELECT loracomp.correct_row('public.urgency', '{1}', 'not urgent', seen => 'urgent')",
         "SELECT loracomp.alter_answers('public.urgency', choices => '{urgent,calm}')",
         "SELECT loracomp.try_prompts('public.tickets', '{body}')",
         "SELECT loracomp.drop_answers('public.urgency')",
