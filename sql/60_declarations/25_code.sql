@@ -4,9 +4,11 @@
 --     check_code        refuses tables with such code; check_source calls it too
 
 -- The lock is the one that VACUUM takes: until the transaction ends, nobody can add such code, and writers don't wait. It isn't taken if the owner may
--- act as loracomp's owner anyway. A person's call waits for the lock for longer than deadlock_timeout, even if the caller's lock_timeout is shorter,
--- because autovacuum then gives way. Without a lock_timeout it waits for ten seconds, because others may wait for what it has locked before. The
--- keeper doesn't wait, because one table must not hold up the others, and because autovacuum would never finish if it gave way to each new row.
+-- act as loracomp's owner anyway. A transaction with another isolation level than READ COMMITTED reads what the table was before the lock, so it
+-- wouldn't see code that was added since, but Postgres would run it. A person's call waits for the lock for longer than deadlock_timeout, even if the
+-- caller's lock_timeout is shorter, because autovacuum then gives way. Without a lock_timeout it waits for ten seconds, because others may wait for
+-- what it has locked before. The keeper doesn't wait, because one table must not hold up the others, and because autovacuum would never finish if it
+-- gave way to each new row.
 CREATE FUNCTION loracomp.lock_code(source regclass, waits boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -15,6 +17,11 @@ DECLARE
     relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = lock_code.source);
     callers CONSTANT text := current_setting('lock_timeout');
 BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'table % belongs to another role, so it can''t be read with isolation level %', lock_code.source,
+            current_setting('transaction_isolation')
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'call this with isolation level read committed';
+    END IF;
     IF NOT pg_has_role(relation.relowner, current_user, 'usage') THEN
         PERFORM set_config('lock_timeout', greatest(coalesce(nullif(s.setting::integer, 0), 10000), loracomp.patience_ms())::text, TRUE)
         FROM pg_settings AS s WHERE lock_code.waits AND s.name = 'lock_timeout';
