@@ -332,7 +332,7 @@ class Answering:
             others = []
             for common, group in groups_by_start(items, _composition, _first_tokens, ALIKE):
                 if self._saves(common, sum(item.rows for item in group)):
-                    yield from batches(group, self._token_budget, self._pass_tokens, self._positions)
+                    yield from batches(group, self._token_budget, self._pass_tokens, self._positions, common)
                 else:
                     others += group
         yield from batches(others, self._token_budget, self._pass_tokens, self._positions)

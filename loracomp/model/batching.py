@@ -37,19 +37,20 @@ def most_positions(vocabulary: int) -> int:
     return max(1, LOGITS_BYTES // (4 * vocabulary))
 
 
-def batches(items: Sequence[S], token_budget: int, pass_tokens: int, positions: int) -> list[list[S]]:
+def batches(items: Sequence[S], token_budget: int, pass_tokens: int, positions: int, common: int = 0) -> list[list[S]]:
     """Sort all items by width and cut them into the batches that cost least in total.
 
     A batch costs its number of rows times the width of its widest row, plus `pass_tokens`: the fixed cost of a forward
-    pass, given in tokens. A batch has at most `token_budget` tokens, and needs logits at no more than `positions`
-    positions, unless it is a single item.
+    pass, given in tokens. The first `common` tokens are the same in all rows, and each batch reads them once. A batch
+    has at most `token_budget` tokens, and needs logits at no more than `positions` positions, unless it is a single
+    item.
     """
     ordered = sorted(items, key=lambda item: item.width)
     sizes = [(item.rows, item.width, item.positions) for item in ordered]
     costs, starts = [0], [0]
     for end in range(1, len(ordered) + 1):
-        cost, start = min(_last_batches(sizes[:end], costs, token_budget, positions))
-        costs.append(cost + pass_tokens)
+        cost, start = min(_last_batches(sizes[:end], costs, token_budget, positions, common))
+        costs.append(cost + pass_tokens + common)
         starts.append(start)
     found: list[list[S]] = []
     end = len(ordered)
@@ -60,19 +61,19 @@ def batches(items: Sequence[S], token_budget: int, pass_tokens: int, positions: 
 
 
 def _last_batches(
-    sizes: Sequence[tuple[int, int, int]], costs: Sequence[int], token_budget: int, positions: int
+    sizes: Sequence[tuple[int, int, int]], costs: Sequence[int], token_budget: int, positions: int, common: int
 ) -> Iterator[tuple[int, int]]:
     """For each possible last batch of items of these sizes (rows, width, positions), in order of width: the total cost
     with the cheapest batches before it, and its start."""
     total_rows, last = 0, len(sizes) - 1
+    width = sizes[last][1]
     for start in range(last, -1, -1):
         rows, _, needed = sizes[start]
         total_rows += rows
         positions -= needed
-        tokens = total_rows * sizes[last][1]
-        if start < last and (tokens > token_budget or positions < 0):
+        if start < last and (total_rows * width > token_budget or positions < 0):
             return
-        yield costs[start] + tokens, start
+        yield costs[start] + total_rows * (width - common), start
 
 
 def halving_on_out_of_memory(

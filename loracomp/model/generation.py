@@ -200,7 +200,8 @@ class Texts:
         rest: list[Text] = []
         for common, group in self._alike(others):
             if common:
-                yield from ((common, part) for part in batches(group, self._budget, self._pass_tokens, self._positions))
+                parts = batches(group, self._budget, self._pass_tokens, self._positions, common)
+                yield from ((common, part) for part in parts)
             else:
                 rest += group
         yield from ((0, part) for part in batches(rest, self._budget, self._pass_tokens, self._positions))

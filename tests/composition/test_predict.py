@@ -318,11 +318,15 @@ class Sized:
     token_budget=st.integers(1, 600),
     pass_tokens=st.integers(0, 100),
     positions=st.integers(1, 90),
+    common=st.integers(0, 90),
 )
-def test_of_all_ways_to_cut_items_by_width_batches_are_a_cheapest(items, token_budget, pass_tokens, positions):
+def test_of_all_ways_to_cut_items_by_width_batches_are_a_cheapest(items, token_budget, pass_tokens, positions, common):
+    common = min([common, *(item.width for item in items)])
+
     def cost(made):
         fit = all(len(batch) == 1 or (tokens(batch) <= token_budget and needed(batch) <= positions) for batch in made)
-        return sum(tokens(batch) + pass_tokens for batch in made) if fit else math.inf
+        read = sum(tokens(batch) - (sum(each.rows for each in batch) - 1) * common for batch in made)
+        return read + len(made) * pass_tokens if fit else math.inf
 
     def needed(batch):
         return sum(each.positions for each in batch)
@@ -331,7 +335,7 @@ def test_of_all_ways_to_cut_items_by_width_batches_are_a_cheapest(items, token_b
         return sum(each.rows for each in batch) * max(each.width for each in batch)
 
     ordered = sorted(items, key=lambda item: item.width)
-    made = batches(items, token_budget, pass_tokens, positions)
+    made = batches(items, token_budget, pass_tokens, positions, common)
     assert [each for batch in made for each in batch] == ordered
     cuts = chain.from_iterable(combinations(range(1, len(items)), n) for n in range(len(items)))
     ways = ([ordered[a:b] for a, b in pairwise([0, *cut, len(items)])] for cut in cuts)
