@@ -3,6 +3,8 @@ answer."""
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
+from itertools import count
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -21,6 +23,7 @@ from .workbench import Workbench, made_up_jobs
 
 TASK = "made up to be labelled"
 CHOICES = ("positive", "negative")
+POLICIES = ("measured", "default")
 DIGESTS = "SELECT digest FROM loracomp.adapter WHERE id = ANY (%s)"
 
 
@@ -28,12 +31,17 @@ def labelled(bench: Workbench, turns: int) -> Measured:
     """Compare the time of a batch under policy `measured`, whose labelled rows were scored in turn 0, with policy
     `default`."""
     rows = made_up_jobs(bench.sizes.measured, seed=6)
-    asked = [{"prompt": f"{row['prompt']} Again.", "choices": CHOICES} for row in rows][: bench.sizes.batch]
+    asked = rows[: bench.sizes.batch]
     try:
         _label(bench, rows)
-        jobs = {policy: _claimed(bench, asked, policy) for policy in ("measured", "default")}
-        seconds = take_turns({name: lambda _, own=own: _run(bench, own) for name, own in jobs.items()}, turns)
-        assert all(map(_is_calibrated, _run(bench, jobs["measured"])))
+        # The engine remembers what it computed for a prompt, so each batch has prompts of its own.
+        numbers = count()
+        jobs = {
+            policy: [_claimed(bench, _again(asked, next(numbers)), policy) for _ in range(turns + 1)]
+            for policy in POLICIES
+        }
+        seconds = take_turns({policy: partial(_answer, bench, own) for policy, own in jobs.items()}, turns)
+        assert all(map(_is_calibrated, _answer(bench, jobs["measured"], turns)))
     finally:
         bench.connection.execute("DELETE FROM loracomp.job WHERE finished_at IS NULL")
         bench.connection.execute("DELETE FROM loracomp.task WHERE name = %s", [TASK])
@@ -59,8 +67,12 @@ def _claimed(bench: Workbench, asked: Sequence[dict[str, Any]], policy: str) -> 
     )
 
 
-def _run(bench: Workbench, jobs: Sequence[Job]) -> list[InFlight]:
-    return bench.engine.run(bench.connection, jobs)
+def _again(jobs: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"{job['prompt']} Again {number:03}.", "choices": CHOICES} for job in jobs]
+
+
+def _answer(bench: Workbench, jobs: Sequence[Sequence[Job]], turn: int) -> list[InFlight]:
+    return bench.engine.run(bench.connection, jobs[turn])
 
 
 def _is_calibrated(flight: InFlight) -> bool:
