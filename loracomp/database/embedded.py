@@ -23,6 +23,8 @@ from loracomp.config import Settings
 from loracomp.errors import DatabaseUnavailableError, UsageError
 
 _READY, _BUSY, _SILENT = 0, 1, 2  # of pg_isready
+_USER = "pgserver"
+_MAKING_USER_S = 5
 _LONGEST_SOCKET = 103  # bytes of a socket's path; macOS has the least
 
 
@@ -256,8 +258,21 @@ def _system_user() -> str | None:
     """Return the system user that runs the server if this process is root; otherwise None."""
     if os.geteuid() != 0:
         return None
-    user: str = _package().utils.ensure_user_exists("pgserver").pw_name
-    return user
+    deadline = time.monotonic() + _MAKING_USER_S
+    while True:
+        try:
+            user: str = _package().utils.ensure_user_exists(_USER).pw_name
+        except (OSError, subprocess.CalledProcessError) as error:
+            # Another process, which starts another server, may be making the user at this moment.
+            if time.monotonic() > deadline:
+                said = getattr(error, "stderr", None) or error
+                raise DatabaseUnavailableError(
+                    f"the system user {_USER}, as whom root runs the embedded Postgres, can't be made: {said}; "
+                    f"make it (`useradd {_USER}`), or set LORACOMP_DATABASE_URL"
+                ) from error
+            time.sleep(0.1)
+        else:
+            return user
 
 
 def _grant_access(folder: Path) -> None:

@@ -256,3 +256,39 @@ def test_reset_deletes_a_database_once_it_was_said_twice() -> None:
         subprocess.run(command, env=environment, input="y\n", text=True, capture_output=True, check=True)
         assert not folder.exists()
         assert not embedded.reset(folder)
+
+
+MAKE_USER = """
+import sys, time
+from loracomp.database import embedded
+embedded._USER = sys.argv[1]
+embedded._MAKING_USER_S = float(sys.argv[2])
+embedded._package()
+time.sleep(max(0, float(sys.argv[3]) - time.time()))
+print(embedded._system_user())
+"""
+
+
+def make_users(name: str, patience: float, count: int) -> list[subprocess.Popen[str]]:
+    begin = str(time.time() + 2)
+    command = [sys.executable, "-c", MAKE_USER, name, str(patience), begin]
+    return [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(count)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a user")
+def test_processes_that_start_servers_at_once_on_a_new_machine_make_one_user() -> None:
+    name = f"lc{os.getpid()}"
+    try:
+        found = [(*process.communicate(timeout=60), process.returncode) for process in make_users(name, 30, 6)]
+        assert found == [(f"{name}\n", "", 0)] * 6
+    finally:
+        subprocess.run(["userdel", name], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a user")
+def test_a_user_that_cannot_be_made_is_told_in_a_sentence() -> None:
+    (process,) = make_users("no name", 0, 1)
+    assert (
+        "the system user no name, as whom root runs the embedded Postgres, can't be made: useradd: "
+        in (process.communicate(timeout=60)[1])
+    )
