@@ -32,6 +32,7 @@ BEGIN
     END IF;
     IF loracomp.caller() <> d.owner AND loracomp.may_alter_answers(d) THEN
         PERFORM loracomp.lock_code(d.source, waits => TRUE);
+        PERFORM loracomp.check_same_owner(d); -- again, because the lock may have been waited for
         IF d.source::text <> d.names[1] THEN -- the statement would read another table
             RAISE EXCEPTION 'table % was renamed meanwhile', d.names[1] USING ERRCODE = 'object_in_use', HINT = 'try again';
         END IF;
