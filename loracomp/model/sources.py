@@ -207,6 +207,9 @@ def _fault(key: str, value: Any) -> str | None:
         return f"{key}, so that files would be read that the fingerprint leaves out: remove {key} from this file"
     if key in ("vocab", "merges", "gguf_file") and isinstance(value, str):
         return f"{key} to a file that the fingerprint leaves out: remove {key} from this file"
+    is_elsewhere = key in ("architecture", "backbone") and ":" in str(value)
+    if is_elsewhere or (key == "checkpoint_path" and value):
+        return f"{key} to {value!r}, which the package timm would download or unpickle: remove {key} from this file"
     if key == "weight_map" and isinstance(value, dict):
         names = sorted({*map(str, value.values())})
         others = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]

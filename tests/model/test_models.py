@@ -145,6 +145,8 @@ def test_a_config_that_asks_for_code_from_the_hub_is_refused(folder, tmp_path, n
 FOREIGN = {
     "another config": ("config.json", {"configuration_files": ["config.4.0.0.json"]}),
     "other weights": ("config.json", {"transformers_weights": "other.bin"}),
+    "a pickle for timm": ("config.json", {"vision_config": {"model_args": {"checkpoint_path": "vocab.txt"}}}),
+    "a hub's model for timm": ("config.json", {"vision_config": {"architecture": "hf-hub:org/name"}}),
     "another tokenizer": ("tokenizer_config.json", {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}),
     "weights of another folder": ("model.safetensors.index.json", {"weight_map": {"a": "../other/model.safetensors"}}),
     "a pickled shard": ("model.safetensors.index.json", {"weight_map": {"a": "a.bin"}}),
