@@ -42,9 +42,10 @@ $$;
 COMMENT ON FUNCTION loracomp.lock_code IS
 'Locks a table against new code of its owner, and raises if reading it may call functions that are not owned by a superuser.';
 
--- To plan a query, Postgres may call functions that the table's indexes, statistics and constraints name, and functions behind what they name: an
--- operator's commutator and negator, and the subtype_diff of a range type, which may be an element of a column's type. If row security is forced on
--- the owner, it also calls functions in the policies. Such a function would run in a worker's session and could change its settings.
+-- To plan a query, Postgres may call functions that the table's indexes, statistics and constraints name, and functions behind what they name: those of
+-- an operator's commutator and negator, which its owner may add at any time, and the subtype_diff of a range type, which may be an element of a
+-- column's type. If row security is forced on the owner, it also calls functions in the policies. Such a function would run in a worker's session and
+-- could change its settings.
 CREATE FUNCTION loracomp.check_code(source regclass) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -72,23 +73,26 @@ BEGIN
             WHERE u.classid = n.catalog AND u.objid = n.oid AND u.refclassid IN ('pg_type'::regclass, 'pg_operator'::regclass)
             UNION ALL SELECT 'pg_class'::regclass, t.typrelid FROM pg_type AS t
             WHERE n.catalog = 'pg_type'::regclass AND t.oid = n.oid AND t.typrelid <> 0
-            UNION ALL SELECT n.catalog, unnest(ARRAY[r.oprcom, r.oprnegate]) FROM pg_operator AS r
-            WHERE n.catalog = 'pg_operator'::regclass AND r.oid = n.oid
         ) AS o
     )
     SELECT CASE
-        WHEN count(p.oid) > 0 THEN format(
-            'an index, statistics, a constraint or a type calls %s: drop it, or let a superuser own the function',
-            string_agg(DISTINCT p.oid::regprocedure::text, ', ')
+        WHEN count(c.name) > 0 THEN format(
+            'an index, statistics, a constraint or a type calls %s: drop it, or let a superuser own what it calls',
+            string_agg(DISTINCT c.name, ', ')
         )
         WHEN relation.relforcerowsecurity THEN 'it forces its policies on its owner: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY'
         WHEN EXISTS (SELECT FROM pg_class AS c WHERE c.oid = ANY (tables) AND c.relkind NOT IN ('r', 'p'))
             THEN 'foreign tables are its partitions: detach them'
     END INTO problem
     FROM named AS n
-    JOIN pg_depend AS u ON u.classid = n.catalog AND u.objid = n.oid AND u.refclassid = 'pg_proc'::regclass
-    JOIN pg_proc AS p ON p.oid = u.refobjid
-    WHERE NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = p.proowner);
+    CROSS JOIN LATERAL (
+        SELECT p.oid::regprocedure::text AS name, p.proowner AS owner
+        FROM pg_depend AS u JOIN pg_proc AS p ON p.oid = u.refobjid
+        WHERE u.classid = n.catalog AND u.objid = n.oid AND u.refclassid = 'pg_proc'::regclass
+        UNION ALL SELECT r.oid::regoperator::text, r.oprowner FROM pg_operator AS r
+        WHERE n.catalog = 'pg_operator'::regclass AND r.oid = n.oid
+    ) AS c
+    WHERE NOT (SELECT o.rolsuper FROM pg_roles AS o WHERE o.oid = c.owner);
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'table % can''t be read: %', check_code.source, problem USING ERRCODE = 'feature_not_supported';
     END IF;

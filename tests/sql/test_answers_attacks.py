@@ -130,6 +130,8 @@ CODE = {
     "CREATE OPERATOR trap.>>> (LEFTARG = integer, RIGHTARG = integer, FUNCTION = trap.greater,"
     " COMMUTATOR = OPERATOR(trap.<<<), RESTRICT = scalargtsel);"
     "CREATE INDEX trap ON tickets (body) WHERE 0 OPERATOR(trap.<<<) length(body)",
+    "an operator that may get partners": "CREATE OPERATOR trap.=== (LEFTARG = bigint, RIGHTARG = bigint,"
+    " FUNCTION = int8eq, RESTRICT = eqsel); CREATE INDEX trap ON tickets (body) WHERE NOT (id OPERATOR(trap.===) 2)",
     "an operator's negator": "CREATE OPERATOR trap.=== (LEFTARG = integer, RIGHTARG = integer, FUNCTION = int4eq,"
     " NEGATOR = OPERATOR(trap.!==));"
     "CREATE OPERATOR trap.!== (LEFTARG = integer, RIGHTARG = integer, FUNCTION = trap.greater,"
@@ -179,7 +181,7 @@ def test_workers_run_no_code_of_a_tables_owner(connection: Connection, alice: Co
     assert "trap" not in path
     assert not others_ran_it(connection)
     said = value(alice, "SELECT state FROM loracomp.list_answers()")
-    assert "forces its policies on its owner" in said or re.search(r"calls trap\.(fixed|greater|distance|range)", said)
+    assert "forces its policies on its owner" in said or re.search(r"calls trap\.(fixed|greater|distance|range|[!<=])", said)
     with pytest.raises(errors.FeatureNotSupported):
         alice.execute(URGENCY.replace("'urgency'", "'another'").encode())
 
