@@ -7,15 +7,14 @@
 -- act as loracomp's owner anyway. A transaction with another isolation level than READ COMMITTED reads what the table was before the lock, so it
 -- wouldn't see code that was added since, but Postgres would run it. A person's call waits for the lock for longer than deadlock_timeout, even if the
 -- caller's lock_timeout is shorter, because autovacuum then gives way. Without a lock_timeout it waits for ten seconds, because others may wait for
--- what it has locked before. The keeper doesn't wait, because one table must not hold up the others, and because autovacuum would never finish if it
--- gave way to each new row.
+-- what it has locked before. The timeout applies until read_as_owner ends, because the owner may also lock an index. The keeper doesn't wait,
+-- because one table must not hold up the others, and because autovacuum would never finish if it gave way to each new row.
 CREATE FUNCTION loracomp.lock_code(source regclass, waits boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = lock_code.source);
-    callers CONSTANT text := current_setting('lock_timeout');
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'table % belongs to another role, so it can''t be read with isolation level %', lock_code.source,
@@ -28,7 +27,6 @@ BEGIN
         PERFORM loracomp.lock_table(
             lock_code.source, concat('SHARE UPDATE EXCLUSIVE MODE', CASE WHEN NOT waits THEN ' NOWAIT' END), with_parts => relation.relkind = 'p'
         );
-        PERFORM set_config('lock_timeout', callers, TRUE);
     END IF;
     PERFORM loracomp.check_code(lock_code.source);
 EXCEPTION WHEN lock_not_available THEN
@@ -94,7 +92,8 @@ BEGIN
     ) AS c
     WHERE NOT (SELECT o.rolsuper FROM pg_roles AS o WHERE o.oid = c.owner);
     IF problem IS NOT NULL THEN
-        RAISE EXCEPTION 'table % can''t be read: %', check_code.source, problem USING ERRCODE = 'feature_not_supported';
+        -- Another code than what read_prompts takes for the fault of a row.
+        RAISE EXCEPTION 'table % can''t be read: %', check_code.source, problem USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
 END
 $$;

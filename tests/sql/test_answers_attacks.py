@@ -184,7 +184,7 @@ def test_workers_run_no_code_of_a_tables_owner(connection: Connection, alice: Co
     assert "forces its policies on its owner" in said or re.search(
         r"calls trap\.(fixed|greater|distance|range|\W)", said
     )
-    with pytest.raises(errors.FeatureNotSupported):
+    with pytest.raises(errors.ObjectNotInPrerequisiteState):
         alice.execute(URGENCY.replace("'urgency'", "'another'").encode())
 
 
@@ -196,7 +196,7 @@ def test_an_administrator_who_alters_a_declaration_runs_no_code_of_its_owner(
     answer_all(connection)
     alice.execute("UPDATE urgency SET correct = 'urgent'")
     alice.execute(CODE["a forced policy"].encode())
-    with pytest.raises(errors.FeatureNotSupported, match="forces its policies"):
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="forces its policies"):
         connection.execute("SELECT loracomp.alter_answers('public.urgency', choices => '{urgent,calm}')")
 
 
