@@ -1,11 +1,10 @@
 """Random corrections of a declared table under any policy, until they are measured and used for answering.
 
 Without a model. Three people correct, draw, change, delete and erase the same rows and take corrections back, each in
-transactions of any isolation level (the administrator in READ COMMITTED), which stay open while the others and workers go
-on. Some rows have the same text.
-When nothing is left to do, each row has the correction that was committed last, each corrected row has been asked again
-with the help of the others, there are examples of these rows only, and the figures of `list_answers` are those of a
-plain count.
+transactions of any isolation level (the administrator's are READ COMMITTED), which stay open while the others and
+workers go on. Some rows have the same text. When nothing is left to do, each row has the correction that was committed
+last, each corrected row has been asked again with the help of the others, there are examples of these rows only, and
+the figures of `list_answers` are those of a plain count.
 """
 
 import random
