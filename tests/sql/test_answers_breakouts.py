@@ -1,6 +1,7 @@
 """What a declaration lets whom see and do; its owner, other submitters and readers of the view try to do more."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -12,6 +13,9 @@ from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, keep, show
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
 from people_fixtures import connect, login, value
+from worker_helpers import wait_until
+
+WAITING = "SELECT cardinality(pg_catalog.pg_blocking_pids(%s)) > 0"
 
 
 @pytest.fixture
@@ -124,6 +128,66 @@ def test_the_owners_code_does_not_run_in_the_session_of_an_administrator_who_is_
                 adam.execute("BEGIN; " * (not is_older) + BY_OTHERS[name])
             adam.execute("ROLLBACK")
             assert not said, name
+
+
+def test_corrections_stay_if_the_table_of_a_virtual_column_must_not_be_read(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    if connection.info.server_version < 180000:
+        pytest.skip("no virtual columns")
+    alice.execute("ALTER TABLE tickets ADD v text GENERATED ALWAYS AS (upper(body)) VIRTUAL")
+    alice.execute(URGENCY.replace("{body}", "{v}").encode())
+    answer_all(connection)
+    alice.execute("UPDATE urgency SET correct = 'urgent'")
+    corrected = value(alice, "SELECT corrected FROM loracomp.list_answers()")
+    alice.execute("CREATE FUNCTION f(text) RETURNS text IMMUTABLE LANGUAGE sql RETURN lower($1)")
+    alice.execute("CREATE INDEX trap ON tickets (f(body))")
+    with connect(database, "adam") as adam:
+        for statement in (
+            "SELECT loracomp.correct_row('urgency', '{1}', 'not urgent', 'urgent')",
+            "SELECT loracomp.alter_answers('urgency', choices => '{urgent,not urgent,late}')",
+        ):
+            with pytest.raises(errors.ObjectNotInPrerequisiteState, match=r"calls public\.f\(text\)"):
+                adam.execute(statement.encode())
+    assert corrected == value(alice, "SELECT corrected FROM loracomp.list_answers()") > 0
+
+
+def test_a_table_that_is_given_away_while_an_administrator_waits_for_its_lock_is_not_read(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute(WHO)
+    alice.execute("CREATE POLICY p ON tickets USING (who()); ALTER TABLE tickets ENABLE ROW LEVEL SECURITY")
+    alice.execute(URGENCY)
+    answer_all(connection)
+    me, said = login("alice"), list[str]()
+    connection.execute(f"CREATE ROLE {me}_team; GRANT CREATE ON SCHEMA public TO {me}_team".encode())
+    connection.execute(f"GRANT {me}_team TO {me} WITH INHERIT FALSE, SET TRUE".encode())
+    try:
+        with connect(database, "adam") as adam, ThreadPoolExecutor(1) as pool:
+            adam.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+            with alice.transaction():
+                alice.execute(f"ALTER TABLE tickets OWNER TO {me}_team; SET LOCAL ROLE {me}_team".encode())
+                alice.execute(f"GRANT SELECT ON tickets TO {me}; RESET ROLE".encode())
+                reading = pool.submit(adam.execute, "SELECT loracomp.correct_row('urgency', '{1}', 'urgent')")
+                wait_until(lambda: value(connection, WAITING, [adam.info.backend_pid]))
+            with pytest.raises(errors.ObjectNotInPrerequisiteState, match=r"belongs to \w+_team now"):
+                reading.result(30)
+        assert not said
+    finally:
+        connection.execute(f"DROP OWNED BY {me}_team CASCADE; DROP ROLE {me}_team".encode())
+
+
+def test_an_administrator_does_not_wait_without_limit_for_an_index_that_the_owner_has_locked(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute(URGENCY)
+    alice.execute("CREATE INDEX held ON tickets (body)")
+    answer_all(connection)
+    with connect(database, "adam") as adam, alice.transaction(force_rollback=True):
+        alice.execute("ALTER INDEX held SET TABLESPACE pg_default")
+        adam.execute("SET lock_timeout = 0; SET statement_timeout = '20s'")
+        with pytest.raises(errors.LockNotAvailable):
+            adam.execute("SELECT loracomp.correct_row('urgency', '{1}', 'urgent')")
 
 
 def test_what_reads_the_rows_refuses_other_rights(connection: Connection, alice: Connection) -> None:
